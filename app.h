@@ -1,0 +1,96 @@
+// The seam between the core and Python: App, Hooks, Runtime.
+//
+// The core (everything but wsgi.cpp and python/) sees the interpreter only through these interfaces,
+// so that it builds, runs, fuzzes and sanitises without Python; tests implement them in C++.
+// Threads that run core code do not hold the GIL: every method here takes it itself where it needs it
+// and has dropped it again when it returns.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "net/transform.h"
+
+namespace gcorn {
+
+class Arbiter;
+class Config;
+class Exchange;
+class Worker;
+
+/// Exit codes that mean something to the arbiter (gunicorn's).
+constexpr int kExitBootFailed = 3;  ///< a worker could not start
+constexpr int kExitAppFailed = 4;   ///< the application could not be found or is not callable
+
+/// The application.
+class App {
+public:
+    virtual ~App() = default;
+    /// Imports it. Once per worker (or once in the arbiter with preload_app). The Error's code is
+    /// kExitBootFailed or kExitAppFailed; a Python traceback was logged already.
+    virtual Status load() = 0;
+    /// Runs it on one request, which it ends with exchange.finish() whatever happens: every failure
+    /// becomes a 500 or a cut connection. Application side; several threads at once if the worker
+    /// class has them.
+    virtual void call(Exchange& exchange) = 0;
+    /// Files of all imported modules, for the reloader.
+    virtual std::vector<std::string> source_files() = 0;
+};
+
+/// The server hooks, all no-ops here. An Error of the arbiter's hooks ends the start (exit 1) or is
+/// logged and survived later; of post_fork and post_worker_init it fails the worker's boot.
+class Hooks {
+public:
+    virtual ~Hooks() = default;
+    virtual Status nworkers_changed(Arbiter&, int /*new_value*/, int /*old, -1 = none*/) { return {}; }
+    virtual Status on_starting(Arbiter&) { return {}; }
+    virtual Status when_ready(Arbiter&) { return {}; }
+    virtual Status on_reload(Arbiter&) { return {}; }
+    virtual Status on_exit(Arbiter&) { return {}; }
+    virtual Status pre_fork(Arbiter&, Worker&) { return {}; }
+    virtual Status child_exit(Arbiter&, Worker&) { return {}; }
+    virtual Status pre_exec(Arbiter&) { return {}; }
+    virtual Status post_fork(Arbiter&, Worker&) { return {}; }
+    virtual Status post_worker_init(Worker&) { return {}; }
+    virtual Status worker_exit(Arbiter&, Worker&) { return {}; }
+    virtual Status worker_int(Worker&) { return {}; }
+    virtual Status worker_abort(Worker&) { return {}; }
+    /// pre_request and post_request are wsgi.cpp's own business: it sits on both sides of the seam.
+};
+
+/// The interpreter, as the process model needs it.
+class Runtime {
+public:
+    virtual ~Runtime() = default;
+    /// Around fork(2), on the thread that forks.
+    virtual void before_fork() {}
+    virtual void after_fork_parent() {}
+    virtual void after_fork_child() {}
+    /// Ends the interpreter (runs atexit); the last thing a worker does. Idempotent.
+    virtual void finalize() {}
+    /// Briefly takes the GIL: proves that the interpreter is alive (gthread's heartbeat). True at once
+    /// where there is no interpreter.
+    virtual bool is_alive() { return true; }
+    /// Makes the interpreter run the worker's signal reaction between two bytecodes: from a signal
+    /// handler, async-signal-safe (PyErr_SetInterruptEx).
+    virtual void interrupt(int /*signal*/) {}
+    /// Starts `count` threads the application knows as threading.Thread, each running `body` once
+    /// without the GIL.
+    virtual Status start_threads(size_t count, std::function<void(size_t)> body) = 0;
+    /// Waits for them, at most timeout_ms; false if some did not come back.
+    virtual bool join_threads(int timeout_ms) = 0;
+    /// setenv/unsetenv that os.environ sees, too.
+    virtual void set_environment(const std::string& name, const std::string* value_or_null) = 0;
+    /// Interpreter-side set-up in a fresh worker (random seeds, sys.path for chdir, monkey patching…).
+    virtual Status worker_starting(const Config&) { return {}; }
+    /// TLS contexts as configured; null when TLS is off.
+    virtual Result<std::unique_ptr<TransformFactory>> make_tls(const Config&) {
+        return std::unique_ptr<TransformFactory>();
+    }
+};
+
+}  // namespace gcorn

@@ -1,0 +1,86 @@
+// Errors as values, and the check that stays on in release builds.
+//
+// Product code is compiled without exceptions: what can fail returns a Status or a Result<T>, and an
+// Error carries one sentence a tired operator understands: what was tried, on which object, and why
+// it failed ("bind 0.0.0.0:80: Permission denied"). Any thread; plain values.
+#pragma once
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+
+namespace gcorn {
+
+/// A failure. `code` is an errno value, an HTTP status or an exit code, as the function that returns
+/// it documents; 0 where no number says more than the sentence.
+struct Error {
+    int code = 0;
+    std::string message;
+};
+
+/// Builds "<what>: <strerror(saved_errno)>". Save errno on the line after the failing call and pass
+/// it here, so that nothing in between can overwrite it.
+inline Error errno_error(int saved_errno, std::string what) {
+    what += ": ";
+    what += std::strerror(saved_errno);
+    return Error{saved_errno, std::move(what)};
+}
+
+/// Success, or an Error.
+class [[nodiscard]] Status {
+public:
+    Status() = default;
+    Status(Error error) : error_(std::move(error)) {}  // implicit: `return Error{...};`
+
+    static Status ok() { return {}; }
+
+    [[nodiscard]] bool is_ok() const { return !error_; }
+    explicit operator bool() const { return is_ok(); }
+    [[nodiscard]] const Error& error() const { return *error_; }
+    [[nodiscard]] const std::string& message() const { return error_->message; }
+
+private:
+    std::optional<Error> error_;
+};
+
+/// A T, or an Error.
+template <typename T>
+class [[nodiscard]] Result {
+public:
+    Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}
+    Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}
+
+    [[nodiscard]] bool is_ok() const { return state_.index() == 0; }
+    explicit operator bool() const { return is_ok(); }
+
+    /// The value; only after is_ok().
+    [[nodiscard]] T& value() { return *std::get_if<0>(&state_); }
+    [[nodiscard]] const T& value() const { return *std::get_if<0>(&state_); }
+    T& operator*() { return value(); }
+    const T& operator*() const { return value(); }
+    T* operator->() { return &value(); }
+    const T* operator->() const { return &value(); }
+
+    [[nodiscard]] const Error& error() const { return *std::get_if<1>(&state_); }
+    [[nodiscard]] const std::string& message() const { return error().message; }
+
+private:
+    std::variant<T, Error> state_;
+};
+
+[[noreturn]] inline void check_failed(const char* file, int line, const char* condition) {
+    std::fprintf(stderr, "gcorn: %s:%d: broken invariant: %s\n", file, line, condition);
+    std::abort();
+}
+
+}  // namespace gcorn
+
+/// Stays on in release builds: a broken invariant ends the process (the arbiter replaces a worker).
+/// For programmer errors only; what a peer or an operator can cause is a Status.
+#define GCORN_CHECK(condition) \
+    ((condition) ? static_cast<void>(0) : ::gcorn::check_failed(__FILE__, __LINE__, #condition))

@@ -1,0 +1,211 @@
+#include "base/text.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+namespace gcorn {
+
+namespace {
+
+constexpr std::array<bool, 256> make_token_table() {
+    std::array<bool, 256> table{};
+    for (int c = 0; c < 256; ++c) {
+        const char ch = static_cast<char>(c);
+        table[static_cast<size_t>(c)] =
+            c < 128 && (is_digit(ch) || is_alpha(ch) ||
+                        std::string_view("!#$%&'*+-.^_`|~").find(ch) != std::string_view::npos);
+    }
+    return table;
+}
+constexpr std::array<bool, 256> kToken = make_token_table();
+
+constexpr char kHexDigits[] = "0123456789abcdef";
+
+std::optional<uint64_t> parse_number(std::string_view text, int base) {
+    uint64_t value = 0;
+    const char* end = text.data() + text.size();
+    // from_chars for unsigned types takes neither sign nor blank nor prefix.
+    const auto [stop, error] = std::from_chars(text.data(), end, value, base);
+    if (error != std::errc{} || stop != end || text.empty()) return std::nullopt;
+    return value;
+}
+
+/// Length of the well-formed UTF-8 sequence that `text` starts with, or 0.
+size_t utf8_sequence(std::string_view text) {
+    const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+    const unsigned char lead = byte(0);
+    if (lead < 0x80) return 1;
+    size_t size = 0;
+    uint32_t point = 0;
+    if (lead >= 0xC2 && lead <= 0xDF) size = 2, point = lead & 0x1Fu;
+    else if (lead >= 0xE0 && lead <= 0xEF) size = 3, point = lead & 0x0Fu;
+    else if (lead >= 0xF0 && lead <= 0xF4) size = 4, point = lead & 0x07u;
+    else return 0;
+    if (text.size() < size) return 0;
+    for (size_t i = 1; i < size; ++i) {
+        if ((byte(i) & 0xC0) != 0x80) return 0;
+        point = point << 6 | (byte(i) & 0x3Fu);
+    }
+    const bool is_overlong = (size == 3 && point < 0x800) || (size == 4 && point < 0x10000);
+    const bool is_surrogate = point >= 0xD800 && point <= 0xDFFF;
+    return is_overlong || is_surrogate || point > 0x10FFFF ? 0 : size;
+}
+
+}  // namespace
+
+bool is_token_char(char c) { return kToken[static_cast<unsigned char>(c)]; }
+
+bool is_token(std::string_view text) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);
+}
+
+std::string lower(std::string_view text) {
+    std::string out(text);
+    std::transform(out.begin(), out.end(), out.begin(), to_lower);
+    return out;
+}
+
+std::string upper(std::string_view text) {
+    std::string out(text);
+    std::transform(out.begin(), out.end(), out.begin(), to_upper);
+    return out;
+}
+
+bool iequals(std::string_view a, std::string_view b) {
+    return a.size() == b.size() &&
+           std::equal(a.begin(), a.end(), b.begin(),
+                      [](char x, char y) { return to_lower(x) == to_lower(y); });
+}
+
+std::string_view trim(std::string_view text, std::string_view blanks) {
+    const size_t first = text.find_first_not_of(blanks);
+    if (first == std::string_view::npos) return {};
+    return text.substr(first, text.find_last_not_of(blanks) - first + 1);
+}
+
+std::vector<std::string_view> split(std::string_view text, char separator) {
+    std::vector<std::string_view> parts;
+    size_t start = 0;
+    for (;;) {
+        const size_t end = text.find(separator, start);
+        parts.push_back(text.substr(start, end - start));
+        if (end == std::string_view::npos) return parts;
+        start = end + 1;
+    }
+}
+
+std::vector<std::string_view> split_list(std::string_view text) {
+    std::vector<std::string_view> items;
+    for (std::string_view part : split(text, ',')) {
+        part = trim(part);
+        if (!part.empty()) items.push_back(part);
+    }
+    return items;
+}
+
+std::optional<uint64_t> parse_decimal(std::string_view text) { return parse_number(text, 10); }
+
+std::optional<uint64_t> parse_hex(std::string_view text) { return parse_number(text, 16); }
+
+std::string percent_decode(std::string_view text) {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t i = 0; i < text.size(); ++i) {
+        if (text[i] == '%' && text.size() - i > 2) {
+            const int high = hex_value(text[i + 1]);
+            const int low = hex_value(text[i + 2]);
+            if (high >= 0 && low >= 0) {
+                out += static_cast<char>(high * 16 + low);
+                i += 2;
+                continue;
+            }
+        }
+        out += text[i];
+    }
+    return out;
+}
+
+std::string escape_for_log(std::string_view text, size_t bytes_max) {
+    std::string out;
+    out.reserve(std::min(text.size(), bytes_max) + 8);
+    for (size_t i = 0; i < text.size(); ++i) {
+        if (i == bytes_max) return out + "...";
+        const char c = text[i];
+        const auto byte = static_cast<unsigned char>(c);
+        if (c == '"' || c == '\\') (out += '\\') += c;
+        else if (c == '\n') out += "\\n";
+        else if (c == '\r') out += "\\r";
+        else if (c == '\t') out += "\\t";
+        else if (byte < 0x20 || byte >= 0x7F)
+            ((out += "\\x") += kHexDigits[byte >> 4]) += kHexDigits[byte & 15];
+        else out += c;
+    }
+    return out;
+}
+
+std::string json_quote(std::string_view text) {
+    std::string out = "\"";
+    const auto escape_byte = [&](unsigned char byte) {
+        ((out += "\\u00") += kHexDigits[byte >> 4]) += kHexDigits[byte & 15];
+    };
+    for (size_t i = 0; i < text.size();) {
+        const char c = text[i];
+        const auto byte = static_cast<unsigned char>(c);
+        if (byte >= 0x80) {
+            const size_t size = utf8_sequence(text.substr(i));
+            if (size == 0) {
+                escape_byte(byte);
+                ++i;
+            } else {
+                out += text.substr(i, size);
+                i += size;
+            }
+            continue;
+        }
+        if (c == '"' || c == '\\') (out += '\\') += c;
+        else if (c == '\n') out += "\\n";
+        else if (c == '\r') out += "\\r";
+        else if (c == '\t') out += "\\t";
+        else if (byte < 0x20 || byte == 0x7F) escape_byte(byte);
+        else out += c;
+        ++i;
+    }
+    return out += '"';
+}
+
+std::string html_escape(std::string_view text) {
+    std::string out;
+    out.reserve(text.size());
+    for (const char c : text) {
+        switch (c) {
+            case '&': out += "&amp;"; break;
+            case '<': out += "&lt;"; break;
+            case '>': out += "&gt;"; break;
+            case '"': out += "&quot;"; break;
+            case '\'': out += "&#x27;"; break;
+            default: out += c;
+        }
+    }
+    return out;
+}
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+    // Optimal string alignment over three rows: the one being filled and the two before it.
+    std::vector<size_t> before(b.size() + 1), previous(b.size() + 1), current(b.size() + 1);
+    for (size_t j = 0; j <= b.size(); ++j) previous[j] = j;
+    for (size_t i = 1; i <= a.size(); ++i) {
+        current[0] = i;
+        for (size_t j = 1; j <= b.size(); ++j) {
+            const size_t replace = previous[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
+            current[j] = std::min({previous[j] + 1, current[j - 1] + 1, replace});
+            const bool is_swap = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            if (is_swap) current[j] = std::min(current[j], before[j - 2] + 1);
+        }
+        std::swap(before, previous);
+        std::swap(previous, current);
+    }
+    return previous[b.size()];
+}
+
+}  // namespace gcorn

@@ -1,0 +1,73 @@
+// Small text tools: ASCII case, splitting, strict numbers, percent-decoding, escaping for logs.
+//
+// Everything is ASCII and locale-free on purpose: HTTP is (RFC 9110 §5.6.2), and a server may not
+// change its mind with LC_ALL. Pure. Any thread. Views returned point into the argument.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace gcorn {
+
+[[nodiscard]] constexpr char to_lower(char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+}
+[[nodiscard]] constexpr char to_upper(char c) {
+    return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
+}
+[[nodiscard]] constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
+[[nodiscard]] constexpr bool is_alpha(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+/// Value of a hexadecimal digit, or -1.
+[[nodiscard]] constexpr int hex_value(char c) {
+    if (is_digit(c)) return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+/// True for tchar (RFC 9110 §5.6.2): the bytes of methods and field names.
+[[nodiscard]] bool is_token_char(char c);
+/// True for one or more tchar.
+[[nodiscard]] bool is_token(std::string_view text);
+
+[[nodiscard]] std::string lower(std::string_view text);
+[[nodiscard]] std::string upper(std::string_view text);
+[[nodiscard]] bool iequals(std::string_view a, std::string_view b);
+
+/// Without leading and trailing characters of `blanks` (OWS by default, RFC 9110 §5.6.3).
+[[nodiscard]] std::string_view trim(std::string_view text, std::string_view blanks = " \t");
+
+/// Parts between `separator`, untrimmed; "" gives one empty part.
+[[nodiscard]] std::vector<std::string_view> split(std::string_view text, char separator);
+
+/// Parts between commas, trimmed, empty ones dropped (RFC 9110 §5.6.1).
+[[nodiscard]] std::vector<std::string_view> split_list(std::string_view text);
+
+/// Digits only, the whole text, no sign, no blank; nullopt also on overflow or an empty text.
+[[nodiscard]] std::optional<uint64_t> parse_decimal(std::string_view text);
+[[nodiscard]] std::optional<uint64_t> parse_hex(std::string_view text);
+
+/// "%41" → "A"; an escape that is not two hexadecimal digits stays as it is.
+[[nodiscard]] std::string percent_decode(std::string_view text);
+
+/// Bytes from a client as they may appear in a log line: printable ASCII except quote and backslash
+/// as is, the rest as \n, \r, \t, \", \\ or \xHH, so that no line can be forged and no terminal
+/// addressed. At most `bytes_max` input bytes, then "...".
+[[nodiscard]] std::string escape_for_log(std::string_view text, size_t bytes_max = SIZE_MAX);
+
+/// `text` as a quoted JSON string (RFC 8259 §7); bytes that are not UTF-8 become U+00HH escapes.
+[[nodiscard]] std::string json_quote(std::string_view text);
+
+/// & < > " ' as entities.
+[[nodiscard]] std::string html_escape(std::string_view text);
+
+/// Edits (insert, delete, replace, swap neighbours) between the two; for "did you mean".
+[[nodiscard]] size_t edit_distance(std::string_view a, std::string_view b);
+
+}  // namespace gcorn

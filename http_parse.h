@@ -1,0 +1,170 @@
+// Bytes from a client → RequestHead, framing, body. Pure: no sockets, no Python, no clock.
+//
+// This room decides what a request *is*: request line, fields, every documented limit, the trust
+// policy for forwarding fields, and how the body is framed (RFC 9112, RFC 9110). In any doubt it
+// refuses: nothing that passes here may be read differently by a front end (request smuggling). It
+// never logs and never answers; it returns the status and the rule, and the caller does both.
+// Called by net/connection on the leader's thread; any thread may.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "http_fields.h"
+
+namespace gcorn {
+
+/// What to do with field names that contain an underscore (gunicorn: header_map).
+enum class HeaderMap : uint8_t { Drop, Refuse, Dangerous };
+
+/// Limits and policy, taken from the settings once per worker. Sizes in bytes.
+struct HttpPolicy {
+    uint32_t limit_request_line = 4094;       ///< without CRLF; 0 or ≥ 8190 act as 8190
+    uint32_t limit_request_fields = 100;      ///< 0 or > 32768 act as 32768
+    uint32_t limit_request_field_size = 8190; ///< name + ':' + value + CRLF; 0: only head_bytes_max
+    uint64_t limit_request_body = 0;          ///< 0: unlimited
+    HeaderMap header_map = HeaderMap::Drop;
+    std::vector<std::string> forwarder_headers = {"SCRIPT_NAME", "PATH_INFO"};  ///< "*": all
+    /// Upper-case field name ("X-FORWARDED-PROTO") and the value that means https.
+    std::vector<std::pair<std::string, std::string>> secure_scheme_headers = {
+        {"X-FORWARDED-PROTOCOL", "ssl"}, {"X-FORWARDED-PROTO", "https"}, {"X-FORWARDED-SSL", "on"}};
+    bool permit_obsolete_folding = false;
+    bool strip_header_spaces = false;
+    bool permit_unconventional_http_method = false;
+    bool permit_unconventional_http_version = false;
+    bool casefold_http_method = false;
+    std::string script_name;                  ///< mount point from the environment, "" for none
+};
+
+/// No head may be larger, whatever the limits above say.
+constexpr size_t kHeadBytesMax = 1 << 20;
+/// Chunk extensions of one body, all together (RFC 9112 §7.1.1 lets a recipient limit them).
+constexpr size_t kChunkExtensionBytesMax = 4096;
+
+/// What the connection knows about its peer; decided before the first byte is parsed.
+struct PeerFacts {
+    bool is_trusted = false;   ///< forwarded_allow_ips says so, or a unix socket
+    bool is_tls = false;       ///< default of wsgi.url_scheme
+};
+
+/// One field, in wire order. Views into the RequestHead that holds it.
+struct Field {
+    std::string_view name;   ///< as received (any case)
+    std::string_view value;  ///< outer blanks removed, folding replaced
+    FieldId id = FieldId::Unknown;
+};
+
+enum class Framing : uint8_t { None, Length, Chunked };
+
+/// One parsed request head. Owns its bytes; all views point into it and live as long as it does.
+/// Read-only once made. Neither copyable nor movable (the views would dangle).
+class RequestHead {
+public:
+    RequestHead() = default;
+    RequestHead(const RequestHead&) = delete;
+    RequestHead& operator=(const RequestHead&) = delete;
+
+    std::string_view method;      ///< "GET"; upper-cased with casefold_http_method
+    std::string_view target;      ///< exactly as received (RAW_URI)
+    std::string_view raw_path;    ///< path part of the target, undecoded, without mount point
+    std::string_view query;       ///< after '?', without fragment; "" for none
+    std::string_view fragment;    ///< after '#'; "" for none
+    std::string_view script_name; ///< mount point, undecoded; "" for none
+    std::string_view protocol;    ///< "HTTP/1.1" as received
+    std::string_view authority;   ///< of absolute- or authority-form; it replaces Host (RFC 9112 §3.2.2)
+    uint8_t version_major = 1;
+    uint8_t version_minor = 1;
+    std::vector<Field> fields;    ///< kept fields only (header_map may drop some)
+    std::vector<std::string_view> dropped_names;  ///< names that header_map dropped, to be logged once
+
+    Framing framing = Framing::None;
+    uint64_t content_length = 0;  ///< valid with Framing::Length
+    bool is_https = false;        ///< wsgi.url_scheme, after secure_scheme_headers
+    bool keep_alive = false;      ///< what the request asks for: version and Connection tokens
+    bool expects_continue = false;///< Expect: 100-continue on HTTP/1.1 with a body to come
+    bool is_upgrade = false;      ///< Connection has the token "upgrade"
+
+    [[nodiscard]] bool is_head() const { return method == "HEAD"; }
+    [[nodiscard]] bool is_http_11() const { return version_minor >= 1 || version_major > 1; }
+
+    /// Value of the first field with this id or (case-blind) name; nullptr if there is none.
+    [[nodiscard]] const Field* find(FieldId id) const;
+    [[nodiscard]] const Field* find(std::string_view name) const;
+
+    /// Forgets everything but keeps the memory, for the next request of the connection.
+    void clear();
+
+private:
+    friend class HeadParser;
+    std::string block_;  ///< the head's bytes; the views' owner
+    std::string extra_;  ///< rewritten values (folding, case), reserved up front so views stay valid
+};
+
+/// Why a request is refused. `rule` is a short constant phrase ("bare LF in header section");
+/// `detail` quotes the offending bytes, unescaped and cut to a sensible length.
+struct HttpError {
+    int status = 400;
+    const char* rule = "";
+    std::string detail;
+};
+
+enum class Parse : uint8_t { NeedMore, Done, Bad };
+
+/// Parses one head; resumable, so that a head arriving a byte at a time costs linear time.
+/// One leading CRLF is skipped (RFC 9112 §2.2).
+class HeadParser {
+public:
+    /// in      everything received so far for this head, from its first byte; on a later call it
+    ///         must start with the same bytes and may only have grown.
+    /// used    with Done: bytes of `in` that belong to the head, its final CRLF CRLF included.
+    /// error   with Bad: what to answer. Nothing of `in` may be parsed after that.
+    /// Limits are enforced as soon as they are passed, not only when the head is complete.
+    [[nodiscard]] Parse parse(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
+                              RequestHead& head, size_t& used, HttpError& error);
+    /// Ready for the next head.
+    void reset();
+
+    /// The request line as far as received, for the access line of a refused request.
+    [[nodiscard]] static std::string_view request_line(std::string_view in);
+
+private:
+    size_t scanned_ = 0;      ///< bytes of `in` already searched for the end of the head
+    size_t line_start_ = 0;   ///< where the line being scanned starts
+    size_t lines_ = 0;        ///< complete lines seen, the request line included
+    size_t skipped_ = 0;      ///< 2 after a leading CRLF
+};
+
+/// Decodes one body; resumable. Framing::None is complete at once.
+class BodyReader {
+public:
+    void begin(Framing framing, uint64_t content_length, const HttpPolicy& policy);
+
+    /// Takes a prefix of `in`. NeedMore: consumed `used` bytes, gave `data` (maybe empty), call again
+    /// with what follows (`used` may be smaller than `in.size()` when a piece ends: call again until
+    /// it takes nothing). Done: the body ends after `used` bytes; `data` may hold its last piece.
+    /// Bad: `error` says what to answer (400, 413, 431).
+    /// `data` points into `in`: decoding never copies.
+    [[nodiscard]] Parse next(std::string_view in, size_t& used, std::string_view& data,
+                             HttpError& error);
+
+    [[nodiscard]] uint64_t received() const { return received_; }  ///< body bytes decoded so far
+    /// Bytes still to come with Framing::Length (for the discard bound); UINT64_MAX when unknown.
+    [[nodiscard]] uint64_t remaining() const;
+
+private:
+    enum class State : uint8_t { Data, Size, Extension, SizeLf, DataCr, DataLf, Trailer, Finished };
+    const HttpPolicy* policy_ = nullptr;  ///< borrowed from the loop, which outlives the connection
+    Framing framing_ = Framing::None;
+    State state_ = State::Finished;
+    uint64_t left_ = 0;             ///< of the body (Length) or of the current chunk
+    uint64_t received_ = 0;
+    size_t size_digits_ = 0;
+    size_t extension_bytes_ = 0;
+    std::string trailer_;           ///< trailer section so far, bounded by the head's limits
+};
+
+}  // namespace gcorn

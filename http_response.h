@@ -1,0 +1,105 @@
+// Status and fields → response bytes. Pure: no sockets, no Python.
+//
+// The twin of http_parse: it checks everything an application passes, so that nothing can split or
+// corrupt a response, decides the framing (Content-Length, chunked or close: RFC 9112 §6.3, PEP 3333),
+// and counts the body against its length. It owns the head's bytes; body bytes pass by untouched.
+// One writer per Exchange, used by whoever answers: application side or, for refusals, the leader.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "http_parse.h"
+
+namespace gcorn {
+
+/// The value of Server; the config file may change it (gunicorn.SERVER), "" leaves the field out.
+struct ResponseOptions {
+    std::string server = "gcorn";
+};
+
+class ResponseWriter {
+public:
+    /// Starts the answer to `head`. may_keep_alive: what worker and connection allow; the response
+    /// is persistent only if the request asks for it and its own framing permits it, too.
+    void begin(const RequestHead& head, bool may_keep_alive, const ResponseOptions& options);
+
+    /// "200 OK". Forgets earlier status and fields (start_response with exc_info replaces, PEP 3333).
+    /// Error: the sentence for the application's exception. Refused: no three digits first, 1xx
+    /// (an interim status is no answer), control bytes, line breaks.
+    Status set_status(std::string_view status);
+
+    /// One field, in the application's order and spelling. Names must be tokens, values free of
+    /// control bytes; outer blanks are trimmed. Hop-by-hop fields, Server and Date are dropped as
+    /// gunicorn does (Connection: upgrade and Upgrade: websocket survive; `Connection: close` is
+    /// honoured, Deviation: gunicorn ignores it). A Content-Length that is no number, or differs from
+    /// an earlier one, is refused.
+    Status add_field(std::string_view name, std::string_view value);
+
+    /// What goes on the wire around one block of body.
+    struct Pieces {
+        std::string_view before;  ///< head and/or chunk size; into this writer, until the next call
+        size_t take = 0;          ///< how many bytes of the block to send (cut to Content-Length)
+        std::string_view after;   ///< CRLF of the chunk, and the last chunk when is_last
+    };
+
+    /// Frames one block of `size` bytes. is_last: nothing follows (saves a call to finish()).
+    /// An empty block sends the head if it is not out yet, else nothing. Never writes body bytes
+    /// for HEAD, 204, 304.
+    [[nodiscard]] Pieces body(uint64_t size, bool is_last = false);
+
+    /// Ends the answer: the head if it is not out, the last chunk if chunked.
+    [[nodiscard]] Pieces finish();
+
+    /// A complete error answer, replacing whatever was set (the head must not be out). The page
+    /// quotes nothing from the client. Always `Connection: close`.
+    [[nodiscard]] std::string_view error_page(int status);
+
+    [[nodiscard]] bool has_status() const { return !status_.empty(); }
+    [[nodiscard]] bool head_sent() const { return head_sent_; }
+    /// Fewer bytes than Content-Length were framed: the connection must close.
+    [[nodiscard]] bool is_short() const;
+    /// More were offered and cut.
+    [[nodiscard]] bool is_cut() const { return cut_; }
+    [[nodiscard]] bool keeps_alive() const { return keep_alive_; }
+    /// The connection cannot serve another request (an error cut the body, a refusal, a stop).
+    /// Before the head is out this also makes it say `Connection: close`.
+    void must_close() { keep_alive_ = false; }
+    [[nodiscard]] bool has_content_length() const { return has_length_; }
+    [[nodiscard]] uint64_t content_length() const { return length_; }
+    [[nodiscard]] bool is_chunked() const { return chunked_; }
+
+    /// For logs and hooks: "200 OK", 200, body bytes framed so far, header block as rendered
+    /// ("Name: value\r\n"…, the application's fields only).
+    [[nodiscard]] std::string_view status() const { return status_; }
+    [[nodiscard]] int status_code() const { return code_; }
+    [[nodiscard]] uint64_t body_bytes() const { return body_bytes_; }
+    [[nodiscard]] std::string_view fields_block() const { return fields_; }
+    /// The last value with this (case-blind) name among the application's fields; "" with found=false.
+    [[nodiscard]] std::string_view field(std::string_view name, bool& found) const;
+
+private:
+    // http_response's builder fills this in; the members named above are fixed.
+    void render_head();
+    const RequestHead* head_ = nullptr;  ///< borrowed from the Exchange that owns both
+    const ResponseOptions* options_ = nullptr;  ///< borrowed from the worker
+    std::string status_;
+    std::string fields_;
+    std::string out_;          ///< bytes of the last Pieces::before
+    int code_ = 0;
+    uint64_t length_ = 0;
+    uint64_t body_bytes_ = 0;
+    bool has_length_ = false;
+    bool chunked_ = false;
+    bool keep_alive_ = false;
+    bool head_sent_ = false;
+    bool cut_ = false;
+    bool is_upgrade_ = false;
+};
+
+/// The reason phrase for a status this server sends by itself ("Bad Request"); "Error" if unknown.
+[[nodiscard]] const char* reason_phrase(int status);
+
+}  // namespace gcorn

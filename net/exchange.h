@@ -1,0 +1,219 @@
+// Exchange: one request and its response, shared by the loop and the application side.
+//
+// The loop fills head and body, queues the complete Exchange, and from then on the application side
+// owns it: it reads head and body, drives `response`, and sends. Bytes go straight to the socket from
+// the calling thread when nothing is queued before them, else into the Outbox, which the leader of
+// the loop empties while the application goes on (PEP 3333 "Buffering and Streaming"). finish() hands
+// the Exchange back. ReadyQueue is where complete Exchanges wait for the application side.
+//
+// Locks: one mutex per Exchange (output queue, body arrival) and one per ReadyQueue. They guard memory
+// operations only; nobody calls Python, does I/O, or asks for the GIL while holding one.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "http_parse.h"
+#include "http_response.h"
+#include "net/buffer.h"
+
+namespace gcorn {
+
+class Connection;
+
+/// Output waiting in memory before it continues in an unlinked file, per response.
+constexpr size_t kOutboxMemoryMax = 1 << 20;
+/// Past this much waiting (output of one response, or unread input of one request) whoever produces
+/// waits for whoever consumes: the one bounded exception to "never wait for a client".
+constexpr uint64_t kBodyBytesInFlightMax = uint64_t{256} << 20;
+
+/// What is fixed for all requests of a connection. Lives in the Connection, which outlives every use
+/// of it by the application side.
+struct ConnectionFacts {
+    std::string remote_addr;       ///< textual IP; "" on unix sockets
+    std::string remote_port;       ///< "" on unix sockets
+    std::string_view server_name;  ///< the listener's own address; its path on unix sockets
+    std::string_view server_port;  ///< "" on unix sockets
+    bool is_unix = false;
+    PeerFacts peer;
+    bool has_proxy_header = false; ///< a PROXY header named the addresses below
+    std::string proxy_protocol;    ///< "TCP4", "TCP6"
+    std::string proxy_addr, proxy_port;  ///< destination address and port of the PROXY header
+    std::vector<std::pair<std::string, std::string>> tls_environ;  ///< SSL_… variables, if any
+};
+
+class Exchange;
+
+/// The loop as the Exchange sees it. Any thread may call these.
+class ExchangeOwner {
+public:
+    virtual ~ExchangeOwner() = default;
+    /// Something for the leader to do: bytes to flush, a finished Exchange, room for body bytes.
+    virtual void exchange_needs_leader(Exchange& exchange) = 0;
+    /// Called about once a second by a thread that waits for a client (it still beats).
+    virtual void beat_while_waiting() = 0;
+    /// The last byte was handed to the kernel, or the response was cut: write access line, count.
+    virtual void exchange_completed(Exchange& exchange) = 0;
+    [[nodiscard]] virtual bool is_stopping() const = 0;
+};
+
+class Exchange : public std::enable_shared_from_this<Exchange> {
+public:
+    explicit Exchange(ExchangeOwner& owner) : owner_(owner) {}
+    Exchange(const Exchange&) = delete;
+    Exchange& operator=(const Exchange&) = delete;
+
+    // --- filled by the loop, read-only for the application side ---
+    RequestHead head;
+    Spool body;                              ///< the decoded body; see wait_for_body() for big ones
+    const ConnectionFacts* facts = nullptr;  ///< borrowed from the Connection
+    std::string refused_line;                ///< request line of a refused request, for its log line
+
+    // --- application side ---
+    ResponseWriter response;
+    /// Values of the access format's %({name}e)s, captured by wsgi.cpp when the format has any.
+    std::vector<std::pair<std::string, std::string>> logged_environ;
+
+    // Monotonic µs, 0 = not yet: first byte of the head, queued, taken, last byte handed out.
+    int64_t received_us = 0, queued_us = 0, taken_us = 0, done_us = 0;
+    int64_t app_us = 0;                      ///< inside the application callable and its iterable
+
+    // ---------------------------------------------------------------- application side
+    /// The client is gone or the server gave up: stop producing, close the iterable.
+    [[nodiscard]] bool is_aborted() const { return aborted_.load(std::memory_order_relaxed); }
+
+    /// Sends before + block + after, or queues what the socket does not take. Nothing is copied that
+    /// the socket takes. is_last: the response ends here (its bytes may then leave together with a
+    /// pipelined successor's). False: the client is gone (like is_aborted()).
+    /// Waits (see kBodyBytesInFlightMax) at most until write_timeout ends the connection.
+    /// Call without the GIL when the bytes are more than a few KiB or the socket may be slow; it
+    /// never needs the GIL.
+    bool send(std::string_view before, std::string_view block, std::string_view after, bool is_last);
+    bool send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last) {
+        return send(pieces.before, block.substr(0, pieces.take), pieces.after, is_last);
+    }
+
+    /// Sends before, then `length` bytes of `file` from `offset` (sendfile where the connection is
+    /// plain), then after. The descriptor is borrowed for the call and duplicated if the range has to
+    /// wait. A file that ends early cuts the connection. The file's offset does not move.
+    bool send_file(std::string_view before, int file, off_t offset, uint64_t length,
+                   std::string_view after, bool is_last);
+
+    /// The last call of the application side: the response is complete (or aborted with abort()).
+    /// Afterwards only head and body of an Exchange still held by somebody may be touched.
+    void finish();
+
+    /// Cuts the connection: what was sent cannot be completed. finish() still has to follow.
+    void abort();
+
+    /// Body bytes received so far (== body.size()), after waiting until there are more than
+    /// `position` or the body is complete. Only bodies above kBodyBytesInFlightMax ever wait.
+    /// Error: the body ended early (ECONNRESET), was malformed (EPROTO) or stalled (ETIMEDOUT).
+    Result<uint64_t> wait_for_body(uint64_t position);
+    /// Bytes before `position` were read; lets the loop receive more of a big body.
+    void body_consumed(uint64_t position);
+    /// The whole body is there and well-formed.
+    [[nodiscard]] bool body_complete() const { return body_complete_.load(std::memory_order_acquire); }
+
+    /// Hands the raw socket to the application (gunicorn.socket): flushes what is queued, then the
+    /// loop never reads, writes or reuses this connection. Returns a new descriptor (dup) that the
+    /// caller owns; with TLS an Error. Idempotent.
+    Result<Fd> detach();
+    [[nodiscard]] bool is_detached() const { return detached_.load(std::memory_order_relaxed); }
+
+    /// True between taking and finish(); the queue hands out each Exchange once.
+    [[nodiscard]] bool is_finished() const { return finished_.load(std::memory_order_acquire); }
+
+private:
+    friend class Connection;
+    friend class EventLoop;
+    friend class ReadyQueue;
+    friend class ExchangeTest;
+
+    /// A stretch of output: bytes, or a range of a file (the application's or the spill file).
+    struct Segment {
+        std::string bytes;
+        size_t start = 0;
+        Fd file;                 ///< open for a range of the application's file
+        bool in_spill = false;   ///< a range of spill_
+        off_t offset = 0;
+        uint64_t length = 0;     ///< of a range
+        [[nodiscard]] bool is_range() const { return in_spill || file.is_open(); }
+    };
+    enum class Flush : uint8_t { Drained, Blocked, Failed };
+
+    // Leader only.
+    void prepare(const ConnectionFacts* connection_facts, int direct_fd);
+    void reset_for_reuse();
+    Flush flush(int fd);             ///< leader: sends queued output until drained or the socket is full
+    bool take_for_transform(std::string& plain, size_t bytes_max);  ///< leader, TLS
+    void mark_aborted();
+    void body_arrived(bool is_complete, int error);
+    [[nodiscard]] bool has_output();
+
+    void enqueue_locked(std::string_view bytes);
+    bool wait_for_room(std::unique_lock<std::mutex>& lock);
+    void request_leader();
+
+    ExchangeOwner& owner_;
+    Connection* connection_ = nullptr;  ///< leader only
+    std::atomic<bool> aborted_{false};
+    std::atomic<bool> finished_{false};
+    std::atomic<bool> detached_{false};
+    std::atomic<bool> body_complete_{true};
+    std::atomic<bool> leader_waits_{false};  ///< finish() must tell the leader
+
+    std::mutex mutex_;
+    std::condition_variable changed_;   ///< room in the output, body bytes, abort
+    std::deque<Segment> segments_;
+    Spool spill_;
+    uint64_t queued_bytes_ = 0;
+    size_t queued_memory_ = 0;
+    uint64_t body_read_ = 0;
+    int body_error_ = 0;
+    int direct_fd_ = -1;                ///< plain connection: may be written from any thread; else -1
+    bool in_flight_ = false;            ///< some thread sends right now
+    bool corked_ = false;               ///< a pipelined request waits: let the last bytes join it
+    bool completed_ = false;            ///< exchange_completed() was called
+};
+
+/// Complete Exchanges in arrival order. push: leader; pop: application side, any thread.
+class ReadyQueue {
+public:
+    ReadyQueue();
+    /// A descriptor that polls readable while the queue is not empty, for greenlet hubs; opened on
+    /// first use, -1 if that failed.
+    [[nodiscard]] int fd();
+
+    void push(std::shared_ptr<Exchange> exchange);
+    /// Oldest Exchange that was not aborted meanwhile; null if there is none.
+    [[nodiscard]] std::shared_ptr<Exchange> try_pop();
+    /// Waits; null after close() once the queue is empty.
+    [[nodiscard]] std::shared_ptr<Exchange> pop();
+    /// No more requests will come: waiting threads return when the queue is empty.
+    void close();
+    [[nodiscard]] size_t size();
+
+private:
+    std::mutex mutex_;
+    std::condition_variable not_empty_;
+    std::deque<std::shared_ptr<Exchange>> items_;
+    size_t waiting_ = 0;
+    bool closed_ = false;
+    Fd event_read_, event_write_;
+};
+
+}  // namespace gcorn

@@ -1,0 +1,57 @@
+// Poller: which descriptors are ready. Four calls over epoll on Linux and over poll(2) elsewhere
+// (-DGCORN_POLLER=poll builds the portable one anywhere), level-triggered in both.
+//
+// Borrows descriptors, owns only its own (epoll descriptor, wake pipe). One thread at a time calls
+// everything but wake(), which any thread and any signal handler may call.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/result.h"
+
+namespace gcorn {
+
+/// What to wait for. Hang-up and error are always reported.
+enum class Interest : uint8_t { None = 0, Read = 1, Write = 2, ReadWrite = 3 };
+
+struct PollEvent {
+    void* tag = nullptr;    ///< as given to add()
+    bool readable = false;  ///< includes end of stream
+    bool writable = false;
+    bool hangup = false;    ///< both directions are gone (EPOLLHUP) or the socket failed (EPOLLERR)
+};
+
+class Poller {
+public:
+    Poller();
+    ~Poller();
+    Poller(const Poller&) = delete;
+    Poller& operator=(const Poller&) = delete;
+
+    /// Opens the kernel objects. Call once, in the process that will use it (after fork).
+    Status open();
+
+    /// `tag` comes back with each event; the caller keeps it valid until remove().
+    Status add(int fd, Interest interest, void* tag);
+    void set(int fd, Interest interest, void* tag);
+    /// Before the descriptor is closed. Events of this descriptor not yet looked at are dropped.
+    void remove(int fd, void* tag);
+
+    /// Waits at most timeout_ms (-1: no limit, 0: only look). EINTR and wake() end the wait early with
+    /// what is there. The span is valid until the next call; tags of removed descriptors are null.
+    [[nodiscard]] std::span<PollEvent> wait(int timeout_ms);
+
+    /// Ends a wait() now, or the next one at once. Async-signal-safe.
+    void wake();
+
+    /// "epoll" or "poll".
+    [[nodiscard]] static const char* name();
+
+private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gcorn

@@ -1,0 +1,43 @@
+// ByteTransform: what sits between socket and buffers when they do not carry the same bytes (TLS).
+//
+// Null means identity and costs nothing. Called by the leader only; python/tls implements it, and is
+// the one place where a turn of the loop takes the GIL.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace gcorn {
+
+class ByteTransform {
+public:
+    virtual ~ByteTransform() = default;
+
+    /// Bytes from the socket in; appends what they decrypt to. is_eof: the peer closed. An Error ends
+    /// the connection (a failed handshake, a broken record); drain() may still hold an alert to send.
+    virtual Status feed(std::string_view wire, bool is_eof, std::string& plain) = 0;
+
+    /// Plain bytes to be sent; their wire form comes out of drain().
+    virtual Status write(std::string_view plain) = 0;
+
+    /// Moves what must go on the wire (handshake, records, alerts) to the end of `wire`.
+    virtual void drain(std::string& wire) = 0;
+
+    /// The handshake is done: requests may be read.
+    [[nodiscard]] virtual bool is_open() const = 0;
+
+    /// Says goodbye (close_notify); the alert comes out of drain().
+    virtual void close() = 0;
+};
+
+/// Makes one transform per accepted TLS connection.
+class TransformFactory {
+public:
+    virtual ~TransformFactory() = default;
+    virtual Result<std::unique_ptr<ByteTransform>> make() = 0;
+};
+
+}  // namespace gcorn

@@ -1,0 +1,97 @@
+// Scoreboard: one shared-memory slot per worker, the only thing workers tell the arbiter besides
+// their exit status: heartbeat, state, what is running, counters.
+//
+// Anonymous shared memory, mapped before the first fork: no file, no disk, gone with the processes.
+// The arbiter claims and frees slots; a worker writes only its own. Every cell is a lock-free atomic
+// or guarded by a sequence number, because the reader may look while a worker dies.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace gcorn {
+
+enum class WorkerState : uint32_t { Free, Booting, Ready, Stopping };
+
+/// What a request is doing, for the timeout report.
+enum class Phase : uint32_t { Idle, Queued, Application, Writing, WaitingForBody, WaitingForClient };
+
+/// How many running requests a worker describes (one per thread; greenlets share the first ones).
+constexpr size_t kActivitiesMax = 64;
+
+/// One running request. A seqlock: `sequence` is odd while the owner writes.
+struct Activity {
+    std::atomic<uint32_t> sequence{0};
+    std::atomic<Phase> phase{Phase::Idle};
+    std::atomic<int64_t> since_ms{0};
+    char method[16];
+    char target[160];  ///< cut, raw bytes
+    char peer[64];
+};
+
+/// A copy of an Activity that was read consistently.
+struct ActivityView {
+    Phase phase = Phase::Idle;
+    int64_t since_ms = 0;
+    std::string method, target, peer;
+};
+
+struct WorkerSlot {
+    std::atomic<WorkerState> state{WorkerState::Free};
+    std::atomic<int32_t> pid{0};
+    std::atomic<int64_t> heartbeat_ms{0};  ///< monotonic; 0 = has not beaten yet
+    std::atomic<uint64_t> requests{0};     ///< taken by the application since the worker's start
+    std::atomic<uint32_t> busy{0};         ///< requests inside the application
+    std::atomic<uint32_t> queued{0};       ///< complete, waiting for the application
+    std::atomic<uint32_t> connections{0};
+    std::atomic<uint32_t> capacity{1};     ///< requests it can run at once (slots of the class)
+    std::atomic<bool> wants_replacement{false};  ///< max_requests reached: boot another one first
+    Activity activities[kActivitiesMax];
+
+    void beat();
+    /// Describes what runs in `index` (mod kActivitiesMax); one writer per index.
+    void begin(size_t index, Phase phase, std::string_view method, std::string_view target,
+               std::string_view peer);
+    void set_phase(size_t index, Phase phase);
+    void end(size_t index);
+    [[nodiscard]] bool read(size_t index, ActivityView& view) const;  ///< false if Idle
+};
+
+class Scoreboard {
+public:
+    /// Maps `slots` slots and opens the notification pipe. Once, before the first fork.
+    static Result<Scoreboard> create(size_t slots);
+    Scoreboard(Scoreboard&& other) noexcept;
+    Scoreboard& operator=(Scoreboard&&) = delete;
+    ~Scoreboard();
+
+    [[nodiscard]] WorkerSlot& slot(size_t index) const;
+    [[nodiscard]] size_t size() const { return size_; }
+    /// Arbiter: a free slot, reset and marked Booting; size() if all are taken.
+    size_t claim();
+    void free(size_t index);
+
+    /// Worker: "look at my state" (ready, wants replacement, stopping). Never blocks.
+    void notify();
+    /// Arbiter: polls this; drain() empties it.
+    [[nodiscard]] int notify_fd() const { return notify_read_.get(); }
+    void drain();
+    /// Worker, after fork: closes what only the arbiter needs.
+    void after_fork();
+
+    /// True if some other Ready worker than `self` has nothing to do (close-when-behind rule).
+    [[nodiscard]] bool has_idle_sibling(size_t self) const;
+
+private:
+    Scoreboard() = default;
+    void* memory_ = nullptr;
+    size_t size_ = 0;
+    Fd notify_read_, notify_write_;
+};
+
+}  // namespace gcorn

@@ -1,0 +1,89 @@
+#include <gtest/gtest.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "base/text.h"
+
+namespace gcorn {
+namespace {
+
+TEST(Text, TokenIsRfc9110Tchar) {
+    EXPECT_TRUE(is_token("X-Custom_Header.1~"));
+    EXPECT_FALSE(is_token(""));
+    EXPECT_FALSE(is_token("a b"));
+    EXPECT_FALSE(is_token("a:b"));
+    EXPECT_FALSE(is_token("caf\xe9"));
+}
+
+TEST(Text, DecimalIsStrict) {
+    EXPECT_EQ(parse_decimal("0"), 0u);
+    EXPECT_EQ(parse_decimal("007"), 7u);
+    EXPECT_EQ(parse_decimal("18446744073709551615"), UINT64_MAX);
+    for (const char* bad : {"", "+1", "-1", " 1", "1 ", "0x1", "1_0", "18446744073709551616"})
+        EXPECT_FALSE(parse_decimal(bad)) << bad;
+}
+
+TEST(Text, HexIsStrict) {
+    EXPECT_EQ(parse_hex("fF"), 255u);
+    EXPECT_EQ(parse_hex("FFFFFFFFFFFFFFFF"), UINT64_MAX);
+    for (const char* bad : {"", "0x1", "-1", "g", "10000000000000000"})
+        EXPECT_FALSE(parse_hex(bad)) << bad;
+}
+
+TEST(Text, PercentDecodeKeepsBrokenEscapes) {
+    EXPECT_EQ(percent_decode("a%2Fb%zz%4"), "a/b%zz%4");
+    EXPECT_EQ(percent_decode("%00%ff"), std::string_view("\0\xff", 2));
+}
+
+TEST(Text, SplitListDropsEmptyItems) {
+    EXPECT_EQ(split_list(" a, ,b,"), (std::vector<std::string_view>{"a", "b"}));
+    EXPECT_EQ(split("", ','), std::vector<std::string_view>{""});
+}
+
+TEST(Text, LogEscapingLeavesNoControlByte) {
+    EXPECT_EQ(escape_for_log("a\"b\\\r\n\t\x1b[0m\xe9"), "a\\\"b\\\\\\r\\n\\t\\x1b[0m\\xe9");
+    EXPECT_EQ(escape_for_log("abcdef", 3), "abc...");
+    EXPECT_EQ(escape_for_log("abc", 3), "abc");
+}
+
+TEST(Text, JsonQuotesInvalidUtf8AsEscapes) {
+    EXPECT_EQ(json_quote("a\"\n\xc3\xa9\xff\xc3"), "\"a\\\"\\n\xc3\xa9\\u00ff\\u00c3\"");
+    EXPECT_EQ(json_quote("\xed\xa0\x80"), "\"\\u00ed\\u00a0\\u0080\"") << "a surrogate half";
+}
+
+TEST(Text, EditDistanceCountsNeighbourSwapAsOne) {
+    EXPECT_EQ(edit_distance("workers", "wrokers"), 1u);
+    EXPECT_EQ(edit_distance("worker", "workers"), 1u);
+    EXPECT_EQ(edit_distance("bind", "user"), 4u);
+}
+
+TEST(Clock, HttpDateIsImfFixdate) {
+    char text[kHttpDateSize];
+    format_http_date(784111777, text);
+    EXPECT_EQ(std::string_view(text, kHttpDateSize), "Sun, 06 Nov 1994 08:49:37 GMT");
+    EXPECT_EQ(http_date_now().size(), kHttpDateSize);
+}
+
+TEST(Result, CarriesValueOrError) {
+    const Result<int> good(3);
+    EXPECT_TRUE(good.is_ok());
+    EXPECT_EQ(*good, 3);
+    const Result<int> bad(errno_error(EACCES, "bind 0.0.0.0:80"));
+    EXPECT_FALSE(bad.is_ok());
+    EXPECT_EQ(bad.message(), "bind 0.0.0.0:80: Permission denied");
+    EXPECT_EQ(bad.error().code, EACCES);
+}
+
+TEST(Fd, MoveLeavesNothingBehind) {
+    Fd a(::dup(0));
+    const int number = a.get();
+    Fd b(std::move(a));
+    EXPECT_FALSE(a.is_open());
+    EXPECT_EQ(b.get(), number);
+    b.reset();
+    EXPECT_FALSE(b.is_open());
+}
+
+}  // namespace
+}  // namespace gcorn
