@@ -54,12 +54,12 @@ struct BindSpec {
     enum class Kind : uint8_t { Tcp, Unix, Fd };
 
     Kind kind = Kind::Tcp;
-    std::string host;              ///< Tcp: lower case, without brackets; "" means all IPv4 interfaces
-    uint16_t port = kDefaultPort;  ///< Tcp; 0 lets the kernel choose
-    std::string path;              ///< Unix: never empty
-    int fd = -1;                   ///< Fd: inherited, already bound descriptor
-    std::optional<mode_t> mode;    ///< Unix: permission bits instead of 0777 & ~umask
-    std::optional<std::string> user, group;  ///< Unix: owner, a name or a decimal id
+    std::string host{};  ///< Tcp: lower case, without brackets; "" means all IPv4 interfaces
+    uint16_t port = kDefaultPort;                ///< Tcp; 0 lets the kernel choose
+    std::string path{};                          ///< Unix: never empty
+    int fd = -1;                                 ///< Fd: inherited, already bound descriptor
+    std::optional<mode_t> mode{};                ///< Unix: permission bits instead of 0777 & ~umask
+    std::optional<std::string> user{}, group{};  ///< Unix: owner, a name or a decimal id
 
     bool operator==(const BindSpec&) const = default;
 

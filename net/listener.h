@@ -88,7 +88,8 @@ public:
     Status unlink_path();
 
 private:
-    Listener(Fd fd, BindSpec spec, bool is_tls);
+    Listener(Fd fd, BindSpec spec, Address address, bool is_tls);
+    void remember_file();
 
     Fd fd_;
     BindSpec spec_;

@@ -2,8 +2,8 @@
 //
 // Reads version 1 (text) and version 2 (binary) of HAProxy's "The PROXY protocol" specification.
 // The header is optional: bytes that cannot start one are an ordinary request, decided at the first
-// byte that differs. Whether the peer may send one (proxy_allow_ips) is the caller's rule. Resumes by
-// parsing again from the first byte; the answer never depends on how the bytes were split. Pure.
+// byte that differs. Whether the peer may send one (proxy_allow_ips) is the caller's rule. Resumes
+// by parsing again from the first byte; the answer never depends on how the bytes were split. Pure.
 // Any thread.
 #pragma once
 
