@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -19,14 +20,14 @@
 #include "log/access_log.h"
 #include "log/log.h"
 #include "log/statsd.h"
+#include "net/event_loop.h"
 #include "net/listener.h"
+#include "os/reload.h"
 #include "os/scoreboard.h"
 
 namespace gcorn {
 
 class Arbiter;
-class EventLoop;
-class ReadyQueue;
 
 /// Everything a worker borrows. All of it outlives the worker: it belongs to the arbiter's process
 /// image, which the child inherits.
@@ -56,8 +57,8 @@ public:
     Worker& operator=(const Worker&) = delete;
 
     /// The child's life, from after-fork to worker_exit; returns the exit code (0, 1, 3, 4). The
-    /// caller has closed the arbiter's descriptors, told Runtime and Logger about the fork, reset
-    /// the signals, and set the process title.
+    /// caller has closed the arbiter's descriptors, told Runtime and Logger about the fork, opened
+    /// and reset the signals, and set the process title.
     int run();
 
     [[nodiscard]] int age() const { return context_.age; }
@@ -65,10 +66,12 @@ public:
     [[nodiscard]] pid_t ppid() const { return ppid_; }
     [[nodiscard]] size_t slot() const { return context_.slot; }
     [[nodiscard]] const WorkerContext& context() const { return context_; }
-    [[nodiscard]] uint64_t nr() const;         ///< requests taken so far
-    [[nodiscard]] bool alive() const;          ///< not told to stop
+    [[nodiscard]] uint64_t nr() const;   ///< requests taken so far
+    [[nodiscard]] bool alive() const { return stop_.load() == Stop::None; }  ///< not told to stop
     [[nodiscard]] bool booted() const;
     [[nodiscard]] bool aborted() const { return aborted_; }
+    /// Leaves gracefully, as on TERM. Any thread of the worker.
+    void leave();
 
     // Arbiter's bookkeeping.
     void set_pid(pid_t pid) { pid_ = pid; }
@@ -76,13 +79,75 @@ public:
     void set_aborted() { aborted_ = true; }
 
 protected:
-    /// Serves until told to stop; returns when every request is answered or graceful_timeout is over.
+    /// Why the worker leaves: gracefully (TERM, reload), quickly (INT, QUIT), or at once (ABRT).
+    enum class Stop : uint8_t { None, Graceful, Quick, Abort };
+
+    /// Requests it can run at once, and whether that is worth a guard, is what a class decides.
+    [[nodiscard]] virtual size_t slots() const = 0;
+    /// Serves until is_finished(); see serve_turns().
     virtual void serve(EventLoop& loop, ReadyQueue& ready) = 0;
+
+    // --- for serve() ---
+    /// Runs one request on the calling thread; `index` is its place on the scoreboard.
+    void run_exchange(Exchange& exchange, size_t index);
+    /// Told to stop, and every request is answered or the time for it is over.
+    [[nodiscard]] bool is_finished();
+    /// Between two turns on the main thread: heartbeat, reloader, the end of a stop.
+    void tend();
+    /// How long a turn may sleep, in ms, for heartbeat and stop to be in time; -1 = no limit.
+    [[nodiscard]] int sleep_ms() const;
 
     WorkerContext context_;
     pid_t pid_ = 0;
     pid_t ppid_ = 0;
     bool aborted_ = false;
+
+private:
+    int boot();
+    int serve_until_told();
+    Status open_own_listeners();
+    Status drop_privileges_now();
+    void handle_signals();
+    void arbiter_gone();
+    void set_stop(Stop stop, int64_t patience_ms);
+    void count_request();
+    void start_reloader(EventLoop& loop);
+    void look_for_changes();
+    [[nodiscard]] LoopOptions loop_options();
+    [[nodiscard]] WorkerSlot& board() const { return context_.scoreboard.slot(context_.slot); }
+
+    std::vector<std::unique_ptr<Listener>> own_listeners_;
+    std::unique_ptr<TransformFactory> tls_;
+    std::unique_ptr<Reloader> reloader_;
+    EventLoop* loop_ = nullptr;           ///< while serving; on run()'s stack
+    ReadyQueue* ready_ = nullptr;
+    std::atomic<Stop> stop_{Stop::None};
+    std::atomic<int64_t> stop_by_ms_{0};  ///< when a stop ends, answered or not
+    uint64_t requests_max_ = 0;           ///< max_requests with its jitter; 0 = never
+    int64_t heartbeat_ms_ = 0;            ///< longest sleep that keeps the arbiter sure of us
+    int64_t next_look_ms_ = 0;            ///< the reloader's next look at sys.modules
+    bool measures_time_ = false;
+};
+
+/// Application calls inline on the main thread, one at a time; a guard thread leads the loop while a
+/// call lasts longer than a tick, so that no socket waits for the application (PEP 3333).
+class SyncWorker : public Worker {
+public:
+    using Worker::Worker;
+
+protected:
+    [[nodiscard]] size_t slots() const override { return 1; }
+    void serve(EventLoop& loop, ReadyQueue& ready) override;
+};
+
+/// The main thread leads the loop; cfg.threads threading.Threads take requests from the queue.
+class ThreadWorker : public Worker {
+public:
+    using Worker::Worker;
+
+protected:
+    [[nodiscard]] size_t slots() const override;
+    void serve(EventLoop& loop, ReadyQueue& ready) override;
 };
 
 /// Makes the worker for cfg.worker_class; server.cpp fills it in (core: sync and gthread, python:

@@ -1,0 +1,310 @@
+#include "net/event_loop.h"
+
+#include <sys/resource.h>
+
+#include "tests/support/loop_fixture.h"
+
+namespace gcorn {
+namespace {
+
+using testing::answer;
+using testing::body_of;
+using testing::Client;
+using testing::Engine;
+using testing::eventually;
+
+constexpr std::string_view kGet = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
+constexpr std::string_view kGetClose = "GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+size_t count(const std::string& text, std::string_view part) {
+    size_t found = 0;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
+    return found;
+}
+
+/// Every test runs with calls inline (sync) and on four threads (gthread).
+class EventLoopTest : public ::testing::TestWithParam<size_t> {
+protected:
+    Engine engine{[this](Exchange& exchange) { app(exchange); }};
+    std::function<void(Exchange&)> app = [](Exchange& exchange) { answer(exchange, "hello"); };
+    void start() { engine.start(GetParam()); }
+};
+
+TEST_P(EventLoopTest, AnswersAndKeepsTheConnection) {
+    start();
+    Client client(engine.address());
+    for (int i = 0; i < 3; ++i) {
+        client.forget();
+        ASSERT_TRUE(client.send(kGet));
+        const std::string reply = client.read_until("hello");
+        EXPECT_EQ(reply.substr(0, 17), "HTTP/1.1 200 OK\r\n");
+        EXPECT_NE(reply.find("Connection: keep-alive\r\n"), std::string::npos);
+    }
+}
+
+TEST_P(EventLoopTest, ClosesWhenAsked) {
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(kGetClose));
+    EXPECT_NE(client.read_all().find("Connection: close\r\n"), std::string::npos);
+    EXPECT_TRUE(client.is_closed());
+}
+
+TEST_P(EventLoopTest, AnswersPipelinedRequestsInOrder) {
+    app = [](Exchange& exchange) { answer(exchange, std::string(exchange.head.target) + ";"); };
+    start();
+    Client client(engine.address());
+    std::string requests, expected;
+    for (int i = 0; i < 500; ++i) {
+        const std::string target = "/" + std::to_string(i);
+        requests += "GET " + target + " HTTP/1.1\r\nHost: a\r\n\r\n";
+        expected += target + ";";
+    }
+    ASSERT_TRUE(client.send(requests));
+    const std::string reply = client.read_until("/499;");
+    std::string bodies;
+    for (size_t at = reply.find("\r\n\r\n"); at != std::string::npos;
+         at = reply.find("\r\n\r\n", at + 1))
+        bodies += reply.substr(at + 4, reply.find(';', at) - at - 3);
+    EXPECT_EQ(bodies, expected);
+}
+
+TEST_P(EventLoopTest, HeadArrivingByteByByteIsOneRequest) {
+    start();
+    Client client(engine.address());
+    for (const char byte : kGet) ASSERT_TRUE(client.send({&byte, 1}));
+    EXPECT_NE(client.read_until("hello").find("200 OK"), std::string::npos);
+}
+
+TEST_P(EventLoopTest, BodyIsCompleteBeforeTheApplicationRuns) {
+    app = [](Exchange& exchange) { answer(exchange, body_of(exchange)); };
+    start();
+    Client client(engine.address());
+    const std::string body(300'000, 'b');  // larger than Spool memory: goes through the file
+    ASSERT_TRUE(client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n"));
+    ASSERT_TRUE(client.send(body.substr(0, 1000)));
+    EXPECT_TRUE(client.is_silent_for(20));
+    ASSERT_TRUE(client.send(body.substr(1000)));
+    const std::string reply = client.read_until(body);
+    EXPECT_EQ(reply.size() - reply.find("\r\n\r\n") - 4, body.size());
+}
+
+TEST_P(EventLoopTest, ChunkedBodyIsDecodedAndTheNextRequestFollows) {
+    app = [](Exchange& exchange) { answer(exchange, "<" + body_of(exchange) + ">"); };
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+                            "5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n" +
+                            std::string(kGet)));
+    const std::string reply = client.read_until("<>");
+    EXPECT_NE(reply.find("<hello world>"), std::string::npos);
+}
+
+TEST_P(EventLoopTest, ContinueIsSentBeforeTheBodyIsRead) {
+    app = [](Exchange& exchange) { answer(exchange, body_of(exchange)); };
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(
+        "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"));
+    EXPECT_EQ(client.read_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+    ASSERT_TRUE(client.send("ok"));
+    EXPECT_NE(client.read_until("\r\n\r\nok").find("200 OK"), std::string::npos);
+}
+
+TEST_P(EventLoopTest, RefusesBadRequestAndParsesNothingBehindIt) {
+    std::atomic<int> calls{0};
+    app = [&](Exchange& exchange) {
+        ++calls;
+        answer(exchange, "hello");
+    };
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("GET / HTTP/1.1\r\nHost: a\r\nbad name: x\r\n\r\n" + std::string(kGet)));
+    client.shut();
+    const std::string reply = client.read_all();
+    EXPECT_EQ(reply.substr(0, 13), "HTTP/1.1 400 ");
+    EXPECT_EQ(count(reply, "HTTP/1.1 "), 1u);
+    EXPECT_EQ(calls, 0);
+    EXPECT_EQ(count(engine.log_text(), "Invalid request from ip=127.0.0.1"), 1u);
+}
+
+TEST_P(EventLoopTest, TruncatedBodyNeverReachesTheApplication) {
+    std::atomic<int> calls{0};
+    app = [&](Exchange& exchange) {
+        ++calls;
+        answer(exchange, "hello");
+    };
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc"));
+    client.shut();
+    EXPECT_EQ(client.read_all().substr(0, 13), "HTTP/1.1 400 ");
+    EXPECT_EQ(calls, 0);
+}
+
+TEST_P(EventLoopTest, HalfClosedClientStillGetsItsAnswer) {
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(kGet));
+    client.shut();
+    EXPECT_NE(client.read_all().find("hello"), std::string::npos);
+    EXPECT_TRUE(client.is_closed());
+}
+
+TEST_P(EventLoopTest, LargeAnswerReachesAReaderThatTakesItsTime) {
+    const std::string big(8 << 20, 'z');
+    app = [&](Exchange& exchange) { answer(exchange, big); };
+    start();
+    Client slow(engine.address(), 4096);
+    ASSERT_TRUE(slow.send(kGetClose));
+    // The slow reader holds nobody: others are answered meanwhile.
+    Client other(engine.address());
+    ASSERT_TRUE(other.send(kGetClose));
+    EXPECT_GT(other.read_all().size(), big.size());
+    const std::string reply = slow.read_all();
+    EXPECT_EQ(reply.size() - reply.find("\r\n\r\n") - 4, big.size());
+}
+
+TEST_P(EventLoopTest, FileRangeIsSentFromItsOffset) {
+    FILE* file = std::tmpfile();
+    const std::string content = "0123456789" + std::string(2 << 20, 'f');
+    ASSERT_EQ(std::fwrite(content.data(), 1, content.size(), file), content.size());
+    std::fflush(file);
+    app = [&](Exchange& exchange) {
+        ResponseWriter& response = exchange.response;
+        const uint64_t size = content.size() - 4;
+        EXPECT_TRUE(response.set_status("200 OK").is_ok());
+        EXPECT_TRUE(response.add_field("Content-Length", std::to_string(size)).is_ok());
+        const auto pieces = response.body(size, true);
+        EXPECT_TRUE(exchange.send_file(pieces.before, ::fileno(file), 4, size, pieces.after, true));
+        exchange.finish();
+    };
+    start();
+    Client client(engine.address(), 4096);
+    ASSERT_TRUE(client.send(kGetClose));
+    const std::string reply = client.read_all();
+    EXPECT_EQ(reply.substr(reply.find("\r\n\r\n") + 4), content.substr(4));
+    std::fclose(file);
+}
+
+TEST_P(EventLoopTest, VanishedClientAbortsItsRunningRequest) {
+    std::atomic<bool> was_aborted{false};
+    app = [&](Exchange& exchange) {
+        EXPECT_TRUE(exchange.response.set_status("200 OK").is_ok());
+        const std::string block(65536, 's');
+        was_aborted = !eventually([&] {
+            return !exchange.send(exchange.response.body(block.size()), block, false);
+        });
+        was_aborted = !was_aborted;
+        exchange.finish();
+    };
+    start();
+    Client client(engine.address(), 4096);
+    ASSERT_TRUE(client.send(kGet));
+    client.read_until("\r\n\r\n");
+    client.reset();
+    EXPECT_TRUE(eventually([&] { return was_aborted.load(); }));
+    EXPECT_TRUE(eventually([&] {
+        engine.loop->wake();
+        return engine.connections() == 0;
+    }));
+}
+
+TEST_P(EventLoopTest, PartialHeadTimesOutWith408) {
+    engine.options.header_timeout_ms = 60;
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("GET / HT"));
+    EXPECT_EQ(client.read_all().substr(0, 13), "HTTP/1.1 408 ");
+}
+
+TEST_P(EventLoopTest, SilentConnectionTimesOutWithoutAnAnswer) {
+    engine.options.header_timeout_ms = 60;
+    start();
+    Client client(engine.address());
+    EXPECT_EQ(client.read_all(), "");
+    EXPECT_TRUE(client.is_closed());
+}
+
+TEST_P(EventLoopTest, StalledBodyTimesOutWith408) {
+    engine.options.body_timeout_ms = 60;
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc"));
+    EXPECT_EQ(client.read_all().substr(0, 13), "HTTP/1.1 408 ");
+}
+
+TEST_P(EventLoopTest, IdleConnectionClosesAfterKeepalive) {
+    engine.options.keepalive_ms = 80;
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(kGet));
+    EXPECT_NE(client.read_all().find("hello"), std::string::npos);
+    EXPECT_TRUE(client.is_closed());
+}
+
+TEST_P(EventLoopTest, ReaderThatTakesNothingIsDropped) {
+    engine.options.write_timeout_ms = 80;
+    const std::string big(32 << 20, 'z');
+    std::atomic<bool> finished{false};
+    app = [&](Exchange& exchange) {
+        answer(exchange, big);
+        finished = true;
+    };
+    start();
+    Client client(engine.address(), 4096);
+    ASSERT_TRUE(client.send(kGet));
+    EXPECT_TRUE(eventually([&] { return finished.load(); }));
+    EXPECT_TRUE(eventually([&] {
+        engine.loop->wake();
+        return engine.connections() == 0;
+    }));
+}
+
+TEST_P(EventLoopTest, LongestIdleConnectionYieldsToANewcomer) {
+    engine.options.worker_connections = 2;
+    engine.options.keepalive_ms = 60'000;
+    start();
+    Client first(engine.address()), second(engine.address());
+    for (Client* client : {&first, &second}) {
+        ASSERT_TRUE(client->send(kGet));
+        client->read_until("hello");
+    }
+    Client third(engine.address());
+    ASSERT_TRUE(third.send(kGet));
+    EXPECT_NE(third.read_until("hello").find("200 OK"), std::string::npos);
+    EXPECT_TRUE(first.is_closed());
+    EXPECT_TRUE(second.is_silent_for(20));
+}
+
+TEST_P(EventLoopTest, StopAnswersWhatWaitsAndClosesTheIdle) {
+    engine.options.keepalive_ms = 60'000;
+    start();
+    Client idle(engine.address());
+    ASSERT_TRUE(idle.send(kGet));
+    idle.read_until("hello");
+    engine.loop->stop();
+    EXPECT_TRUE(idle.is_closed());
+    Client late(engine.address());  // the kernel still completes the handshake: nobody accepts
+    EXPECT_TRUE(eventually([&] { return engine.connections() == 0; }));
+}
+
+TEST_P(EventLoopTest, FieldWithUnderscoreIsReportedOnce) {
+    start();
+    Client client(engine.address());
+    for (int i = 0; i < 2; ++i) {
+        client.forget();
+        ASSERT_TRUE(client.send("GET / HTTP/1.1\r\nHost: a\r\nX_Under: 1\r\n\r\n"));
+        client.read_until("hello");
+    }
+    EXPECT_EQ(count(engine.log_text(), "X_Under"), 1u);
+}
+
+INSTANTIATE_TEST_SUITE_P(InlineAndThreads, EventLoopTest, ::testing::Values(0, 4),
+                         [](const auto& parameter) {
+                             return parameter.param == 0 ? std::string("Inline")
+                                                         : std::string("Threads");
+                         });
+
+}  // namespace
+}  // namespace gcorn

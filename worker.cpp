@@ -1,0 +1,437 @@
+#include "worker.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <cstdlib>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "base/clock.h"
+#include "net/exchange.h"
+#include "os/process.h"
+#include "os/signals.h"
+
+namespace gcorn {
+
+namespace {
+
+/// Longest time the main thread sleeps, so that the arbiter hears from it (see Worker::sleep_ms).
+constexpr int64_t kHeartbeatMaxMs = 5000;
+/// A worker whose arbiter died has so long for the requests it runs.
+constexpr int64_t kOrphanMs = 1500;
+/// How often sys.modules is listed for the reloader.
+constexpr int64_t kReloadLookMs = 1000;
+
+constexpr int64_t milliseconds(int64_t seconds) { return seconds * 1000; }
+
+/// Leads the loop while the main thread is inside an application call that outlasts a tick.
+///
+/// It looks every kTickMs whether a turn is overdue, takes the lead if it is free, and turns until
+/// the main thread asks for it back. Without calls for a while it parks and costs nothing; the next
+/// call wakes it. Native thread: no Python, all signals blocked.
+class Guard {
+public:
+    explicit Guard(EventLoop& loop) : loop_(loop), thread_([this] { run(); }) {}
+    ~Guard() {
+        quits_.store(true);
+        unpark();
+        if (thread_.joinable()) thread_.join();
+    }
+    Guard(const Guard&) = delete;
+    Guard& operator=(const Guard&) = delete;
+
+    /// Main thread: a call begins.
+    void call_begins() {
+        calls_.fetch_add(1, std::memory_order_seq_cst);
+        if (parked_.load(std::memory_order_seq_cst)) unpark();
+    }
+
+    /// Main thread: takes the lead, back from the guard if it has it.
+    std::unique_lock<std::mutex> lead() {
+        std::unique_lock lead(loop_.lead(), std::try_to_lock);
+        if (!lead.owns_lock()) {
+            wanted_back_.store(true);
+            loop_.wake();
+            lead.lock();
+            wanted_back_.store(false);
+        }
+        return lead;
+    }
+
+private:
+    static constexpr int64_t kTickMs = 5;
+    static constexpr int kQuietTicksMax = 40;
+
+    void run() {
+        signals::block_all_in_this_thread();
+        uint64_t seen_calls = 0;
+        int quiet_ticks = 0;
+        while (!quits_.load()) {
+            sleep_a_tick();
+            if (try_to_lead()) continue;
+            const uint64_t calls = calls_.load(std::memory_order_seq_cst);
+            quiet_ticks = calls == seen_calls ? quiet_ticks + 1 : 0;
+            seen_calls = calls;
+            if (quiet_ticks >= kQuietTicksMax) {
+                park(seen_calls);
+                quiet_ticks = 0;
+            }
+        }
+    }
+
+    /// False: the main thread leads, or led a moment ago.
+    bool try_to_lead() {
+        if (monotonic_ms() - loop_.last_turn_ms() < kTickMs) return false;
+        const std::unique_lock lead(loop_.lead(), std::try_to_lock);
+        if (!lead.owns_lock()) return false;
+        while (!wanted_back_.load() && !quits_.load()) loop_.turn(-1);
+        return true;
+    }
+
+    void sleep_a_tick() {
+        std::unique_lock lock(mutex_);
+        unparked_.wait_for(lock, std::chrono::milliseconds(kTickMs), [this] { return quits_.load(); });
+    }
+
+    void park(uint64_t seen_calls) {
+        std::unique_lock lock(mutex_);
+        parked_.store(true, std::memory_order_seq_cst);
+        // A call that began before it could see parked_ must not be missed.
+        unparked_.wait(lock, [&] {
+            return quits_.load() || calls_.load(std::memory_order_seq_cst) != seen_calls;
+        });
+        parked_.store(false, std::memory_order_seq_cst);
+    }
+
+    void unpark() {
+        const std::lock_guard lock(mutex_);
+        unparked_.notify_one();
+    }
+
+    EventLoop& loop_;
+    std::atomic<uint64_t> calls_{0};
+    std::atomic<bool> parked_{false};
+    std::atomic<bool> wanted_back_{false};
+    std::atomic<bool> quits_{false};
+    std::mutex mutex_;                    ///< only for sleeping and waking
+    std::condition_variable unparked_;
+    std::thread thread_;                  ///< last: it uses everything above
+};
+
+}  // namespace
+
+Worker::Worker(WorkerContext context) : context_(std::move(context)) {}
+Worker::~Worker() = default;
+
+uint64_t Worker::nr() const { return board().requests.load(std::memory_order_relaxed); }
+
+bool Worker::booted() const {
+    const WorkerState state = board().state.load();
+    return state == WorkerState::Ready || state == WorkerState::Stopping;
+}
+
+// ------------------------------------------------------------------------------------------ life
+
+int Worker::run() {
+    pid_ = ::getpid();
+    int code = boot();
+    if (code == 0) code = serve_until_told();
+    context_.log.info("Worker exiting (pid: %d)", static_cast<int>(pid_));
+    if (Status status = context_.hooks.worker_exit(context_.arbiter, *this); !status)
+        context_.log.warning("Exception during worker exit: %s", status.message().c_str());
+    context_.runtime.finalize();
+    return code;
+}
+
+/// From after-fork to the loaded application, in the order that the operator's hooks rely on
+/// (gunicorn: Worker.init_process). Returns 0, or the exit code.
+int Worker::boot() {
+    const Config& cfg = context_.cfg;
+    Logger& log = context_.log;
+    const auto failed = [&](const Status& status) {
+        log.error("%s", status.message().c_str());
+        return kExitBootFailed;
+    };
+    if (Status status = open_own_listeners(); !status) return failed(status);
+    if (Status status = context_.hooks.post_fork(context_.arbiter, *this); !status)
+        return failed(status);
+    if (Status status = drop_privileges_now(); !status) return failed(status);
+    if (Status status = context_.runtime.worker_starting(cfg); !status) return failed(status);
+    signals::catch_for_worker([](void* runtime, int signal) {
+        static_cast<Runtime*>(runtime)->interrupt(signal);
+    }, &context_.runtime);
+
+    if (!context_.app_is_loaded) {
+        if (Status status = context_.app.load(); !status) {
+            // The traceback was logged where it was caught; a missing application has none.
+            if (status.error().code == kExitAppFailed) log.error("%s", status.message().c_str());
+            return status.error().code == kExitAppFailed ? kExitAppFailed : kExitBootFailed;
+        }
+    }
+    Result<std::unique_ptr<TransformFactory>> tls = context_.runtime.make_tls(cfg);
+    if (!tls) return failed(tls.error());
+    tls_ = std::move(*tls);
+    if (Status status = context_.hooks.post_worker_init(*this); !status) return failed(status);
+    return 0;
+}
+
+Status Worker::open_own_listeners() {
+    if (!context_.cfg.reuse_port) return {};
+    ListenerOptions options;
+    options.backlog = static_cast<int>(context_.cfg.backlog);
+    options.reuse_port = true;
+    options.is_tls = context_.cfg.is_tls();
+    for (const std::string& text : context_.cfg.bind) {
+        Result<BindSpec> spec = parse_bind(text);
+        if (!spec) return spec.error();
+        // Unix sockets and inherited descriptors have no ports to share: the arbiter's serve all.
+        if (spec->kind != BindSpec::Kind::Tcp) continue;
+        Result<std::unique_ptr<Listener>> listener = Listener::open(*spec, options);
+        if (!listener) return listener.error();
+        context_.listeners.push_back(listener->get());
+        own_listeners_.push_back(std::move(*listener));
+    }
+    return {};
+}
+
+Status Worker::drop_privileges_now() {
+    const Config& cfg = context_.cfg;
+    uid_t uid = 0;
+    gid_t gid = 0;
+    if (!cfg.user.empty()) {
+        Result<uid_t> user = find_user(cfg.user);
+        if (!user) return user.error();
+        uid = *user;
+    }
+    if (!cfg.group.empty()) {
+        Result<gid_t> group = find_group(cfg.group);
+        if (!group) return group.error();
+        gid = *group;
+    }
+    return drop_privileges(uid, gid, cfg.initgroups);
+}
+
+LoopOptions Worker::loop_options() {
+    const Config& cfg = context_.cfg;
+    const char* script_name = std::getenv("SCRIPT_NAME");
+    LoopOptions options;
+    options.policy = http_policy(cfg, script_name != nullptr ? script_name : "");
+    options.response = context_.response;
+    options.header_timeout_ms = milliseconds(cfg.header_timeout);
+    options.body_timeout_ms = milliseconds(cfg.body_timeout);
+    options.write_timeout_ms = milliseconds(cfg.write_timeout);
+    options.keepalive_ms = milliseconds(cfg.keepalive);
+    options.worker_connections = static_cast<size_t>(cfg.worker_connections);
+    options.slots = slots();
+    options.proxy_mode = proxy_mode(cfg);
+    // Both lists were checked when the settings were applied.
+    if (auto list = NetworkList::parse(cfg.forwarded_allow_ips)) options.forwarded_allow = *list;
+    if (auto list = NetworkList::parse(cfg.proxy_allow_ips)) options.proxy_allow = *list;
+    options.spool_directory = cfg.tmp_upload_dir;
+    options.tls = tls_.get();
+    measures_time_ = context_.log.has_access() || context_.statsd.is_enabled();
+    options.measures_time = measures_time_;
+    options.reads_at_once = defers_accept(cfg);
+    options.beat = [this] { board().beat(); };
+    return options;
+}
+
+int Worker::serve_until_told() {
+    const Config& cfg = context_.cfg;
+    ReadyQueue ready;
+    EventLoop loop(loop_options(), ready, context_.log, context_.access_log, context_.statsd);
+    if (Status status = loop.open(context_.listeners); !status) {
+        context_.log.error("%s", status.message().c_str());
+        return kExitBootFailed;
+    }
+    loop_ = &loop;
+    ready_ = &ready;
+    loop.watch(signals::fd(), [this] { handle_signals(); });
+    if (context_.life_fd >= 0) loop.watch(context_.life_fd, [this] { arbiter_gone(); });
+    if (cfg.reload) start_reloader(loop);
+
+    heartbeat_ms_ = kHeartbeatMaxMs;
+    if (cfg.timeout > 0)
+        heartbeat_ms_ = std::clamp<int64_t>(milliseconds(cfg.timeout) / 3, 250, kHeartbeatMaxMs);
+    if (cfg.max_requests > 0) {
+        std::random_device random;
+        requests_max_ = static_cast<uint64_t>(cfg.max_requests);
+        if (cfg.max_requests_jitter > 0)
+            requests_max_ += random() % (static_cast<uint64_t>(cfg.max_requests_jitter) + 1);
+    }
+    board().capacity.store(static_cast<uint32_t>(slots()));
+    board().beat();
+    board().state.store(WorkerState::Ready);
+    context_.scoreboard.notify();
+    handle_signals();  // those that came while booting
+
+    serve(loop, ready);
+
+    board().state.store(WorkerState::Stopping);
+    loop_ = nullptr;
+    ready_ = nullptr;
+    // Lets worker_int or worker_abort run if the signal met no running Python.
+    if (stop_.load() != Stop::Graceful) context_.runtime.is_alive();
+    return stop_.load() == Stop::Abort ? 1 : 0;
+}
+
+// --------------------------------------------------------------------------------------- stopping
+
+void Worker::handle_signals() {
+    for (const int signal : signals::take()) {
+        switch (signal) {
+            case SIGTERM: leave(); break;
+            case SIGINT:
+            case SIGQUIT: set_stop(Stop::Quick, 0); break;
+            case SIGABRT: set_stop(Stop::Abort, 0); break;
+            case SIGUSR1:
+                context_.log.reopen();
+                break;
+            default: break;
+        }
+    }
+}
+
+void Worker::leave() { set_stop(Stop::Graceful, milliseconds(context_.cfg.graceful_timeout)); }
+
+void Worker::arbiter_gone() {
+    if (!alive()) return;
+    context_.log.info("Parent changed, shutting down: <Worker %d>", static_cast<int>(pid_));
+    set_stop(Stop::Graceful,
+             std::min(kOrphanMs, milliseconds(context_.cfg.graceful_timeout)));
+}
+
+void Worker::set_stop(Stop stop, int64_t patience_ms) {
+    if (stop <= stop_.load()) return;
+    stop_by_ms_.store(monotonic_ms() + patience_ms);
+    stop_.store(stop);
+    board().state.store(WorkerState::Stopping);
+    if (loop_ != nullptr) loop_->stop();
+}
+
+bool Worker::is_finished() {
+    if (stop_.load() == Stop::None) return false;
+    if (stop_.load() != Stop::Graceful) return true;
+    if (loop_->is_drained() && loop_->active() == 0) return true;
+    if (monotonic_ms() < stop_by_ms_.load()) return false;
+    if (loop_->active() > 0)
+        context_.log.warning("Worker graceful timeout (pid:%d)", static_cast<int>(pid_));
+    return true;
+}
+
+int Worker::sleep_ms() const {
+    int64_t sleep = heartbeat_ms_;
+    if (reloader_) {
+        const int next = reloader_->next_check_ms();
+        if (next >= 0) sleep = std::min<int64_t>(sleep, next);
+        sleep = std::min(sleep, kReloadLookMs);
+    }
+    if (!alive()) sleep = std::clamp<int64_t>(stop_by_ms_.load() - monotonic_ms(), 0, sleep);
+    return static_cast<int>(sleep);
+}
+
+void Worker::tend() {
+    board().beat();
+    if (reloader_) look_for_changes();
+}
+
+// --------------------------------------------------------------------------------------- requests
+
+void Worker::run_exchange(Exchange& exchange, size_t index) {
+    WorkerSlot& slot = board();
+    slot.begin(index, Phase::Application, exchange.head.method, exchange.head.target,
+               exchange.facts->remote_addr);
+    slot.busy.fetch_add(1, std::memory_order_relaxed);
+    if (measures_time_) exchange.taken_us = monotonic_us();
+    // More wait here than can run while a sibling has nothing to do: send this client there.
+    const bool is_behind =
+        context_.cfg.workers > 1 && ready_->size() > 0 &&
+        context_.scoreboard.has_idle_sibling(context_.slot);
+    if (loop_->is_stopping() || is_behind) exchange.response.must_close();
+    context_.app.call(exchange);
+    slot.busy.fetch_sub(1, std::memory_order_relaxed);
+    slot.end(index);
+    count_request();
+}
+
+void Worker::count_request() {
+    const uint64_t taken = board().requests.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (requests_max_ == 0 || taken < requests_max_) return;
+    // The arbiter boots the successor first and then sends TERM: no request finds a closed door.
+    if (board().wants_replacement.exchange(true)) return;
+    context_.log.info("Autorestarting worker after current request.");
+    context_.scoreboard.notify();
+}
+
+void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
+    Guard guard(loop);
+    while (!is_finished()) {
+        {
+            const std::unique_lock lead = guard.lead();
+            loop.turn(sleep_ms());
+        }
+        tend();
+        while (std::shared_ptr<Exchange> exchange = ready.try_pop()) {
+            guard.call_begins();
+            run_exchange(*exchange, 0);
+            if (!alive() && is_finished()) break;
+        }
+    }
+}
+
+size_t ThreadWorker::slots() const {
+    return static_cast<size_t>(std::max<int64_t>(context_.cfg.threads, 1));
+}
+
+void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
+    const Status started = context_.runtime.start_threads(slots(), [&](size_t index) {
+        while (std::shared_ptr<Exchange> exchange = ready.pop()) run_exchange(*exchange, index);
+    });
+    if (!started) {
+        context_.log.error("%s", started.message().c_str());
+        return;
+    }
+    const std::unique_lock lead(loop.lead());
+    while (!is_finished()) {
+        loop.turn(sleep_ms());
+        // Taking the GIL proves that the interpreter is alive; a beat without it would prove nothing.
+        context_.runtime.is_alive();
+        tend();
+    }
+    ready.close();
+    const int64_t left_ms = std::max<int64_t>(sleep_ms(), 0);
+    context_.runtime.join_threads(static_cast<int>(left_ms));
+}
+
+// --------------------------------------------------------------------------------------- reloader
+
+void Worker::start_reloader(EventLoop& loop) {
+    reloader_ = std::make_unique<Reloader>();
+    if (Status status = reloader_->start(context_.cfg.reload_engine); !status) {
+        context_.log.error("%s", status.message().c_str());
+        reloader_.reset();
+        return;
+    }
+    if (reloader_->fd() >= 0) loop.watch(reloader_->fd(), [] {});  // tend() looks after the turn
+    look_for_changes();
+}
+
+void Worker::look_for_changes() {
+    if (monotonic_ms() >= next_look_ms_) {
+        reloader_->watch(context_.app.source_files(), context_.cfg.reload_extra_files);
+        next_look_ms_ = monotonic_ms() + kReloadLookMs;
+    }
+    const std::string path = reloader_->changed();
+    if (path.empty() || !alive()) return;
+    context_.log.info("Worker reloading: %s modified", path.c_str());
+    if (Status status = context_.hooks.worker_int(*this); !status)
+        context_.log.error("%s", status.message().c_str());
+    leave();
+}
+
+}  // namespace gcorn
