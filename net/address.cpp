@@ -196,9 +196,12 @@ bool is_ipv6_literal(std::string_view host) {
 
 std::string BindSpec::text() const {
     if (kind == Kind::Fd) return "fd://" + std::to_string(fd);
-    if (kind == Kind::Tcp)
-        return (is_ipv6_literal(host) ? "[" + host + "]" : host) + ":" + std::to_string(port);
-    std::string text = std::string(kUnixPrefix) + path;
+    if (kind == Kind::Tcp) {
+        // A host called "unix" would read back as a path.
+        return (host == "unix" ? "tcp://" : "") +
+               (is_ipv6_literal(host) ? "[" + host + "]" : host) + ":" + std::to_string(port);
+    }
+    std::string text = std::string(kUnixPrefix) + (path.substr(0, 2) == "//" ? "//" : "") + path;
     char separator = '?';
     const auto add = [&](std::string_view name, std::string_view value) {
         ((text += std::exchange(separator, '&')) += name) += value;

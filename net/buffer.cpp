@@ -20,10 +20,14 @@ constexpr size_t kKeptBytesMax = 16 * 1024;
 /// Spool: blocks are freed in steps of this size, one system call each.
 constexpr uint64_t kDiscardStepBytes = uint64_t{1} << 20;
 
-std::string directory_or_default(std::string_view directory) {
-    if (!directory.empty()) return std::string(directory);
-    const char* from_environment = std::getenv("TMPDIR");
-    return from_environment != nullptr && *from_environment != '\0' ? from_environment : "/tmp";
+/// $TMPDIR or /tmp, read once: later the application may change the environment on another thread,
+/// and getenv(3) does not survive that.
+const std::string& default_directory() {
+    static const std::string directory = [] {
+        const char* value = std::getenv("TMPDIR");
+        return std::string(value != nullptr && *value != '\0' ? value : "/tmp");
+    }();
+    return directory;
 }
 
 /// All of `bytes` at `position`; 0 or the errno. A full disk may take a part of them.
@@ -61,7 +65,7 @@ void Buffer::release() {
 }
 
 void Spool::configure(std::string_view directory, size_t memory_max) {
-    directory_ = directory;
+    directory_ = directory.empty() ? default_directory() : directory;
     memory_max_ = memory_max;
 }
 
@@ -133,7 +137,7 @@ void Spool::clear() {
 }
 
 Result<Fd> open_unlinked_file(std::string_view directory) {
-    const std::string where = directory_or_default(directory);
+    const std::string where(directory.empty() ? default_directory() : directory);
 #ifdef O_TMPFILE
     // Never has a name. Old kernels and some file systems cannot: EOPNOTSUPP, EISDIR, ENOENT; then
     // the second way decides, and its error is the one to report.
