@@ -662,7 +662,9 @@ Parse HeadParser::scan(std::string_view in, const HttpPolicy& policy, const Peer
         scanned_ = static_cast<uint32_t>(at);
         // A CR whose LF would lie outside does not end the line in time.
         const bool is_cr = at < end && in[at] == '\r';
-        if (at >= limit.end || (is_cr && at + 1 == limit.end)) return bad(limit.status, limit.rule, at);
+        if (at >= limit.end || (is_cr && at + 1 == limit.end)) {
+            return bad(limit.status, limit.rule, limit.end - 1);
+        }
         if (at == in.size() || (is_cr && at + 1 == in.size())) return Parse::NeedMore;
         if (in[at] == '\n') return bad(400, "bare LF in head", at);
         if (!is_cr) return bad(400, "control byte in head", at);
@@ -849,36 +851,26 @@ bool BodyReader::take_trailer(std::string_view in, size_t& used, HttpError& erro
         ++used;
         return end_trailer_line(error);
     }
-    const size_t field_room = field_bytes_max(*policy_) - std::min<size_t>(
-        trailer_.size() + 2, field_bytes_max(*policy_));
-    const size_t section_room = static_cast<size_t>(
-        std::min<uint64_t>(section_bytes_max(*policy_), kHeadBytesMax) - trailer_bytes_);
-    const size_t stop = find_control(in.data(), used, in.size());
-    const std::string_view stretch = in.substr(used, stop - used);
-    if (stretch.size() > std::min(field_room, section_room)) {
-        return refuse(error, 431, field_room <= section_room ? "trailer field too long"
-                                                             : "trailer section too long", {});
+    size_t stop = find_control(in.data(), used, in.size());
+    while (stop < in.size() && in[stop] == '\t') stop = find_control(in.data(), stop + 1, in.size());
+    const size_t size = stop - used;
+    // Is there room for this stretch and a CRLF?
+    const auto room = [](uint64_t most, uint64_t taken) { return most - std::min(most, taken + 2); };
+    const uint64_t section_max = std::min<uint64_t>(section_bytes_max(*policy_), kHeadBytesMax);
+    if (size > std::min(room(field_bytes_max(*policy_), trailer_.size()),
+                        room(section_max, trailer_bytes_))) {
+        return refuse(error, 431, "trailer section too long", trailer_);
     }
-    trailer_ += stretch;
-    trailer_bytes_ += static_cast<uint32_t>(stretch.size());
+    trailer_ += in.substr(used, size);
+    trailer_bytes_ += static_cast<uint32_t>(size);
     used = stop;
     if (stop == in.size()) return true;
-    const char byte = in[stop];
-    ++used;
-    if (byte == '\r') {
+    if (in[used++] == '\r') {
         state_ = State::TrailerLf;
         return true;
     }
-    if (byte != '\t') {
-        return refuse(error, 400, byte == '\n' ? "bare LF in trailer section"
+    return refuse(error, 400, in[stop] == '\n' ? "bare LF in trailer section"
                                                : "control byte in trailer section", trailer_);
-    }
-    if (std::min(field_room, section_room) == stretch.size()) {
-        return refuse(error, 431, "trailer field too long", {});
-    }
-    trailer_ += byte;
-    ++trailer_bytes_;
-    return true;
 }
 
 bool BodyReader::end_trailer_line(HttpError& error) {
