@@ -45,6 +45,9 @@ constexpr size_t kHeadBytesMax = 1 << 20;
 /// Chunk extensions of one body, all together (RFC 9112 §7.1.1 lets a recipient limit them).
 constexpr size_t kChunkExtensionBytesMax = 4096;
 
+/// So many names dropped from one head are remembered for the log.
+constexpr size_t kDroppedNamesMax = 16;
+
 /// What the connection knows about its peer; decided before the first byte is parsed.
 struct PeerFacts {
     bool is_trusted = false;   ///< forwarded_allow_ips says so, or a unix socket
@@ -79,7 +82,8 @@ public:
     uint8_t version_major = 1;
     uint8_t version_minor = 1;
     std::vector<Field> fields;    ///< kept fields only (header_map may drop some)
-    std::vector<std::string_view> dropped_names;  ///< names that header_map dropped, to be logged once
+    std::vector<std::string_view> dropped_names;  ///< names header_map dropped (the first
+                                                  ///< kDroppedNamesMax), to be logged once
 
     Framing framing = Framing::None;
     uint64_t content_length = 0;  ///< valid with Framing::Length
@@ -89,7 +93,10 @@ public:
     bool is_upgrade = false;      ///< Connection has the token "upgrade"
 
     [[nodiscard]] bool is_head() const { return method == "HEAD"; }
-    [[nodiscard]] bool is_http_11() const { return version_minor >= 1 || version_major > 1; }
+    /// HTTP/1.1 or later.
+    [[nodiscard]] bool is_http_11() const {
+        return version_major > 1 || (version_major == 1 && version_minor >= 1);
+    }
 
     /// Value of the first field with this id or (case-blind) name; nullptr if there is none.
     [[nodiscard]] const Field* find(FieldId id) const;
@@ -100,8 +107,8 @@ public:
 
 private:
     friend class HeadParser;
-    std::string block_;  ///< the head's bytes; the views' owner
-    std::string extra_;  ///< rewritten values (folding, case), reserved up front so views stay valid
+    std::string block_;  ///< the head's bytes and some padding; the views' owner
+    std::vector<uint32_t> line_ends_;  ///< position of each line's CR in the head, while it is scanned
 };
 
 /// Why a request is refused. `rule` is a short constant phrase ("bare LF in header section");
@@ -122,7 +129,9 @@ public:
     ///         must start with the same bytes and may only have grown.
     /// used    with Done: bytes of `in` that belong to the head, its final CRLF CRLF included.
     /// error   with Bad: what to answer. Nothing of `in` may be parsed after that.
-    /// Limits are enforced as soon as they are passed, not only when the head is complete.
+    /// Limits are enforced, and bytes that no head may contain are refused, as soon as they arrive;
+    /// so is a bad request line once it is complete. The rest is judged when the head is complete.
+    /// After Bad, `head` holds what was understood before (method, target …) or is empty.
     [[nodiscard]] Parse parse(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
                               RequestHead& head, size_t& used, HttpError& error);
     /// Ready for the next head.
@@ -132,10 +141,25 @@ public:
     [[nodiscard]] static std::string_view request_line(std::string_view in);
 
 private:
-    size_t scanned_ = 0;      ///< bytes of `in` already searched for the end of the head
-    size_t line_start_ = 0;   ///< where the line being scanned starts
-    size_t lines_ = 0;        ///< complete lines seen, the request line included
-    size_t skipped_ = 0;      ///< 2 after a leading CRLF
+    struct Limit;
+    [[nodiscard]] Limit line_limit(const HttpPolicy& policy, bool continues) const;
+    [[nodiscard]] Parse scan(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
+                             RequestHead& head, HttpError& error);
+    [[nodiscard]] bool too_many_fields(std::string_view in, const HttpPolicy& policy,
+                                       const PeerFacts& peer, const RequestHead& head);
+    [[nodiscard]] bool build(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
+                             RequestHead& head, HttpError& error) const;
+
+    // Positions are 32 bits: no head is longer than kHeadBytesMax.
+    uint32_t scanned_ = 0;        ///< bytes of `in` already searched for the end of the head
+    uint32_t line_start_ = 0;     ///< where the line being scanned starts
+    uint32_t field_start_ = 0;    ///< where the last field starts (folded lines belong to it)
+    uint32_t section_start_ = 0;  ///< where the header section starts
+    uint32_t lines_ = 0;          ///< complete lines seen, the request line included
+    uint32_t counted_ = 0;        ///< header lines looked at by too_many_fields()
+    uint32_t kept_ = 0;           ///< … of which begin a field that header_map keeps
+    uint32_t skipped_ = 0;        ///< 2 after a leading CRLF
+    bool line_checked_ = false;   ///< the request line was judged before the head was complete
 };
 
 /// Decodes one body; resumable. Framing::None is complete at once.
@@ -156,15 +180,25 @@ public:
     [[nodiscard]] uint64_t remaining() const;
 
 private:
-    enum class State : uint8_t { Data, Size, Extension, SizeLf, DataCr, DataLf, Trailer, Finished };
+    enum class State : uint8_t {
+        Data, Size, Blank, Extension, Quoted, QuotedPair, SizeLf, DataCr, DataLf, Trailer, TrailerLf,
+        Finished
+    };
+    bool size_byte(char byte, HttpError& error);
+    bool start_chunk(HttpError& error);
+    bool take_trailer(std::string_view in, size_t& used, HttpError& error);
+    bool end_trailer_line(HttpError& error);
+
     const HttpPolicy* policy_ = nullptr;  ///< borrowed from the loop, which outlives the connection
     Framing framing_ = Framing::None;
     State state_ = State::Finished;
     uint64_t left_ = 0;             ///< of the body (Length) or of the current chunk
     uint64_t received_ = 0;
-    size_t size_digits_ = 0;
-    size_t extension_bytes_ = 0;
-    std::string trailer_;           ///< trailer section so far, bounded by the head's limits
+    uint32_t size_digits_ = 0;      ///< of the chunk size being read
+    uint32_t overhead_bytes_ = 0;   ///< extensions and needless zeros of all chunks so far
+    uint32_t trailer_bytes_ = 0;    ///< of the trailer section so far
+    uint32_t trailer_fields_ = 0;
+    std::string trailer_;           ///< the trailer line being received, bounded by the limits
 };
 
 }  // namespace gcorn

@@ -15,7 +15,8 @@
 
 namespace gcorn {
 
-/// The value of Server; the config file may change it (gunicorn.SERVER), "" leaves the field out.
+/// The value of Server; the config file may change it (gunicorn.SERVER), "" leaves the field out, and
+/// so does a value no field may have.
 struct ResponseOptions {
     std::string server = "gcorn";
 };
@@ -26,13 +27,14 @@ public:
     /// is persistent only if the request asks for it and its own framing permits it, too.
     void begin(const RequestHead& head, bool may_keep_alive, const ResponseOptions& options);
 
-    /// "200 OK". Forgets earlier status and fields (start_response with exc_info replaces, PEP 3333).
-    /// Error: the sentence for the application's exception. Refused: no three digits first, 1xx
-    /// (an interim status is no answer), control bytes, line breaks.
+    /// "200 OK", in latin-1. Forgets earlier status and fields (start_response with exc_info replaces,
+    /// PEP 3333), so it comes before the fields. Error: the sentence for the application's exception.
+    /// Refused: anything but three digits, or three digits, a blank and a reason; 1xx (an interim
+    /// status is no answer) but 101 to a request with `Connection: upgrade`; control bytes.
     Status set_status(std::string_view status);
 
-    /// One field, in the application's order and spelling. Names must be tokens, values free of
-    /// control bytes; outer blanks are trimmed. Hop-by-hop fields, Server and Date are dropped as
+    /// One field, in the application's order and spelling, in latin-1. Names must be tokens, values free
+    /// of control bytes; outer blanks are trimmed. Hop-by-hop fields, Server and Date are dropped as
     /// gunicorn does (Connection: upgrade and Upgrade: websocket survive; `Connection: close` is
     /// honoured, Deviation: gunicorn ignores it). A Content-Length that is no number, or differs from
     /// an earlier one, is refused.
@@ -54,7 +56,8 @@ public:
     [[nodiscard]] Pieces finish();
 
     /// A complete error answer, replacing whatever was set (the head must not be out). The page
-    /// quotes nothing from the client. Always `Connection: close`.
+    /// quotes nothing from the client. Always `Connection: close`. To HEAD only the head is sent.
+    /// Deviation: gunicorn leaves out Server and Date; RFC 9110 §6.6.1 asks for a Date.
     [[nodiscard]] std::string_view error_page(int status);
 
     [[nodiscard]] bool has_status() const { return !status_.empty(); }
@@ -63,7 +66,8 @@ public:
     [[nodiscard]] bool is_short() const;
     /// More were offered and cut.
     [[nodiscard]] bool is_cut() const { return cut_; }
-    [[nodiscard]] bool keeps_alive() const { return keep_alive_; }
+    /// The connection may serve another request. Before the head is out: as far as known.
+    [[nodiscard]] bool keeps_alive() const { return keep_alive_ && !wants_close_; }
     /// The connection cannot serve another request (an error cut the body, a refusal, a stop).
     /// Before the head is out this also makes it say `Connection: close`.
     void must_close() { keep_alive_ = false; }
@@ -81,22 +85,31 @@ public:
     [[nodiscard]] std::string_view field(std::string_view name, bool& found) const;
 
 private:
-    // http_response's builder fills this in; the members named above are fixed.
+    enum class BodyKind : uint8_t { None, Length, Chunked, UntilClose };
+    [[nodiscard]] BodyKind body_kind() const;
+    [[nodiscard]] bool has_no_body() const;
+    Status add_content_length(std::string_view name, std::string_view value);
+    void note_connection(std::string_view value);
+    void append_field(std::string_view name, std::string_view value);
     void render_head();
-    const RequestHead* head_ = nullptr;  ///< borrowed from the Exchange that owns both
+
+    const RequestHead* head_ = nullptr;         ///< borrowed from the Exchange that owns both
     const ResponseOptions* options_ = nullptr;  ///< borrowed from the worker
     std::string status_;
     std::string fields_;
     std::string out_;          ///< bytes of the last Pieces::before
-    int code_ = 0;
     uint64_t length_ = 0;
     uint64_t body_bytes_ = 0;
+    int code_ = 0;
+    BodyKind body_kind_ = BodyKind::None;  ///< decided with the head
     bool has_length_ = false;
     bool chunked_ = false;
     bool keep_alive_ = false;
+    bool wants_close_ = false;  ///< the application's Connection has the token "close"
     bool head_sent_ = false;
     bool cut_ = false;
-    bool is_upgrade_ = false;
+    bool finished_ = false;
+    bool is_upgrade_ = false;   ///< the application's Connection has the token "upgrade"
 };
 
 /// The reason phrase for a status this server sends by itself ("Bad Request"); "Error" if unknown.

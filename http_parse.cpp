@@ -1,0 +1,908 @@
+#include "http_parse.h"
+
+#include <algorithm>
+#include <array>
+
+#include <arpa/inet.h>
+
+#include "base/text.h"
+
+namespace gcorn {
+
+// ------------------------------------------------------------------------------- field names
+
+namespace {
+
+constexpr size_t kFieldCount = static_cast<size_t>(FieldId::Count);
+
+constexpr size_t longest_field_name() {
+    size_t longest = 0;
+    for (const std::string_view name : kFieldNames) longest = std::max(longest, name.size());
+    return longest;
+}
+constexpr size_t kLongestName = longest_field_name();
+
+/// Four characters and the length tell all known names apart. `| 0x20` folds the case of letters; what
+/// else it merges does not matter, because a hit is compared in full. `name` has two bytes or more.
+constexpr uint32_t field_key(std::string_view name) {
+    const auto folded = [&](size_t i) { return static_cast<uint32_t>(name[i] | 0x20) & 0xFF; };
+    const size_t n = name.size();
+    const uint32_t key = folded(0) | folded(n / 2) << 8 | folded(n - 2) << 16 | folded(n - 1) << 24;
+    return key ^ static_cast<uint32_t>(n) * 0x01000193;
+}
+
+/// A multiplicative hash into kSlots slots without collisions, found by the compiler.
+struct FieldTable {
+    static constexpr size_t kSlots = 512;
+    uint32_t multiplier = 0;
+    std::array<uint8_t, kSlots> ids{};
+
+    static constexpr size_t slot(uint32_t key, uint32_t multiplier) {
+        return (key * multiplier) >> 23;  // the upper nine bits
+    }
+};
+
+constexpr FieldTable make_field_table() {
+    for (uint32_t seed = 1;; ++seed) {
+        FieldTable table;
+        table.multiplier = seed * 0x9E3779B1u | 1u;
+        bool collides = false;
+        for (size_t id = 1; id < kFieldCount && !collides; ++id) {
+            uint8_t& entry =
+                table.ids[FieldTable::slot(field_key(kFieldNames[id]), table.multiplier)];
+            collides = entry != 0;
+            entry = static_cast<uint8_t>(id);
+        }
+        if (!collides) return table;
+    }
+}
+constexpr FieldTable kFieldTable = make_field_table();
+static_assert(kFieldCount <= 64, "sets of FieldIds are 64-bit masks");
+static_assert(FieldId::Expect == static_cast<FieldId>(6), "the deciding fields come first");
+
+/// Eight (or four) bytes of `name` equal those of `known`, a stretch of a known name: lower-case
+/// letters, digits and '-'. Letters have bit 0x40, and only there may the case bit 0x20 differ.
+template <typename Word>
+bool same_word(const char* name, const char* known) {
+    Word a, b;
+    std::memcpy(&a, name, sizeof a);
+    std::memcpy(&b, known, sizeof b);
+    constexpr Word kLetterBits = static_cast<Word>(~Word{0} / 255 * 0x40);
+    return ((a ^ b) & ~((b & kLetterBits) >> 1)) == 0;
+}
+
+/// Case-blind equality with a known name of the same length, in overlapping words.
+inline bool same_known_name(const char* name, const char* known, size_t size) {
+    if (size >= 8) {
+        for (size_t i = 0; i + 8 < size; i += 8) {
+            if (!same_word<uint64_t>(name + i, known + i)) return false;
+        }
+        return same_word<uint64_t>(name + size - 8, known + size - 8);
+    }
+    if (size >= 4) {
+        return same_word<uint32_t>(name, known) &&
+               same_word<uint32_t>(name + size - 4, known + size - 4);
+    }
+    return iequals({name, size}, {known, size});
+}
+
+}  // namespace
+
+FieldId find_field(std::string_view name) {
+    if (name.size() < 2 || name.size() > kLongestName) return FieldId::Unknown;
+    const uint8_t id = kFieldTable.ids[FieldTable::slot(field_key(name), kFieldTable.multiplier)];
+    const std::string_view known = kFieldNames[id];
+    const bool same =
+        known.size() == name.size() && same_known_name(name.data(), known.data(), name.size());
+    return same ? static_cast<FieldId>(id) : FieldId::Unknown;
+}
+
+const Field* RequestHead::find(FieldId id) const {
+    for (const Field& field : fields) {
+        if (field.id == id) return &field;
+    }
+    return nullptr;
+}
+
+const Field* RequestHead::find(std::string_view name) const {
+    for (const Field& field : fields) {
+        if (iequals(field.name, name)) return &field;
+    }
+    return nullptr;
+}
+
+void RequestHead::clear() {
+    method = target = raw_path = query = fragment = script_name = protocol = authority = {};
+    version_major = version_minor = 1;
+    fields.clear();
+    dropped_names.clear();
+    framing = Framing::None;
+    content_length = 0;
+    is_https = keep_alive = expects_continue = is_upgrade = false;
+    block_.clear();
+    line_ends_.clear();
+}
+
+namespace {
+
+// ------------------------------------------------------------------------------- small helpers
+
+constexpr size_t kDetailBytesMax = 64;
+
+/// Always false, so that a check can end with `return refuse(…)`.
+bool refuse(HttpError& error, int status, const char* rule, std::string_view detail) {
+    error.status = status;
+    error.rule = rule;
+    error.detail = detail.substr(0, kDetailBytesMax);
+    return false;
+}
+
+constexpr bool is_blank(char c) { return c == ' ' || c == '\t'; }
+
+inline std::string_view trim_blanks(const char* begin, const char* end) {
+    while (begin != end && is_blank(*begin)) ++begin;
+    while (begin != end && is_blank(end[-1])) --end;
+    return {begin, static_cast<size_t>(end - begin)};
+}
+
+/// Calls visit(item) for every item of a comma list, empty ones included, outer blanks removed.
+template <typename Visit>
+void for_each_item(std::string_view list, Visit visit) {
+    for (size_t start = 0; start <= list.size();) {
+        const size_t comma = std::min(list.find(',', start), list.size());
+        visit(trim_blanks(list.data() + start, list.data() + comma));
+        start = comma + 1;
+    }
+}
+
+bool has_high_byte(std::string_view text) {
+    uint8_t all = 0;
+    for (const char c : text) all |= static_cast<uint8_t>(c);  // the compiler makes this wide
+    return all >= 0x80;
+}
+
+/// Position of the first colon, or line.size(). Most names are shorter than one step.
+inline size_t find_colon(std::string_view line) {
+    size_t i = 0;
+#if defined(__SSE2__) && !defined(GCORN_PORTABLE_SCAN)
+    const __m128i colon = _mm_set1_epi8(':');
+    for (; line.size() - i >= 16; i += 16) {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(line.data() + i));
+        const int hits = _mm_movemask_epi8(_mm_cmpeq_epi8(bytes, colon));
+        if (hits != 0) return i + static_cast<size_t>(__builtin_ctz(static_cast<unsigned>(hits)));
+    }
+#endif
+    while (i < line.size() && line[i] != ':') ++i;
+    return i;
+}
+
+// The limits as they act (see HttpPolicy).
+uint32_t line_bytes_max(const HttpPolicy& policy) {
+    constexpr uint32_t kMost = 8190;
+    return policy.limit_request_line == 0 ? kMost : std::min(policy.limit_request_line, kMost);
+}
+uint32_t fields_max(const HttpPolicy& policy) {
+    constexpr uint32_t kMost = 32768;
+    return policy.limit_request_fields == 0 ? kMost : std::min(policy.limit_request_fields, kMost);
+}
+uint32_t field_bytes_max(const HttpPolicy& policy) {
+    const uint32_t most = kHeadBytesMax;
+    return policy.limit_request_field_size == 0 ? most
+                                                : std::min(policy.limit_request_field_size, most);
+}
+/// Of the header section with its final CRLF; only fields that are dropped can reach it
+/// (gunicorn: max_buffer_headers).
+uint64_t section_bytes_max(const HttpPolicy& policy) {
+    return uint64_t{fields_max(policy)} * (uint64_t{field_bytes_max(policy)} + 2) + 4;
+}
+
+// ------------------------------------------------------------------------------- host and port
+
+constexpr std::array<bool, 256> make_reg_name_table() {
+    std::array<bool, 256> table{};
+    for (int c = 0; c < 128; ++c) {
+        const char ch = static_cast<char>(c);
+        table[static_cast<size_t>(c)] =
+            is_alpha(ch) || is_digit(ch) ||
+            std::string_view("-._~!$&'()*+,;=").find(ch) != std::string_view::npos;
+    }
+    return table;
+}
+constexpr std::array<bool, 256> kRegName = make_reg_name_table();
+
+/// Length of the reg-name (RFC 3986 §3.2.2) that `text` starts with; an IPv4 address is one, too.
+size_t reg_name_size(std::string_view text) {
+    size_t i = 0;
+    while (i < text.size()) {
+        if (kRegName[static_cast<unsigned char>(text[i])]) {
+            ++i;
+        } else if (text.size() - i > 2 && text[i] == '%' && hex_value(text[i + 1]) >= 0 &&
+                   hex_value(text[i + 2]) >= 0) {
+            i += 3;
+        } else {
+            break;
+        }
+    }
+    return i;
+}
+
+/// Length of "[" IPv6address "]" at the start of `text`, or 0.
+/// Limit: IPvFuture and zone identifiers are refused; neither may appear in a Host that means a host.
+size_t ip_literal_size(std::string_view text) {
+    const size_t end = text.find(']');
+    char address[INET6_ADDRSTRLEN] = {};
+    if (end == std::string_view::npos || end - 1 >= sizeof address) return 0;
+    text.copy(address, end - 1, 1);
+    struct in6_addr parsed {};
+    return ::inet_pton(AF_INET6, address, &parsed) == 1 ? end + 1 : 0;
+}
+
+/// A TCP port in decimal. Empty is legal after the colon of a Host (RFC 3986 §3.2.3).
+bool is_port(std::string_view text) {
+    if (text.empty()) return true;
+    const std::optional<uint64_t> port = parse_decimal(text);
+    return port && *port <= 65535;
+}
+
+/// uri-host [ ":" port ] (RFC 9110 §7.2) with a host that is not empty. No userinfo: RFC 9110 §4.2.4
+/// has a recipient treat it as an error.
+bool is_authority(std::string_view text, bool needs_port) {
+    const bool is_literal = !text.empty() && text.front() == '[';
+    const size_t host_size = is_literal ? ip_literal_size(text) : reg_name_size(text);
+    if (host_size == 0) return false;
+    if (host_size == text.size()) return !needs_port;
+    const std::string_view port = text.substr(host_size + 1);
+    return text[host_size] == ':' && is_port(port) && !(needs_port && port.empty());
+}
+
+// ------------------------------------------------------------------------------- fields
+
+/// "Name: value" → its parts. Returns the rule it breaks, or nullptr. The line holds no control byte
+/// but HTAB: whoever found its end made sure.
+inline const char* split_field(std::string_view line, const HttpPolicy& policy, Field& field) {
+    const size_t colon = find_colon(line);
+    if (colon == line.size()) return "header line without colon";
+    field.name = line.substr(0, colon);
+    field.value = trim_blanks(line.data() + colon + 1, line.data() + line.size());
+    field.id = find_field(field.name);
+    if (field.id != FieldId::Unknown) return nullptr;
+    if (policy.strip_header_spaces && !field.name.empty() && is_blank(field.name.back())) {
+        field.name = trim(field.name);
+        field.id = find_field(field.name);
+    }
+    // RFC 9112 §5.1: no blank before the colon; it was a way to hide a field from a front end.
+    return is_token(field.name) ? nullptr : "invalid header name";
+}
+
+enum class Fate : uint8_t { Keep, Drop, Refuse };
+
+bool is_forwarder_name(std::string_view name, const HttpPolicy& policy, const PeerFacts& peer) {
+    const auto matches = [&](const std::string& listed) {
+        return listed == "*" || iequals(listed, name);
+    };
+    return peer.is_trusted && std::any_of(policy.forwarder_headers.begin(),
+                                          policy.forwarder_headers.end(), matches);
+}
+
+/// What header_map and forwarder_headers say about a name. X_Y and X-Y become the same environ key, so
+/// a client could forge with the one what its front end cleans from the other.
+Fate fate_of(std::string_view name, const HttpPolicy& policy, const PeerFacts& peer) {
+    if (name.find('_') == std::string_view::npos) return Fate::Keep;
+    if (is_forwarder_name(name, policy, peer)) return Fate::Keep;
+    switch (policy.header_map) {
+        case HeaderMap::Drop: return Fate::Drop;
+        case HeaderMap::Refuse: return Fate::Refuse;
+        case HeaderMap::Dangerous: return Fate::Keep;
+    }
+    return Fate::Refuse;
+}
+
+// ------------------------------------------------------------------------------- the head's meaning
+
+/// Turns the lines of one head into a RequestHead. Lines come without CRLF, free of control bytes (but
+/// HTAB in header lines), and outlive the head's views. Every method returns false after refusing.
+class HeadBuilder {
+public:
+    HeadBuilder(const HttpPolicy& policy, const PeerFacts& peer, RequestHead& head, HttpError& error)
+        : policy_(policy), peer_(peer), head_(head), error_(error) {
+        head_.is_https = peer.is_tls;
+    }
+
+    [[nodiscard]] bool add_request_line(char* bytes, size_t size);
+    [[nodiscard]] bool add_field(std::string_view line);
+    /// Judges what only the whole head tells.
+    [[nodiscard]] bool complete();
+
+private:
+    bool fail(int status, const char* rule, std::string_view detail) {
+        return refuse(error_, status, rule, detail);
+    }
+    bool take_method(char* bytes, size_t size);
+    bool take_version(std::string_view word);
+    bool take_target();
+    void split_path(std::string_view rest);
+    bool note(const Field& field);
+    void note_connection(std::string_view value);
+    bool note_transfer_encoding(std::string_view value);
+    bool note_scheme(const Field& field);
+    bool complete_host();
+    bool complete_framing();
+    bool complete_mount();
+
+    const HttpPolicy& policy_;
+    const PeerFacts& peer_;
+    RequestHead& head_;
+    HttpError& error_;
+
+    uint64_t scheme_ids_ = ~uint64_t{0};  ///< fields that secure_scheme_headers may name; all = not known yet
+    const size_t kNone = SIZE_MAX;
+    size_t host_ = kNone;  ///< its index in head_.fields
+    bool has_content_type_ = false;
+    bool has_length_ = false, has_transfer_encoding_ = false;
+    bool is_chunked_ = false, has_other_coding_ = false;
+    bool has_close_ = false, has_keep_alive_ = false;
+    bool has_expect_ = false, has_other_expectation_ = false;
+    bool has_scheme_ = false;
+    bool has_script_name_ = false;
+};
+
+/// method SP request-target SP HTTP-version (RFC 9112 §3), exactly one blank each time: RFC 9112 §3
+/// lets a lenient server split at any blank, and every such server splits differently.
+bool HeadBuilder::add_request_line(char* bytes, size_t size) {
+    const std::string_view line(bytes, size);
+    const size_t first = line.find(' ');
+    const size_t second = first == std::string_view::npos ? first : line.find(' ', first + 1);
+    if (second == std::string_view::npos) {
+        return fail(400, "request line needs method, target and version", line);
+    }
+    if (!take_method(bytes, first)) return false;
+    head_.target = line.substr(first + 1, second - first - 1);
+    return take_version(line.substr(second + 1)) && take_target();
+}
+
+/// A token (RFC 9110 §9.1), of gunicorn's stricter shape unless permit_unconventional_http_method.
+bool HeadBuilder::take_method(char* bytes, size_t size) {
+    const std::string_view method(bytes, size);
+    const auto is_unusual = [](char c) { return c == '#' || (c >= 'a' && c <= 'z'); };
+    const bool is_conventional = size >= 3 && size <= 20 &&
+                                 std::none_of(method.begin(), method.end(), is_unusual);
+    if (!is_token(method) || !(is_conventional || policy_.permit_unconventional_http_method)) {
+        return fail(400, "invalid method", method);
+    }
+    if (policy_.casefold_http_method) std::transform(bytes, bytes + size, bytes, to_upper);
+    head_.method = method;
+    return true;
+}
+
+/// HTTP-version (RFC 9112 §2.3). 505 is for a well-formed one that we do not speak, such as that of
+/// HTTP/2's connection preface.
+bool HeadBuilder::take_version(std::string_view word) {
+    if (word.size() != 8 || word.substr(0, 5) != "HTTP/" || !is_digit(word[5]) || word[6] != '.' ||
+        !is_digit(word[7])) {
+        return fail(400, "invalid HTTP version", word);
+    }
+    if (word[5] != '1' && !policy_.permit_unconventional_http_version) {
+        return fail(505, "unsupported HTTP version", word);
+    }
+    head_.protocol = word;
+    head_.version_major = static_cast<uint8_t>(word[5] - '0');
+    head_.version_minor = static_cast<uint8_t>(word[7] - '0');
+    return true;
+}
+
+/// The four forms of a request target (RFC 9112 §3.2).
+bool HeadBuilder::take_target() {
+    const std::string_view target = head_.target;
+    if (target.empty()) return fail(400, "empty request target", target);
+    if (has_high_byte(target)) return fail(400, "8-bit byte in request target", target);
+    if (head_.method == "CONNECT") {
+        head_.authority = target;
+        return is_authority(target, true) || fail(400, "CONNECT needs host and port", target);
+    }
+    if (target.front() == '/') {
+        split_path(target);
+        return true;
+    }
+    if (target == "*") {
+        head_.raw_path = target;
+        return head_.method == "OPTIONS" || fail(400, "'*' is for OPTIONS only", head_.method);
+    }
+    const size_t scheme_size = iequals(target.substr(0, 7), "http://")    ? 7
+                               : iequals(target.substr(0, 8), "https://") ? 8
+                                                                          : 0;
+    if (scheme_size == 0) return fail(400, "invalid request target", target);
+    const size_t end = std::min(target.find_first_of("/?#", scheme_size), target.size());
+    head_.authority = target.substr(scheme_size, end - scheme_size);
+    split_path(target.substr(end));
+    return is_authority(head_.authority, false) ||
+           fail(400, "invalid authority in request target", head_.authority);
+}
+
+/// path [ "?" query ] [ "#" fragment ]. A fragment has no place in a target, but gunicorn takes it off.
+void HeadBuilder::split_path(std::string_view rest) {
+    const size_t hash = rest.find('#');
+    if (hash != std::string_view::npos) {
+        head_.fragment = rest.substr(hash + 1);
+        rest = rest.substr(0, hash);
+    }
+    const size_t mark = rest.find('?');
+    if (mark != std::string_view::npos) {
+        head_.query = rest.substr(mark + 1);
+        rest = rest.substr(0, mark);
+    }
+    head_.raw_path = rest;
+}
+
+inline bool HeadBuilder::add_field(std::string_view line) {
+    Field field;
+    if (const char* rule = split_field(line, policy_, field)) return fail(400, rule, line);
+    if (peer_.is_trusted && !note_scheme(field)) return false;
+    if (field.id == FieldId::Unknown) {
+        switch (fate_of(field.name, policy_, peer_)) {
+            case Fate::Keep: break;
+            case Fate::Refuse: return fail(400, "underscore in header name", field.name);
+            case Fate::Drop:
+                if (head_.dropped_names.size() < kDroppedNamesMax) {
+                    head_.dropped_names.push_back(field.name);
+                }
+                return true;
+        }
+        if (iequals(field.name, "SCRIPT_NAME") && is_forwarder_name(field.name, policy_, peer_)) {
+            if (has_script_name_) return fail(400, "more than one SCRIPT_NAME", field.value);
+            has_script_name_ = true;
+            head_.script_name = field.value;
+        }
+    }
+    head_.fields.push_back(field);
+    return field.id > FieldId::Expect || field.id == FieldId::Unknown || note(field);
+}
+
+/// The fields that decide what a request is. No doubt is allowed about any of them.
+bool HeadBuilder::note(const Field& field) {
+    switch (field.id) {
+        case FieldId::Host:
+            if (host_ != kNone) return fail(400, "more than one Host", field.value);
+            host_ = head_.fields.size() - 1;
+            // Empty is legal: a target URI without authority (RFC 9112 §3.2).
+            return field.value.empty() || is_authority(field.value, false) ||
+                   fail(400, "invalid Host", field.value);
+        case FieldId::ContentType:
+            if (has_content_type_) return fail(400, "more than one Content-Type", field.value);
+            has_content_type_ = true;
+            return true;
+        case FieldId::ContentLength: {
+            // RFC 9112 §6.3 would allow equal repetitions; gunicorn refuses them, and so do we.
+            if (has_length_) return fail(400, "more than one Content-Length", field.value);
+            const std::optional<uint64_t> length = parse_decimal(field.value);
+            if (!length || *length > INT64_MAX) {
+                return fail(400, "invalid Content-Length", field.value);
+            }
+            has_length_ = true;
+            head_.content_length = *length;
+            return true;
+        }
+        case FieldId::TransferEncoding: return note_transfer_encoding(field.value);
+        case FieldId::Connection: note_connection(field.value); return true;
+        case FieldId::Expect:
+            has_expect_ = true;
+            if (!iequals(field.value, "100-continue")) has_other_expectation_ = true;
+            return true;
+        default: return true;
+    }
+}
+
+/// Connection is a list of options, over all its lines (RFC 9110 §7.6.1).
+void HeadBuilder::note_connection(std::string_view value) {
+    for_each_item(value, [&](std::string_view option) {
+        if (iequals(option, "close")) has_close_ = true;
+        else if (iequals(option, "keep-alive")) has_keep_alive_ = true;
+        else if (iequals(option, "upgrade")) head_.is_upgrade = true;
+    });
+}
+
+/// Collects the codings of all lines. Only blanks and commas separate them: 0x85 and 0xA0 are blanks
+/// to some parsers and therefore make another, unknown coding here.
+bool HeadBuilder::note_transfer_encoding(std::string_view value) {
+    has_transfer_encoding_ = true;
+    bool follows_chunked = false;
+    for_each_item(value, [&](std::string_view coding) {
+        const bool is_chunked = iequals(coding, "chunked");
+        if (is_chunked_ && !coding.empty()) follows_chunked = true;
+        (is_chunked ? is_chunked_ : has_other_coding_) = true;
+    });
+    // RFC 9112 §6.1: chunked is never applied twice, and never followed by another coding.
+    return !follows_chunked || fail(400, "transfer coding after chunked", value);
+}
+
+/// secure_scheme_headers of a trusted peer: the exact value means https, any other http.
+bool HeadBuilder::note_scheme(const Field& field) {
+    if (scheme_ids_ == ~uint64_t{0}) {
+        scheme_ids_ = 0;
+        for (const auto& entry : policy_.secure_scheme_headers) {
+            scheme_ids_ |= uint64_t{1} << static_cast<unsigned>(find_field(entry.first));
+        }
+    }
+    if ((scheme_ids_ >> static_cast<unsigned>(field.id) & 1) == 0) return true;
+    for (const auto& [name, secure_value] : policy_.secure_scheme_headers) {
+        if (!iequals(name, field.name)) continue;
+        const bool is_https = field.value == secure_value;
+        if (has_scheme_ && is_https != head_.is_https) {
+            return fail(400, "contradictory scheme headers", field.name);
+        }
+        has_scheme_ = true;
+        head_.is_https = is_https;
+    }
+    return true;
+}
+
+bool HeadBuilder::complete() {
+    if (!complete_host() || !complete_framing() || !complete_mount()) return false;
+    const bool is_http_11 = head_.is_http_11();
+    // RFC 9110 §10.1.1: an HTTP/1.0 client cannot mean it.
+    if (is_http_11 && has_other_expectation_) {
+        return fail(417, "unknown expectation", head_.find(FieldId::Expect)->value);
+    }
+    const bool has_body = head_.framing == Framing::Chunked || head_.content_length > 0;
+    head_.expects_continue = is_http_11 && has_expect_ && has_body;
+    // RFC 9112 §9.3. What follows a CONNECT may already be the tunnel's.
+    head_.keep_alive =
+        !has_close_ && (is_http_11 || has_keep_alive_) && head_.method != "CONNECT";
+    return true;
+}
+
+/// RFC 9112 §3.2: an HTTP/1.1 request has one Host; §3.2.2: the target's authority replaces it.
+bool HeadBuilder::complete_host() {
+    if (host_ == kNone && head_.is_http_11()) return fail(400, "missing Host", {});
+    if (head_.authority.empty()) return true;
+    if (host_ == kNone) {
+        head_.fields.push_back({"Host", head_.authority, FieldId::Host});
+    } else {
+        head_.fields[host_].value = head_.authority;
+    }
+    return true;
+}
+
+/// RFC 9112 §6.3. Where the RFC lets a server choose between two readings, the answer is 400: the
+/// front end may have chosen the other one.
+bool HeadBuilder::complete_framing() {
+    if (has_transfer_encoding_) {
+        const std::string_view value = head_.find(FieldId::TransferEncoding)->value;
+        if (!head_.is_http_11()) return fail(400, "Transfer-Encoding in HTTP/1.0", value);
+        if (has_length_) return fail(400, "Content-Length with Transfer-Encoding", value);
+        // We decode no other coding, so the application would get bytes it cannot read (§6.1: 501).
+        if (!is_chunked_ || has_other_coding_) return fail(501, "unknown transfer coding", value);
+        head_.framing = Framing::Chunked;
+        return true;
+    }
+    if (!has_length_) return true;
+    head_.framing = Framing::Length;
+    const uint64_t most = policy_.limit_request_body;
+    return most == 0 || head_.content_length <= most ||
+           fail(413, "request body too large", head_.find(FieldId::ContentLength)->value);
+}
+
+/// Takes the mount point off the path. A mismatch is a mistake between proxy and server: 500.
+bool HeadBuilder::complete_mount() {
+    if (!has_script_name_) head_.script_name = policy_.script_name;
+    if (head_.script_name.empty() || head_.raw_path == "*" || head_.method == "CONNECT") return true;
+    if (head_.raw_path.substr(0, head_.script_name.size()) != head_.script_name) {
+        return fail(500, "path does not start with SCRIPT_NAME", head_.raw_path);
+    }
+    head_.raw_path.remove_prefix(head_.script_name.size());
+    return true;
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------- HeadParser
+
+/// How far the line being scanned may reach, its CRLF included, and what to say if it does not end.
+struct HeadParser::Limit {
+    size_t end;
+    int status;
+    const char* rule;
+};
+
+HeadParser::Limit HeadParser::line_limit(const HttpPolicy& policy, bool continues) const {
+    if (lines_ == 0) {
+        return {size_t{line_start_} + line_bytes_max(policy) + 2, 414, "request line too long"};
+    }
+    const size_t start = continues ? field_start_ : line_start_;
+    // The empty line that ends the head is no field.
+    const Limit field = {std::max(start + field_bytes_max(policy), size_t{line_start_} + 2), 431,
+                         "header field too long"};
+    const uint64_t section = std::min<uint64_t>(section_start_ + section_bytes_max(policy),
+                                                kHeadBytesMax);
+    if (field.end <= section) return field;
+    return {static_cast<size_t>(section), 431, "header section too long"};
+}
+
+Parse HeadParser::parse(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
+                        RequestHead& head, size_t& used, HttpError& error) {
+    if (scanned_ == 0) head.clear();
+    const Parse outcome = scan(in, policy, peer, head, error);
+    if (outcome == Parse::Done) {
+        used = scanned_;
+        return build(in, policy, peer, head, error) ? Parse::Done : Parse::Bad;
+    }
+    // Not complete: judge the request line now. Its own fault is reported before any of a later line,
+    // so that the answer does not depend on how the head was cut into pieces.
+    if (lines_ > 0 && !line_checked_) {
+        line_checked_ = true;
+        head.block_.assign(in.substr(skipped_, head.line_ends_[0] - skipped_));
+        HttpError line_error;
+        HeadBuilder builder(policy, peer, head, line_error);
+        if (!builder.add_request_line(head.block_.data(), head.block_.size())) {
+            error = std::move(line_error);
+            return Parse::Bad;
+        }
+    }
+    return outcome;
+}
+
+/// Finds the end of the head, line by line, and refuses on the way what no line may contain. Looks at
+/// every byte once, whatever the pieces, and only at those within the limit of their line: what comes
+/// first in the bytes is what is reported.
+Parse HeadParser::scan(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
+                       RequestHead& head, HttpError& error) {
+    const auto bad = [&](int status, const char* rule, size_t at) {
+        refuse(error, status, rule, in.substr(line_start_, at - line_start_ + 1));
+        return Parse::Bad;
+    };
+    for (;;) {
+        const bool continues = lines_ > 0 && line_start_ < in.size() && is_blank(in[line_start_]);
+        if (continues && lines_ == 1) return bad(400, "blank before the first header", line_start_);
+        if (continues && !policy.permit_obsolete_folding) {
+            return bad(400, "obsolete line folding", line_start_);
+        }
+        const Limit limit = line_limit(policy, continues);
+        const size_t end = std::min(in.size(), limit.end);
+        size_t at = find_control(in.data(), scanned_, end);
+        while (at < end && in[at] == '\t' && lines_ > 0) at = find_control(in.data(), at + 1, end);
+        scanned_ = static_cast<uint32_t>(at);
+        // A CR whose LF would lie outside does not end the line in time.
+        const bool is_cr = at < end && in[at] == '\r';
+        if (at >= limit.end || (is_cr && at + 1 == limit.end)) {
+            return bad(limit.status, limit.rule, limit.end - 1);
+        }
+        if (at == in.size() || (is_cr && at + 1 == in.size())) return Parse::NeedMore;
+        if (in[at] == '\n') return bad(400, "bare LF in head", at);
+        if (!is_cr) return bad(400, "control byte in head", at);
+        if (in[at + 1] != '\n') return bad(400, "bare CR in head", at);
+
+        scanned_ = static_cast<uint32_t>(at + 2);
+        if (at == line_start_) {
+            if (lines_ > 0) return Parse::Done;
+            // RFC 9112 §2.2: ignore an empty line before the request line. One is enough.
+            if (skipped_ > 0) return bad(400, "empty request line", at);
+            skipped_ = line_start_ = scanned_;
+            continue;
+        }
+        if (lines_ == 0) section_start_ = scanned_;
+        else if (!continues) field_start_ = line_start_;
+        head.line_ends_.push_back(static_cast<uint32_t>(at));
+        if (++lines_ > fields_max(policy) + 1 && too_many_fields(in, policy, peer, head)) {
+            return bad(431, "too many header fields", at);
+        }
+        line_start_ = scanned_;
+    }
+}
+
+/// There are more lines than fields allowed; are there more fields that header_map keeps? Looks at
+/// every line once per head.
+bool HeadParser::too_many_fields(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
+                                 const RequestHead& head) {
+    for (; counted_ + 1 < lines_; ++counted_) {
+        const size_t start = head.line_ends_[counted_] + 2;
+        const std::string_view line = in.substr(start, head.line_ends_[counted_ + 1] - start);
+        const std::string_view name = trim(line.substr(0, find_colon(line)));
+        if (!is_blank(line.front()) && fate_of(name, policy, peer) != Fate::Drop) ++kept_;
+    }
+    return kept_ > fields_max(policy);
+}
+
+/// The head is complete and free of stray bytes: take it over and understand it.
+bool HeadParser::build(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
+                       RequestHead& head, HttpError& error) const {
+    head.block_.assign(in.data(), scanned_);
+    char* block = head.block_.data();
+    const std::vector<uint32_t>& ends = head.line_ends_;
+    HeadBuilder builder(policy, peer, head, error);
+    if (!builder.add_request_line(block + skipped_, ends[0] - skipped_)) return false;
+
+    head.fields.reserve(ends.size());
+    for (size_t i = 1; i < ends.size(); ++i) {
+        char* start = block + ends[i - 1] + 2;
+        char* end = block + ends[i];
+        // RFC 9112 §5.2: CRLF and the blanks around it become one blank; there is room for it.
+        while (policy.permit_obsolete_folding && i + 1 < ends.size() && is_blank(block[ends[i] + 2])) {
+            const std::string_view rest = trim_blanks(block + ends[i] + 2, block + ends[i + 1]);
+            while (end != start && is_blank(end[-1])) --end;
+            *end++ = ' ';
+            end = std::copy(rest.begin(), rest.end(), end);
+            ++i;
+        }
+        if (!builder.add_field({start, static_cast<size_t>(end - start)})) return false;
+    }
+    return builder.complete();
+}
+
+void HeadParser::reset() { *this = HeadParser(); }
+
+std::string_view HeadParser::request_line(std::string_view in) {
+    if (in.substr(0, 2) == "\r\n") in.remove_prefix(2);
+    return in.substr(0, std::min<size_t>(in.find_first_of("\r\n"), 8190));
+}
+
+// ------------------------------------------------------------------------------- BodyReader
+
+void BodyReader::begin(Framing framing, uint64_t content_length, const HttpPolicy& policy) {
+    policy_ = &policy;
+    framing_ = framing;
+    left_ = framing == Framing::Length ? content_length : 0;
+    received_ = 0;
+    size_digits_ = overhead_bytes_ = trailer_bytes_ = trailer_fields_ = 0;
+    trailer_.clear();
+    state_ = framing == Framing::Chunked ? State::Size : left_ > 0 ? State::Data : State::Finished;
+}
+
+uint64_t BodyReader::remaining() const {
+    if (state_ == State::Finished) return 0;
+    return framing_ == Framing::Length ? left_ : UINT64_MAX;
+}
+
+/// Chunked (RFC 9112 §7.1): one state for each place where the input may end.
+Parse BodyReader::next(std::string_view in, size_t& used, std::string_view& data, HttpError& error) {
+    used = 0;
+    data = {};
+    const auto expect = [&](char byte, char wanted, State then, const char* rule) {
+        state_ = then;
+        return byte == wanted || refuse(error, 400, rule, in.substr(used));
+    };
+    while (state_ != State::Finished && used < in.size()) {
+        const char byte = in[used];
+        bool is_good = true;
+        switch (state_) {
+            case State::Data: {
+                data = in.substr(used, std::min<uint64_t>(left_, in.size() - used));
+                used += data.size();
+                left_ -= data.size();
+                received_ += data.size();
+                if (left_ > 0) return Parse::NeedMore;
+                state_ = framing_ == Framing::Length ? State::Finished : State::DataCr;
+                return state_ == State::Finished ? Parse::Done : Parse::NeedMore;
+            }
+            case State::DataCr:
+                is_good = expect(byte, '\r', State::DataLf, "no CRLF after chunk data");
+                break;
+            case State::DataLf:
+                is_good = expect(byte, '\n', State::Size, "no CRLF after chunk data");
+                break;
+            case State::SizeLf:
+                is_good = expect(byte, '\n', State::Data, "bare CR in chunk size line") &&
+                          start_chunk(error);
+                break;
+            case State::Trailer:
+            case State::TrailerLf:
+                if (!take_trailer(in, used, error)) return Parse::Bad;
+                continue;  // it moved `used` itself
+            case State::Size:
+            case State::Blank:
+            case State::Extension:
+            case State::Quoted:
+            case State::QuotedPair:
+                is_good = size_byte(byte, error);
+                break;
+            case State::Finished: break;
+        }
+        if (!is_good) return Parse::Bad;
+        ++used;
+    }
+    return state_ == State::Finished ? Parse::Done : Parse::NeedMore;
+}
+
+/// One byte of chunk-size [ chunk-ext ] CR. Extensions mean nothing to us, but their bytes and quotes
+/// are followed, so that no one else sees the line end elsewhere (RFC 9112 §7.1.1).
+bool BodyReader::size_byte(char byte, HttpError& error) {
+    const std::string_view detail(&byte, 1);
+    const int digit = hex_value(byte);
+    if (state_ == State::Size && digit >= 0) {
+        if (left_ > (uint64_t{INT64_MAX} - static_cast<uint64_t>(digit)) / 16) {
+            return refuse(error, 400, "chunk size too large", detail);
+        }
+        left_ = left_ * 16 + static_cast<uint64_t>(digit);
+        // Sixteen digits say everything; zeros before them are counted as overhead.
+        if (++size_digits_ <= 16) return true;
+    } else if (byte == '\r' && size_digits_ > 0 &&
+               (state_ == State::Size || state_ == State::Extension)) {
+        state_ = State::SizeLf;
+        return true;
+    } else if (state_ == State::Size || state_ == State::Blank) {
+        // Blanks may stand only between the size and a semicolon.
+        const bool is_legal = size_digits_ > 0 && (byte == ';' || is_blank(byte));
+        if (!is_legal) return refuse(error, 400, "invalid chunk size", detail);
+        state_ = byte == ';' ? State::Extension : State::Blank;
+    } else {
+        if (is_control(byte) && byte != '\t') {
+            return refuse(error, 400, "control byte in chunk extension", detail);
+        }
+        if (state_ == State::QuotedPair) state_ = State::Quoted;
+        else if (state_ == State::Quoted && byte == '\\') state_ = State::QuotedPair;
+        else if (byte == '"') state_ = state_ == State::Quoted ? State::Extension : State::Quoted;
+    }
+    return ++overhead_bytes_ <= kChunkExtensionBytesMax ||
+           refuse(error, 400, "chunk extensions too large", {});
+}
+
+/// The size line is complete; left_ is the size.
+bool BodyReader::start_chunk(HttpError& error) {
+    size_digits_ = 0;
+    state_ = left_ == 0 ? State::Trailer : State::Data;
+    const uint64_t most = policy_->limit_request_body;
+    return most == 0 || received_ + left_ <= most ||
+           refuse(error, 413, "request body too large", {});
+}
+
+/// Takes a stretch of the trailer section, at most to the end of a line. Its lines obey the rules and
+/// limits of the header section, then they are forgotten (RFC 9112 §7.1.2 allows it).
+bool BodyReader::take_trailer(std::string_view in, size_t& used, HttpError& error) {
+    if (state_ == State::TrailerLf) {
+        if (in[used] != '\n') return refuse(error, 400, "bare CR in trailer section", trailer_);
+        ++used;
+        return end_trailer_line(error);
+    }
+    size_t stop = find_control(in.data(), used, in.size());
+    while (stop < in.size() && in[stop] == '\t') stop = find_control(in.data(), stop + 1, in.size());
+    const size_t size = stop - used;
+    // Is there room for this stretch and a CRLF?
+    const auto room = [](uint64_t most, uint64_t taken) { return most - std::min(most, taken + 2); };
+    const uint64_t section_max = std::min<uint64_t>(section_bytes_max(*policy_), kHeadBytesMax);
+    if (size > std::min(room(field_bytes_max(*policy_), trailer_.size()),
+                        room(section_max, trailer_bytes_))) {
+        return refuse(error, 431, "trailer section too long", trailer_);
+    }
+    trailer_ += in.substr(used, size);
+    trailer_bytes_ += static_cast<uint32_t>(size);
+    used = stop;
+    if (stop == in.size()) return true;
+    if (in[used++] == '\r') {
+        state_ = State::TrailerLf;
+        return true;
+    }
+    return refuse(error, 400, in[stop] == '\n' ? "bare LF in trailer section"
+                                               : "control byte in trailer section", trailer_);
+}
+
+bool BodyReader::end_trailer_line(HttpError& error) {
+    if (trailer_.empty()) {
+        state_ = State::Finished;
+        return true;
+    }
+    state_ = State::Trailer;
+    const bool continues = is_blank(trailer_.front());
+    if (continues && (trailer_fields_ == 0 || !policy_->permit_obsolete_folding)) {
+        return refuse(error, 400, "obsolete line folding", trailer_);
+    }
+    if (!continues) {
+        Field field;
+        if (const char* rule = split_field(trailer_, *policy_, field)) {
+            return refuse(error, 400, rule, trailer_);
+        }
+        // Fields that frame, route or authenticate a message cannot come after it (RFC 9110 §6.5.1).
+        constexpr FieldId kForbidden[] = {FieldId::Host,    FieldId::ContentLength,
+                                          FieldId::Trailer, FieldId::TransferEncoding,
+                                          FieldId::Te,      FieldId::Authorization};
+        if (std::find(std::begin(kForbidden), std::end(kForbidden), field.id) !=
+            std::end(kForbidden)) {
+            return refuse(error, 400, "forbidden trailer field", field.name);
+        }
+        if (++trailer_fields_ > fields_max(*policy_)) {
+            return refuse(error, 431, "too many trailer fields", field.name);
+        }
+    }
+    trailer_bytes_ += 2;
+    trailer_.clear();
+    return true;
+}
+
+}  // namespace gcorn

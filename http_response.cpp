@@ -1,0 +1,253 @@
+#include "http_response.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "base/clock.h"
+#include "base/text.h"
+
+namespace gcorn {
+
+namespace {
+
+constexpr std::string_view kCrLf = "\r\n";
+constexpr std::string_view kLastChunk = "0\r\n\r\n";
+constexpr std::string_view kCrLfLastChunk = "\r\n0\r\n\r\n";
+
+/// What an application may not say: it belongs to the connection, or to the server (PEP 3333 "Other
+/// HTTP Features"; Server and Date as in gunicorn). "Trailers" is what older lists call Trailer.
+bool is_dropped(FieldId id, std::string_view name, std::string_view value) {
+    switch (id) {
+        case FieldId::Connection:
+        case FieldId::KeepAlive:
+        case FieldId::ProxyAuthorization:
+        case FieldId::Te:
+        case FieldId::Trailer:
+        case FieldId::TransferEncoding:
+        case FieldId::Date: return true;
+        case FieldId::Upgrade: return !iequals(value, "websocket");
+        case FieldId::Unknown:
+            return iequals(name, "server") || iequals(name, "proxy-authenticate") ||
+                   iequals(name, "trailers");
+        default: return false;
+    }
+}
+
+void append_upper_hex(std::string& out, uint64_t value) {
+    char digits[16];
+    char* first = std::end(digits);
+    do {
+        *--first = "0123456789ABCDEF"[value & 15];
+        value >>= 4;
+    } while (value != 0);
+    out.append(first, std::end(digits));
+}
+
+}  // namespace
+
+void ResponseWriter::begin(const RequestHead& head, bool may_keep_alive,
+                           const ResponseOptions& options) {
+    head_ = &head;
+    options_ = &options;
+    status_.clear();
+    fields_.clear();
+    out_.clear();
+    length_ = body_bytes_ = 0;
+    code_ = 0;
+    body_kind_ = BodyKind::None;
+    has_length_ = chunked_ = wants_close_ = head_sent_ = cut_ = finished_ = is_upgrade_ = false;
+    keep_alive_ = may_keep_alive && head.keep_alive;
+}
+
+Status ResponseWriter::set_status(std::string_view status) {
+    const bool has_code = status.size() >= 3 && is_digit(status[0]) && is_digit(status[1]) &&
+                          is_digit(status[2]) && (status.size() == 3 || status[3] == ' ');
+    if (!has_code || !is_field_value(status)) {
+        return Error{0, "invalid status \"" + escape_for_log(status, 64) +
+                            "\": expected three digits, a blank and a reason"};
+    }
+    const int code = (status[0] - '0') * 100 + (status[1] - '0') * 10 + (status[2] - '0');
+    if (code < 200 && !(code == 101 && head_->is_upgrade)) {
+        return Error{0, "invalid status \"" + escape_for_log(status, 64) +
+                            "\": an interim status cannot be the answer"};
+    }
+    status_ = status;
+    code_ = code;
+    fields_.clear();
+    length_ = 0;
+    has_length_ = wants_close_ = is_upgrade_ = false;
+    return Status::ok();
+}
+
+Status ResponseWriter::add_field(std::string_view name, std::string_view value) {
+    const FieldId id = find_field(name);
+    if (id == FieldId::Unknown && !is_token(name)) {
+        return Error{0, "invalid header name \"" + escape_for_log(name, 64) + '"'};
+    }
+    if (!is_field_value(value)) {
+        return Error{0, "invalid value of header " + std::string(name) + ": \"" +
+                            escape_for_log(value, 64) + '"'};
+    }
+    if (!value.empty() && (value.front() <= ' ' || value.back() <= ' ')) value = trim(value);
+    if (id == FieldId::ContentLength) return add_content_length(name, value);
+    if (id == FieldId::Connection) note_connection(value);
+    if (!is_dropped(id, name, value)) append_field(name, value);
+    return Status::ok();
+}
+
+Status ResponseWriter::add_content_length(std::string_view name, std::string_view value) {
+    const std::optional<uint64_t> length = parse_decimal(value);
+    if (!length || *length > INT64_MAX) {
+        return Error{0, "invalid Content-Length \"" + escape_for_log(value, 64) + '"'};
+    }
+    if (has_length_) {
+        if (*length == length_) return Status::ok();
+        return Error{0, "two different Content-Length headers"};
+    }
+    // RFC 9110 §8.6: never in 1xx or 204; in 304 it tells what the answer to a GET would have.
+    if (code_ == 204 || code_ < 200) return Status::ok();
+    has_length_ = true;
+    length_ = *length;
+    append_field(name, value);
+    return Status::ok();
+}
+
+void ResponseWriter::note_connection(std::string_view value) {
+    for (const std::string_view option : split_list(value)) {
+        if (iequals(option, "close")) wants_close_ = true;
+        if (iequals(option, "upgrade")) is_upgrade_ = true;
+    }
+}
+
+void ResponseWriter::append_field(std::string_view name, std::string_view value) {
+    fields_.append(name).append(": ").append(value).append(kCrLf);
+}
+
+bool ResponseWriter::has_no_body() const {
+    return code_ == 204 || code_ == 304 || head_->is_head();
+}
+
+/// RFC 9112 §6.3 and gunicorn's habits: a length if there is one, chunks for HTTP/1.1, else the end of
+/// the connection. After 101, and after success of CONNECT (RFC 9110 §9.3.6), no framing exists.
+ResponseWriter::BodyKind ResponseWriter::body_kind() const {
+    if (has_no_body()) return BodyKind::None;
+    if (code_ == 101 || (head_->method == "CONNECT" && code_ < 300)) return BodyKind::UntilClose;
+    if (has_length_) return BodyKind::Length;
+    return head_->is_http_11() ? BodyKind::Chunked : BodyKind::UntilClose;
+}
+
+void ResponseWriter::render_head() {
+    GCORN_CHECK(has_status());
+    body_kind_ = body_kind();
+    chunked_ = body_kind_ == BodyKind::Chunked;
+    keep_alive_ = keep_alive_ && !wants_close_ && body_kind_ != BodyKind::UntilClose;
+    const bool says_upgrade = is_upgrade_ && (keep_alive_ || code_ == 101);
+
+    out_.assign(head_->is_http_11() ? "HTTP/1.1 " : "HTTP/1.0 ").append(status_);
+    if (status_.size() == 3) out_ += ' ';  // RFC 9112 §4 wants the blank even without a reason
+    if (!options_->server.empty() && is_field_value(options_->server)) {
+        out_.append("\r\nServer: ").append(options_->server);
+    }
+    out_.append("\r\nDate: ").append(http_date_now());
+    out_.append(says_upgrade  ? "\r\nConnection: upgrade\r\n"
+                : keep_alive_ ? "\r\nConnection: keep-alive\r\n"
+                              : "\r\nConnection: close\r\n");
+    if (chunked_) out_.append("Transfer-Encoding: chunked\r\n");
+    out_.append(fields_).append(kCrLf);
+    head_sent_ = true;
+}
+
+ResponseWriter::Pieces ResponseWriter::body(uint64_t size, bool is_last) {
+    GCORN_CHECK(!finished_);
+    if (head_sent_) out_.clear();
+    else render_head();
+    finished_ = is_last;
+    Pieces pieces;
+    switch (body_kind_) {
+        case BodyKind::None: break;
+        case BodyKind::UntilClose: pieces.take = size; break;
+        case BodyKind::Length:
+            pieces.take = std::min(size, length_ - body_bytes_);
+            if (pieces.take < size) cut_ = true;
+            break;
+        case BodyKind::Chunked:
+            pieces.take = size;
+            if (size > 0) {
+                append_upper_hex(out_, size);
+                out_ += kCrLf;
+                pieces.after = is_last ? kCrLfLastChunk : kCrLf;
+            } else if (is_last) {
+                pieces.after = kLastChunk;
+            }
+            break;
+    }
+    body_bytes_ += pieces.take;
+    if (is_last && is_short()) keep_alive_ = false;
+    pieces.before = out_;
+    return pieces;
+}
+
+ResponseWriter::Pieces ResponseWriter::finish() {
+    return finished_ ? Pieces{} : body(0, true);
+}
+
+bool ResponseWriter::is_short() const {
+    return head_sent_ && body_kind_ == BodyKind::Length && body_bytes_ < length_;
+}
+
+std::string_view ResponseWriter::field(std::string_view name, bool& found) const {
+    std::string_view value;
+    found = false;
+    for (std::string_view rest = fields_; !rest.empty();) {
+        const size_t colon = rest.find(": ");
+        const size_t end = rest.find(kCrLf);
+        if (iequals(rest.substr(0, colon), name)) {
+            value = rest.substr(colon + 2, end - colon - 2);
+            found = true;
+        }
+        rest.remove_prefix(end + kCrLf.size());
+    }
+    return value;
+}
+
+std::string_view ResponseWriter::error_page(int status) {
+    GCORN_CHECK(!head_sent_);
+    const std::string reason = reason_phrase(status);
+    const std::string page = "<!DOCTYPE html>\n<html>\n  <head>\n    <title>" + reason +
+                             "</title>\n  </head>\n  <body>\n    <h1>" + reason +
+                             "</h1>\n  </body>\n</html>\n";
+    status_ = std::to_string(status) + ' ' + reason;
+    code_ = status;
+    fields_.clear();
+    append_field("Content-Type", "text/html");
+    append_field("Content-Length", std::to_string(page.size()));
+    has_length_ = true;
+    length_ = page.size();
+    keep_alive_ = wants_close_ = is_upgrade_ = false;
+    const Pieces pieces = body(page.size(), true);
+    out_.append(page, 0, pieces.take);
+    return out_;
+}
+
+const char* reason_phrase(int status) {
+    switch (status) {
+        case 400: return "Bad Request";
+        case 403: return "Forbidden";
+        case 404: return "Not Found";
+        case 408: return "Request Timeout";
+        case 413: return "Content Too Large";
+        case 414: return "URI Too Long";
+        case 417: return "Expectation Failed";
+        case 429: return "Too Many Requests";
+        case 431: return "Request Header Fields Too Large";
+        case 500: return "Internal Server Error";
+        case 501: return "Not Implemented";
+        case 502: return "Bad Gateway";
+        case 503: return "Service Unavailable";
+        case 504: return "Gateway Timeout";
+        case 505: return "HTTP Version Not Supported";
+        default: return "Error";
+    }
+}
+
+}  // namespace gcorn
