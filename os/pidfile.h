@@ -15,9 +15,9 @@ namespace gcorn {
 
 class Pidfile {
 public:
-    /// Writes `pid` and a newline to `path`, mode 0644. Error, with nothing changed: "Already running
-    /// on PID N (or pid file 'PATH' is stale)" (code EEXIST), "DIR doesn't exist. Can't create
-    /// pidfile." (ENOENT), or what failed (errno).
+    /// Writes `pid` and a newline to `path`, mode 0644. Error, with nothing changed: "Already
+    /// running on PID N (or pid file 'PATH' is stale)" (code EEXIST), "DIR doesn't exist. Can't
+    /// create pidfile." (ENOENT), or what failed (errno).
     static Result<Pidfile> create(const std::string& path, pid_t pid);
 
     Pidfile(Pidfile&& other) noexcept;
@@ -25,8 +25,9 @@ public:
     /// Leaves the file alone: a child of fork must be able to forget the object.
     ~Pidfile() = default;
 
-    /// Moves the file to `path`, whatever is there: a promoted arbiter takes its predecessor's place.
-    /// If our file has vanished, a new one is written. Error: errno in code, the old path stays ours.
+    /// Moves the file to `path`, whatever is there: a promoted arbiter takes its predecessor's
+    /// place. If our file has vanished, a new one is written. Error: errno in code, the old path
+    /// stays ours.
     Status rename(const std::string& path);
 
     /// Removes the file if it still names our pid; somebody else's stays. Idempotent.
@@ -41,7 +42,8 @@ private:
     pid_t pid_ = 0;
 };
 
-/// The pid in a pid file; 0 if the file is missing, empty or holds anything but one positive number.
+/// The pid in a pid file; 0 if the file is missing, empty or holds anything but one positive
+/// number.
 [[nodiscard]] pid_t read_pidfile(const std::string& path);
 
 }  // namespace gcorn

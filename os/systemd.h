@@ -2,7 +2,8 @@
 //
 // The two protocols are environment variables, descriptors from 3 on, and one datagram for each
 // message; other supervisors speak them, too. Failures are never fatal: a service that cannot be
-// heard still serves. Arbiter's thread. Sources: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
+// heard still serves. Arbiter's thread. Sources: sd_listen_fds(3), sd_notify(3),
+// sd_watchdog_enabled(3).
 #pragma once
 
 #include <cstdint>
@@ -25,8 +26,8 @@ constexpr int kListenFdsStart = 3;
 /// Sends state changes to the supervisor that NOTIFY_SOCKET names.
 class Notifier {
 public:
-    /// Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID and leaves them set. Later changes of the
-    /// environment are not seen.
+    /// Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID and leaves them set. Later changes of
+    /// the environment are not seen.
     Notifier();
 
     [[nodiscard]] bool is_active() const { return !socket_path_.empty(); }
@@ -44,7 +45,8 @@ public:
     /// How often watchdog() is due: half of WATCHDOG_USEC, in milliseconds; 0 if nobody asks.
     [[nodiscard]] int64_t watchdog_interval_ms() const { return watchdog_interval_ms_; }
 
-    /// One datagram as it is. Ok if nobody listens to us. Error: errno in code. Never blocks for long.
+    /// One datagram as it is. Ok if nobody asked for any. Error: errno in code. May wait a second
+    /// for a supervisor whose queue is full.
     Status send(std::string_view message) const;
 
 private:
