@@ -1,14 +1,15 @@
 // The reloader's eyes: tells when a watched source file was saved.
 //
-// Two engines with one meaning. inotify (Linux) watches the directories of the files and says when to
-// look; polling looks about once a second. What counts is always the same: a watched file, or a file
-// matching a watched glob, differs from what was recorded (mtime in ns, inode, size), appeared, or
-// stayed away. Compiled files (.pyc, .pyo, __pycache__) never count. Saves that follow each other
-// closely are one change: it is reported after kQuietMs without an event, kBurstMs at the latest.
-// Runs in the worker's event loop (leader's thread), no Python, nothing blocks: the caller polls fd()
-// if there is one, and calls changed() when it is readable or next_check_ms() has passed.
-// Deviation: gunicorn's inotify engine reports any event in those directories, ours only the files.
-// Limit: re-pointing a symbolic link to a directory is not seen; links to files are (they are polled).
+// Two engines with one meaning. inotify (Linux) watches the directories of the files and says when
+// to look; polling looks about once a second. What counts is always the same: a watched file, or a
+// file matching a watched glob, differs from what was recorded (mtime in ns, inode, size),
+// appeared, or stayed away. Compiled files (.pyc, .pyo, __pycache__) never count. Saves that follow
+// each other closely are one change: it is reported after kQuietMs without an event, kBurstMs at
+// the latest. Runs in the worker's event loop (leader's thread), no Python, nothing blocks: the
+// caller polls fd() if there is one, and calls changed() when it is readable or next_check_ms() has
+// passed. Deviation: gunicorn's inotify engine reports any event in those directories, ours only
+// the files. Limit: re-pointing a symbolic link to a directory is not seen; links to files are
+// (they are polled).
 #pragma once
 
 #include <cstdint>
@@ -25,9 +26,10 @@ namespace gcorn {
 
 class Reloader {
 public:
-    static constexpr int kPollMs = 900;   ///< so that a save is seen within a second
-    static constexpr int kQuietMs = 50;   ///< an editor's rename or delete-and-recreate fits in
-    static constexpr int kBurstMs = 500;  ///< longest wait of a burst; also until a file counts as gone
+    static constexpr int kPollMs = 900;  ///< so that a save is seen within a second
+    static constexpr int kQuietMs = 50;  ///< an editor's rename or delete-and-recreate fits in
+    static constexpr int kBurstMs =
+        500;  ///< longest wait of a burst; also until a file counts as gone
 
     Reloader() = default;
     Reloader(const Reloader&) = delete;
@@ -38,8 +40,8 @@ public:
     Status start(std::string_view engine);
 
     /// Replaces the list. files: of imported modules ("x.pyc" means "x.py"). extra: paths and globs
-    /// with *, ?, [] and ** (any depth). What is new in the list is recorded, not reported. Cheap when
-    /// both lists are the same as before, so it may be called once a second.
+    /// with *, ?, [] and ** (any depth). What is new in the list is recorded, not reported. Cheap
+    /// when both lists are the same as before, so it may be called once a second.
     void watch(std::vector<std::string> files, std::vector<std::string> extra);
 
     /// Descriptor that polls readable when there is something to look at; -1 when polling.
@@ -74,15 +76,16 @@ private:
 
     Fd inotify_;
     bool is_started_ = false;
-    std::vector<std::string> files_, extra_;       ///< as given to watch()
-    std::map<std::string, Watched> watched_;       ///< by path
-    std::map<std::string, int> directories_;       ///< path → inotify watch, -1: could not be watched
-    std::map<int, std::vector<std::string>> by_watch_;  ///< the other way; several names, one directory
-    std::set<std::string> suspects_;               ///< paths with an event, not judged yet
-    bool globs_are_stale_ = false;                 ///< a directory or an unknown file appeared
+    std::vector<std::string> files_, extra_;  ///< as given to watch()
+    std::map<std::string, Watched> watched_;  ///< by path
+    std::map<std::string, int> directories_;  ///< path → inotify watch, -1: could not be watched
+    std::map<int, std::vector<std::string>>
+        by_watch_;                    ///< the other way; several names, one directory
+    std::set<std::string> suspects_;  ///< paths with an event, not judged yet
+    bool globs_are_stale_ = false;    ///< a directory or an unknown file appeared
     int64_t first_event_ms_ = 0, last_event_ms_ = 0;
     int64_t next_poll_ms_ = 0;
-    bool has_polled_ = false;                      ///< some file needs polling
+    bool has_polled_ = false;  ///< some file needs polling
 };
 
 }  // namespace gcorn

@@ -2,8 +2,8 @@
 // their exit status: heartbeat, state, what is running, counters.
 //
 // Anonymous shared memory, mapped before the first fork: no file, no disk, gone with the processes.
-// The arbiter claims and frees slots; a worker writes only its own. Every cell is a lock-free atomic
-// or guarded by a sequence number, because the reader may look while a worker dies.
+// The arbiter claims and frees slots; a worker writes only its own. Every cell is a lock-free
+// atomic or guarded by a sequence number, because the reader may look while a worker dies.
 #pragma once
 
 #include <atomic>
@@ -19,7 +19,14 @@ namespace gcorn {
 enum class WorkerState : uint32_t { Free, Booting, Ready, Stopping };
 
 /// What a request is doing, for the timeout report.
-enum class Phase : uint32_t { Idle, Queued, Application, Writing, WaitingForBody, WaitingForClient };
+enum class Phase : uint32_t {
+    Idle,
+    Queued,
+    Application,
+    Writing,
+    WaitingForBody,
+    WaitingForClient
+};
 
 /// How many running requests a worker describes (one per thread; greenlets share the first ones).
 constexpr size_t kActivitiesMax = 64;
@@ -49,7 +56,7 @@ struct WorkerSlot {
     std::atomic<uint32_t> busy{0};         ///< requests inside the application
     std::atomic<uint32_t> queued{0};       ///< complete, waiting for the application
     std::atomic<uint32_t> connections{0};
-    std::atomic<uint32_t> capacity{1};     ///< requests it can run at once (slots of the class)
+    std::atomic<uint32_t> capacity{1};  ///< requests it can run at once (slots of the class)
     std::atomic<bool> wants_replacement{false};  ///< max_requests reached: boot another one first
     Activity activities[kActivitiesMax];
 
@@ -64,7 +71,8 @@ struct WorkerSlot {
 
 class Scoreboard {
 public:
-    /// Maps `slots` slots and opens the notification pipe. Once, before the first fork.
+    /// Maps `slots` slots and opens the notification pipe. Once, before the first fork. A slot
+    /// costs memory (20 KiB) only from its first claim on.
     static Result<Scoreboard> create(size_t slots);
     Scoreboard(Scoreboard&& other) noexcept;
     Scoreboard& operator=(Scoreboard&&) = delete;
@@ -77,10 +85,10 @@ public:
     void free(size_t index);
 
     /// Worker: "look at my state" (ready, wants replacement, stopping). Never blocks.
-    void notify();
+    void notify() const;
     /// Arbiter: polls this; drain() empties it.
     [[nodiscard]] int notify_fd() const { return notify_read_.get(); }
-    void drain();
+    void drain() const;
     /// Worker, after fork: closes what only the arbiter needs.
     void after_fork();
 
@@ -88,6 +96,8 @@ public:
     [[nodiscard]] bool has_idle_sibling(size_t self) const;
 
 private:
+    struct Shared;  ///< the mapping: how many slots were ever used, then the slots
+
     Scoreboard() = default;
     void* memory_ = nullptr;
     size_t size_ = 0;

@@ -1,0 +1,128 @@
+#include "os/pidfile.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "base/text.h"
+
+namespace gcorn {
+
+namespace {
+
+std::string directory_of(const std::string& path) {
+    const size_t slash = path.rfind('/');
+    if (slash == std::string::npos) return ".";
+    return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+Status write_all(int fd, std::string_view bytes, const std::string& path) {
+    while (!bytes.empty()) {
+        const ssize_t count = ::write(fd, bytes.data(), bytes.size());
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) return errno_error(errno, "write pid file '" + path + "'");
+        bytes.remove_prefix(static_cast<size_t>(count));
+    }
+    return {};
+}
+
+Status write_pidfile(const std::string& path, pid_t pid) {
+    std::string pattern = path + ".XXXXXX";
+    const int raw = ::mkstemp(pattern.data());  // 0600 until it is complete
+    if (raw < 0) return errno_error(errno, "create pid file '" + path + "'");
+    Fd fd(raw);
+    Status status = write_all(fd.get(), std::to_string(pid) + "\n", path);
+    if (status && ::fchmod(fd.get(), 0644) < 0) {
+        status = errno_error(errno, "chmod pid file '" + path + "'");
+    }
+    if (status && ::rename(pattern.c_str(), path.c_str()) < 0) {
+        status = errno_error(errno, "rename to pid file '" + path + "'");
+    }
+    if (!status) ::unlink(pattern.c_str());  // best effort: the first failure is what to tell
+    return status;
+}
+
+// EPERM means that it lives and is somebody else's.
+bool is_alive(pid_t pid) {
+    return ::kill(pid, 0) == 0 || errno == EPERM;
+}
+
+}  // namespace
+
+pid_t read_pidfile(const std::string& path) {
+    int raw;
+    do {
+        raw = ::open(path.c_str(),
+                     O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // NONBLOCK: a FIFO must not hang us
+    } while (raw < 0 && errno == EINTR);
+    if (raw < 0) return 0;
+    const Fd fd(raw);
+    char bytes[64];  // a longer text is no pid
+    ssize_t count;
+    do {
+        count = ::read(fd.get(), bytes, sizeof(bytes));
+    } while (count < 0 && errno == EINTR);
+    if (count <= 0 || count == sizeof(bytes)) return 0;
+    const std::string_view text(bytes, static_cast<size_t>(count));
+    const std::optional<uint64_t> number = parse_decimal(trim(text, " \t\r\n"));
+    if (!number || *number > INT32_MAX) return 0;
+    return static_cast<pid_t>(*number);
+}
+
+Result<Pidfile> Pidfile::create(const std::string& path, pid_t pid) {
+    const std::string directory = directory_of(path);
+    struct stat info {};
+    if (::stat(directory.c_str(), &info) < 0 || !S_ISDIR(info.st_mode)) {
+        return Error{ENOENT, directory + " doesn't exist. Can't create pidfile."};
+    }
+    const pid_t other = read_pidfile(path);
+    if (other != 0 && other != pid && is_alive(other)) {
+        return Error{EEXIST, "Already running on PID " + std::to_string(other) + " (or pid file '" +
+                                 path + "' is stale)"};
+    }
+    if (Status status = write_pidfile(path, pid); !status) return status.error();
+    return Pidfile(path, pid);
+}
+
+Pidfile::Pidfile(Pidfile&& other) noexcept
+    : path_(std::exchange(other.path_, {})), pid_(other.pid_) {}
+
+Pidfile& Pidfile::operator=(Pidfile&& other) noexcept {
+    path_ = std::exchange(other.path_, {});
+    pid_ = other.pid_;
+    return *this;
+}
+
+Status Pidfile::rename(const std::string& path) {
+    if (path == path_) return {};
+    if (::rename(path_.c_str(), path.c_str()) < 0) {
+        const int saved_errno = errno;
+        // EXDEV: the setting names another file system now. ENOENT: somebody tidied up.
+        if (saved_errno != ENOENT && saved_errno != EXDEV) {
+            return errno_error(saved_errno, "rename pid file to '" + path + "'");
+        }
+        if (Status status = write_pidfile(path, pid_); !status) return status;
+        unlink();
+    }
+    path_ = path;
+    return {};
+}
+
+void Pidfile::unlink() {
+    if (path_.empty()) return;
+    // Best effort: on the way out nobody is left to act on a failure.
+    if (read_pidfile(path_) == pid_) ::unlink(path_.c_str());
+    path_.clear();
+}
+
+}  // namespace gcorn

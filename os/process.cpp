@@ -1,0 +1,307 @@
+#include "os/process.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/text.h"
+
+extern char** environ;
+
+namespace gcorn {
+
+// --- daemon ---
+
+namespace {
+
+// The parent ends, the child goes on. _exit: buffers and atexit handlers belong to the one who
+// stays.
+Status leave_parent() {
+    const pid_t pid = ::fork();
+    if (pid < 0) return errno_error(errno, "fork");
+    if (pid > 0) ::_exit(0);
+    return {};
+}
+
+Status redirect_to_null(int target) {
+    int fd;
+    do {
+        fd = ::open("/dev/null", O_RDWR);  // to survive exec: it replaces a standard stream
+    } while (fd < 0 && errno == EINTR);
+    if (fd < 0) return errno_error(errno, "open /dev/null");
+    if (fd == target) return {};
+    Fd null(fd);
+    if (::dup2(null.get(), target) < 0) return errno_error(errno, "dup2 /dev/null");
+    return {};
+}
+
+}  // namespace
+
+Status daemonize(bool enable_stdio_inheritance) {
+    if (Status status = leave_parent(); !status) return status;
+    if (::setsid() < 0) return errno_error(errno, "setsid");
+    // The second fork gives up the lead of the session: no terminal can become ours any more.
+    if (Status status = leave_parent(); !status) return status;
+    ::umask(022);
+    if (Status status = redirect_to_null(STDIN_FILENO); !status) return status;
+    for (const int fd : {STDOUT_FILENO, STDERR_FILENO}) {
+        if (enable_stdio_inheritance && ::isatty(fd) == 0) continue;
+        if (Status status = redirect_to_null(fd); !status) return status;
+    }
+    return {};
+}
+
+// --- title ---
+
+#if defined(__linux__)
+
+namespace {
+
+// Linux shows the bytes between the first argument and the last environment string, up to the first
+// zero (proc(5), /proc/pid/cmdline). They are the kernel's layout, hence process-wide; written
+// once.
+char* title_area = nullptr;
+size_t title_area_size = 0;
+
+}  // namespace
+
+void title_init(int argc, char** argv) {
+    if (argc < 1 || title_area != nullptr) return;
+    char* const begin = argv[0];
+    char* end = begin;
+    // Take only what lies without a gap: an embedding program may have moved some already.
+    for (int i = 0; i < argc && argv[i] == end; ++i)
+        end += std::strlen(argv[i]) + 1;
+    std::vector<std::string> entries;
+    for (char** entry = environ; *entry != nullptr; ++entry) {
+        if (*entry == end) end += std::strlen(*entry) + 1;
+        entries.emplace_back(*entry);
+    }
+    // setenv() copies, and getenv()'s pointers into the copies stay good as long as they must.
+    if (::clearenv() != 0) return;
+    for (const std::string& entry : entries) {
+        const size_t equals = entry.find('=');
+        if (equals == 0 || equals == std::string::npos) continue;  // no program could look it up
+        const std::string name = entry.substr(0, equals);
+        constexpr int kKeepFirst = 0;  // as getenv() does with doubled names
+        if (::setenv(name.c_str(), entry.c_str() + equals + 1, kKeepFirst) != 0)
+            check_failed(__FILE__, __LINE__, "setenv: out of memory");
+    }
+    title_area = begin;
+    title_area_size = static_cast<size_t>(end - begin);
+}
+
+void set_title(const std::string& title) {
+    if (title_area_size < 2) return;
+    // The last byte stays zero: if it does not, the kernel believes that the title goes on behind
+    // it.
+    const size_t size = std::min(title.size(), title_area_size - 1);
+    std::memcpy(title_area, title.data(), size);
+    std::memset(title_area + size, 0, title_area_size - size);
+}
+
+#elif defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
+
+void title_init(int, char**) {}
+void set_title(const std::string& title) {
+    ::setproctitle("-%s", title.c_str());
+}
+
+#else
+
+// macOS and others have no supported way.
+void title_init(int, char**) {}
+void set_title(const std::string&) {}
+
+#endif
+
+// --- users ---
+
+namespace {
+
+/// Runs a reentrant database lookup, with a larger buffer as long as it asks for one.
+template <typename Record, typename Key, typename Lookup>
+int look_up(Lookup lookup, Key key, Record& record, std::vector<char>& buffer, bool& is_found) {
+    constexpr size_t kBufferMax = 1 << 20;  // a group with ten thousand members needs 100 KiB
+    for (buffer.resize(4096);; buffer.resize(buffer.size() * 2)) {
+        Record* found = nullptr;
+        const int error = lookup(key, &record, buffer.data(), buffer.size(), &found);
+        if (error == EINTR) continue;
+        if (error == ERANGE && buffer.size() < kBufferMax) continue;
+        is_found = found != nullptr;
+        return error;
+    }
+}
+
+/// A decimal id that fits; (uid_t)-1 means "no change" to the system calls, so it is none.
+template <typename Id>
+std::optional<Id> parse_id(const std::string& text) {
+    const std::optional<uint64_t> number = parse_decimal(text);
+    if (!number || *number >= static_cast<uint64_t>(static_cast<Id>(-1))) return std::nullopt;
+    return static_cast<Id>(*number);
+}
+
+// POSIX lets a lookup that finds nothing return 0 or one of these.
+bool is_absent(int error) {
+    return error == 0 || error == ENOENT || error == ESRCH || error == EBADF || error == EPERM;
+}
+
+}  // namespace
+
+Result<uid_t> find_user(const std::string& name_or_id) {
+    if (const auto id = parse_id<uid_t>(name_or_id)) return *id;
+    passwd record{};
+    std::vector<char> buffer;
+    bool is_found = false;
+    const int error = look_up(::getpwnam_r, name_or_id.c_str(), record, buffer, is_found);
+    if (is_found) return record.pw_uid;
+    if (is_absent(error)) return Error{0, "No such user: '" + name_or_id + "'"};
+    return errno_error(error, "look up user '" + name_or_id + "'");
+}
+
+Result<gid_t> find_group(const std::string& name_or_id) {
+    if (const auto id = parse_id<gid_t>(name_or_id)) return *id;
+    group record{};
+    std::vector<char> buffer;
+    bool is_found = false;
+    const int error = look_up(::getgrnam_r, name_or_id.c_str(), record, buffer, is_found);
+    if (is_found) return record.gr_gid;
+    if (is_absent(error)) return Error{0, "No such group: '" + name_or_id + "'"};
+    return errno_error(error, "look up group '" + name_or_id + "'");
+}
+
+Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups) {
+    if (gid != 0) {
+        // The groups first: setgid and initgroups need the privileges that setuid gives up. A user
+        // without an entry has no groups of its own to take (gunicorn does the same).
+        passwd record{};
+        std::vector<char> buffer;
+        bool is_found = false;
+        if (with_initgroups && uid != 0) {
+            look_up(::getpwuid_r, uid, record, buffer, is_found);
+        }
+        if (is_found && ::initgroups(record.pw_name, gid) < 0) {
+            return errno_error(errno, "initgroups " + std::string(record.pw_name));
+        }
+        if (gid != ::getegid() && ::setgid(gid) < 0) {
+            return errno_error(errno, "setgid " + std::to_string(gid));
+        }
+    }
+    if (uid != 0 && uid != ::geteuid()) {
+        if (::setuid(uid) < 0) return errno_error(errno, "setuid " + std::to_string(uid));
+        // A set-user-ID binary would keep a way back in its saved id.
+        if (::setuid(0) == 0) return Error{EPERM, "setuid: root could be regained"};
+    }
+    return {};
+}
+
+// --- descriptors ---
+
+Status set_close_on_exec(int fd, bool is_closed) {
+    const int flags = ::fcntl(fd, F_GETFD);
+    if (flags < 0) return errno_error(errno, "fcntl fd " + std::to_string(fd));
+    const int wanted = is_closed ? flags | FD_CLOEXEC : flags & ~FD_CLOEXEC;
+    if (::fcntl(fd, F_SETFD, wanted) < 0) {
+        return errno_error(errno, "fcntl fd " + std::to_string(fd));
+    }
+    return {};
+}
+
+Result<Pipe> make_pipe() {
+    int fds[2];
+#if defined(__APPLE__)
+    if (::pipe(fds) < 0) return errno_error(errno, "pipe");
+    Pipe pipe{Fd(fds[0]), Fd(fds[1])};
+    for (const int fd : fds) {
+        if (Status status = set_close_on_exec(fd, true); !status) return status.error();
+        if (::fcntl(fd, F_SETFL, O_NONBLOCK) < 0) return errno_error(errno, "fcntl pipe");
+    }
+    return pipe;
+#else
+    if (::pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) return errno_error(errno, "pipe");
+    return Pipe{Fd(fds[0]), Fd(fds[1])};
+#endif
+}
+
+// --- working directory ---
+
+Result<std::string> current_directory() {
+    struct stat by_variable {
+    }, by_kernel{};
+    const char* variable = std::getenv("PWD");
+    if (variable != nullptr && *variable == '/' && ::stat(variable, &by_variable) == 0 &&
+        ::stat(".", &by_kernel) == 0 && by_variable.st_dev == by_kernel.st_dev &&
+        by_variable.st_ino == by_kernel.st_ino) {
+        return std::string(variable);
+    }
+    for (size_t size = 256;; size *= 2) {
+        std::string buffer(size, '\0');
+        if (::getcwd(buffer.data(), buffer.size()) != nullptr) {
+            buffer.resize(std::strlen(buffer.c_str()));
+            return buffer;
+        }
+        if (errno != ERANGE) return errno_error(errno, "current directory");
+    }
+}
+
+Status change_directory(const std::string& path) {
+    if (::chdir(path.c_str()) < 0) return errno_error(errno, "can't chdir to '" + path + "'");
+    return {};
+}
+
+// --- cgroup ---
+
+namespace {
+
+std::optional<std::string> read_small_file(const std::string& path) {
+    int raw;
+    do {
+        raw = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    } while (raw < 0 && errno == EINTR);
+    if (raw < 0) return std::nullopt;
+    const Fd fd(raw);
+    std::string text;
+    char chunk[4096];
+    while (text.size() < 64 * 1024) {
+        const ssize_t count = ::read(fd.get(), chunk, sizeof(chunk));
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) return std::nullopt;
+        if (count == 0) break;
+        text.append(chunk, static_cast<size_t>(count));
+    }
+    return text;
+}
+
+}  // namespace
+
+int64_t cgroup_oom_kills(const std::string& root) {
+    const std::optional<std::string> membership = read_small_file(root + "/proc/self/cgroup");
+    if (!membership) return -1;
+    for (const std::string_view line : split(*membership, '\n')) {
+        if (line.substr(0, 3) != "0::") continue;  // the one line of the unified hierarchy
+        const std::string group(line.substr(3));
+        const auto events = read_small_file(root + "/sys/fs/cgroup" + group + "/memory.events");
+        if (!events) return -1;
+        for (const std::string_view event : split(*events, '\n')) {
+            constexpr std::string_view kKey = "oom_kill ";
+            if (event.substr(0, kKey.size()) != kKey) continue;
+            const auto count = parse_decimal(event.substr(kKey.size()));
+            return count ? static_cast<int64_t>(*count) : -1;
+        }
+    }
+    return -1;
+}
+
+}  // namespace gcorn

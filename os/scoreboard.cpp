@@ -1,0 +1,182 @@
+#include "os/scoreboard.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "os/process.h"
+
+namespace gcorn {
+
+static_assert(std::atomic<int64_t>::is_always_lock_free &&
+                  std::atomic<uint32_t>::is_always_lock_free &&
+                  std::atomic<bool>::is_always_lock_free,
+              "a lock inside an atomic would be private to one process");
+
+namespace {
+
+/// Copies what fits; a shorter text ends with a zero byte.
+template <size_t N>
+void put(char (&cell)[N], std::string_view text) {
+    const size_t size = std::min(text.size(), N);
+    std::memcpy(cell, text.data(), size);
+    if (size < N) cell[size] = '\0';
+}
+
+template <size_t N>
+std::string get(const char (&cell)[N]) {
+    return {cell, ::strnlen(cell, N)};
+}
+
+}  // namespace
+
+// --- one slot ---
+
+void WorkerSlot::beat() {
+    heartbeat_ms.store(monotonic_ms(), std::memory_order_relaxed);
+}
+
+// A sequence lock (Boehm, "Can seqlocks get along with programming language memory models?", 2012).
+// The read-modify-writes are its fences: cheap here, and thread sanitizers understand them.
+void WorkerSlot::begin(size_t index, Phase phase, std::string_view method, std::string_view target,
+                       std::string_view peer) {
+    Activity& activity = activities[index % kActivitiesMax];
+    const uint32_t before = activity.sequence.load(std::memory_order_relaxed);
+    activity.sequence.exchange(before | 1, std::memory_order_acq_rel);
+    put(activity.method, method);
+    put(activity.target, target);
+    put(activity.peer, peer);
+    activity.since_ms.store(monotonic_ms(), std::memory_order_relaxed);
+    activity.phase.store(phase, std::memory_order_relaxed);
+    activity.sequence.store((before | 1) + 1, std::memory_order_release);
+}
+
+void WorkerSlot::set_phase(size_t index, Phase phase) {
+    activities[index % kActivitiesMax].phase.store(phase, std::memory_order_relaxed);
+}
+
+void WorkerSlot::end(size_t index) {
+    set_phase(index, Phase::Idle);
+}
+
+bool WorkerSlot::read(size_t index, ActivityView& view) const {
+    // const_cast: the second look at the sequence must be a read-modify-write, or the copies could
+    // be made after it.
+    auto& activity = const_cast<Activity&>(activities[index % kActivitiesMax]);
+    constexpr int kAttemptsMax = 100;  // an owner that died while it wrote never comes to an end
+    for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
+        const uint32_t before = activity.sequence.load(std::memory_order_acquire);
+        view.phase = activity.phase.load(std::memory_order_relaxed);
+        if (view.phase == Phase::Idle && before % 2 == 0) return false;
+        view.since_ms = activity.since_ms.load(std::memory_order_relaxed);
+        view.method = get(activity.method);
+        view.target = get(activity.target);
+        view.peer = get(activity.peer);
+        if (before % 2 == 0 &&
+            activity.sequence.fetch_add(0, std::memory_order_acq_rel) == before) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// --- the board ---
+
+struct Scoreboard::Shared {
+    std::atomic<uint32_t> used;  ///< slots 0 … used-1 were claimed at least once
+    alignas(64) WorkerSlot slots[1];
+
+    static size_t bytes(size_t slots) { return sizeof(Shared) + (slots - 1) * sizeof(WorkerSlot); }
+};
+
+Result<Scoreboard> Scoreboard::create(size_t slots) {
+    GCORN_CHECK(slots > 0);
+    Result<Pipe> pipe = make_pipe();
+    if (!pipe) return pipe.error();
+    // Zero bytes are a valid start for every cell that is read before its slot is claimed.
+    void* memory = ::mmap(nullptr, Shared::bytes(slots), PROT_READ | PROT_WRITE,
+                          MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return errno_error(errno, "map the scoreboard");
+    Scoreboard board;
+    board.memory_ = memory;
+    board.size_ = slots;
+    board.notify_read_ = std::move(pipe->read);
+    board.notify_write_ = std::move(pipe->write);
+    return board;
+}
+
+Scoreboard::Scoreboard(Scoreboard&& other) noexcept
+    : memory_(std::exchange(other.memory_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      notify_read_(std::move(other.notify_read_)),
+      notify_write_(std::move(other.notify_write_)) {}
+
+Scoreboard::~Scoreboard() {
+    if (memory_ != nullptr) ::munmap(memory_, Shared::bytes(size_));
+}
+
+WorkerSlot& Scoreboard::slot(size_t index) const {
+    GCORN_CHECK(index < size_);
+    return *(static_cast<Shared*>(memory_)->slots + index);
+}
+
+size_t Scoreboard::claim() {
+    auto& used = static_cast<Shared*>(memory_)->used;
+    for (size_t index = 0; index < size_; ++index) {
+        WorkerSlot& candidate = slot(index);
+        if (candidate.state.load() != WorkerState::Free) continue;
+        ::new (&candidate) WorkerSlot;  // resets all cells; nobody else may look at a free slot
+        candidate.state.store(WorkerState::Booting);
+        if (index >= used.load()) used.store(static_cast<uint32_t>(index + 1));
+        return index;
+    }
+    return size_;
+}
+
+void Scoreboard::free(size_t index) {
+    slot(index).pid.store(0);
+    slot(index).state.store(WorkerState::Free);
+}
+
+void Scoreboard::notify() const {
+    ssize_t written;
+    do {
+        written = ::write(notify_write_.get(), "!", 1);
+    } while (written < 0 && errno == EINTR);
+    // A full pipe wakes the arbiter as well; without an arbiter nobody needs to know.
+}
+
+void Scoreboard::drain() const {
+    char bytes[256];
+    for (;;) {
+        const ssize_t count = ::read(notify_read_.get(), bytes, sizeof(bytes));
+        if (count < 0 && errno == EINTR) continue;
+        if (count < static_cast<ssize_t>(sizeof(bytes))) return;
+    }
+}
+
+void Scoreboard::after_fork() {
+    notify_read_.reset();
+}
+
+bool Scoreboard::has_idle_sibling(size_t self) const {
+    const uint32_t used = static_cast<Shared*>(memory_)->used.load(std::memory_order_relaxed);
+    for (size_t index = 0; index < used; ++index) {
+        if (index == self) continue;
+        const WorkerSlot& sibling = slot(index);
+        if (sibling.state.load(std::memory_order_relaxed) == WorkerState::Ready &&
+            sibling.busy.load(std::memory_order_relaxed) == 0 &&
+            sibling.queued.load(std::memory_order_relaxed) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+}  // namespace gcorn

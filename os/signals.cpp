@@ -1,0 +1,169 @@
+#include "os/signals.h"
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "os/process.h"
+
+namespace gcorn::signals {
+
+namespace {
+
+constexpr int kSignalsMax = 64;  // numbers that fit one byte of the pipe and exist (NSIG is 65)
+
+constexpr int kArbiterQueued[] = {SIGHUP,  SIGINT,   SIGQUIT, SIGTERM, SIGUSR1,
+                                  SIGUSR2, SIGWINCH, SIGTTIN, SIGTTOU, SIGCHLD};
+
+// What handlers can reach. The Fds own the pipe; handlers read the plain number beside them,
+// because an Fd's methods promise nothing inside a handler.
+Fd read_end, write_end;
+volatile sig_atomic_t write_fd = -1;
+volatile sig_atomic_t overflowed[kSignalsMax + 1];
+void (*volatile interrupt_python)(int) = nullptr;
+
+void take_note(int signal) {
+    const int saved_errno = errno;
+    const auto byte = static_cast<unsigned char>(signal);
+    ssize_t written;
+    do {
+        written = ::write(write_fd, &byte, 1);
+    } while (written < 0 && errno == EINTR);
+    if (written != 1) overflowed[signal] = 1;
+    errno = saved_errno;
+}
+
+void take_note_and_interrupt(int signal) {
+    take_note(signal);
+    const int saved_errno = errno;
+    if (interrupt_python != nullptr) interrupt_python(signal);
+    errno = saved_errno;
+}
+
+// sigaction fails only for numbers that do not exist or cannot be caught; ours are constants.
+void set_action(int signal, void (*handler)(int), int flags) {
+    struct sigaction action {};
+    action.sa_handler = handler;
+    action.sa_flags = flags;
+    sigemptyset(&action.sa_mask);
+    GCORN_CHECK(sigaction(signal, &action, nullptr) == 0);
+}
+
+void ignore_write_failures() {
+    set_action(SIGPIPE, SIG_IGN, 0);
+    set_action(SIGXFSZ, SIG_IGN, 0);
+}
+
+}  // namespace
+
+Status open() {
+    Result<Pipe> pipe = make_pipe();
+    if (!pipe) return pipe.error();
+    write_fd = -1;
+    read_end = std::move(pipe->read);
+    write_end = std::move(pipe->write);
+    for (auto& flag : overflowed)
+        flag = 0;
+    write_fd = write_end.get();
+    return {};
+}
+
+int fd() {
+    return read_end.get();
+}
+
+std::vector<int> take() {
+    std::vector<int> queued;
+    bool has_child = false;
+    const auto append = [&](int signal) {
+        if (signal == SIGCHLD && std::exchange(has_child, true)) return;
+        queued.push_back(signal);
+    };
+    unsigned char bytes[256];
+    for (;;) {
+        const ssize_t count = ::read(read_end.get(), bytes, sizeof(bytes));
+        if (count < 0 && errno == EINTR) continue;
+        if (count <= 0) break;
+        for (ssize_t i = 0; i < count; ++i)
+            append(bytes[i]);
+    }
+    for (int signal = 1; signal <= kSignalsMax; ++signal) {
+        if (overflowed[signal] == 0) continue;
+        overflowed[signal] = 0;
+        append(signal);
+    }
+    return queued;
+}
+
+void catch_for_arbiter() {
+    for (const int signal : kArbiterQueued)
+        set_action(signal, take_note, SA_RESTART);
+    ignore_write_failures();
+}
+
+void catch_for_worker(void (*interrupter)(int)) {
+    interrupt_python = interrupter;
+    set_action(SIGTERM, take_note, SA_RESTART);
+    set_action(SIGUSR1, take_note, SA_RESTART);
+    // Without SA_RESTART: a blocking call of the application returns EINTR, and the interpreter
+    // looks at its own note before it tries again (PEP 475).
+    for (const int signal : {SIGINT, SIGQUIT, SIGABRT}) {
+        set_action(signal, take_note_and_interrupt, 0);
+    }
+    for (const int signal : {SIGHUP, SIGUSR2, SIGWINCH})
+        set_action(signal, SIG_IGN, 0);
+    for (const int signal : {SIGCHLD, SIGTTIN, SIGTTOU})
+        set_action(signal, SIG_DFL, 0);
+    ignore_write_failures();
+}
+
+void reset_to_defaults() {
+    for (const int signal : kArbiterQueued)
+        set_action(signal, SIG_DFL, 0);
+    set_action(SIGABRT, SIG_DFL, 0);
+    for (const int signal : {SIGHUP, SIGUSR2})
+        set_action(signal, SIG_IGN, 0);
+    interrupt_python = nullptr;
+}
+
+void block_all_in_this_thread() {
+    sigset_t all;
+    sigfillset(&all);
+    GCORN_CHECK(pthread_sigmask(SIG_BLOCK, &all, nullptr) == 0);
+}
+
+Hold::Hold() {
+    sigset_t all;
+    sigfillset(&all);
+    GCORN_CHECK(pthread_sigmask(SIG_BLOCK, &all, &before_) == 0);
+}
+
+void Hold::release() {
+    if (!std::exchange(is_held_, false)) return;
+    GCORN_CHECK(pthread_sigmask(SIG_SETMASK, &before_, nullptr) == 0);
+}
+
+std::string name(int signal) {
+    static constexpr std::pair<int, const char*> kNames[] = {
+        {SIGHUP, "SIGHUP"},   {SIGINT, "SIGINT"},       {SIGQUIT, "SIGQUIT"},
+        {SIGILL, "SIGILL"},   {SIGTRAP, "SIGTRAP"},     {SIGABRT, "SIGABRT"},
+        {SIGBUS, "SIGBUS"},   {SIGFPE, "SIGFPE"},       {SIGKILL, "SIGKILL"},
+        {SIGUSR1, "SIGUSR1"}, {SIGSEGV, "SIGSEGV"},     {SIGUSR2, "SIGUSR2"},
+        {SIGPIPE, "SIGPIPE"}, {SIGALRM, "SIGALRM"},     {SIGTERM, "SIGTERM"},
+        {SIGCHLD, "SIGCHLD"}, {SIGTTIN, "SIGTTIN"},     {SIGTTOU, "SIGTTOU"},
+        {SIGXCPU, "SIGXCPU"}, {SIGXFSZ, "SIGXFSZ"},     {SIGSYS, "SIGSYS"},
+        {SIGPROF, "SIGPROF"}, {SIGVTALRM, "SIGVTALRM"}, {SIGWINCH, "SIGWINCH"},
+        {SIGSTOP, "SIGSTOP"}, {SIGCONT, "SIGCONT"},     {SIGTSTP, "SIGTSTP"},
+        {SIGIO, "SIGIO"},
+    };
+    for (const auto& [number, text] : kNames) {
+        if (number == signal) return text;
+    }
+    return "SIG" + std::to_string(signal);
+}
+
+}  // namespace gcorn::signals

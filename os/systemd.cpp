@@ -1,0 +1,119 @@
+#include "os/systemd.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/text.h"
+#include "os/process.h"
+
+namespace gcorn::systemd {
+
+namespace {
+
+#ifdef SOCK_CLOEXEC
+constexpr int kCloseOnExec = SOCK_CLOEXEC;
+#else
+constexpr int kCloseOnExec = 0;  // macOS: the descriptor lives for one call on the only thread
+#endif
+constexpr uint64_t kListenFdsMax = 1024;  // more than any unit has; a nonsense number must not loop
+
+std::optional<uint64_t> number_from_environment(const char* name) {
+    const char* text = std::getenv(name);
+    return text == nullptr ? std::nullopt : parse_decimal(text);
+}
+
+}  // namespace
+
+std::vector<int> take_listen_fds() {
+    const auto pid = number_from_environment("LISTEN_PID");
+    const auto count = number_from_environment("LISTEN_FDS");
+    if (!pid || *pid != static_cast<uint64_t>(::getpid())) return {};
+    for (const char* name : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"})
+        ::unsetenv(name);
+    std::vector<int> fds;
+    for (uint64_t i = 0; i < std::min(count.value_or(0), kListenFdsMax); ++i) {
+        const int fd = kListenFdsStart + static_cast<int>(i);
+        if (set_close_on_exec(fd, true)) fds.push_back(fd);
+    }
+    return fds;
+}
+
+Notifier::Notifier() {
+    const char* path = std::getenv("NOTIFY_SOCKET");
+    // Only these two families are defined for us; vsock is for virtual machine monitors.
+    if (path == nullptr || (path[0] != '/' && path[0] != '@') || path[1] == '\0') return;
+    socket_path_ = path;
+    const auto interval_us = number_from_environment("WATCHDOG_USEC");
+    const auto pid = number_from_environment("WATCHDOG_PID");
+    if (pid && *pid != static_cast<uint64_t>(::getpid())) return;
+    constexpr uint64_t kUsecMax = uint64_t{1}
+                                  << 50;  // 35 years; keeps the arithmetic far from overflow
+    if (interval_us && *interval_us > 0 && *interval_us < kUsecMax) {
+        watchdog_interval_ms_ = std::max<int64_t>(1, static_cast<int64_t>(*interval_us / 2000));
+    }
+}
+
+Status Notifier::ready(std::string_view status) const {
+    return send("READY=1\nSTATUS=" + std::string(status));
+}
+
+Status Notifier::reloading() const {
+    return send("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(monotonic_us()));
+}
+
+Status Notifier::stopping() const {
+    return send("STOPPING=1");
+}
+
+Status Notifier::status(std::string_view text) const {
+    return send("STATUS=" + std::string(text));
+}
+
+Status Notifier::main_pid(pid_t pid) const {
+    return send("MAINPID=" + std::to_string(pid));
+}
+
+Status Notifier::watchdog() const {
+    return send("WATCHDOG=1");
+}
+
+Status Notifier::send(std::string_view message) const {
+    if (socket_path_.empty()) return {};
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (socket_path_.size() >= sizeof(address.sun_path)) {
+        return Error{ENAMETOOLONG, "NOTIFY_SOCKET " + socket_path_ + ": name too long"};
+    }
+    std::memcpy(address.sun_path, socket_path_.data(), socket_path_.size());
+    if (address.sun_path[0] == '@') address.sun_path[0] = '\0';  // abstract namespace, unix(7)
+    // An abstract name ends with the address, not with a zero byte.
+    const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + socket_path_.size());
+
+    // A new socket each time: messages are rare, and nothing has to be closed after fork.
+    const Fd fd(::socket(AF_UNIX, SOCK_DGRAM | kCloseOnExec, 0));
+    if (!fd) return errno_error(errno, "socket for NOTIFY_SOCKET");
+    const timeval patience{.tv_sec = 1, .tv_usec = 0};
+    if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0) {
+        return errno_error(errno, "SO_SNDTIMEO for NOTIFY_SOCKET");
+    }
+    ssize_t sent;
+    do {
+        sent = ::sendto(fd.get(), message.data(), message.size(), MSG_NOSIGNAL,
+                        reinterpret_cast<const sockaddr*>(&address), size);
+    } while (sent < 0 && errno == EINTR);
+    if (sent < 0) return errno_error(errno, "notify " + socket_path_);
+    return {};
+}
+
+}  // namespace gcorn::systemd
