@@ -1,17 +1,18 @@
 // Metrics for a statsd server: one small datagram each, over UDP or a unix datagram socket.
 //
-// gunicorn's names and forms (gunicorn.requests, gunicorn.request.duration, gunicorn.workers …). The
-// socket never blocks and a datagram that cannot be sent is dropped without a word: metrics may not
-// slow or fail a request. A Statsd that was never opened costs one branch a call.
-// Made once in server.cpp; open() and reopen() on the main thread while nobody else uses the object,
-// the metrics from any thread. Called by arbiter, worker and, as an observer, by the Logger.
+// gunicorn's names and forms (gunicorn.requests, gunicorn.request.duration, gunicorn.workers …).
+// The socket never blocks and a datagram that cannot be sent is dropped without a word: metrics may
+// not slow or fail a request. A Statsd that was never opened costs one branch a call. Made once in
+// server.cpp. open() while no other thread uses the object, reopen() on one thread while others may
+// send, the metrics on any thread. Called by arbiter, worker and the Logger (set_counter).
 #pragma once
 
-#include <sys/socket.h>
-
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -19,24 +20,27 @@
 
 namespace gcorn {
 
+struct RemoteAddress;  // log/remote.h
+
 struct StatsdOptions {
     std::string host;    ///< HOST[:PORT] (8125), [IPV6]:PORT or unix://PATH; "" = off
     std::string prefix;  ///< "" or a name; its trailing dots collapse to one
     std::string tags;    ///< dogstatsd tags without "#", e.g. "env:prod,app:shop"; "" = none
 };
 
-/// Ok if `host` has one of the forms above ("unix:8125" is a host called unix); the Error's sentence
-/// is gunicorn's. Pure.
+/// Ok if `host` has one of the forms above ("unix:8125" is a host called unix); the Error's
+/// sentence is gunicorn's. Pure.
 Status validate_statsd_host(std::string_view host);
 
 class Statsd : public LogObserver {
 public:
-    Statsd() = default;
+    Statsd();
+    ~Statsd() override;
     Statsd(const Statsd&) = delete;
     Statsd& operator=(const Statsd&) = delete;
 
-    /// Resolves the host and connects; host "" turns metrics off. May wait for DNS. An unknown host or a
-    /// malformed one is an Error and leaves the object as it was; a unix socket that does not
+    /// Resolves the host and connects; host "" turns metrics off. May wait for DNS. An unknown host
+    /// or a malformed one is an Error and leaves the object as it was; a unix socket that does not
     /// exist yet is not, its datagrams are dropped until it does.
     Status open(const StatsdOptions& options);
 
@@ -66,12 +70,16 @@ public:
 private:
     void send_request(int status_code, int64_t duration_us);
     void send(std::string_view name, std::string_view value, std::string_view type);
-    void connect_unix();
+    Status connect(const std::string& host);
 
-    Fd socket_;              ///< non-blocking datagram socket; closed = off
-    StatsdOptions options_;
-    std::string prefix_;     ///< "" or "name."
-    std::string suffix_;     ///< "" or "|#tags"
+    Fd socket_;  ///< non-blocking datagram socket; closed = off. Its number never changes.
+    std::string host_;
+    std::string prefix_;  ///< "" or "name."
+    std::string suffix_;  ///< "" or "|#tags"
+    /// The last of targets_. Old ones stay: another thread may be sending to one (there is a new
+    /// one only when the address really changed).
+    std::atomic<const RemoteAddress*> target_{nullptr};
+    std::vector<std::unique_ptr<RemoteAddress>> targets_;
 };
 
 }  // namespace gcorn
