@@ -45,9 +45,9 @@ enum class Form : uint8_t {
 };
 
 /// Where the value lives; monostate: nowhere (out of scope, or accepted without effect).
-using Field = std::variant<std::monostate, bool Config::*, int64_t Config::*, std::string Config::*,
-                           std::optional<bool> Config::*, StringList Config::*, StringMap Config::*,
-                           HookRef Config::*>;
+using MemberPointer = std::variant<std::monostate, bool Config::*, int64_t Config::*,
+                                   std::string Config::*, std::optional<bool> Config::*,
+                                   StringList Config::*, StringMap Config::*, HookRef Config::*>;
 
 /// Checks one text (each member of a list) and may bring it into its canonical form. Error: the
 /// reason, quoting the value; code 0.
@@ -58,7 +58,7 @@ struct Setting {
     Section section = Section::ConfigFile;
     std::string_view flags;    ///< "-w --workers"; "" = config file only
     std::string_view metavar;  ///< "INT"; "" for switches and hooks
-    Field field;
+    MemberPointer field;
     std::string_view fallback;  ///< default as text; empty data() = unset
     Form form = Form::Plain;
     Check check = nullptr;
