@@ -25,7 +25,8 @@
 
 namespace gcorn {
 
-struct Setting;  // settings.h
+struct CommandLine;  // command_line.h
+struct Setting;      // settings.h
 
 /// A hook or other Python object from the config file, opaque to the core (python/ knows what it
 /// is).
@@ -49,11 +50,16 @@ using StringMap = std::map<std::string, std::string>;
 
 /// A setting's value as Python sees it; monostate is None. Lists and maps hold strings only: a list
 /// with another member arrives as OtherValue.
+/// Functions, classes and every other object that is meant for a setting whose field is a HookRef
+/// arrive as HookRef, named by their dotted name.
 using Value = std::variant<std::monostate, bool, int64_t, double, std::string, StringList,
                            StringMap, HookRef, OtherValue>;
 
 /// As Python's str() prints it: None, True, 4, text, ['a', 'b'], {'K': 'v'}, <post_fork()>.
 [[nodiscard]] std::string value_text(const Value& value);
+
+/// Python's int(text, 0): a sign, 0x, 0o, 0b, no leading zeros; with `c_octal` also 022.
+[[nodiscard]] std::optional<int64_t> parse_python_int(std::string_view text, bool c_octal);
 
 /// Error::code of configuration errors (gunicorn's exit codes).
 constexpr int kExitConfigError = 1;  ///< a value that is refused
@@ -151,35 +157,6 @@ public:
 /// The one setting whose name is a single edit away from `name`, "" if there is none.
 [[nodiscard]] std::string_view nearest_setting(std::string_view name);
 
-// --- Command line (Python argparse's grammar, which gunicorn's users rely on) ---
-
-struct Assignment {
-    const Setting* setting = nullptr;
-    Value value;  ///< a repeatable option: all its values of this source
-};
-
-struct CommandLine {
-    std::vector<Assignment> assignments;  ///< one per setting; the last use of an option wins
-    std::string app;                      ///< first positional word, "" if there is none
-    StringList extra_words;               ///< further ones, ignored as in gunicorn
-    bool help = false, version = false;   ///< -h, -v: what follows them was not read
-
-    /// The value of a text setting given here ("config"), nullptr if it is absent.
-    [[nodiscard]] const std::string* text_of(std::string_view setting) const;
-};
-
-/// args without argv[0]. Error: kExitUsageError (unknown, ambiguous, value missing or malformed) or
-/// kExitConfigError for an option that is out of scope, with the sentence why. Pure.
-Result<CommandLine> parse_command_line(const StringList& args);
-
-/// Words of GUNICORN_CMD_ARGS: POSIX shell quoting without expansion, as Python's shlex.split.
-/// Error: an unfinished quote or escape. Pure.
-Result<StringList> split_shell_words(std::string_view text);
-
-/// What to print on stderr for a configuration error before exiting with its code: usage and error
-/// lines for kExitUsageError, else gunicorn's blank line and "Error: <reason>".
-[[nodiscard]] std::string startup_error_text(const Error& error);
-
 // --- Finding the values ---
 
 /// What the resolver asks of the world outside; tests replace it.
@@ -193,6 +170,7 @@ struct Surroundings {
     static Surroundings of_process();
 };
 
+/// The start directory must be the current one when the file is executed (on HUP: again).
 /// Which config file to read: -c of the command line, else -c of GUNICORN_CMD_ARGS, else
 /// ./gcorn.conf.py, else ./gunicorn.conf.py, if they exist; "" = none. Relative paths mean
 /// start_dir. Error: a named file does not exist. Executing it is python/config_file's work.
@@ -212,13 +190,15 @@ class ConfigBuilder {
 public:
     explicit ConfigBuilder(Surroundings surroundings) : surroundings_(std::move(surroundings)) {}
 
-    /// WEB_CONCURRENCY, PORT, FORWARDED_ALLOW_IPS, SENDFILE.
-    Status apply_environment();
+    /// WEB_CONCURRENCY, PORT, FORWARDED_ALLOW_IPS, SENDFILE. A bad value is an error of finish(),
+    /// and only if nothing replaced it: hosts set PORT for their own ends.
+    void apply_environment();
     /// What a config file assigned, in its order; unknown names are ignored, near misses noticed.
     Status apply_file(std::string_view path,
                       const std::vector<std::pair<std::string, Value>>& names);
-    /// source: "GUNICORN_CMD_ARGS" or "command line". The application of the latter counts.
-    Status apply_arguments(const CommandLine& line, std::string_view source);
+    /// Options of GUNICORN_CMD_ARGS; its positional words are ignored.
+    Status apply_environment_arguments(const CommandLine& line);
+    Status apply_command_line(const CommandLine& line);
 
     /// Rules that need several settings (chdir, worker class and threads, the application's name).
     /// Error: kExitConfigError, also if no application is named.
@@ -226,9 +206,11 @@ public:
 
 private:
     Status assign(const Setting& setting, const Value& value, std::string_view source);
+    Status assign_options(const CommandLine& line, std::string_view source);
 
     Surroundings surroundings_;
     ResolvedConfig resolved_;
+    std::vector<std::pair<const Setting*, Error>> environment_errors_;
 };
 
 /// Settings that differ between the two and cannot change without a restart; for one warning each.

@@ -56,24 +56,26 @@ using Check = Status (*)(std::string& text);
 struct Setting {
     std::string_view name;
     Section section = Section::ConfigFile;
-    std::string_view flags;    ///< "-w --workers"; "" = config file only
-    std::string_view metavar;  ///< "INT"; "" for switches and hooks
-    MemberPointer field;
-    std::string_view fallback;  ///< default as text; empty data() = unset
+    std::string_view flags = {};    ///< "-w --workers"; "" = config file only
+    std::string_view metavar = {};  ///< "INT"; "" for switches and hooks
+    MemberPointer field = {};
+    std::optional<std::string_view> fallback = {};  ///< default as text; unset reads as None
     Form form = Form::Plain;
-    Check check = nullptr;
-    int64_t max = INT32_MAX;   ///< of integers
-    std::string_view allowed;  ///< what a refused value should have been; "" = by type
-    std::string_view env;      ///< variable that replaces the default
+    std::string_view choices = {};  ///< "auto, poll, inotify": the only texts accepted, any case
+    Check check = nullptr;          ///< before choices are looked at, so it may resolve aliases
+    int64_t max = INT32_MAX;        ///< of integers
+    std::string_view allowed = {};  ///< what a refused value should have been; "" = choices or type
+    std::string_view env = {};      ///< variable that replaces the default
     OnReload on_reload = OnReload::Applies;
-    int arity = 0;             ///< hooks: positional parameters
-    std::string_view help;     ///< one or two sentences, units included
-    std::string_view note;     ///< any difference from gunicorn
-    std::string_view ignored;  ///< why it has no effect; logged once when it is set
-    std::string_view refused;  ///< why it cannot be set at all
+    int arity = 0;                  ///< hooks: positional parameters
+    int arity_min = 0;              ///< where fewer do as well; 0 = none
+    std::string_view help = {};     ///< one or two sentences, units included
+    std::string_view note = {};     ///< any difference from gunicorn
+    std::string_view ignored = {};  ///< why it has no effect; told once in the log when it is set
+    std::string_view refused = {};  ///< why it cannot be set at all
 
     [[nodiscard]] bool is_hook() const { return section == Section::ServerHooks; }
-    /// An option without a value on the command line.
+    /// An option that takes no value on the command line.
     [[nodiscard]] bool is_switch() const { return metavar.empty(); }
 };
 
