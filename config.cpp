@@ -1,0 +1,641 @@
+#include "config.h"
+
+#include <grp.h>
+#include <pwd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/text.h"
+#include "command_line.h"
+#include "settings.h"
+
+namespace gcorn {
+namespace {
+
+std::string join(const StringList& parts, std::string_view separator) {
+    std::string out;
+    for (const std::string& part : parts) {
+        if (!out.empty()) out += separator;
+        out += part;
+    }
+    return out;
+}
+
+/// A string as Python's repr() quotes it, as far as settings need it.
+std::string python_quote(std::string_view text) {
+    const char quote = text.find('\'') != text.npos && text.find('"') == text.npos ? '"' : '\'';
+    std::string out(1, quote);
+    for (const char c : text) {
+        if (c == '\n') {
+            out += "\\n";
+            continue;
+        }
+        if (c == '\\' || c == quote) out += '\\';
+        out += c;
+    }
+    return out += quote;
+}
+
+// ------------------------------------------------------------------------------------- casts
+
+bool is_falsy(const Value& value) {
+    if (const auto* flag = std::get_if<bool>(&value)) return !*flag;
+    if (const auto* number = std::get_if<int64_t>(&value)) return *number == 0;
+    if (const auto* real = std::get_if<double>(&value)) return *real == 0;
+    if (const auto* text = std::get_if<std::string>(&value)) return text->empty();
+    if (const auto* list = std::get_if<StringList>(&value)) return list->empty();
+    if (const auto* map = std::get_if<StringMap>(&value)) return map->empty();
+    return std::holds_alternative<std::monostate>(value);
+}
+
+/// One text of a setting: its own check, then its choices.
+Status check_text(const Setting& setting, std::string& text) {
+    if (setting.check != nullptr)
+        if (Status status = setting.check(text); !status) return status;
+    if (setting.choices.empty()) return {};
+    text = lower(text);
+    const auto choices = split_list(setting.choices);
+    if (std::ranges::find(choices, text) != choices.end()) return {};
+    return Error{0, "Invalid " + std::string(setting.name) + ": '" + text + "'"};
+}
+
+/// Any value as a text, where the setting's form lets other types stand for one.
+Result<std::string> cast_text(const Setting& setting, const Value& value) {
+    if (const auto* text = std::get_if<std::string>(&value))
+        return std::string(trim(*text, " \t\r\n\f\v"));
+    if (std::holds_alternative<std::monostate>(value)) return std::string();
+    const bool is_number = std::holds_alternative<int64_t>(value);
+    if (setting.form == Form::Identity && is_number) return value_text(value);
+    if (setting.form == Form::OptionalValue && (is_number || std::holds_alternative<bool>(value)))
+        return value_text(value);
+    if (const auto* object = std::get_if<HookRef>(&value);
+        object && setting.form == Form::ClassName)
+        return object->name;
+    return Error{0, "Not a string: " + value_text(value)};
+}
+
+/// Stores a value through the field's pointer; one overload for each type of field. The rules are
+/// gunicorn's validators.
+struct Cast {
+    Config& cfg;
+    const Setting& setting;
+    const Value& value;
+
+    Status operator()(bool Config::*field) const {
+        std::optional<bool> flag;
+        if (Status status = cast_bool(flag); !status) return status;
+        cfg.*field = flag.value_or(false);
+        return {};
+    }
+    Status operator()(std::optional<bool> Config::*field) const { return cast_bool(cfg.*field); }
+
+    Status operator()(int64_t Config::*field) const {
+        std::optional<int64_t> number;
+        if (const auto* integer = std::get_if<int64_t>(&value)) number = *integer;
+        if (const auto* flag = std::get_if<bool>(&value)) number = *flag ? 1 : 0;
+        if (const auto* text = std::get_if<std::string>(&value))
+            number = parse_python_int(*text, setting.form == Form::Octal);
+        if (!number) return Error{0, "Not an integer: " + value_text(value)};
+        if (*number < 0) return Error{0, "Value must be positive: " + std::to_string(*number)};
+        if (*number > setting.max)
+            return Error{0, "Value must be at most " + std::to_string(setting.max) + ": " +
+                                std::to_string(*number)};
+        cfg.*field = *number;
+        return {};
+    }
+
+    Status operator()(std::string Config::*field) const {
+        Result<std::string> text = cast_text(setting, value);
+        if (!text) return text.error();
+        if (Status status = check_text(setting, *text); !status) return status;
+        cfg.*field = std::move(*text);
+        return {};
+    }
+    Status operator()(std::monostate) const {  // checked like a text, then forgotten
+        if (setting.choices.empty()) return {};
+        Result<std::string> text = cast_text(setting, value);
+        return text ? check_text(setting, *text) : Status{text.error()};
+    }
+
+    Status operator()(StringList Config::*field) const {
+        StringList items;
+        if (const auto* list = std::get_if<StringList>(&value))
+            items = *list;
+        else if (const auto* text = std::get_if<std::string>(&value); text && is_csv())
+            for (const std::string_view item : split_list(*text))
+                items.emplace_back(item);
+        else if (text && !text->empty())
+            items = {*text};
+        else if (!is_falsy(value))
+            return Error{0, "Not a string: " + value_text(value)};
+        for (std::string& item : items) {
+            item = trim(item, " \t\r\n\f\v");
+            if (Status status = check_text(setting, item); !status) return status;
+        }
+        cfg.*field = std::move(items);
+        return {};
+    }
+
+    Status operator()(StringMap Config::*field) const {
+        const auto* map = std::get_if<StringMap>(&value);
+        if (map == nullptr) return Error{0, "Value is not a dictionary: " + value_text(value)};
+        cfg.*field = *map;
+        return {};
+    }
+
+    Status operator()(HookRef Config::*field) const {
+        if (const auto* object = std::get_if<HookRef>(&value)) {
+            cfg.*field = *object;
+            return {};
+        }
+        if (!setting.is_hook() && is_falsy(value)) {
+            cfg.*field = HookRef{};
+            return {};
+        }
+        const auto* text = std::get_if<std::string>(&value);
+        if (text == nullptr || setting.form == Form::Object) {
+            const char* const why = setting.is_hook()              ? "Value is not callable: "
+                                    : setting.form == Form::Object ? "Value is not a dictionary: "
+                                                                   : "Value is not a class: ";
+            return Error{0, why + value_text(value)};
+        }
+        std::string name(trim(*text));
+        if (Status status = check_text(setting, name); !status) return status;
+        cfg.*field = HookRef{nullptr, std::move(name)};
+        return {};
+    }
+
+private:
+    [[nodiscard]] bool is_csv() const { return setting.form == Form::Csv; }
+
+    Status cast_bool(std::optional<bool>& out) const {
+        if (const auto* flag = std::get_if<bool>(&value)) {
+            out = *flag;
+            return {};
+        }
+        if (std::holds_alternative<std::monostate>(value)) {
+            out.reset();
+            return {};
+        }
+        const auto* text = std::get_if<std::string>(&value);
+        if (text == nullptr) return Error{0, "Invalid type for casting: " + value_text(value)};
+        const std::string word = lower(trim(*text));
+        if (word != "true" && word != "false") return Error{0, "Invalid boolean: " + *text};
+        out = word == "true";
+        return {};
+    }
+};
+
+/// The default as Python would have assigned it.
+Value fallback_value(const Setting& setting) {
+    if (!setting.fallback) return {};
+    const std::string_view text = *setting.fallback;
+    if (!std::holds_alternative<StringMap Config::*>(setting.field)) return std::string(text);
+    StringMap map;
+    for (const std::string_view item : split_list(text)) {
+        const size_t colon = item.find(": ");
+        map.emplace(item.substr(0, colon), item.substr(colon + 2));
+    }
+    return map;
+}
+
+/// "an integer, 0 or more", for the tail of an error sentence.
+std::string allowed_text(const Setting& setting) {
+    if (!setting.allowed.empty()) return std::string(setting.allowed);
+    if (!setting.choices.empty()) return std::string(setting.choices);
+    if (setting.is_hook()) return "a function, or its dotted name";
+    if (std::holds_alternative<int64_t Config::*>(setting.field)) {
+        const std::string max = std::to_string(setting.max);
+        return setting.form == Form::Octal ? "0 to 0777" : "an integer from 0 to " + max;
+    }
+    if (std::holds_alternative<bool Config::*>(setting.field) ||
+        std::holds_alternative<std::optional<bool> Config::*>(setting.field))
+        return "True or False";
+    if (std::holds_alternative<StringMap Config::*>(setting.field))
+        return "a dictionary of strings";
+    if (std::holds_alternative<StringList Config::*>(setting.field) && setting.form != Form::Csv)
+        return "a string or a list of strings";
+    return "a string";
+}
+
+Status assign_field(Config& cfg, const Setting& setting, const Value& value,
+                    std::string_view source) {
+    std::string where = source.empty() ? "" : ", from " + std::string(source);
+    if (!setting.refused.empty())
+        return Error{kExitConfigError, std::string(setting.name) + " cannot be set" + where + ": " +
+                                           std::string(setting.refused)};
+    const Status status = std::visit(Cast{cfg, setting, value}, setting.field);
+    if (status) return status;
+    return Error{kExitConfigError, status.message() + " (" + std::string(setting.name) + where +
+                                       "; allowed: " + allowed_text(setting) + ")"};
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------ values
+
+std::optional<int64_t> parse_python_int(std::string_view text, bool c_octal) {
+    text = trim(text, " \t\r\n\f\v");
+    const bool is_negative = text.starts_with('-');
+    if (is_negative || text.starts_with('+')) text.remove_prefix(1);
+    int base = 10;
+    if (text.size() > 1 && text[0] == '0') {
+        const char mark = to_lower(text[1]);
+        if (mark == 'x')
+            base = 16;
+        else if (mark == 'o')
+            base = 8;
+        else if (mark == 'b')
+            base = 2;
+        else if (c_octal)
+            base = 8;
+        else if (text.find_first_not_of('0') != text.npos)
+            return std::nullopt;
+        if (mark == 'x' || mark == 'o' || mark == 'b') text.remove_prefix(2);
+    }
+    uint64_t magnitude = 0;
+    const char* const end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, magnitude, base);
+    if (text.empty() || stop != end || error != std::errc{} || magnitude > INT64_MAX)
+        return std::nullopt;
+    const auto value = static_cast<int64_t>(magnitude);
+    return is_negative ? -value : value;
+}
+
+std::string value_text(const Value& value) {
+    struct Text {
+        std::string operator()(std::monostate) const { return "None"; }
+        std::string operator()(bool flag) const { return flag ? "True" : "False"; }
+        std::string operator()(int64_t number) const { return std::to_string(number); }
+        std::string operator()(double number) const {
+            char text[32];
+            std::snprintf(text, sizeof text, "%.12g", number);
+            return text;
+        }
+        std::string operator()(const std::string& text) const { return text; }
+        std::string operator()(const StringList& list) const {
+            StringList items;
+            for (const std::string& item : list)
+                items.push_back(python_quote(item));
+            return "[" + join(items, ", ") + "]";
+        }
+        std::string operator()(const StringMap& map) const {
+            StringList items;
+            for (const auto& [key, item] : map)
+                items.push_back(python_quote(key) + ": " + python_quote(item));
+            return "{" + join(items, ", ") + "}";
+        }
+        std::string operator()(const HookRef& hook) const {
+            if (hook) return "<" + hook.name + ">";
+            return hook.name.empty() ? "None" : hook.name;
+        }
+        std::string operator()(const OtherValue& other) const { return other.repr; }
+    };
+    return std::visit(Text{}, value);
+}
+
+Config::Config() {
+    for (const Setting& setting : settings()) {
+        const Value value = fallback_value(setting);
+        if (std::holds_alternative<std::monostate>(value)) continue;
+        GCORN_CHECK(std::visit(Cast{*this, setting, value}, setting.field).is_ok());
+    }
+}
+
+Status Config::apply(std::string_view name, const Value& value, std::string_view source) {
+    const Setting* setting = find_setting(name);
+    if (setting == nullptr)
+        return Error{kUnknownSetting, "no setting is called " + std::string(name)};
+    return assign_field(*this, *setting, value, source);
+}
+
+std::optional<Value> Config::get(std::string_view name) const {
+    const Setting* setting = find_setting(name);
+    if (setting == nullptr) return std::nullopt;
+    return field_value(*this, *setting);
+}
+
+Value field_value(const Config& cfg, const Setting& setting) {
+    struct Read {
+        const Config& cfg;
+        const Setting& setting;
+        Value operator()(std::monostate) const { return {}; }
+        Value operator()(std::string Config::*field) const {
+            if ((cfg.*field).empty() && !setting.fallback) return {};
+            return cfg.*field;
+        }
+        Value operator()(std::optional<bool> Config::*field) const {
+            return cfg.*field ? Value{*(cfg.*field)} : Value{};
+        }
+        Value operator()(HookRef Config::*field) const {
+            const HookRef& hook = cfg.*field;
+            return hook || !hook.name.empty() ? Value{hook} : Value{};
+        }
+        Value operator()(bool Config::*field) const { return cfg.*field; }
+        Value operator()(int64_t Config::*field) const { return cfg.*field; }
+        Value operator()(StringList Config::*field) const { return cfg.*field; }
+        Value operator()(StringMap Config::*field) const { return cfg.*field; }
+    };
+    return std::visit(Read{cfg, setting}, setting.field);
+}
+
+std::string_view nearest_setting(std::string_view name) {
+    constexpr size_t kNameBytesMin = 4;  // shorter words are one edit away from too much
+    if (name.size() < kNameBytesMin || find_setting(name) != nullptr) return {};
+    for (const Setting& setting : settings()) {
+        if (setting.refused.empty() && setting.name.size() >= kNameBytesMin &&
+            edit_distance(name, setting.name) == 1)
+            return setting.name;
+    }
+    return {};
+}
+
+// ---------------------------------------------------------------------------------- sources
+
+namespace {
+
+bool is_directory(const std::string& path) {
+    struct stat info {};
+    return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+/// `path` seen from `base`, without "." and ".." (as Python's os.path.normpath).
+std::string absolute_path(const std::string& base, const std::string& path) {
+    std::string absolute = (std::filesystem::path(base) / path).lexically_normal().string();
+    if (absolute.size() > 1 && absolute.ends_with('/')) absolute.pop_back();
+    return absolute;
+}
+
+/// $PWD if it names the current directory (it keeps the symbolic links of the path), else that.
+std::string current_directory() {
+    const char* pwd = std::getenv("PWD");
+    struct stat by_name {
+    }, by_cwd{};
+    const bool pwd_is_true = pwd != nullptr && pwd[0] == '/' && ::stat(pwd, &by_name) == 0 &&
+                             ::stat(".", &by_cwd) == 0 && by_name.st_ino == by_cwd.st_ino &&
+                             by_name.st_dev == by_cwd.st_dev;
+    if (pwd_is_true) return pwd;
+    std::error_code error;
+    const std::filesystem::path cwd = std::filesystem::current_path(error);
+    return error ? "/" : cwd.string();
+}
+
+}  // namespace
+
+Surroundings Surroundings::of_process() {
+    Surroundings surroundings;
+    surroundings.variable = [](const char* name) -> std::optional<std::string> {
+        const char* value = std::getenv(name);
+        if (value == nullptr) return std::nullopt;
+        return value;
+    };
+    surroundings.file_exists = [](const std::string& path) {
+        return ::access(path.c_str(), F_OK) == 0;
+    };
+    surroundings.start_dir = current_directory();
+    return surroundings;
+}
+
+Result<std::string> choose_config_file(const CommandLine& arguments, const CommandLine& environment,
+                                       const Surroundings& surroundings) {
+    const auto exists = [&](const std::string& path) {
+        return surroundings.file_exists(absolute_path(surroundings.start_dir, path));
+    };
+    for (const CommandLine* line : {&arguments, &environment}) {
+        const std::string* named = line->text_of("config");
+        if (named == nullptr || named->empty()) continue;
+        if (named->starts_with("python:")) return *named;
+        const std::string path = named->substr(named->starts_with("file:") ? 5 : 0);
+        if (!exists(path)) return Error{kExitConfigError, "'" + path + "' doesn't exist"};
+        return *named;
+    }
+    for (const char* usual : {"./gcorn.conf.py", "./gunicorn.conf.py"})
+        if (exists(usual)) return std::string(usual);
+    return std::string();
+}
+
+Status ConfigBuilder::assign(const Setting& setting, const Value& value, std::string_view source) {
+    Config& cfg = resolved_.config;
+    if (Status status = assign_field(cfg, setting, value, source); !status) return status;
+    resolved_.sources.insert_or_assign(std::string(setting.name), std::string(source));
+    // One of several names for the same choice is accepted, but not in silence.
+    const auto* given = std::get_if<std::string>(&value);
+    const auto* field = std::get_if<std::string Config::*>(&setting.field);
+    if (given != nullptr && field != nullptr && !setting.choices.empty() &&
+        !iequals(trim(*given), cfg.**field))
+        resolved_.notices.push_back(std::string(setting.name) + " '" + *given + "' is taken for '" +
+                                    cfg.**field + "'");
+    return {};
+}
+
+void ConfigBuilder::apply_environment() {
+    for (const Setting& setting : settings()) {
+        if (setting.env.empty() || setting.env == "PWD") continue;  // PWD is in start_dir
+        const std::string variable(setting.env);
+        const std::optional<std::string> text = surroundings_.variable(variable.c_str());
+        if (!text) continue;
+        Value value = *text;
+        if (variable == "PORT") value = "0.0.0.0:" + *text;  // an empty one counts, as in gunicorn
+        if (variable == "SENDFILE") {
+            const std::string word = lower(*text);
+            value = word == "y" || word == "1" || word == "yes" || word == "true";
+        }
+        if (Status status = assign(setting, value, "environment " + variable); !status)
+            environment_errors_.emplace_back(&setting, status.error());
+    }
+}
+
+Status ConfigBuilder::apply_file(std::string_view path,
+                                 const std::vector<std::pair<std::string, Value>>& names) {
+    const auto is_assigned = [&](std::string_view name) {
+        return std::ranges::find(names, name, &std::pair<std::string, Value>::first) != names.end();
+    };
+    resolved_.config.config = path;
+    resolved_.sources.insert_or_assign("config", "found in the start directory");
+    for (const auto& [name, value] : names) {
+        if (const Setting* setting = find_setting(name)) {
+            if (Status status = assign(*setting, value, path); !status) return status;
+            continue;
+        }
+        // A helper such as WORKERS beside workers is no slip of the pen, nor is an import.
+        const auto* other = std::get_if<OtherValue>(&value);
+        const bool is_module = other != nullptr && other->type_name == "module";
+        const std::string_view near = is_module ? "" : nearest_setting(name);
+        if (!near.empty() && !is_assigned(near))
+            resolved_.notices.push_back(std::string(path) + " sets " + name +
+                                        ", which is no setting; did you mean " + std::string(near) +
+                                        "?");
+    }
+    return {};
+}
+
+Status ConfigBuilder::assign_options(const CommandLine& line, std::string_view source) {
+    for (const Assignment& assignment : line.assignments) {
+        if (Status status = assign(*assignment.setting, assignment.value, source); !status)
+            return status;
+    }
+    return {};
+}
+
+Status ConfigBuilder::apply_environment_arguments(const CommandLine& line) {
+    return assign_options(line, "GUNICORN_CMD_ARGS");
+}
+
+Status ConfigBuilder::apply_command_line(const CommandLine& line) {
+    constexpr std::string_view kSource = "command line";
+    if (Status status = assign_options(line, kSource); !status) return status;
+    if (!line.app.empty()) {
+        resolved_.config.wsgi_app = line.app;
+        resolved_.sources.insert_or_assign("wsgi_app", std::string(kSource));
+    }
+    if (!line.extra_words.empty())
+        resolved_.notices.push_back("only the first word names the application; ignored: " +
+                                    join(line.extra_words, " "));
+    return {};
+}
+
+Result<ResolvedConfig> ConfigBuilder::finish() {
+    Config& cfg = resolved_.config;
+    auto& sources = resolved_.sources;
+    for (const auto& [setting, error] : environment_errors_)
+        if (!sources.contains(setting->name)) return error;
+    cfg.chdir = absolute_path(surroundings_.start_dir, cfg.chdir);
+    if (!is_directory(cfg.chdir))
+        return Error{kExitConfigError, "can't chdir to '" + cfg.chdir + "' (chdir; allowed: " +
+                                           allowed_text(*find_setting("chdir")) + ")"};
+    if (cfg.worker_class == "sync" && cfg.threads > 1) {
+        cfg.worker_class = "gthread";
+        sources["worker_class"] = "threads is above 1";
+    }
+    if (cfg.wsgi_app.empty() && cfg.paste.empty())
+        return Error{kExitConfigError, "No application module specified."};
+    if (!sources.contains("default_proc_name")) {
+        cfg.default_proc_name = cfg.wsgi_app.empty() ? cfg.paste : cfg.wsgi_app;
+        sources["default_proc_name"] = "the application's name";
+    }
+    for (const Setting& setting : settings()) {
+        if (!setting.ignored.empty() && sources.contains(setting.name))
+            resolved_.notices.push_back(std::string(setting.name) +
+                                        " has no effect: " + std::string(setting.ignored));
+    }
+    return std::move(resolved_);
+}
+
+std::vector<std::string_view> restart_only_changes(const Config& running, const Config& fresh) {
+    std::vector<std::string_view> names;
+    for (const Setting& setting : settings()) {
+        if (setting.on_reload == OnReload::NeedsRestart &&
+            field_value(running, setting) != field_value(fresh, setting))
+            names.push_back(setting.name);
+    }
+    return names;
+}
+
+// -------------------------------------------------------------------------------- conversions
+
+Result<int64_t> user_id(const std::string& name_or_number) {
+    if (name_or_number.empty()) return int64_t{-1};
+    if (const auto number = parse_decimal(name_or_number); number && *number < UINT32_MAX)
+        return static_cast<int64_t>(*number);
+    const passwd* entry = ::getpwnam(name_or_number.c_str());
+    if (entry == nullptr) return Error{kExitConfigError, "No such user: '" + name_or_number + "'"};
+    return static_cast<int64_t>(entry->pw_uid);
+}
+
+Result<int64_t> group_id(const std::string& name_or_number) {
+    if (name_or_number.empty()) return int64_t{-1};
+    if (const auto number = parse_decimal(name_or_number); number && *number < UINT32_MAX)
+        return static_cast<int64_t>(*number);
+    const group* entry = ::getgrnam(name_or_number.c_str());
+    if (entry == nullptr) return Error{kExitConfigError, "No such group: '" + name_or_number + "'"};
+    return static_cast<int64_t>(entry->gr_gid);
+}
+
+HttpPolicy http_policy(const Config& cfg, std::string script_name) {
+    HttpPolicy policy;
+    policy.limit_request_line = static_cast<uint32_t>(cfg.limit_request_line);
+    policy.limit_request_fields = static_cast<uint32_t>(cfg.limit_request_fields);
+    policy.limit_request_field_size = static_cast<uint32_t>(cfg.limit_request_field_size);
+    policy.limit_request_body = static_cast<uint64_t>(cfg.limit_request_body);
+    policy.header_map = cfg.header_map == "refuse"      ? HeaderMap::Refuse
+                        : cfg.header_map == "dangerous" ? HeaderMap::Dangerous
+                                                        : HeaderMap::Drop;
+    policy.forwarder_headers = cfg.forwarder_headers;
+    policy.secure_scheme_headers.clear();
+    for (const auto& [name, value] : cfg.secure_scheme_headers)
+        policy.secure_scheme_headers.emplace_back(upper(name), value);
+    policy.permit_obsolete_folding = cfg.permit_obsolete_folding;
+    policy.strip_header_spaces = cfg.strip_header_spaces;
+    policy.permit_unconventional_http_method = cfg.permit_unconventional_http_method;
+    policy.permit_unconventional_http_version = cfg.permit_unconventional_http_version;
+    policy.casefold_http_method = cfg.casefold_http_method;
+    policy.script_name = std::move(script_name);
+    return policy;
+}
+
+Result<LogOptions> log_options(const Config& cfg) {
+    const Result<int64_t> uid = user_id(cfg.user);
+    if (!uid) return uid.error();
+    const Result<int64_t> gid = group_id(cfg.group);
+    if (!gid) return gid.error();
+    LogOptions options;
+    options.errorlog = cfg.errorlog;
+    options.accesslog = cfg.accesslog;
+    GCORN_CHECK(parse_level(cfg.loglevel, options.level));
+    options.json = cfg.error_log_format == "json";
+    options.capture_output = cfg.capture_output;
+    options.syslog = cfg.syslog;
+    options.access_to_syslog = !cfg.disable_redirect_access_to_syslog;
+    options.syslog_addr = cfg.syslog_addr;
+    options.syslog_prefix = cfg.syslog_prefix;
+    options.process_name = cfg.process_name();
+    options.syslog_facility = cfg.syslog_facility;
+    options.owner_uid = *uid;
+    options.owner_gid = *gid;
+    return options;
+}
+
+// -------------------------------------------------------------------------------------- texts
+
+namespace {
+
+/// Rows that have a value, sorted by name, as gunicorn prints them.
+std::vector<const Setting*> printed_settings() {
+    std::vector<const Setting*> rows;
+    for (const Setting& setting : settings())
+        if (!std::holds_alternative<std::monostate>(setting.field)) rows.push_back(&setting);
+    std::ranges::sort(rows, {}, &Setting::name);
+    return rows;
+}
+
+}  // namespace
+
+std::string print_config_text(const ResolvedConfig& resolved) {
+    const auto rows = printed_settings();
+    size_t width = 0;
+    for (const Setting* row : rows)
+        width = std::max(width, row->name.size());
+    std::string out;
+    for (const Setting* row : rows) {
+        const auto source = resolved.sources.find(row->name);
+        out += row->name;
+        out.append(width - row->name.size(), ' ');
+        out += " = " + value_text(field_value(resolved.config, *row)) + "  # " +
+               (source == resolved.sources.end() ? "default" : source->second) + "\n";
+    }
+    return out;
+}
+
+std::string current_configuration(const Config& cfg) {
+    std::string out = "Current configuration:";
+    for (const Setting* row : printed_settings())
+        out += "\n  " + std::string(row->name) + ": " + value_text(field_value(cfg, *row));
+    return out;
+}
+
+}  // namespace gcorn

@@ -1,0 +1,577 @@
+// The table. Longer than other rooms because every setting is here, and only here.
+#include "settings.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <initializer_list>
+
+#include "base/text.h"
+#include "log/access_log.h"
+#include "log/statsd.h"
+#include "net/address.h"
+
+namespace gcorn {
+namespace {
+
+// ------------------------------------------------------------------------------------ checks
+
+std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
+
+template <typename T>
+Status status_of(const Result<T>& result) {
+    return result ? Status{} : Status{result.error()};
+}
+
+Status bind_spec(std::string& text) { return status_of(parse_bind(text)); }
+Status networks(std::string& text) { return status_of(NetworkList::parse(text)); }
+Status known_user(std::string& text) { return status_of(user_id(text)); }
+Status known_group(std::string& text) { return status_of(group_id(text)); }
+Status access_format(std::string& text) { return status_of(AccessLog::compile(text)); }
+Status statsd_target(std::string& text) {
+    return text.empty() ? Status{} : validate_statsd_host(text);
+}
+Status syslog_target(std::string& text) { return validate_syslog_address(text); }
+Status syslog_facility_name(std::string& text) { return validate_syslog_facility(text); }
+
+Status upper_case(std::string& text) {
+    text = upper(text);
+    return {};
+}
+
+Status log_level(std::string& text) {
+    if (iequals(text, "warn")) text = "warning";
+    if (iequals(text, "fatal")) text = "critical";
+    return {};
+}
+
+Status proxy_mode(std::string& text) {
+    text = lower(text);
+    if (text.empty() || text == "false" || text == "0" || text == "none") text = "off";
+    if (text == "true" || text == "1") text = "auto";
+    return {};
+}
+
+Status http_only(std::string& text) {
+    if (!iequals(text, "uwsgi")) return {};
+    return Error{0, "gcorn does not speak the uwsgi protocol: use proxy_pass instead of uwsgi_pass"};
+}
+
+Status key_value(std::string& text) {
+    if (text.find('=') != std::string::npos) return {};
+    return Error{0, "environment setting " + quoted(text) + " invalid"};
+}
+
+/// gunicorn's default and the ways to name it mean our own logger.
+Status logger_name(std::string& text) {
+    for (const char* own :
+         {"simple", "gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd"})
+        if (text == own) text.clear();
+    return {};
+}
+
+/// A file to watch; one with wildcards is expanded by the reloader and may match nothing yet.
+Status watched_file(std::string& text) {
+    struct stat info {};
+    if (text.find_first_of("*?[") != std::string::npos) return {};
+    if (::stat(text.c_str(), &info) == 0 && S_ISREG(info.st_mode)) return {};
+    return Error{0, "File " + text + " does not exist."};
+}
+
+Status paste_file(std::string& text) {
+    struct stat info {};
+    const std::string path = text.substr(0, text.find('#'));
+    if (path.empty() || (::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode))) return {};
+    return Error{0, quoted(path) + " not found"};
+}
+
+struct Alias {
+    std::string_view given, meant;
+};
+
+/// Names of worker classes: ours, gunicorn's older ones, and the class paths that config files use.
+constexpr Alias kWorkerClasses[] = {
+    {"sync", "sync"},
+    {"gunicorn.workers.sync.SyncWorker", "sync"},
+    {"gthread", "gthread"},
+    {"gunicorn.workers.gthread.ThreadWorker", "gthread"},
+    {"gevent", "gevent"},
+    {"gevent_wsgi", "gevent"},
+    {"gevent_pywsgi", "gevent"},
+    {"gunicorn.workers.ggevent.GeventWorker", "gevent"},
+    {"gunicorn.workers.ggevent.GeventPyWSGIWorker", "gevent"},
+    {"eventlet", "eventlet"},
+    {"gunicorn.workers.geventlet.EventletWorker", "eventlet"},
+};
+
+Status worker_class_name(std::string& text) {
+    constexpr std::string_view kEgg = "egg:gunicorn#";
+    if (text.starts_with(kEgg)) text.erase(0, kEgg.size());
+    for (const Alias& alias : kWorkerClasses) {
+        if (alias.given != text) continue;
+        text = alias.meant;
+        return {};
+    }
+    if (text == "asgi" || text.find("uvicorn") != std::string::npos)
+        return Error{0, "worker class " + quoted(text) + " is for ASGI applications: gcorn serves WSGI"};
+    if (text == "tornado")
+        return Error{0, "worker class 'tornado' is not supported: run Tornado by its own server"};
+    return Error{0, "worker class " + quoted(text) + " is not known: gcorn has its own classes and cannot run others"};
+}
+
+// ------------------------------------------------------------------------------------- table
+
+#if defined(__APPLE__)
+constexpr std::string_view kSyslogAddr = "unix:///var/run/syslog";
+#elif defined(__FreeBSD__) || defined(__DragonFly__)
+constexpr std::string_view kSyslogAddr = "unix:///var/run/log";
+#elif defined(__OpenBSD__)
+constexpr std::string_view kSyslogAddr = "unix:///dev/log";
+#else
+constexpr std::string_view kSyslogAddr = "udp://localhost:514";
+#endif
+
+constexpr std::string_view kTrustedByDefault = "127.0.0.1,::1";
+constexpr std::string_view kNetworksAllowed =
+    "a comma-separated list of IP addresses and networks such as 10.0.0.0/8, or *";
+
+constexpr std::string_view kNoAsgi = "gcorn serves WSGI applications, not ASGI";
+constexpr std::string_view kNoHttp2 = "gcorn speaks HTTP/1.1; HTTP/2 belongs to the proxy in front";
+constexpr std::string_view kNoDirty = "gcorn has no dirty workers; use a task queue";
+constexpr std::string_view kNoControl = "gcorn has no control socket; it is steered by signals";
+constexpr std::string_view kNoUwsgi = "gcorn does not speak the uwsgi protocol";
+constexpr std::string_view kOneParser = "gcorn has one HTTP parser, always the same";
+
+constexpr Setting refused(std::string_view name, std::string_view flags, std::string_view metavar,
+                          std::string_view why) {
+    return {.name = name, .section = Section::OutOfScope, .flags = flags, .metavar = metavar,
+            .refused = why};
+}
+
+constexpr Setting hook(std::string_view name, int arity, HookRef Config::*field,
+                       std::string_view help) {
+    return {.name = name, .section = Section::ServerHooks, .field = field, .arity = arity,
+            .help = help};
+}
+
+using enum Section;
+using enum OnReload;
+
+// clang-format off
+constexpr Setting kSettings[] = {
+    // --- Config file ---
+    {.name = "config", .section = ConfigFile, .flags = "-c --config", .metavar = "FILE",
+     .field = &Config::config, .fallback = "./gunicorn.conf.py",
+     .help = "Config file: PATH, file:PATH or python:MODULE. Ordinary Python whose module-level "
+             "names are settings.",
+     .note = "./gcorn.conf.py is looked for before ./gunicorn.conf.py."},
+    {.name = "wsgi_app", .section = ConfigFile, .field = &Config::wsgi_app,
+     .help = "The application, MODULE or MODULE:NAME or MODULE:FACTORY(ARGS), for when the command "
+             "line names none."},
+
+    // --- Server socket ---
+    {.name = "bind", .section = ServerSocket, .flags = "-b --bind", .metavar = "ADDRESS",
+     .field = &Config::bind, .fallback = "127.0.0.1:8000", .check = bind_spec,
+     .allowed = "HOST, HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH or fd://N", .env = "PORT",
+     .help = "Where to listen: HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH or fd://N. Repeat it for "
+             "several sockets.",
+     .note = "unix:PATH?mode=0660&user=U&group=G also sets owner and permissions."},
+    {.name = "backlog", .section = ServerSocket, .flags = "--backlog", .metavar = "INT",
+     .field = &Config::backlog, .fallback = "2048", .on_reload = NeedsRestart,
+     .help = "Connections the kernel may hold for us until they are accepted; it caps the number at "
+             "somaxconn."},
+    {.name = "reuse_port", .section = ServerSocket, .flags = "--reuse-port",
+     .field = &Config::reuse_port, .fallback = "False", .on_reload = NeedsRestart,
+     .help = "Give each worker a listening socket of its own (SO_REUSEPORT), so that the kernel "
+             "spreads connections."},
+
+    // --- Worker processes ---
+    {.name = "workers", .section = WorkerProcesses, .flags = "-w --workers", .metavar = "INT",
+     .field = &Config::workers, .fallback = "1", .env = "WEB_CONCURRENCY",
+     .help = "Worker processes. Start with two per core; TTIN and TTOU change the number at run "
+             "time."},
+    {.name = "worker_class", .section = WorkerProcesses, .flags = "-k --worker-class",
+     .metavar = "NAME", .field = &Config::worker_class, .fallback = "sync",
+     .form = Form::ClassName, .choices = "sync, gthread, gevent, eventlet",
+     .check = worker_class_name,
+     .help = "How a worker runs the application: sync (one call at a time), gthread (threads), "
+             "gevent or eventlet (greenlets). sync with several threads is gthread.",
+     .note = "Slow clients hold up no class. Other classes cannot be loaded."},
+    {.name = "threads", .section = WorkerProcesses, .flags = "--threads", .metavar = "INT",
+     .field = &Config::threads, .fallback = "1",
+     .help = "Application threads of each gthread worker."},
+    {.name = "worker_connections", .section = WorkerProcesses, .flags = "--worker-connections",
+     .metavar = "INT", .field = &Config::worker_connections, .fallback = "1000",
+     .help = "Open client connections of one worker, and greenlets of a gevent or eventlet worker.",
+     .note = "Every class obeys it; the longest-idle connection makes room for a new one."},
+    {.name = "max_requests", .section = WorkerProcesses, .flags = "--max-requests",
+     .metavar = "INT", .field = &Config::max_requests, .fallback = "0",
+     .help = "Replace a worker after this many requests, against slow memory leaks; 0 is never."},
+    {.name = "max_requests_jitter", .section = WorkerProcesses, .flags = "--max-requests-jitter",
+     .metavar = "INT", .field = &Config::max_requests_jitter, .fallback = "0",
+     .help = "Add a random number up to this to max_requests, so that workers do not restart "
+             "together."},
+    {.name = "timeout", .section = WorkerProcesses, .flags = "-t --timeout", .metavar = "INT",
+     .field = &Config::timeout, .fallback = "30",
+     .help = "Seconds without a heartbeat after which a worker is killed; 0 is never. For sync this "
+             "is the longest application call."},
+    {.name = "graceful_timeout", .section = WorkerProcesses, .flags = "--graceful-timeout",
+     .metavar = "INT", .field = &Config::graceful_timeout, .fallback = "30",
+     .help = "Seconds a stopping worker may take to finish its requests."},
+    {.name = "keepalive", .section = WorkerProcesses, .flags = "--keep-alive", .metavar = "INT",
+     .field = &Config::keepalive, .fallback = "2",
+     .help = "Seconds an idle connection stays open for its next request; 0 closes after each. "
+             "Behind a load balancer choose more than its idle timeout.",
+     .note = "Works in sync, too: idle connections cost no worker."},
+    {.name = "header_timeout", .section = WorkerProcesses, .flags = "--header-timeout",
+     .metavar = "INT", .field = &Config::header_timeout, .fallback = "15",
+     .help = "Seconds a client may take to send a whole request head; 0 is no limit.",
+     .note = "Not in gunicorn."},
+    {.name = "body_timeout", .section = WorkerProcesses, .flags = "--body-timeout",
+     .metavar = "INT", .field = &Config::body_timeout, .fallback = "30",
+     .help = "Seconds of silence allowed inside a request body; 0 is no limit.",
+     .note = "Not in gunicorn."},
+    {.name = "write_timeout", .section = WorkerProcesses, .flags = "--write-timeout",
+     .metavar = "INT", .field = &Config::write_timeout, .fallback = "30",
+     .help = "Seconds a client may take no byte of its response; 0 is no limit.",
+     .note = "Not in gunicorn."},
+    {.name = "request_timeout", .section = WorkerProcesses, .flags = "--request-timeout",
+     .metavar = "INT", .field = &Config::request_timeout, .fallback = "0",
+     .help = "Seconds one request may spend in the application, in every worker class; 0 is no "
+             "limit beyond timeout.",
+     .note = "Not in gunicorn."},
+    {.name = "boot_timeout", .section = WorkerProcesses, .flags = "--boot-timeout",
+     .metavar = "INT", .field = &Config::boot_timeout, .fallback = "0",
+     .help = "Seconds a worker may take to load the application; 0 applies timeout.",
+     .note = "Not in gunicorn."},
+
+    // --- Security ---
+    {.name = "limit_request_line", .section = Security, .flags = "--limit-request-line",
+     .metavar = "INT", .field = &Config::limit_request_line, .fallback = "4094",
+     .help = "Bytes of a request line; 0 and anything above 8190 mean 8190. A longer one gets 400."},
+    {.name = "limit_request_fields", .section = Security, .flags = "--limit-request-fields",
+     .metavar = "INT", .field = &Config::limit_request_fields, .fallback = "100",
+     .help = "Header fields of a request, at most 32768 (which 0 means, too). More get 431."},
+    {.name = "limit_request_field_size", .section = Security,
+     .flags = "--limit-request-field_size --limit-request-field-size", .metavar = "INT",
+     .field = &Config::limit_request_field_size, .fallback = "8190",
+     .help = "Bytes of one header field, name and line end included; 0 leaves only the limit of "
+             "1 MiB for the whole head. A longer one gets 431.",
+     .note = "gunicorn knows the spelling with the underscore only."},
+    {.name = "limit_request_body", .section = Security, .flags = "--limit-request-body",
+     .metavar = "BYTES", .field = &Config::limit_request_body, .fallback = "0", .max = INT64_MAX,
+     .help = "Bytes of a request body; 0 is no limit. A larger one gets 413 before the application "
+             "is called.",
+     .note = "Not in gunicorn."},
+
+    // --- Debugging ---
+    {.name = "reload", .section = Debugging, .flags = "--reload", .field = &Config::reload,
+     .fallback = "False",
+     .help = "Restart workers when a loaded Python file changes. For development."},
+    {.name = "reload_engine", .section = Debugging, .flags = "--reload-engine", .metavar = "NAME",
+     .field = &Config::reload_engine, .fallback = "auto", .choices = "auto, poll, inotify",
+     .help = "How changes are noticed: inotify (Linux), poll (once a second), or auto, the best of "
+             "both.",
+     .note = "inotify is built in."},
+    {.name = "reload_extra_files", .section = Debugging, .flags = "--reload-extra-file",
+     .metavar = "FILE", .field = &Config::reload_extra_files, .check = watched_file,
+     .allowed = "existing files, or patterns with * ? [ ]",
+     .help = "Further files to watch, such as templates; * ? and [ ] make a pattern. May be "
+             "repeated."},
+    {.name = "spew", .section = Debugging, .flags = "--spew", .field = &Config::spew,
+     .fallback = "False",
+     .help = "Print every line of Python that runs. Very slow and very long."},
+    {.name = "check_config", .section = Debugging, .flags = "--check-config",
+     .field = &Config::check_config, .fallback = "False",
+     .help = "Check the settings, load the application and exit: 0 if all is well, else 1.",
+     .note = "Addresses, log level and worker class are checked, too."},
+    {.name = "print_config", .section = Debugging, .flags = "--print-config",
+     .field = &Config::print_config, .fallback = "False",
+     .help = "Print every setting with its value and where that came from, then do as "
+             "--check-config."},
+
+    // --- Server mechanics ---
+    {.name = "preload_app", .section = ServerMechanics, .flags = "--preload",
+     .field = &Config::preload_app, .fallback = "False", .on_reload = NeedsRestart,
+     .help = "Load the application once, before forking: workers start faster and share memory, but "
+             "HUP no longer loads new code."},
+    {.name = "sendfile", .section = ServerMechanics, .flags = "--no-sendfile",
+     .field = &Config::sendfile, .env = "SENDFILE",
+     .help = "Send files of wsgi.file_wrapper by sendfile(2); the option turns it off.",
+     .note = "True means on; in gunicorn any value turns it off."},
+    {.name = "chdir", .section = ServerMechanics, .flags = "--chdir", .metavar = "DIR",
+     .field = &Config::chdir, .allowed = "an existing directory", .env = "PWD",
+     .help = "Change to this directory before loading the application; the default is where gcorn "
+             "was started."},
+    {.name = "daemon", .section = ServerMechanics, .flags = "-D --daemon",
+     .field = &Config::daemon, .fallback = "False", .on_reload = NeedsRestart,
+     .help = "Detach from the terminal and run in the background."},
+    {.name = "raw_env", .section = ServerMechanics, .flags = "-e --env", .metavar = "KEY=VALUE",
+     .field = &Config::raw_env, .check = key_value, .allowed = "KEY=VALUE",
+     .help = "Set an environment variable for server and application. May be repeated."},
+    {.name = "pidfile", .section = ServerMechanics, .flags = "-p --pid", .metavar = "FILE",
+     .field = &Config::pidfile, .help = "Write the arbiter's process id to this file."},
+    {.name = "worker_tmp_dir", .section = ServerMechanics, .flags = "--worker-tmp-dir",
+     .metavar = "DIR", .field = &Config::worker_tmp_dir,
+     .help = "Directory of gunicorn's heartbeat files; without effect.",
+     .ignored = "heartbeats live in shared memory, no directory is needed"},
+    {.name = "user", .section = ServerMechanics, .flags = "-u --user", .metavar = "USER",
+     .field = &Config::user, .form = Form::Identity, .check = known_user,
+     .allowed = "a user name or number",
+     .help = "Run workers as this user. The arbiter keeps its own, to bind low ports and reopen "
+             "logs."},
+    {.name = "group", .section = ServerMechanics, .flags = "-g --group", .metavar = "GROUP",
+     .field = &Config::group, .form = Form::Identity, .check = known_group,
+     .allowed = "a group name or number", .help = "Run workers as this group."},
+    {.name = "umask", .section = ServerMechanics, .flags = "-m --umask", .metavar = "OCTAL",
+     .field = &Config::umask, .fallback = "0", .form = Form::Octal, .max = 0777,
+     .on_reload = NeedsRestart,
+     .help = "Permission bits taken away from unix sockets; 022, 0o22 and 18 are the same mask."},
+    {.name = "initgroups", .section = ServerMechanics, .flags = "--initgroups",
+     .field = &Config::initgroups, .fallback = "False",
+     .help = "Give workers all groups of user, not only group."},
+    {.name = "tmp_upload_dir", .section = ServerMechanics, .field = &Config::tmp_upload_dir,
+     .help = "Directory of the unnamed files that hold large request and response bodies; the "
+             "default is the system's temporary directory.",
+     .note = "gunicorn never uses it."},
+    {.name = "secure_scheme_headers", .section = ServerMechanics,
+     .field = &Config::secure_scheme_headers,
+     .fallback = "X-FORWARDED-PROTOCOL: ssl, X-FORWARDED-PROTO: https, X-FORWARDED-SSL: on",
+     .help = "Header fields, with their values, by which a trusted proxy says that the client used "
+             "https."},
+    {.name = "forwarded_allow_ips", .section = ServerMechanics, .flags = "--forwarded-allow-ips",
+     .metavar = "NETWORKS", .field = &Config::forwarded_allow_ips, .fallback = kTrustedByDefault,
+     .check = networks, .allowed = kNetworksAllowed, .env = "FORWARDED_ALLOW_IPS",
+     .help = "Proxies whose forwarding headers are believed: addresses and networks, comma "
+             "separated, or * for all. Unix sockets always are."},
+    {.name = "forwarder_headers", .section = ServerMechanics, .flags = "--forwarder-headers",
+     .metavar = "NAMES", .field = &Config::forwarder_headers, .fallback = "SCRIPT_NAME,PATH_INFO",
+     .form = Form::Csv, .check = upper_case,
+     .help = "Header names with an underscore that a trusted proxy may send, comma separated; * is "
+             "all."},
+    {.name = "header_map", .section = ServerMechanics, .flags = "--header-map", .metavar = "MODE",
+     .field = &Config::header_map, .fallback = "drop", .choices = "drop, refuse, dangerous",
+     .help = "What to do with header names that contain an underscore: drop the field, refuse the "
+             "request, or pass it on, where it can pose as another (dangerous)."},
+    {.name = "pythonpath", .section = ServerMechanics, .flags = "--pythonpath",
+     .metavar = "DIRS", .field = &Config::pythonpath, .on_reload = NeedsRestart,
+     .help = "Directories to put first on sys.path, comma separated."},
+    {.name = "proxy_protocol", .section = ServerMechanics, .flags = "--proxy-protocol",
+     .metavar = "MODE", .field = &Config::proxy_protocol, .fallback = "off",
+     .form = Form::OptionalValue, .choices = "off, v1, v2, auto", .check = proxy_mode,
+     .help = "Expect a PROXY header in front of each connection: off, v1, v2, or auto for both, "
+             "which the bare option means."},
+    {.name = "proxy_allow_ips", .section = ServerMechanics, .flags = "--proxy-allow-from",
+     .metavar = "NETWORKS", .field = &Config::proxy_allow_ips, .fallback = kTrustedByDefault,
+     .check = networks, .allowed = kNetworksAllowed,
+     .help = "Peers that may send a PROXY header; others get 403."},
+    {.name = "permit_obsolete_folding", .section = ServerMechanics,
+     .flags = "--permit-obsolete-folding", .field = &Config::permit_obsolete_folding,
+     .fallback = "False", .help = "Accept header fields continued on the next line. Unsafe."},
+    {.name = "strip_header_spaces", .section = ServerMechanics, .flags = "--strip-header-spaces",
+     .field = &Config::strip_header_spaces, .fallback = "False",
+     .help = "Remove blanks between a header name and its colon instead of refusing. Unsafe."},
+    {.name = "permit_unconventional_http_method", .section = ServerMechanics,
+     .flags = "--permit-unconventional-http-method",
+     .field = &Config::permit_unconventional_http_method, .fallback = "False",
+     .help = "Accept any token as a method, not only 3 to 20 capital letters. Unsafe."},
+    {.name = "permit_unconventional_http_version", .section = ServerMechanics,
+     .flags = "--permit-unconventional-http-version",
+     .field = &Config::permit_unconventional_http_version, .fallback = "False",
+     .help = "Accept HTTP versions other than 1.x. Unsafe."},
+    {.name = "casefold_http_method", .section = ServerMechanics,
+     .flags = "--casefold-http-method", .field = &Config::casefold_http_method,
+     .fallback = "False", .help = "Turn methods into capitals before anything else sees them."},
+    {.name = "paste", .section = ServerMechanics, .flags = "--paste --paster", .metavar = "FILE",
+     .field = &Config::paste, .check = paste_file, .allowed = "an existing file, FILE or FILE#SECTION",
+     .help = "Load the application from a PasteDeploy file, FILE or FILE#SECTION."},
+    {.name = "raw_paste_global_conf", .section = ServerMechanics, .flags = "--paste-global",
+     .metavar = "KEY=VALUE", .field = &Config::raw_paste_global_conf, .check = key_value,
+     .allowed = "KEY=VALUE", .help = "Set a PasteDeploy global. May be repeated."},
+
+    // --- Logging ---
+    {.name = "accesslog", .section = Logging, .flags = "--access-logfile", .metavar = "FILE",
+     .field = &Config::accesslog, .help = "File of the access log; - is stdout. Off by default."},
+    {.name = "access_log_format", .section = Logging, .flags = "--access-logformat",
+     .metavar = "FORMAT", .field = &Config::access_log_format, .fallback = kDefaultAccessFormat,
+     .check = access_format, .allowed = "text with atoms such as %(h)s and %({name}i)s, or json",
+     .help = "Access line: text with atoms such as %(h)s, json, or json: and a list of atoms.",
+     .note = "json is gcorn's own. A malformed format ends the start."},
+    {.name = "errorlog", .section = Logging, .flags = "--error-logfile --log-file",
+     .metavar = "FILE", .field = &Config::errorlog, .fallback = "-",
+     .help = "File of the error log, where the server reports everything else; - is stderr."},
+    {.name = "error_log_format", .section = Logging, .flags = "--error-logformat",
+     .metavar = "NAME", .field = &Config::error_log_format, .fallback = "text",
+     .choices = "text, json", .help = "Error log lines as text or as one JSON object each.",
+     .note = "Not in gunicorn."},
+    {.name = "loglevel", .section = Logging, .flags = "--log-level", .metavar = "LEVEL",
+     .field = &Config::loglevel, .fallback = "info",
+     .choices = "debug, info, warning, error, critical", .check = log_level,
+     .help = "Least level of the error log: debug, info, warning, error or critical.",
+     .note = "An unknown level ends the start; gunicorn takes it for info."},
+    {.name = "disable_redirect_access_to_syslog", .section = Logging,
+     .flags = "--disable-redirect-access-to-syslog",
+     .field = &Config::disable_redirect_access_to_syslog, .fallback = "False",
+     .help = "Keep access lines out of syslog."},
+    {.name = "capture_output", .section = Logging, .flags = "--capture-output",
+     .field = &Config::capture_output, .fallback = "False",
+     .help = "Send the application's stdout and stderr to the error log, if that is a file."},
+    {.name = "logger_class", .section = Logging, .flags = "--logger-class", .metavar = "CLASS",
+     .field = &Config::logger_class, .check = logger_name,
+     .help = "Python class to send log records to as well; the default is the built-in logger."},
+    {.name = "logconfig", .section = Logging, .flags = "--log-config", .metavar = "FILE",
+     .field = &Config::logconfig, .help = "Ini file for Python's logging.config."},
+    {.name = "logconfig_dict", .section = Logging, .field = &Config::logconfig_dict,
+     .form = Form::Object, .allowed = "a dictionary",
+     .help = "Dictionary for Python's logging.config; wins over both files."},
+    {.name = "logconfig_json", .section = Logging, .flags = "--log-config-json",
+     .metavar = "FILE", .field = &Config::logconfig_json,
+     .help = "JSON file for Python's logging.config; wins over the ini file."},
+    {.name = "syslog", .section = Logging, .flags = "--log-syslog", .field = &Config::syslog,
+     .fallback = "False", .help = "Send both logs to syslog as well."},
+    {.name = "syslog_addr", .section = Logging, .flags = "--log-syslog-to",
+     .metavar = "ADDRESS", .field = &Config::syslog_addr, .fallback = kSyslogAddr,
+     .check = syslog_target, .allowed = "unix://PATH[#dgram|#stream], udp://HOST:PORT, tcp://HOST:PORT",
+     .help = "Syslog: unix://PATH (#dgram or #stream behind it), udp://HOST:PORT or "
+             "tcp://HOST:PORT."},
+    {.name = "syslog_prefix", .section = Logging, .flags = "--log-syslog-prefix",
+     .metavar = "NAME", .field = &Config::syslog_prefix,
+     .help = "Makes the syslog tag gunicorn.NAME.error and .access; default is the process name."},
+    {.name = "syslog_facility", .section = Logging, .flags = "--log-syslog-facility",
+     .metavar = "NAME", .field = &Config::syslog_facility, .fallback = "user",
+     .check = syslog_facility_name, .allowed = "a facility name such as user, daemon or local0",
+     .help = "Syslog facility, such as user, daemon or local0."},
+    {.name = "enable_stdio_inheritance", .section = Logging,
+     .flags = "-R --enable-stdio-inheritance", .field = &Config::enable_stdio_inheritance,
+     .fallback = "False", .on_reload = NeedsRestart,
+     .help = "With --daemon, keep stdout and stderr if they are redirected."},
+    {.name = "statsd_host", .section = Logging, .flags = "--statsd-host", .metavar = "ADDRESS",
+     .field = &Config::statsd_host, .check = statsd_target,
+     .allowed = "HOST, HOST:PORT or unix://PATH",
+     .help = "Send metrics to this statsd server: HOST, HOST:PORT (8125) or unix://PATH."},
+    {.name = "statsd_prefix", .section = Logging, .flags = "--statsd-prefix",
+     .metavar = "TEXT", .field = &Config::statsd_prefix, .fallback = "",
+     .help = "Text in front of every metric's name."},
+    {.name = "dogstatsd_tags", .section = Logging, .flags = "--dogstatsd-tags",
+     .metavar = "TAGS", .field = &Config::dogstatsd_tags, .fallback = "",
+     .help = "Tags for every metric, in DogStatsD's form: key:value,key:value."},
+    {.name = "enable_backlog_metric", .section = Logging, .flags = "--enable-backlog-metric",
+     .field = &Config::enable_backlog_metric, .fallback = "False",
+     .help = "Report how many connections wait to be accepted (Linux, TCP)."},
+
+    // --- Process naming ---
+    {.name = "proc_name", .section = ProcessNaming, .flags = "-n --name", .metavar = "NAME",
+     .field = &Config::proc_name,
+     .help = "Name in process titles and syslog tags, to tell servers of one machine apart.",
+     .note = "Needs no setproctitle package."},
+    {.name = "default_proc_name", .section = ProcessNaming, .field = &Config::default_proc_name,
+     .fallback = "gunicorn",
+     .help = "Stands in for proc_name; it is the application as named at the start."},
+
+    // --- TLS ---
+    {.name = "certfile", .section = Tls, .flags = "--certfile", .metavar = "FILE",
+     .field = &Config::certfile,
+     .help = "Certificate chain (PEM). certfile or keyfile turns TLS on for every TCP socket."},
+    {.name = "keyfile", .section = Tls, .flags = "--keyfile", .metavar = "FILE",
+     .field = &Config::keyfile, .help = "Private key (PEM), if it is not in certfile."},
+    {.name = "ca_certs", .section = Tls, .flags = "--ca-certs", .metavar = "FILE",
+     .field = &Config::ca_certs, .help = "Authorities (PEM) that client certificates must chain to."},
+    {.name = "cert_reqs", .section = Tls, .flags = "--cert-reqs", .metavar = "INT",
+     .field = &Config::cert_reqs, .fallback = "0", .max = 2, .allowed = "0, 1 or 2",
+     .help = "Client certificates: 0 none, 1 optional, 2 required."},
+    {.name = "ciphers", .section = Tls, .flags = "--ciphers", .metavar = "LIST",
+     .field = &Config::ciphers, .help = "Cipher suites in OpenSSL's notation."},
+    {.name = "ssl_version", .section = Tls, .flags = "--ssl-version", .metavar = "INT",
+     .field = &Config::ssl_version, .fallback = "2", .help = "Without effect, as in gunicorn.",
+     .ignored = "the TLS version is negotiated; the ssl_context hook can restrict it"},
+    {.name = "do_handshake_on_connect", .section = Tls, .flags = "--do-handshake-on-connect",
+     .field = &Config::do_handshake_on_connect, .fallback = "False",
+     .help = "Without effect: no handshake ever holds up a worker.",
+     .ignored = "no handshake ever holds up a worker, so its moment makes no difference"},
+    {.name = "suppress_ragged_eofs", .section = Tls, .flags = "--suppress-ragged-eofs",
+     .field = &Config::suppress_ragged_eofs, .fallback = "True",
+     .help = "Without effect: a client that leaves without close_notify has simply left.",
+     .ignored = "a client that leaves without close_notify has simply left"},
+
+    // --- Server hooks, in the order in which a server meets them ---
+    hook("nworkers_changed", 3, &Config::nworkers_changed,
+         "(server, new, old): the number of workers was set; old is None the first time."),
+    hook("on_starting", 1, &Config::on_starting, "(server): before sockets are opened."),
+    hook("when_ready", 1, &Config::when_ready, "(server): sockets are open, no worker yet."),
+    hook("pre_fork", 2, &Config::pre_fork, "(server, worker): in the arbiter, before a fork."),
+    hook("post_fork", 2, &Config::post_fork, "(server, worker): in the worker, right after it."),
+    hook("post_worker_init", 1, &Config::post_worker_init, "(worker): the application is loaded."),
+    hook("worker_int", 1, &Config::worker_int, "(worker): on INT or QUIT."),
+    hook("worker_abort", 1, &Config::worker_abort, "(worker): on ABRT, which a timeout sends."),
+    hook("pre_request", 2, &Config::pre_request, "(worker, req): before the application is called."),
+    {.name = "post_request", .section = ServerHooks, .field = &Config::post_request, .arity = 4,
+     .arity_min = 2,
+     .help = "(worker, req, environ, resp): after every request, failed ones too; the last two "
+             "parameters may be left out."},
+    hook("worker_exit", 2, &Config::worker_exit, "(server, worker): the worker's last act."),
+    hook("child_exit", 2, &Config::child_exit, "(server, worker): in the arbiter, a worker is gone."),
+    hook("on_reload", 1, &Config::on_reload, "(server): on HUP, before new workers start."),
+    hook("pre_exec", 1, &Config::pre_exec, "(server): on USR2, before the new binary runs."),
+    hook("on_exit", 1, &Config::on_exit, "(server): the arbiter's last act."),
+    hook("ssl_context", 2, &Config::ssl_context,
+         "(config, default_factory): makes and returns the ssl.SSLContext."),
+
+    // --- Out of scope ---
+    {.name = "protocol", .section = OutOfScope, .flags = "--protocol", .metavar = "NAME",
+     .fallback = "http", .choices = "http", .check = http_only, .help = "Only http is spoken."},
+    {.name = "control_socket_disable", .section = OutOfScope, .flags = "--no-control-socket",
+     .help = "Accepted, because container images pass it: there is no control socket."},
+    refused("uwsgi_allow_ips", "--uwsgi-allow-from", "NETWORKS", kNoUwsgi),
+    refused("asgi_loop", "--asgi-loop", "NAME", kNoAsgi),
+    refused("asgi_lifespan", "--asgi-lifespan", "MODE", kNoAsgi),
+    refused("asgi_disconnect_grace_period", "--asgi-disconnect-grace-period", "INT", kNoAsgi),
+    refused("root_path", "--root-path", "PATH", kNoAsgi),
+    refused("http_parser", "--http-parser", "NAME", kOneParser),
+    refused("http_protocols", "--http-protocols", "LIST", kNoHttp2),
+    refused("http2_max_concurrent_streams", "--http2-max-concurrent-streams", "INT", kNoHttp2),
+    refused("http2_initial_window_size", "--http2-initial-window-size", "INT", kNoHttp2),
+    refused("http2_max_frame_size", "--http2-max-frame-size", "INT", kNoHttp2),
+    refused("http2_max_header_list_size", "--http2-max-header-list-size", "INT", kNoHttp2),
+    refused("http2_cleartext", "--http2-cleartext", "", kNoHttp2),
+    refused("dirty_apps", "--dirty-app", "NAME", kNoDirty),
+    refused("dirty_workers", "--dirty-workers", "INT", kNoDirty),
+    refused("dirty_timeout", "--dirty-timeout", "INT", kNoDirty),
+    refused("dirty_threads", "--dirty-threads", "INT", kNoDirty),
+    refused("dirty_graceful_timeout", "--dirty-graceful-timeout", "INT", kNoDirty),
+    refused("on_dirty_starting", "", "", kNoDirty),
+    refused("dirty_post_fork", "", "", kNoDirty),
+    refused("dirty_worker_init", "", "", kNoDirty),
+    refused("dirty_worker_exit", "", "", kNoDirty),
+    refused("control_socket", "--control-socket", "PATH", kNoControl),
+    refused("control_socket_mode", "--control-socket-mode", "OCTAL", kNoControl),
+};
+// clang-format on
+
+}  // namespace
+
+std::span<const Setting> settings() { return kSettings; }
+
+const Setting* find_setting(std::string_view name) {
+    const auto* row = std::ranges::find(kSettings, name, &Setting::name);
+    return row == std::end(kSettings) ? nullptr : row;
+}
+
+std::string_view section_title(Section section) {
+    switch (section) {
+        case ConfigFile: return "Config file";
+        case ServerSocket: return "Server socket";
+        case WorkerProcesses: return "Worker processes";
+        case Security: return "Security";
+        case Debugging: return "Debugging";
+        case ServerMechanics: return "Server mechanics";
+        case Logging: return "Logging";
+        case ProcessNaming: return "Process naming";
+        case Tls: return "TLS";
+        case ServerHooks: return "Server hooks";
+        case OutOfScope: return "Out of scope";
+    }
+    return "";
+}
+
+}  // namespace gcorn
