@@ -93,20 +93,22 @@ public:
     void set_logger(Logger* log) { log_ = log; }
 
 private:
-    Interpreter() = default;
-    Status set_up_python();
-    Status run_python(const char* source, PyObject* namespace_dict);
+    explicit Interpreter(InterpreterOptions options) : options_(std::move(options)) {}
+    // The C ends of the callables that Python holds; `capsule` holds the Interpreter.
+    static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
+    static PyObject* run_thread(PyObject* capsule, PyObject* index);
+    void run_pending_handlers();
+    void report(const std::string& context);
 
     InterpreterOptions options_;
     Logger* log_ = nullptr;
     std::function<void(int)> on_interrupt_;
     std::function<void(size_t)> thread_body_;
-    std::vector<PyRef> threads_;   ///< threading.Thread objects
-    bool threads_stuck_ = false;
+    std::vector<PyRef> threads_;  ///< threading.Thread objects
+    bool threads_stuck_ = false;  ///< some did not come back from join_threads()
     bool finalized_ = false;
     bool dumps_tracebacks_ = false;
-    PyThreadState* main_state_ = nullptr;
-    PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;
+    PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;  ///< between before_fork and after_fork_…
 };
 
 /// The exception that is set as Python prints it, without the final newline; clears it.
