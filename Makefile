@@ -1,5 +1,89 @@
-# A page of verbs; CMakeLists.txt is the only list of sources and flags.
+# A page of verbs in front of CMakeLists.txt, which is the only list of sources and flags.
+#
+#   make              builds ./gcorn
+#   make run          serves examples/hello.py on port 8000
+#   make test         builds and runs every test; `unit` and `e2e` are its two halves
+#   make asan tsan    unit tests under the address+undefined and the thread sanitizer
+#   make fuzz         each fuzz target for FUZZ_SECONDS (clang)
+#   make lint format docs bench clean
+#   make install PREFIX=/usr/local DESTDIR=
+#
+# Variables: PYTHON=/path/to/python3  LINK=static|shared  POLLER=epoll|poll  TYPE=Release|Debug
+#            BUILD=directory  JOBS=n  FUZZ_SECONDS=n
 BUILD ?= build
+TYPE ?= Release
+PYTHON ?=
+LINK ?= auto
+POLLER ?= auto
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+FUZZ_SECONDS ?= 20
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+OPTIONS = -DPYTHON=$(PYTHON) -DGCORN_LINK=$(LINK) -DGCORN_POLLER=$(POLLER)
+# $(call build,directory,options,targets): quiet when it works, the compiler's words when it does not.
+define build
+	@mkdir -p $(1)
+	@cmake -S . -B $(1) $(OPTIONS) $(2) >$(1)/make.log 2>&1 || { cat $(1)/make.log; exit 1; }
+	@sed -n 's/^-- gcorn: /gcorn: /p' $(1)/make.log
+	@cmake --build $(1) -j$(JOBS) $(if $(3),--target $(3)) >$(1)/make.log 2>&1 || \
+	    { grep -v '^\[ *[0-9]*%\]' $(1)/make.log; exit 1; }
+endef
+CTEST = ctest --test-dir $(1) -j$(JOBS) --output-on-failure --progress
+TEST_TOOLS = @test ! -e $(1)/no-gtest || { echo "the tests need GoogleTest: install libgtest-dev"; exit 1; }
+
 all:
-	@cmake -S . -B $(BUILD) >/dev/null && cmake --build $(BUILD) -j2
-.PHONY: all
+	$(call build,$(BUILD),-DCMAKE_BUILD_TYPE=$(TYPE),gcorn)
+	@cmp -s $(BUILD)/gcorn gcorn || cp -f $(BUILD)/gcorn gcorn
+
+run: all
+	@echo "open http://127.0.0.1:8000/ (Ctrl-C stops the server)"
+	@./gcorn -w 2 -b :8000 --chdir examples hello:app
+
+everything:
+	$(call build,$(BUILD),-DCMAKE_BUILD_TYPE=$(TYPE))
+	$(call TEST_TOOLS,$(BUILD))
+	@cmp -s $(BUILD)/gcorn gcorn || cp -f $(BUILD)/gcorn gcorn
+
+test: everything
+	@$(call CTEST,$(BUILD))
+
+unit: everything
+	@$(call CTEST,$(BUILD)) -L unit
+
+e2e: everything
+	@$(call CTEST,$(BUILD)) -L e2e
+
+asan:
+	$(call build,build-asan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=address)
+	@PYTHONMALLOC=malloc LSAN_OPTIONS=suppressions=$(CURDIR)/tests/support/lsan.supp \
+	    $(call CTEST,build-asan) -L unit
+
+tsan:
+	$(call build,build-tsan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=thread)
+	@$(call CTEST,build-tsan) -L unit -R 'unit.(EventLoop|Exchange|Connection|Worker|Poller|Log)'
+
+fuzz:
+	$(call build,build-fuzz,-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_COMPILER=clang++ -DGCORN_FUZZ=ON)
+	@.ci/fuzz build-fuzz $(FUZZ_SECONDS)
+
+lint:
+	$(call build,$(BUILD),-DCMAKE_BUILD_TYPE=$(TYPE),gcorn)
+	@.ci/layers && .ci/lint $(BUILD)
+
+format:
+	@git ls-files '*.h' '*.cpp' | xargs clang-format -i
+
+docs: all
+	@./gcorn --help=markdown >docs/settings.md
+
+bench: all
+	@bench/run
+
+install: all
+	@DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX) --strip >/dev/null
+
+clean:
+	@rm -rf build build-asan build-tsan build-fuzz gcorn
+
+.PHONY: all run everything test unit e2e asan tsan fuzz lint format docs bench install clean
