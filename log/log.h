@@ -1,8 +1,13 @@
 // The error log: levels, gunicorn's line format, sinks, reopening.
 //
 // "[2026-11-23 03:55:14 +0000] [PID] [LEVEL] message", one write(2) a record to an O_APPEND
-// descriptor, so lines of many workers never interleave. Any thread; no call blocks for long or
-// fails: a full disk is told once on stderr and counted. Made once in server.cpp, passed by reference.
+// descriptor, so lines of many workers never interleave. No call blocks for long or fails: what a
+// full disk, a vanished directory or a stuck pipe swallows is told once on stderr, counted, and
+// reported in one line when the sink works again. A log file that was unlinked is opened anew
+// within a second. Made once in server.cpp, passed by reference. open() runs while no other thread
+// logs; all else is for any thread, without locks: a sink keeps its descriptor number, and
+// reopening replaces what the number stands for in one system call. The process must ignore SIGPIPE
+// and SIGXFSZ. Limit: a record above PIPE_BUF can wait on a blocking pipe whose reader has stopped.
 #pragma once
 
 #include <cstdint>
@@ -19,23 +24,33 @@ enum class Level : uint8_t { Debug, Info, Warning, Error, Critical };
 /// "debug" … "critical" in any case ("warn" and "fatal" too); false if unknown.
 [[nodiscard]] bool parse_level(std::string_view text, Level& level);
 
+/// Ok for unix://PATH[#dgram|#stream], udp://HOST[:PORT] and tcp://HOST[:PORT] (514). Pure.
+Status validate_syslog_address(std::string_view address);
+/// Ok for a facility's name in any case: "user", "daemon", "local0" … Pure.
+Status validate_syslog_facility(std::string_view name);
+
+/// A Python traceback in a record's text starts with this, on a line of its own.
+inline constexpr std::string_view kTracebackStart = "\nTraceback (most recent call last):";
+
 struct LogOptions {
-    std::string errorlog = "-";   ///< path, "-" = stderr
-    std::string accesslog;        ///< path, "-" = stdout, "" = off
+    std::string errorlog = "-";  ///< path, "-" = stderr, "" = none (logconfig: only the observer)
+    std::string accesslog;       ///< path, "-" = stdout, "" = off
     Level level = Level::Info;
     bool json = false;            ///< --error-logformat json
     bool capture_output = false;  ///< dup the error log over stdout and stderr (files only)
     bool syslog = false;
-    bool access_to_syslog = true; ///< !disable_redirect_access_to_syslog
+    bool access_to_syslog = true;  ///< !disable_redirect_access_to_syslog
     std::string syslog_addr = "udp://localhost:514";
-    std::string syslog_prefix;    ///< "" = the process name
+    std::string syslog_prefix;  ///< of "gunicorn.PREFIX.error"; "" = process_name, ':' made '.'
+    std::string process_name;
     std::string syslog_facility = "user";
-    int64_t owner_uid = -1;       ///< log files are chowned to the workers' user
+    int64_t owner_uid = -1;  ///< log files are chowned to the workers' user
     int64_t owner_gid = -1;
 };
 
-/// Gets every record after the file sinks; python/logging and statsd hang on here. The core's only
-/// way to reach Python's logging: called on the thread that logs, never with a lock held.
+/// Gets every record after the file sinks, those below the level too (it has its own idea of
+/// levels); python/logging and statsd hang on here. The core's only way to reach Python's logging:
+/// called on the thread that logs, never with a lock held.
 class LogObserver {
 public:
     virtual ~LogObserver() = default;
@@ -49,12 +64,14 @@ public:
     Logger(const Logger&) = delete;
     Logger& operator=(const Logger&) = delete;
 
-    /// Opens what `options` name. On an error (the sentence names path and reason) the sinks that
-    /// were open before stay in use, so a reload can refuse a bad value.
+    /// Opens what `options` name. On an error ("'/x/y' isn't writable [No such file or directory]")
+    /// the sinks that were open before stay in use, so a reload can refuse a bad value. Paths are
+    /// made absolute here. May wait for DNS and up to a second for a TCP syslog server; a syslog
+    /// receiver that is not there is no error, it is tried again once a second.
     Status open(const LogOptions& options);
 
-    /// Opens all files again by path (USR1, after a log rotation). A path that cannot be opened keeps
-    /// its old descriptor and is told once.
+    /// Opens all files again by path (USR1, after a log rotation). A path that cannot be opened
+    /// keeps its old descriptor and is told once.
     void reopen();
 
     void debug(const char* format, ...) __attribute__((format(printf, 2, 3)));
@@ -67,7 +84,9 @@ public:
     void write(Level level, std::string_view message);
     [[nodiscard]] bool enabled(Level level) const;
 
-    /// Unformatted text into the error log (wsgi.errors): whole lines, one write each.
+    /// Unformatted text into the error log (wsgi.errors): one or more whole lines in one write; a
+    /// missing last newline is added. With json, one object with the text as "message" and
+    /// "stream":"wsgi.errors" instead of "level".
     void write_raw(std::string_view text);
 
     /// One finished access line without its newline. Cheap when no access log is open.
@@ -78,6 +97,10 @@ public:
     [[nodiscard]] int error_fd() const;
 
     void set_observer(LogObserver* observer);  ///< borrowed; null removes it
+    void set_counter(LogObserver* counter);    ///< a second place for one, meant for statsd
+
+    /// Records that a sink could not take and that no later line has reported yet.
+    [[nodiscard]] uint64_t lost_records() const;
 
     /// A child of fork: its own pid in the prefix.
     void after_fork();

@@ -1,0 +1,648 @@
+#include "log/log.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdarg>
+#include <cstdio>
+#include <ctime>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/text.h"
+#include "log/remote.h"
+
+namespace gcorn {
+
+namespace {
+
+constexpr int kStuckPipeWaitMs = 100;  ///< how long one record waits for a full pipe or terminal
+constexpr int kSyslogConnectWaitMs = 1000;  ///< only in open()
+constexpr size_t kSyslogBytesMax = 8192;    ///< rsyslog's and syslog-ng's default limit
+
+struct LevelName {
+    const char* text;     ///< in records
+    int syslog_severity;  ///< RFC 3164 §4.1.1
+};
+constexpr LevelName kLevels[] = {
+    {"DEBUG", 7}, {"INFO", 6}, {"WARNING", 4}, {"ERROR", 3}, {"CRITICAL", 2}};
+
+const LevelName& level_name(Level level) {
+    return kLevels[static_cast<size_t>(level)];
+}
+
+struct Facility {
+    std::string_view name;
+    int code;  ///< RFC 3164 §4.1.1
+};
+constexpr Facility kFacilities[] = {
+    {"kern", 0},     {"user", 1},      {"mail", 2},    {"daemon", 3},  {"auth", 4},
+    {"security", 4}, {"syslog", 5},    {"lpr", 6},     {"news", 7},    {"uucp", 8},
+    {"cron", 9},     {"authpriv", 10}, {"ftp", 11},    {"local0", 16}, {"local1", 17},
+    {"local2", 18},  {"local3", 19},   {"local4", 20}, {"local5", 21}, {"local6", 22},
+    {"local7", 23}};
+
+/// Code of a facility's name in any case, or -1.
+int facility_code(std::string_view name) {
+    for (const Facility& facility : kFacilities)
+        if (iequals(facility.name, name)) return facility.code;
+    return -1;
+}
+
+/// What --log-syslog-to names.
+struct SyslogTarget {
+    bool is_unix = false;
+    bool try_datagram = true, try_stream = false;  ///< a unix path without suffix: both
+    std::string path;
+    HostPort host;
+};
+
+std::optional<SyslogTarget> parse_syslog_address(std::string_view text) {
+    SyslogTarget out;
+    const std::string_view scheme = text.substr(0, text.find("://"));
+    if (scheme.size() == text.size()) return std::nullopt;
+    const std::string_view rest = text.substr(scheme.size() + 3);
+    if (scheme == "unix") {
+        const std::string_view path = rest.substr(0, rest.find('#'));
+        const std::string_view kind = rest.substr(path.size());
+        if (path.empty() || !(kind.empty() || kind == "#dgram" || kind == "#stream"))
+            return std::nullopt;
+        out.is_unix = true;
+        out.path = path;
+        out.try_datagram = kind != "#stream";
+        out.try_stream = kind != "#dgram";
+        return out;
+    }
+    if (scheme != "udp" && scheme != "tcp") return std::nullopt;
+    const std::optional<HostPort> host = parse_host_port(rest, "514");
+    if (!host) return std::nullopt;
+    out.host = *host;
+    out.try_stream = scheme == "tcp";
+    out.try_datagram = !out.try_stream;
+    return out;
+}
+
+bool is_writable(int fd, int timeout_ms) {
+    struct pollfd item {
+        fd, POLLOUT, 0
+    };
+    return ::poll(&item, 1, timeout_ms) > 0;
+}
+
+/// True for one caller in each second; the others of that second get false.
+bool is_first_this_second(std::atomic<int64_t>& last_s) {
+    const int64_t now_s = std::time(nullptr);
+    return last_s.load(std::memory_order_relaxed) != now_s && last_s.exchange(now_s) != now_s;
+}
+
+/// What one sink could not take, and whether the operator knows.
+class Losses {
+public:
+    /// Counts one; true for the first after a time without.
+    bool add(int reason) {
+        reason_.store(reason, std::memory_order_relaxed);
+        count_.fetch_add(1, std::memory_order_relaxed);
+        return !is_failing_.exchange(true);
+    }
+    /// The sink works: the number to report, once; 0 as a rule.
+    uint64_t take() {
+        if (!is_failing() || !is_failing_.exchange(false)) return 0;
+        return count_.exchange(0);
+    }
+    void forget() {
+        is_failing_ = false;
+        count_ = 0;
+    }
+    [[nodiscard]] bool is_failing() const { return is_failing_.load(std::memory_order_relaxed); }
+    [[nodiscard]] uint64_t count() const { return count_.load(std::memory_order_relaxed); }
+    [[nodiscard]] const char* reason() const { return std::strerror(reason_.load()); }
+
+private:
+    std::atomic<uint64_t> count_{0};
+    std::atomic<bool> is_failing_{false};
+    std::atomic<int> reason_{0};
+};
+
+/// Opens a log file for appending and gives it to the workers' user.
+Result<Fd> open_log(const std::string& path, const LogOptions& options) {
+    // O_NONBLOCK: a FIFO without a reader must not stop the start. Regular files ignore it.
+    Fd fd(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
+                 0666));
+    struct stat info {};
+    if (!fd || ::fstat(fd.get(), &info) < 0) {
+        const int saved_errno = errno;
+        return Error{saved_errno,
+                     "'" + path + "' isn't writable [" + std::strerror(saved_errno) + "]"};
+    }
+    const bool is_owners = (options.owner_uid < 0 || info.st_uid == options.owner_uid) &&
+                           (options.owner_gid < 0 || info.st_gid == options.owner_gid);
+    if (is_owners || !S_ISREG(info.st_mode)) return fd;
+    // Only root can give files away; for others the file is writable, which is what counts.
+    const bool is_given = ::fchown(fd.get(), static_cast<uid_t>(options.owner_uid),
+                                   static_cast<gid_t>(options.owner_gid)) == 0;
+    if (!is_given && errno != EPERM) return errno_error(errno, "chown '" + path + "'");
+    return fd;
+}
+
+/// A log file, or one of the standard streams.
+class FileSink {
+public:
+    std::string path;                         ///< absolute; "-" = standard stream, "" = none
+    int fd = -1;                              ///< the same number as long as the path is a file
+    std::atomic<bool> is_reopen_told{false};  ///< the operator knows that reopening failed
+    Losses losses;
+
+    void use(const std::string& new_path, Fd file, int standard_fd);
+    int write(std::string_view record, const LogOptions& options);
+    int reopen(const LogOptions& options);
+    /// True if what is written reaches nobody: the file has no name and its path can't be opened.
+    [[nodiscard]] bool is_vanished() const { return vanished_.load() != 0; }
+
+private:
+    bool has_name() const;
+    int write_all(std::string_view record);
+
+    Fd owned_;                          ///< closed for a standard stream
+    bool is_regular_ = false;           ///< only others can be full for a while (EAGAIN)
+    std::atomic<bool> is_torn_{false};  ///< the last write stopped inside a line
+    std::atomic<int> vanished_{0};      ///< why an unlinked file could not be opened anew
+    std::atomic<int64_t> link_checked_s_{0};
+};
+
+void FileSink::use(const std::string& new_path, Fd file, int standard_fd) {
+    path = new_path;
+    if (!file || !owned_ || !replace_descriptor(file, owned_.get())) owned_ = std::move(file);
+    fd = owned_ ? owned_.get() : path == "-" ? standard_fd : -1;
+    struct stat info {};
+    is_regular_ = fd >= 0 && ::fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
+    vanished_ = 0;
+    is_reopen_told = false;
+}
+
+/// Writes one record; 0, or the errno with which it (or its tail) was lost.
+int FileSink::write(std::string_view record, const LogOptions& options) {
+    const bool is_checked = owned_ && is_regular_ && is_first_this_second(link_checked_s_);
+    if (is_checked && !has_name()) reopen(options);
+    if (const int reason = vanished_.load(std::memory_order_relaxed)) return reason;
+    if (!is_torn_.load(std::memory_order_relaxed)) return write_all(record);
+    is_torn_ = false;
+    std::string on_a_fresh_line = "\n";
+    return write_all(on_a_fresh_line += record);
+}
+
+int FileSink::write_all(std::string_view record) {
+    // While the sink is known to be stuck nobody waits for it.
+    const int wait_ms = losses.is_failing() ? 0 : kStuckPipeWaitMs;
+    int64_t deadline_ms = 0;
+    for (size_t done = 0; done < record.size();) {
+        const bool has_room = is_regular_ || is_writable(fd, 0);
+        const ssize_t sent = has_room ? ::write(fd, record.data() + done, record.size() - done) : 0;
+        const int reason = !has_room ? EAGAIN : sent == 0 ? ENOSPC : errno;
+        if (sent > 0) {
+            done += static_cast<size_t>(sent);
+            continue;
+        }
+        if (reason == EINTR) continue;
+        if (reason == EAGAIN) {
+            const int64_t now_ms = monotonic_ms();
+            if (deadline_ms == 0) deadline_ms = now_ms + wait_ms;
+            if (now_ms < deadline_ms) {
+                static_cast<void>(is_writable(fd, static_cast<int>(deadline_ms - now_ms)));
+                continue;
+            }
+        }
+        is_torn_ = done > 0;
+        return reason;
+    }
+    return 0;
+}
+
+/// Opens the path again behind the same descriptor number; 0 or errno.
+int FileSink::reopen(const LogOptions& options) {
+    if (!owned_) return 0;
+    const Result<Fd> fresh = open_log(path, options);
+    int failure = fresh ? 0 : fresh.error().code;
+    if (fresh && !replace_descriptor(*fresh, fd)) failure = errno;
+    vanished_ = has_name() ? 0 : failure;
+    return failure;
+}
+
+bool FileSink::has_name() const {
+    struct stat info {};
+    return ::fstat(fd, &info) < 0 || info.st_nlink > 0;
+}
+
+/// A syslog server. Datagrams have gunicorn's form, "<PRI>TAG: [PID] message" and a NUL; streams
+/// end each record with a newline and write newlines inside it as #012, as rsyslog does.
+class SyslogSink {
+public:
+    std::string name;  ///< the address as given
+    Losses losses;
+
+    static Result<std::unique_ptr<SyslogSink>> open(const LogOptions& options);
+    int write(std::string_view kind, int severity, int pid, std::string_view message);
+
+private:
+    Status find(const SyslogTarget& target);
+    int connect();
+    int send_stream(std::string_view bytes);
+
+    std::string tag_;  ///< "gunicorn.PREFIX."
+    int facility_ = 1;
+    int type_ = SOCK_DGRAM;
+    RemoteAddress address_;
+    Fd socket_;                            ///< its number never changes
+    std::atomic<int64_t> connected_s_{0};  ///< when connecting was last tried
+};
+
+Result<std::unique_ptr<SyslogSink>> SyslogSink::open(const LogOptions& options) {
+    if (Status status = validate_syslog_address(options.syslog_addr); !status)
+        return status.error();
+    if (Status status = validate_syslog_facility(options.syslog_facility); !status)
+        return status.error();
+    auto sink = std::make_unique<SyslogSink>();
+    sink->name = options.syslog_addr;
+    sink->facility_ = facility_code(options.syslog_facility);
+    std::string prefix = options.syslog_prefix;
+    if (prefix.empty()) {
+        prefix = options.process_name;
+        std::replace(prefix.begin(), prefix.end(), ':', '.');
+    }
+    sink->tag_ = prefix.empty() ? "gunicorn." : "gunicorn." + prefix + ".";
+    if (Status status = sink->find(*parse_syslog_address(options.syslog_addr)); !status)
+        return Error{status.error().code, "syslog: " + status.message()};
+    return sink;
+}
+
+/// Resolves the target, decides on the socket type and connects.
+Status SyslogSink::find(const SyslogTarget& target) {
+    type_ = target.try_datagram ? SOCK_DGRAM : SOCK_STREAM;
+    Result<RemoteAddress> address =
+        target.is_unix ? unix_address(target.path) : resolve_host(target.host, type_);
+    if (!address) return address.error();
+    address_ = *address;
+    int failure = connect();
+    if (failure == EPROTOTYPE && target.try_stream) {
+        type_ = SOCK_STREAM;
+        failure = connect();
+    }
+    if (!socket_) return errno_error(failure, "socket");
+    // The first records come at once; they should not find a TCP handshake under way.
+    if (failure == EINPROGRESS) static_cast<void>(is_writable(socket_.get(), kSyslogConnectWaitMs));
+    return {};
+}
+
+/// A new socket behind the same number, connected as far as that goes without waiting; 0 or errno.
+int SyslogSink::connect() {
+    Fd fresh = make_socket(address_, type_);
+    if (!fresh) return errno;
+    const int failure = ::connect(fresh.get(), address_.get(), address_.size) < 0 ? errno : 0;
+    if (!socket_)
+        socket_ = std::move(fresh);
+    else if (!replace_descriptor(fresh, socket_.get()))
+        return errno;
+    return failure;
+}
+
+/// kind: "error" or "access". 0, or the errno with which the record was lost.
+int SyslogSink::write(std::string_view kind, int severity, int pid, std::string_view message) {
+    std::string bytes = "<" + std::to_string(facility_ * 8 + severity) + ">" + tag_;
+    ((bytes += kind) += ": [") += std::to_string(pid) + "] ";
+    if (type_ == SOCK_DGRAM) {
+        bytes += message;
+        if (bytes.size() >= kSyslogBytesMax) bytes.resize(kSyslogBytesMax - 1);
+        bytes += '\0';
+        return send_datagram(socket_.get(), address_, bytes);
+    }
+    for (const char c : message)
+        c == '\n' ? bytes += "#012" : bytes += c;
+    if (bytes.size() >= kSyslogBytesMax) bytes.resize(kSyslogBytesMax - 1);
+    return send_stream(bytes += '\n');
+}
+
+int SyslogSink::send_stream(std::string_view bytes) {
+    for (;;) {
+        const ssize_t sent =
+            ::send(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        const int reason = sent < 0 ? errno : EAGAIN;
+        if (sent == static_cast<ssize_t>(bytes.size())) return 0;
+        if (reason == EINTR) continue;
+        // Half a line would spoil the next one: that connection is finished.
+        if (sent >= 0)
+            ::shutdown(socket_.get(), SHUT_RDWR);
+        else if (reason == EAGAIN)
+            return reason;
+        if (!is_first_this_second(connected_s_) || connect() != 0) return reason;
+    }
+}
+
+/// Renders "%Y-%m-%d %H:%M:%S %z" once a second for each thread.
+const std::string& time_text(std::time_t now_s) {
+    thread_local std::time_t rendered_s = 0;
+    thread_local std::string text;
+    if (now_s != rendered_s) {
+        text = error_log_time(now_s);
+        rendered_s = now_s;
+    }
+    return text;
+}
+
+std::string format_text(const char* format, va_list arguments) {
+    va_list again;
+    va_copy(again, arguments);
+    char text[1024];
+    const int size = std::vsnprintf(text, sizeof text, format, arguments);
+    std::string out;
+    if (size >= 0 && static_cast<size_t>(size) < sizeof text)
+        out.assign(text);
+    else if (size >= 0) {
+        out.resize(static_cast<size_t>(size));
+        std::vsnprintf(out.data(), out.size() + 1, format, again);
+    }
+    va_end(again);
+    return out;
+}
+
+/// Opens one file sink's descriptor; a closed one for "-" and "".
+Result<Fd> open_path(std::string& path, const LogOptions& options) {
+    if (path.empty() || path == "-") return Fd();
+    if (path.front() != '/') {
+        char directory[4096];  // PATH_MAX on Linux
+        if (!::getcwd(directory, sizeof directory))
+            return errno_error(errno, "working directory of log file '" + path + "'");
+        path = std::string(directory) + "/" + path;
+    }
+    return open_log(path, options);
+}
+
+}  // namespace
+
+bool parse_level(std::string_view text, Level& level) {
+    for (size_t i = 0; i < std::size(kLevels); ++i) {
+        if (!iequals(text, kLevels[i].text)) continue;
+        level = static_cast<Level>(i);
+        return true;
+    }
+    if (iequals(text, "warn")) return level = Level::Warning, true;
+    if (iequals(text, "fatal")) return level = Level::Critical, true;
+    return false;
+}
+
+Status validate_syslog_address(std::string_view address) {
+    if (parse_syslog_address(address)) return {};
+    return Error{0, "invalid syslog address: '" + std::string(address) +
+                        "' (unix://PATH[#dgram|#stream], udp://HOST:PORT or tcp://HOST:PORT)"};
+}
+
+Status validate_syslog_facility(std::string_view name) {
+    if (facility_code(name) >= 0) return {};
+    return Error{0, "unknown facility name: '" + std::string(name) + "'"};
+}
+
+struct Logger::Impl {
+    LogOptions options;
+    FileSink error, access;
+    std::unique_ptr<SyslogSink> syslog;
+    Fd saved_stdout, saved_stderr;  ///< the real ones while capture_output has replaced them
+    std::atomic<int> pid{::getpid()};
+    std::atomic<LogObserver*> observer{nullptr}, counter{nullptr};
+
+    std::string record(Level level, std::string_view message) const;
+    std::string json_record(std::string_view kind, std::string_view value,
+                            std::string_view message) const;
+    void put(FileSink& sink, std::string_view text);
+    void put_syslog(std::string_view kind, Level level, std::string_view message);
+    void report_losses(uint64_t count, const std::string& name, const char* reason);
+    void tell_stderr(std::string_view text) const;
+    void tell_failure(const std::string& name, int reason) const;
+    void capture();
+    void reopen(FileSink& sink);
+};
+
+std::string Logger::Impl::record(Level level, std::string_view message) const {
+    while (message.ends_with('\n'))
+        message.remove_suffix(1);
+    if (options.json) return json_record("level", level_name(level).text, message);
+    std::string out;
+    out.reserve(message.size() + 64);
+    ((out += '[') += time_text(std::time(nullptr))) += "] [";
+    ((out += std::to_string(pid.load())) += "] [") += level_name(level).text;
+    return ((out += "] ") += message) += '\n';
+}
+
+/// {"time":"2026-11-23T03:55:14.123+00:00","pid":7,"level":"ERROR","message":"…","traceback":"…"}
+std::string Logger::Impl::json_record(std::string_view kind, std::string_view value,
+                                      std::string_view message) const {
+    struct timespec now {};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    const std::string& text = time_text(now.tv_sec);  // "2026-11-23 03:55:14 +0000"
+    char time[64];
+    std::snprintf(time, sizeof time, "%.10sT%.8s.%03d%.3s:%.2s", text.c_str(), text.c_str() + 11,
+                  static_cast<int>(now.tv_nsec / 1'000'000), text.c_str() + 20, text.c_str() + 23);
+    const size_t traceback = message.find(kTracebackStart);
+    std::string out =
+        std::string("{\"time\":\"") + time + "\",\"pid\":" + std::to_string(pid.load()) + ",";
+    ((out += json_quote(kind)) += ":") += json_quote(value);
+    (out += ",\"message\":") += json_quote(message.substr(0, traceback));
+    if (traceback != std::string_view::npos)
+        (out += ",\"traceback\":") += json_quote(message.substr(traceback + 1));
+    return out += "}\n";
+}
+
+void Logger::Impl::put(FileSink& sink, std::string_view text) {
+    if (sink.fd < 0) return;
+    if (const int reason = sink.write(text, options)) {
+        if (sink.losses.add(reason) && sink.fd != STDERR_FILENO) tell_failure(sink.path, reason);
+        return;
+    }
+    if (const uint64_t count = sink.losses.take())
+        report_losses(count, sink.path, sink.losses.reason());
+}
+
+void Logger::Impl::put_syslog(std::string_view kind, Level level, std::string_view message) {
+    const int severity = level_name(level).syslog_severity;
+    if (const int reason = syslog->write(kind, severity, pid, message)) {
+        if (syslog->losses.add(reason)) tell_failure(syslog->name, reason);
+        return;
+    }
+    if (const uint64_t count = syslog->losses.take())
+        report_losses(count, syslog->name, syslog->losses.reason());
+}
+
+void Logger::Impl::report_losses(uint64_t count, const std::string& name, const char* reason) {
+    put(error, record(Level::Warning, std::to_string(count) + " log records were lost: '" + name +
+                                          "' could not be written (" + reason + ")"));
+}
+
+/// The last resort; nobody waits for it.
+void Logger::Impl::tell_stderr(std::string_view text) const {
+    const int fd = saved_stderr ? saved_stderr.get() : STDERR_FILENO;
+    if (is_writable(fd, 0) && ::write(fd, text.data(), text.size()) < 0) return;
+}
+
+void Logger::Impl::tell_failure(const std::string& name, int reason) const {
+    tell_stderr(record(Level::Warning, "Log records are lost: '" + name + "' can't be written (" +
+                                           std::strerror(reason) + ")"));
+}
+
+/// capture_output: stdout and stderr become the error log's file, or what they were before.
+void Logger::Impl::capture() {
+    const bool is_wanted = options.capture_output && error.fd > STDERR_FILENO;
+    if (!is_wanted && !saved_stderr) return;
+    std::fflush(stdout);
+    if (is_wanted && !saved_stderr) {
+        saved_stdout.reset(::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+        saved_stderr.reset(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    }
+    // Not close-on-exec: what the application starts writes into the log, too.
+    const auto point = [](int from, int to) {
+        while (from >= 0 && ::dup2(from, to) < 0 && (errno == EINTR || errno == EBUSY)) {
+        }
+    };
+    point(is_wanted ? error.fd : saved_stdout.get(), STDOUT_FILENO);
+    point(is_wanted ? error.fd : saved_stderr.get(), STDERR_FILENO);
+    if (is_wanted) return;
+    saved_stdout.reset();
+    saved_stderr.reset();
+}
+
+void Logger::Impl::reopen(FileSink& sink) {
+    const int failure = sink.reopen(options);
+    if (failure == 0) sink.is_reopen_told = false;
+    // A vanished file is told with the first record that it costs.
+    if (failure == 0 || sink.is_vanished() || sink.is_reopen_told.exchange(true)) return;
+    const std::string text =
+        record(Level::Warning, "Can't reopen '" + sink.path + "' (" + std::strerror(failure) +
+                                   "): its old file stays in use");
+    &sink == &error ? tell_stderr(text) : put(error, text);
+}
+
+Logger::Logger() : impl_(std::make_unique<Impl>()) {
+    impl_->error.use("-", Fd(), STDERR_FILENO);
+}
+
+Logger::~Logger() = default;
+
+Status Logger::open(const LogOptions& options) {
+    LogOptions next = options;
+    Result<Fd> error = open_path(next.errorlog, next);
+    if (!error) return error.error();
+    Result<Fd> access = open_path(next.accesslog, next);
+    if (!access) return access.error();
+    std::unique_ptr<SyslogSink> syslog;
+    if (next.syslog) {
+        Result<std::unique_ptr<SyslogSink>> opened = SyslogSink::open(next);
+        if (!opened) return opened.error();
+        syslog = std::move(*opened);
+    }
+    Impl& d = *impl_;
+    d.options = next;
+    d.error.use(next.errorlog, std::move(*error), STDERR_FILENO);
+    d.access.use(next.accesslog, std::move(*access), STDOUT_FILENO);
+    d.syslog = std::move(syslog);
+    d.capture();
+    return {};
+}
+
+void Logger::reopen() {
+    impl_->reopen(impl_->error);
+    impl_->reopen(impl_->access);
+    impl_->capture();
+}
+
+bool Logger::enabled(Level level) const {
+    return level >= impl_->options.level;
+}
+
+void Logger::write(Level level, std::string_view message) {
+    Impl& d = *impl_;
+    if (enabled(level)) {
+        d.put(d.error, d.record(level, message));
+        if (d.syslog) d.put_syslog("error", level, message);
+    }
+    if (LogObserver* counter = d.counter.load()) counter->error_record(level, message);
+    if (LogObserver* observer = d.observer.load()) observer->error_record(level, message);
+}
+
+void Logger::write_raw(std::string_view text) {
+    Impl& d = *impl_;
+    std::string out;
+    if (d.options.json) {
+        while (text.ends_with('\n'))
+            text.remove_suffix(1);
+        out = d.json_record("stream", "wsgi.errors", text);
+    } else {
+        out = text;
+        if (!text.ends_with('\n')) out += '\n';
+    }
+    d.error.fd < 0 ? d.tell_stderr(out) : d.put(d.error, out);
+}
+
+void Logger::write_access(std::string_view line) {
+    Impl& d = *impl_;
+    if (d.access.fd >= 0) {
+        char short_line[2048];
+        if (line.size() < sizeof short_line) {
+            std::memcpy(short_line, line.data(), line.size());
+            short_line[line.size()] = '\n';
+            d.put(d.access, {short_line, line.size() + 1});
+        } else {
+            d.put(d.access, std::string(line) += '\n');
+        }
+    }
+    if (d.syslog && d.options.access_to_syslog) d.put_syslog("access", Level::Info, line);
+}
+
+bool Logger::has_access() const {
+    return impl_->access.fd >= 0 || (impl_->syslog && impl_->options.access_to_syslog);
+}
+
+int Logger::error_fd() const {
+    return impl_->error.fd;
+}
+
+void Logger::set_observer(LogObserver* observer) {
+    impl_->observer = observer;
+}
+
+void Logger::set_counter(LogObserver* counter) {
+    impl_->counter = counter;
+}
+
+uint64_t Logger::lost_records() const {
+    const Impl& d = *impl_;
+    return d.error.losses.count() + d.access.losses.count() +
+           (d.syslog ? d.syslog->losses.count() : 0);
+}
+
+void Logger::after_fork() {
+    Impl& d = *impl_;
+    d.pid = ::getpid();
+    d.error.losses.forget();  // the arbiter reports its own
+    d.access.losses.forget();
+    if (d.syslog) d.syslog->losses.forget();
+}
+
+// The five levels: formatted only if somebody wants the record.
+#define GCORN_LOG_LEVEL(name, level)                                                      \
+    void Logger::name(const char* format, ...) {                                          \
+        if (!enabled(level) && !impl_->counter.load() && !impl_->observer.load()) return; \
+        va_list arguments;                                                                \
+        va_start(arguments, format);                                                      \
+        write(level, format_text(format, arguments));                                     \
+        va_end(arguments);                                                                \
+    }
+GCORN_LOG_LEVEL(debug, Level::Debug)
+GCORN_LOG_LEVEL(info, Level::Info)
+GCORN_LOG_LEVEL(warning, Level::Warning)
+GCORN_LOG_LEVEL(error, Level::Error)
+GCORN_LOG_LEVEL(critical, Level::Critical)
+#undef GCORN_LOG_LEVEL
+
+}  // namespace gcorn

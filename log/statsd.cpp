@@ -1,0 +1,111 @@
+#include "log/statsd.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+#include "log/remote.h"
+
+namespace gcorn {
+
+namespace {
+
+constexpr std::string_view kUnixScheme = "unix://";
+
+/// Resolves what StatsdOptions::host names.
+Result<RemoteAddress> find_target(const std::string& host) {
+    if (host.starts_with(kUnixScheme)) return unix_address(host.substr(kUnixScheme.size()));
+    const std::optional<HostPort> target = parse_host_port(host, "8125");
+    GCORN_CHECK(target);  // validated by the caller
+    return resolve_host(*target, SOCK_DGRAM);
+}
+
+}  // namespace
+
+Status validate_statsd_host(std::string_view host) {
+    const bool is_unix = host.starts_with(kUnixScheme);
+    if (is_unix ? host.size() > kUnixScheme.size() : parse_host_port(host, "8125").has_value())
+        return {};
+    return Error{0, "Value must be one of ('host:port', 'unix://PATH')"};
+}
+
+Statsd::Statsd() = default;
+Statsd::~Statsd() = default;
+
+Status Statsd::open(const StatsdOptions& options) {
+    if (options.host.empty()) {
+        socket_.reset();
+        return {};
+    }
+    if (Status status = validate_statsd_host(options.host); !status) return status;
+    if (Status status = connect(options.host); !status) return status;
+    host_ = options.host;
+    prefix_ = options.prefix.substr(0, options.prefix.find_last_not_of('.') + 1);
+    if (!prefix_.empty()) prefix_ += '.';
+    suffix_ = options.tags.empty() ? "" : "|#" + options.tags;
+    return {};
+}
+
+void Statsd::reopen() {
+    // Metrics are expendable: a name that no longer resolves leaves the old address in use.
+    if (is_enabled()) static_cast<void>(connect(host_).is_ok());
+}
+
+Status Statsd::connect(const std::string& host) {
+    Result<RemoteAddress> address = find_target(host);
+    if (!address) return Error{address.error().code, "statsd: " + address.message()};
+    const RemoteAddress* current = target_.load();
+    if (is_enabled() && current && *current == *address) return {};
+
+    Fd fresh = make_socket(*address, SOCK_DGRAM);
+    if (!fresh) return errno_error(errno, "statsd: socket for " + host);
+    auto next = std::make_unique<RemoteAddress>(*address);
+    // A failure here is repaired by send_datagram, which connects again when it has to.
+    static_cast<void>(::connect(fresh.get(), next->get(), next->size));
+    target_.store(next.get());
+    targets_.push_back(std::move(next));
+    if (!is_enabled())
+        socket_ = std::move(fresh);
+    else if (!replace_descriptor(fresh, socket_.get()))
+        return errno_error(errno, "statsd: dup");
+    return {};
+}
+
+void Statsd::log_level(Level level) {
+    if (!is_enabled()) return;
+    if (level == Level::Critical) send("gunicorn.log.critical:", "1", "|c|@1.0");
+    if (level == Level::Error) send("gunicorn.log.error:", "1", "|c|@1.0");
+    if (level == Level::Warning) send("gunicorn.log.warning:", "1", "|c|@1.0");
+}
+
+void Statsd::error_record(Level level, std::string_view message) {
+    if (!is_enabled()) return;
+    if (level == Level::Error && message.find(kTracebackStart) != std::string_view::npos)
+        send("gunicorn.log.exception:", "1", "|c|@1.0");
+    else
+        log_level(level);
+}
+
+void Statsd::send_request(int status_code, int64_t duration_us) {
+    const int64_t us = std::max<int64_t>(duration_us, 0);
+    // Milliseconds as Python prints a float: at least one decimal, no zeros after it.
+    char duration[32];
+    const int size = std::snprintf(duration, sizeof duration, "%lld.%03d",
+                                   static_cast<long long>(us / 1000), static_cast<int>(us % 1000));
+    std::string_view text(duration, static_cast<size_t>(size));
+    for (int zeros = 0; zeros < 2 && text.back() == '0'; ++zeros)
+        text.remove_suffix(1);
+
+    send("gunicorn.request.duration:", text, "|ms");
+    send("gunicorn.requests:", "1", "|c|@1.0");
+    send("gunicorn.request.status." + std::to_string(status_code) + ":", "1", "|c|@1.0");
+}
+
+void Statsd::send(std::string_view name, std::string_view value, std::string_view type) {
+    std::string datagram;
+    datagram.reserve(prefix_.size() + name.size() + value.size() + type.size() + suffix_.size());
+    ((((datagram += prefix_) += name) += value) += type) += suffix_;
+    static_cast<void>(send_datagram(socket_.get(), *target_.load(), datagram));
+}
+
+}  // namespace gcorn
