@@ -44,8 +44,8 @@ public:
     Spool(const Spool&) = delete;
     Spool& operator=(const Spool&) = delete;
 
-    /// directory: where the file goes ("" = $TMPDIR or /tmp); borrowed view of a string that outlives
-    /// the spool. Only remembered; nothing is opened before it is needed.
+    /// directory: where the file goes ("" = $TMPDIR or /tmp); borrowed view of a string that
+    /// outlives the spool. Only remembered; nothing is opened before it is needed.
     void configure(std::string_view directory, size_t memory_max = kSpoolMemoryMax);
 
     /// Error (errno in code, e.g. ENOSPC): nothing of `bytes` is kept.

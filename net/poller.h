@@ -13,14 +13,15 @@
 
 namespace gcorn {
 
-/// What to wait for. Hang-up and error are always reported.
+/// What to wait for. Hang-up and error are always reported, also for None, and with every wait()
+/// again until remove(): a socket that was shut down has to leave the poller, or the loop spins.
 enum class Interest : uint8_t { None = 0, Read = 1, Write = 2, ReadWrite = 3 };
 
 struct PollEvent {
     void* tag = nullptr;    ///< as given to add()
     bool readable = false;  ///< includes end of stream
     bool writable = false;
-    bool hangup = false;    ///< both directions are gone (EPOLLHUP) or the socket failed (EPOLLERR)
+    bool hangup = false;  ///< both directions are gone (EPOLLHUP) or the socket failed (EPOLLERR)
 };
 
 class Poller {
@@ -39,8 +40,9 @@ public:
     /// Before the descriptor is closed. Events of this descriptor not yet looked at are dropped.
     void remove(int fd, void* tag);
 
-    /// Waits at most timeout_ms (-1: no limit, 0: only look). EINTR and wake() end the wait early with
-    /// what is there. The span is valid until the next call; tags of removed descriptors are null.
+    /// Waits at most timeout_ms (-1: no limit, 0: only look). EINTR and wake() end the wait early
+    /// with what is there. The span is valid until the next call; tags of removed descriptors are
+    /// null.
     [[nodiscard]] std::span<PollEvent> wait(int timeout_ms);
 
     /// Ends a wait() now, or the next one at once. Async-signal-safe.
@@ -51,6 +53,8 @@ public:
 
 private:
     struct Impl;
+    /// Nulls the tags of events handed out and not looked at yet.
+    void forget_events(const void* tag);
     std::unique_ptr<Impl> impl_;
 };
 

@@ -1,0 +1,379 @@
+#include "net/listener.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <pwd.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <cstddef>
+#include <cstring>
+
+#include "base/text.h"
+
+namespace gcorn {
+
+namespace {
+
+constexpr mode_t kSocketMode = 0777;
+constexpr size_t kUnixPathMax = sizeof(sockaddr_un::sun_path) - 1;
+
+/// "<what> <where>: <strerror>".
+Error failed(int saved_errno, const char* what, const std::string& where) {
+    return errno_error(saved_errno, std::string(what) + " " + where);
+}
+
+bool set_option(int fd, int level, int option, int value) {
+    return ::setsockopt(fd, level, option, &value, sizeof value) == 0;
+}
+
+Status add_descriptor_flags(int fd, const std::string& where) {
+    const int flags = ::fcntl(fd, F_GETFL);
+    if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ||
+        ::fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+        return failed(errno, "fcntl", where);
+    }
+    return Status::ok();
+}
+
+/// A non-blocking, close-on-exec stream socket.
+Result<Fd> open_socket(int family, const std::string& where) {
+#ifdef SOCK_CLOEXEC
+    Fd fd(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!fd) return failed(errno, "socket", where);
+#else
+    Fd fd(::socket(family, SOCK_STREAM, 0));
+    if (!fd) return failed(errno, "socket", where);
+    if (Status status = add_descriptor_flags(fd.get(), where); !status) return status.error();
+#endif
+    return fd;
+}
+
+// --- TCP ---
+
+/// gunicorn's rule: IPv6 only if the host is a literal, otherwise IPv4, names included.
+Result<Address> resolve(const BindSpec& spec) {
+    addrinfo hints{};
+    hints.ai_family = is_ipv6_literal(spec.host) ? AF_INET6 : AF_INET;
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+    addrinfo* found = nullptr;
+    const std::string port = std::to_string(spec.port);
+    const int code = ::getaddrinfo(spec.host.empty() ? nullptr : spec.host.c_str(), port.c_str(),
+                                   &hints, &found);
+    if (code == EAI_SYSTEM) return failed(errno, "resolve", spec.host);
+    if (code != 0)
+        return Error{EADDRNOTAVAIL, "resolve " + spec.host + ": " + ::gai_strerror(code)};
+    Address address;
+    std::memcpy(&address.storage, found->ai_addr, found->ai_addrlen);
+    address.size = found->ai_addrlen;
+    ::freeaddrinfo(found);
+    return address;
+}
+
+/// Options of TCP listeners. TCP_NODELAY matters to the accepted sockets, which inherit it
+/// everywhere we know of. Without TCP_DEFER_ACCEPT we only wake up more often, so its failure is
+/// none of the operator's business; the same goes for TCP_NODELAY.
+Status set_tcp_options(int fd, const ListenerOptions& options, const std::string& where) {
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+#ifdef TCP_DEFER_ACCEPT
+    if (options.defer_accept_s > 0)
+        set_option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, options.defer_accept_s);
+#endif
+    if (!options.reuse_port) return Status::ok();
+#ifdef SO_REUSEPORT
+    if (set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1)) return Status::ok();
+    return failed(errno, "reuse_port", where);
+#else
+    return Error{ENOPROTOOPT, "reuse_port " + where + ": not available on this system"};
+#endif
+}
+
+Result<Fd> open_tcp(const BindSpec& spec, const ListenerOptions& options) {
+    Result<Address> address = resolve(spec);
+    if (!address) return address.error();
+    const std::string where = address->text();
+    Result<Fd> fd = open_socket(address->family(), where);
+    if (!fd) return fd;
+    if (!set_option(fd->get(), SOL_SOCKET, SO_REUSEADDR, 1))
+        return failed(errno, "SO_REUSEADDR", where);
+    if (Status status = set_tcp_options(fd->get(), options, where); !status) return status.error();
+    if (::bind(fd->get(), address->raw(), address->size) != 0) return failed(errno, "bind", where);
+    if (::listen(fd->get(), options.backlog) != 0) return failed(errno, "listen", where);
+    return fd;
+}
+
+// --- unix sockets ---
+
+/// Where the socket of `path` is made before it is renamed: ".name~" in the same directory. The
+/// kernel keeps reporting the name a socket was bound to, so a successor that inherits the
+/// descriptor must be able to tell the real path from this one (see published_path()).
+/// Limit: a path whose aside name exceeds sun_path is bound in place.
+std::string aside_path(const std::string& path) {
+    const size_t base = path.rfind('/') + 1;  // npos + 1 is 0: no slash
+    std::string aside = path.substr(0, base) + "." + path.substr(base) + "~";
+    return aside.size() <= kUnixPathMax ? aside : path;
+}
+
+/// The inverse of aside_path(), for the name of an inherited socket. A name that exists as it is
+/// was not renamed by us.
+std::string published_path(const std::string& bound) {
+    struct stat info {};
+    const size_t base = bound.rfind('/') + 1;
+    const bool looks_aside = bound.size() > base + 2 && bound[base] == '.' && bound.back() == '~';
+    if (!looks_aside || ::lstat(bound.c_str(), &info) == 0) return bound;
+    return bound.substr(0, base) + bound.substr(base + 1, bound.size() - base - 2);
+}
+
+/// True if a socket is at `path`, false if nothing is. Error: something else is there.
+Result<bool> socket_exists(const std::string& path, const std::string& where) {
+    struct stat info {};
+    if (::lstat(path.c_str(), &info) != 0) {
+        const int error = errno;
+        if (error == ENOENT) return false;
+        return failed(error, "stat", where);
+    }
+    if (S_ISSOCK(info.st_mode)) return true;
+    return Error{ENOTSOCK, "bind " + where + ": exists and is not a socket"};
+}
+
+Result<uid_t> find_user(const std::string& name) {
+    if (const auto id = parse_decimal(name); id && *id < UINT32_MAX) return static_cast<uid_t>(*id);
+    const passwd* entry = ::getpwnam(name.c_str());
+    if (entry == nullptr) return Error{EINVAL, "No such user: '" + name + "'"};
+    return entry->pw_uid;
+}
+
+Result<gid_t> find_group(const std::string& name) {
+    if (const auto id = parse_decimal(name); id && *id < UINT32_MAX) return static_cast<gid_t>(*id);
+    const group* entry = ::getgrnam(name.c_str());
+    if (entry == nullptr) return Error{EINVAL, "No such group: '" + name + "'"};
+    return entry->gr_gid;
+}
+
+/// Mode and owner of the socket file. Until listen() nobody can connect, whatever the mode is.
+Status set_permissions(const std::string& path, const BindSpec& spec,
+                       const ListenerOptions& options, const std::string& where) {
+    std::optional<uid_t> owner = options.owner;
+    std::optional<gid_t> group = options.group;
+    if (spec.user) {
+        const Result<uid_t> user = find_user(*spec.user);
+        if (!user) return user.error();
+        owner = *user;
+    }
+    if (spec.group) {
+        const Result<gid_t> found = find_group(*spec.group);
+        if (!found) return found.error();
+        group = *found;
+    }
+    // -1 leaves an id as it is (chown(2)).
+    if ((owner || group) && ::chown(path.c_str(), owner.value_or(static_cast<uid_t>(-1)),
+                                    group.value_or(static_cast<gid_t>(-1))) != 0) {
+        return failed(errno, "chown", where);
+    }
+    const mode_t mode = spec.mode.value_or(kSocketMode & ~options.umask);
+    if (::chmod(path.c_str(), mode) != 0) return failed(errno, "chmod", where);
+    return Status::ok();
+}
+
+/// Everything between bind and the published path; the caller removes `aside` on an Error.
+Status publish(int fd, const std::string& aside, const BindSpec& spec,
+               const ListenerOptions& options, const std::string& where) {
+    if (Status status = set_permissions(aside, spec, options, where); !status) return status;
+    if (::listen(fd, options.backlog) != 0) return failed(errno, "listen", where);
+    if (aside != spec.path && ::rename(aside.c_str(), spec.path.c_str()) != 0)
+        return failed(errno, "rename", where);
+    return Status::ok();
+}
+
+Result<Fd> open_unix(const BindSpec& spec, const ListenerOptions& options) {
+    const std::string where = "unix:" + spec.path;
+    const std::string aside = aside_path(spec.path);
+    if (Result<bool> exists = socket_exists(spec.path, where); !exists) return exists.error();
+    // Left behind by a server that died between bind and rename.
+    const Result<bool> is_stale = socket_exists(aside, where);
+    if (!is_stale) return is_stale.error();
+    if (*is_stale && ::unlink(aside.c_str()) != 0) return failed(errno, "unlink", where);
+    Result<Fd> fd = open_socket(AF_UNIX, where);
+    if (!fd) return fd;
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    if (aside.size() > kUnixPathMax) return failed(ENAMETOOLONG, "bind", where);
+    std::memcpy(name.sun_path, aside.data(), aside.size());
+    const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + aside.size() + 1);
+    if (::bind(fd->get(), reinterpret_cast<const sockaddr*>(&name), size) != 0)
+        return failed(errno, "bind", where);
+    if (Status status = publish(fd->get(), aside, spec, options, where); !status) {
+        ::unlink(aside.c_str());
+        return status.error();
+    }
+    return fd;
+}
+
+// --- common ---
+
+/// The kernel's idea of a socket's own address, with the published path for a unix one.
+Result<Address> own_address(int fd, const std::string& where) {
+    Address address;
+    address.size = sizeof address.storage;
+    if (::getsockname(fd, address.raw(), &address.size) != 0)
+        return failed(errno, "getsockname", where);
+    return address;
+}
+
+bool is_stream_socket(int fd, int& error) {
+    int type = 0;
+    socklen_t size = sizeof type;
+    const bool is_known = ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0;
+    error = is_known ? EPROTOTYPE : errno;
+    return is_known && type == SOCK_STREAM;
+}
+
+/// What open() would need to make the socket at `address`.
+BindSpec spec_of(const Address& address) {
+    BindSpec spec;
+    if (address.is_unix()) {
+        spec.kind = BindSpec::Kind::Unix;
+        spec.path = published_path(address.host());
+    } else {
+        spec.host = address.host();
+        spec.port = static_cast<uint16_t>(parse_decimal(address.port()).value_or(0));
+    }
+    return spec;
+}
+
+/// Errors of accept(2) that concern the one connection, not the listener: accept(2) "Error
+/// handling" wants those of the network layer retried, EPERM comes from a firewall rule.
+AcceptStatus classify(int error) {
+    switch (error) {
+        case EAGAIN:
+#if EWOULDBLOCK != EAGAIN
+        case EWOULDBLOCK:
+#endif
+            return AcceptStatus::Nothing;
+        case EMFILE:
+        case ENFILE:
+        case ENOBUFS:
+        case ENOMEM: return AcceptStatus::OutOfResources;
+        case EINTR:
+        case ECONNABORTED:
+        case EPERM:
+        case EPROTO:
+        case ENOPROTOOPT:
+        case ENETDOWN:
+        case ENETUNREACH:
+        case EHOSTDOWN:
+        case EHOSTUNREACH:
+#ifdef ENONET
+        case ENONET:
+#endif
+        case ETIMEDOUT:
+        case EOPNOTSUPP: return AcceptStatus::Aborted;
+        default: return AcceptStatus::Failed;
+    }
+}
+
+}  // namespace
+
+Listener::Listener(Fd fd, BindSpec spec, Address address, bool is_tls)
+    : fd_(std::move(fd)), spec_(std::move(spec)), address_(address) {
+    if (is_unix()) {
+        server_name_ = spec_.path;
+        name_ = "unix:" + spec_.path;
+        return;
+    }
+    server_name_ = address_.host();
+    server_port_ = address_.port();
+    name_ = (is_tls ? "https://" : "http://") + address_.text();
+}
+
+Result<std::unique_ptr<Listener>> Listener::open(const BindSpec& spec,
+                                                 const ListenerOptions& options) {
+    if (spec.kind == BindSpec::Kind::Fd) {
+        Result<std::unique_ptr<Listener>> adopted = adopt(spec.fd, Origin::Supervisor, options);
+        if (adopted) (*adopted)->spec_ = spec;
+        return adopted;
+    }
+    const bool is_unix = spec.kind == BindSpec::Kind::Unix;
+    Result<Fd> fd = is_unix ? open_unix(spec, options) : open_tcp(spec, options);
+    if (!fd) return fd.error();
+    Result<Address> address = own_address(fd->get(), spec.text());
+    if (!address) return address.error();
+    std::unique_ptr<Listener> listener(
+        new Listener(std::move(*fd), spec, *address, options.is_tls));
+    if (is_unix) listener->remember_file();
+    return listener;
+}
+
+Result<std::unique_ptr<Listener>> Listener::adopt(int fd, Origin origin,
+                                                  const ListenerOptions& options) {
+    const std::string where = "fd://" + std::to_string(fd);
+    int error = 0;
+    if (!is_stream_socket(fd, error)) return failed(error, "adopt", where);
+    Result<Address> address = own_address(fd, where);
+    if (!address) return address.error();
+    if (Status status = add_descriptor_flags(fd, where); !status) return status.error();
+    if (!address->is_unix()) set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    if (::listen(fd, options.backlog) != 0) return failed(errno, "listen", where);
+    std::unique_ptr<Listener> listener(
+        new Listener(Fd(fd), spec_of(*address), *address, options.is_tls));
+    if (origin == Origin::Predecessor && listener->is_unix()) listener->remember_file();
+    return listener;
+}
+
+Accepted Listener::accept() const {
+    Accepted result;
+    result.peer.size = sizeof result.peer.storage;
+#ifdef __linux__
+    result.fd.reset(
+        ::accept4(fd(), result.peer.raw(), &result.peer.size, SOCK_CLOEXEC | SOCK_NONBLOCK));
+#else
+    result.fd.reset(::accept(fd(), result.peer.raw(), &result.peer.size));
+#endif
+    if (!result.fd) {
+        const int error = errno;
+        result.status = classify(error);
+        result.error = error;
+        result.peer.size = 0;
+        return result;
+    }
+    result.status = AcceptStatus::Connection;
+#ifndef __linux__
+    if (Status status = add_descriptor_flags(result.fd.get(), name_); !status) {
+        result.status = AcceptStatus::Aborted;
+        result.error = status.error().code;
+        result.fd.reset();
+    } else if (!is_unix()) {
+        set_option(result.fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
+    }
+#endif
+    return result;
+}
+
+Status Listener::set_inheritable(bool is_inheritable) {
+    if (::fcntl(fd(), F_SETFD, is_inheritable ? 0 : FD_CLOEXEC) != 0)
+        return failed(errno, "fcntl", name_);
+    return Status::ok();
+}
+
+void Listener::remember_file() {
+    struct stat info {};
+    if (::lstat(spec_.path.c_str(), &info) != 0 || !S_ISSOCK(info.st_mode)) return;
+    file_device_ = info.st_dev;
+    file_inode_ = info.st_ino;
+}
+
+Status Listener::unlink_path() {
+    if (file_inode_ == 0) return Status::ok();
+    struct stat info {};
+    const bool is_ours = ::lstat(spec_.path.c_str(), &info) == 0 && info.st_dev == file_device_ &&
+                         info.st_ino == file_inode_;
+    file_inode_ = 0;
+    if (is_ours && ::unlink(spec_.path.c_str()) != 0 && errno != ENOENT)
+        return failed(errno, "unlink", name_);
+    return Status::ok();
+}
+
+}  // namespace gcorn

@@ -1,0 +1,256 @@
+#include "net/poller.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <vector>
+
+#include "base/fd.h"
+
+#if defined(__linux__) && !defined(GCORN_POLLER_POLL)
+#define GCORN_POLLER_EPOLL 1
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#endif
+
+namespace gcorn {
+
+namespace {
+
+/// Events of one wait(). More ready descriptors than this come with the next call: both kernels'
+/// interfaces are level-triggered, and both implementations go round fairly.
+constexpr size_t kEventsMax = 256;
+
+bool wants(Interest interest, Interest direction) {
+    return (static_cast<unsigned>(interest) & static_cast<unsigned>(direction)) != 0;
+}
+
+/// The end that wait() looks at and the end that wake() writes to: one eventfd beside epoll,
+/// else a pipe. Full is as good as written.
+class WakeUp {
+public:
+    Status open() {
+#ifdef GCORN_POLLER_EPOLL
+        read_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+        if (!read_) return errno_error(errno, "eventfd");
+#else
+        int ends[2];
+        if (::pipe(ends) != 0) return errno_error(errno, "pipe");
+        read_.reset(ends[0]);
+        write_.reset(ends[1]);
+        for (const int fd : ends) {
+            if (::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 || ::fcntl(fd, F_SETFL, O_NONBLOCK) != 0)
+                return errno_error(errno, "fcntl");
+        }
+#endif
+        return Status::ok();
+    }
+    [[nodiscard]] int fd() const {
+        return read_.get();
+    }
+    void drain() const {
+        std::array<char, 64> bytes;
+        while (::read(read_.get(), bytes.data(), bytes.size()) == ssize_t{bytes.size()}) {
+        }
+    }
+    void wake() const {
+        const int saved_errno = errno;  // also called in signal handlers
+        const uint64_t one = 1;
+        // Fails only with EAGAIN, when a wake-up is pending anyway.
+        const ssize_t written = ::write(write_ ? write_.get() : read_.get(), &one, sizeof one);
+        static_cast<void>(written);
+        errno = saved_errno;
+    }
+
+private:
+    Fd read_, write_;
+};
+
+}  // namespace
+
+#ifdef GCORN_POLLER_EPOLL
+
+struct Poller::Impl {
+    Fd epoll;
+    WakeUp wake_up;
+    std::array<epoll_event, kEventsMax> raw;
+    std::array<PollEvent, kEventsMax> events;
+    size_t count = 0;  // of the span handed out last
+
+    static uint32_t mask(Interest interest) {
+        return (wants(interest, Interest::Read) ? EPOLLIN : 0u) |
+               (wants(interest, Interest::Write) ? EPOLLOUT : 0u);
+    }
+    int control(int operation, int fd, Interest interest, void* tag) const {
+        epoll_event event{};
+        event.events = mask(interest);
+        event.data.ptr = tag;
+        return ::epoll_ctl(epoll.get(), operation, fd, &event);
+    }
+    void take(const epoll_event& event) {
+        // The wake-up is registered under the address of its owner, which no caller can know.
+        if (event.data.ptr == this) return wake_up.drain();
+        events[count++] = {.tag = event.data.ptr,
+                           .readable = (event.events & EPOLLIN) != 0,
+                           .writable = (event.events & EPOLLOUT) != 0,
+                           .hangup = (event.events & (EPOLLHUP | EPOLLERR)) != 0};
+    }
+};
+
+Status Poller::open() {
+    impl_->epoll.reset(::epoll_create1(EPOLL_CLOEXEC));
+    if (!impl_->epoll) return errno_error(errno, "epoll_create1");
+    if (Status status = impl_->wake_up.open(); !status) return status;
+    if (impl_->control(EPOLL_CTL_ADD, impl_->wake_up.fd(), Interest::Read, impl_.get()) != 0)
+        return errno_error(errno, "epoll_ctl");
+    return Status::ok();
+}
+
+Status Poller::add(int fd, Interest interest, void* tag) {
+    if (impl_->control(EPOLL_CTL_ADD, fd, interest, tag) != 0)
+        return errno_error(errno, "epoll_ctl");
+    return Status::ok();
+}
+
+void Poller::set(int fd, Interest interest, void* tag) {
+    GCORN_CHECK(impl_->control(EPOLL_CTL_MOD, fd, interest, tag) == 0);
+}
+
+void Poller::remove(int fd, void* tag) {
+    GCORN_CHECK(impl_->control(EPOLL_CTL_DEL, fd, Interest::None, nullptr) == 0);
+    forget_events(tag);
+}
+
+std::span<PollEvent> Poller::wait(int timeout_ms) {
+    impl_->count = 0;
+    const int ready = ::epoll_wait(impl_->epoll.get(), impl_->raw.data(), kEventsMax, timeout_ms);
+    GCORN_CHECK(ready >= 0 || errno == EINTR);
+    for (int i = 0; i < ready; ++i)
+        impl_->take(impl_->raw[static_cast<size_t>(i)]);
+    return {impl_->events.data(), impl_->count};
+}
+
+const char* Poller::name() {
+    return "epoll";
+}
+
+#else
+
+struct Poller::Impl {
+    WakeUp wake_up;
+    // fds[i] is watched for tags[i]; 0 is the wake-up. Order is free: remove() moves the last one.
+    std::vector<pollfd> fds;
+    std::vector<void*> tags;
+    std::vector<int> index_of;  // by descriptor; -1 = not watched
+    size_t next = 1;            // where the next scan starts, so that low indices do not win always
+    std::array<PollEvent, kEventsMax> events;
+    size_t count = 0;  // of the span handed out last
+
+    static short mask(Interest interest) {
+        return static_cast<short>((wants(interest, Interest::Read) ? POLLIN : 0) |
+                                  (wants(interest, Interest::Write) ? POLLOUT : 0));
+    }
+    [[nodiscard]] bool is_watched(int fd) const {
+        return fd >= 0 && static_cast<size_t>(fd) < index_of.size() &&
+               index_of[static_cast<size_t>(fd)] >= 0;
+    }
+    [[nodiscard]] size_t index(int fd) const {
+        GCORN_CHECK(is_watched(fd));
+        return static_cast<size_t>(index_of[static_cast<size_t>(fd)]);
+    }
+    void watch(int fd, short events_mask, void* tag) {
+        if (static_cast<size_t>(fd) >= index_of.size())
+            index_of.resize(static_cast<size_t>(fd) + 1, -1);
+        index_of[static_cast<size_t>(fd)] = static_cast<int>(fds.size());
+        fds.push_back({.fd = fd, .events = events_mask, .revents = 0});
+        tags.push_back(tag);
+    }
+    void unwatch(int fd) {
+        const size_t hole = index(fd);
+        index_of[static_cast<size_t>(fds.back().fd)] = static_cast<int>(hole);
+        index_of[static_cast<size_t>(fd)] = -1;
+        fds[hole] = fds.back();
+        tags[hole] = tags.back();
+        fds.pop_back();
+        tags.pop_back();
+    }
+    void take(size_t i) {
+        const int got = fds[i].revents;
+        events[count++] = {
+            .tag = tags[i],
+            // Not every system adds POLLIN to the POLLHUP of an ended stream.
+            .readable = (got & (POLLIN | (fds[i].events & POLLIN ? POLLHUP : 0))) != 0,
+            .writable = (got & POLLOUT) != 0,
+            .hangup = (got & (POLLHUP | POLLERR | POLLNVAL)) != 0};
+    }
+};
+
+Status Poller::open() {
+    if (Status status = impl_->wake_up.open(); !status) return status;
+    impl_->watch(impl_->wake_up.fd(), POLLIN, nullptr);
+    return Status::ok();
+}
+
+Status Poller::add(int fd, Interest interest, void* tag) {
+    // What epoll_ctl refuses, poll(2) has to be asked about.
+    if (::fcntl(fd, F_GETFD) < 0) return errno_error(errno, "poll");
+    if (impl_->is_watched(fd)) return errno_error(EEXIST, "poll");
+    impl_->watch(fd, Impl::mask(interest), tag);
+    return Status::ok();
+}
+
+void Poller::set(int fd, Interest interest, void* tag) {
+    const size_t i = impl_->index(fd);
+    impl_->fds[i].events = Impl::mask(interest);
+    impl_->tags[i] = tag;
+}
+
+void Poller::remove(int fd, void* tag) {
+    impl_->unwatch(fd);
+    forget_events(tag);
+}
+
+std::span<PollEvent> Poller::wait(int timeout_ms) {
+    impl_->count = 0;
+    std::vector<pollfd>& fds = impl_->fds;
+    const int ready = ::poll(fds.data(), static_cast<nfds_t>(fds.size()), timeout_ms);
+    GCORN_CHECK(ready >= 0 || errno == EINTR || errno == EAGAIN);
+    int left = std::max(ready, 0);
+    if (left > 0 && fds[0].revents != 0) {
+        impl_->wake_up.drain();
+        --left;
+    }
+    const size_t watched = fds.size() - 1;
+    for (size_t step = 0; step < watched && left > 0 && impl_->count < kEventsMax; ++step) {
+        if (impl_->next >= fds.size()) impl_->next = 1;
+        const size_t i = impl_->next++;
+        if (fds[i].revents == 0) continue;
+        impl_->take(i);
+        --left;
+    }
+    return {impl_->events.data(), impl_->count};
+}
+
+const char* Poller::name() {
+    return "poll";
+}
+
+#endif
+
+Poller::Poller() : impl_(std::make_unique<Impl>()) {}
+Poller::~Poller() = default;
+
+void Poller::wake() {
+    impl_->wake_up.wake();
+}
+
+void Poller::forget_events(const void* tag) {
+    for (size_t i = 0; i < impl_->count; ++i)
+        if (impl_->events[i].tag == tag) impl_->events[i].tag = nullptr;
+}
+
+}  // namespace gcorn

@@ -1,0 +1,65 @@
+// Process: what this process is to its host: daemon, title, user, working directory, its cgroup.
+//
+// Mechanics only; who calls when is decided by server, arbiter and worker. Main thread unless noted.
+// Sources: daemon(7), credentials(7), cgroups(7), gunicorn: util.daemonize, util.set_owner_process,
+// util.getcwd.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace gcorn {
+
+/// Detaches: fork, setsid, fork again, umask 022; returns only in the grandchild, the callers before
+/// it end with status 0. stdin becomes /dev/null; stdout and stderr, too, unless
+/// enable_stdio_inheritance is set and they are not terminals. Other descriptors and the working
+/// directory stay. Before anything else runs a thread. Error: errno in code, still attached.
+Status daemonize(bool enable_stdio_inheritance);
+
+/// Makes the memory of argv and environ available for titles; moves environ elsewhere. Once, first
+/// thing in main(); argv's strings are not to be read afterwards. Without it set_title() does nothing
+/// where titles live in that memory (Linux).
+void title_init(int argc, char** argv);
+
+/// What ps(1) shows: "gcorn: worker [app]". Cut to the room that argv and environ left.
+void set_title(const std::string& title);
+
+/// A user or group by name, or by decimal number, which need not exist in the databases.
+/// Error: "No such user: 'x'" (code 0) or the failing lookup (errno).
+Result<uid_t> find_user(const std::string& name_or_id);
+Result<gid_t> find_group(const std::string& name_or_id);
+
+/// Becomes group `gid`, then user `uid`, for good (real, effective and saved). 0 leaves that one
+/// alone, as gunicorn does, and so does the id that we already have. with_initgroups replaces the
+/// supplementary groups by the user's own; without it they stay (gunicorn: initgroups). Error: errno
+/// in code; the process may then be half-way and must not go on.
+Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups);
+
+/// Whether `fd` is closed by the next exec. Any thread.
+Status set_close_on_exec(int fd, bool is_closed);
+
+struct Pipe {
+    Fd read, write;
+};
+/// A close-on-exec, non-blocking pipe. Any thread.
+Result<Pipe> make_pipe();
+
+/// The working directory: $PWD if that is the same directory (it keeps the symlinks an operator
+/// typed, so a deployed "current" link is followed again after USR2), else what the kernel says.
+/// Error: errno in code, e.g. the directory was removed.
+Result<std::string> current_directory();
+
+/// chdir(2). Error: "can't chdir to 'x'" with the reason, errno in code.
+Status change_directory(const std::string& path);
+
+/// How many processes of our cgroup and those below it the out-of-memory killer has killed so far
+/// (cgroup v2, "oom_kill" in memory.events); -1 where that cannot be known. `root` is put before the
+/// absolute paths, for tests. Any thread.
+[[nodiscard]] int64_t cgroup_oom_kills(const std::string& root = "");
+
+}  // namespace gcorn

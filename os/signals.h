@@ -1,0 +1,66 @@
+// Signals: handlers that only take a note, and the pipe that turns the notes into a queue.
+//
+// A handler writes the signal's number into a non-blocking pipe; the arbiter's or worker's loop polls
+// fd() and handles what take() returns, one at a time, in the order of arrival. INT, QUIT and ABRT
+// also call the worker's interrupter, because they must stop running Python code. The pipe and the
+// flags beside it are process-wide by nature: they are the project's one mutable global outside
+// python/. Unless noted, call from the main thread. Sources: signal-safety(7), sigaction(2), the
+// self-pipe trick (D. J. Bernstein), gunicorn: arbiter.init_signals, workers/base.init_signals.
+#pragma once
+
+#include <csignal>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace gcorn::signals {
+
+/// Opens a fresh pipe and forgets what was queued. At the start, and again in every child of fork,
+/// while a Hold is in force: until then the child's handlers would write into the parent's queue.
+Status open();
+
+/// Read end of the pipe, readable while take() has something to return; -1 before open().
+[[nodiscard]] int fd();
+
+/// The queued signals, oldest first. SIGCHLD appears once, since one reaping serves all children. If
+/// the pipe was full (64 KiB on Linux), the signals that found no room follow at the end, one each.
+/// Never blocks.
+[[nodiscard]] std::vector<int> take();
+
+/// HUP, INT, QUIT, TERM, USR1, USR2, WINCH, TTIN, TTOU and CHLD are queued, PIPE is ignored.
+void catch_for_arbiter();
+
+/// TERM and USR1 are queued. INT, QUIT and ABRT are queued, then `interrupter` runs inside the
+/// handler, so it must be async-signal-safe (null: none); they also break off slow system calls.
+/// HUP, USR2, WINCH and PIPE are ignored, so that a signal for the whole family hurts no worker.
+/// CHLD, TTIN and TTOU get their default action: the application may have children.
+void catch_for_worker(void (*interrupter)(int));
+
+/// Every signal named above back to its default action, but PIPE stays as it is: a log reader that
+/// went away must not kill a booting worker.
+void reset_to_defaults();
+
+/// Blocks all signals in the calling thread for good: for the guard, so that they reach the main
+/// thread. Any thread.
+void block_all_in_this_thread();
+
+/// Blocks all signals in this thread while it lives; those that arrive are delivered at its end. Put
+/// around fork(2), so that no handler runs in the child before it has a queue of its own. Any thread.
+class Hold {
+public:
+    Hold();
+    ~Hold() { release(); }
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+    void release();  ///< ends it early; idempotent
+
+private:
+    sigset_t before_;
+    bool is_held_ = true;
+};
+
+/// "SIGTERM"; "SIG42" for a number without a name. Any thread.
+[[nodiscard]] std::string name(int signal);
+
+}  // namespace gcorn::signals

@@ -1,0 +1,55 @@
+// systemd: socket activation and service notifications, without libsystemd.
+//
+// The two protocols are environment variables, descriptors from 3 on, and one datagram for each
+// message; other supervisors speak them, too. Failures are never fatal: a service that cannot be
+// heard still serves. Arbiter's thread. Sources: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace gcorn::systemd {
+
+/// The first descriptor that a supervisor passes (SD_LISTEN_FDS_START).
+constexpr int kListenFdsStart = 3;
+
+/// Descriptors passed to this very process (LISTEN_PID is ours), now close-on-exec; else none. The
+/// variables are removed from the C environment when they were for us; the caller tells the
+/// interpreter. Descriptors that are not open are left out.
+[[nodiscard]] std::vector<int> take_listen_fds();
+
+/// Sends state changes to the supervisor that NOTIFY_SOCKET names.
+class Notifier {
+public:
+    /// Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID and leaves them set. Later changes of the
+    /// environment are not seen.
+    Notifier();
+
+    [[nodiscard]] bool is_active() const { return !socket_path_.empty(); }
+
+    /// "READY=1" and a STATUS line; also ends a reload.
+    Status ready(std::string_view status) const;
+    /// "RELOADING=1" with the MONOTONIC_USEC that Type=notify-reload asks for.
+    Status reloading() const;
+    Status stopping() const;
+    Status status(std::string_view text) const;
+    /// Names the process to watch from now on (after USR2).
+    Status main_pid(pid_t pid) const;
+    Status watchdog() const;
+
+    /// How often watchdog() is due: half of WATCHDOG_USEC, in milliseconds; 0 if nobody asks.
+    [[nodiscard]] int64_t watchdog_interval_ms() const { return watchdog_interval_ms_; }
+
+    /// One datagram as it is. Ok if nobody listens to us. Error: errno in code. Never blocks for long.
+    Status send(std::string_view message) const;
+
+private:
+    std::string socket_path_;  ///< '@' first = abstract
+    int64_t watchdog_interval_ms_ = 0;
+};
+
+}  // namespace gcorn::systemd
