@@ -67,7 +67,15 @@ public:
     virtual void beat_while_waiting() = 0;
     /// The last byte was handed to the kernel, or the response was cut: write access line, count.
     virtual void exchange_completed(Exchange& exchange) = 0;
-    [[nodiscard]] virtual bool is_stopping() const = 0;
+
+    /// Queued or inside the application; the accept budget counts them.
+    [[nodiscard]] size_t active() const { return active_.load(std::memory_order_relaxed); }
+
+protected:
+    friend class Exchange;
+    std::atomic<size_t> active_{0};
+    /// Every finish() must be told: the loop stops, or waits for a free slot before it accepts.
+    std::atomic<bool> wants_every_finish_{false};
 };
 
 class Exchange : public std::enable_shared_from_this<Exchange> {
@@ -156,17 +164,25 @@ private:
     enum class Flush : uint8_t { Drained, Blocked, Failed };
 
     // Leader only.
-    void prepare(const ConnectionFacts* connection_facts, int direct_fd);
+    void prepare(const ConnectionFacts* connection_facts, int direct_fd, std::string_view spool_dir);
     void reset_for_reuse();
-    Flush flush(int fd);             ///< leader: sends queued output until drained or the socket is full
-    bool take_for_transform(std::string& plain, size_t bytes_max);  ///< leader, TLS
+    /// Sends queued output until drained or the socket is full; progressed: some bytes went out.
+    Flush flush(int fd, bool& progressed);
+    Flush take_for_transform(std::string& plain, size_t bytes_max);  ///< the same for TLS
     void mark_aborted();
+    void drop_output();              ///< for the pool: nothing of the old connection stays
     void body_arrived(bool is_complete, int error);
     [[nodiscard]] bool has_output();
+    [[nodiscard]] uint64_t body_backlog();  ///< body bytes received and not consumed yet
 
-    void enqueue_locked(std::string_view bytes);
-    bool wait_for_room(std::unique_lock<std::mutex>& lock);
-    void request_leader();
+    // Application side.
+    [[nodiscard]] bool may_send_directly(bool is_last, size_t size) const;
+    bool enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes);
+    bool wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const);
+    [[nodiscard]] bool is_output_full() const { return queued_bytes_ > kBodyBytesInFlightMax; }
+    [[nodiscard]] bool is_memory_full() const { return queued_memory_ > kOutboxMemoryMax; }
+    void consume_front(size_t bytes);
+    void request_leader() { owner_.exchange_needs_leader(*this); }
 
     ExchangeOwner& owner_;
     Connection* connection_ = nullptr;  ///< leader only
@@ -176,19 +192,29 @@ private:
     std::atomic<bool> body_complete_{true};
     std::atomic<bool> leader_waits_{false};  ///< finish() must tell the leader
 
+    // The loop's list of Exchanges that need the leader (a lock-free stack of its own).
+    std::atomic<bool> signalled_{false};
+    std::shared_ptr<Exchange> signalled_self_;  ///< keeps this alive while it is in the list
+    Exchange* signalled_next_ = nullptr;
+
     std::mutex mutex_;
     std::condition_variable changed_;   ///< room in the output, body bytes, abort
     std::deque<Segment> segments_;
-    Spool spill_;
+    Spool spill_;                       ///< appended to by the application side, read by the leader
+    uint64_t spill_sent_ = 0;           ///< the spill file before this position is not needed
     uint64_t queued_bytes_ = 0;
     size_t queued_memory_ = 0;
-    uint64_t body_read_ = 0;
+    uint64_t body_received_ = 0;
+    uint64_t body_consumed_ = 0;
     int body_error_ = 0;
     int direct_fd_ = -1;                ///< plain connection: may be written from any thread; else -1
-    bool in_flight_ = false;            ///< some thread sends right now
+    bool in_flight_ = false;            ///< some thread sends right now, outside the lock
     bool corked_ = false;               ///< a pipelined request waits: let the last bytes join it
     bool completed_ = false;            ///< exchange_completed() was called
 };
+
+/// Largest response end that waits for a pipelined successor instead of being sent by itself.
+constexpr size_t kCorkBytesMax = 64 * 1024;
 
 /// Complete Exchanges in arrival order. push: leader; pop: application side, any thread.
 class ReadyQueue {
@@ -208,6 +234,8 @@ public:
     [[nodiscard]] size_t size();
 
 private:
+    void drain_event();
+
     std::mutex mutex_;
     std::condition_variable not_empty_;
     std::deque<std::shared_ptr<Exchange>> items_;

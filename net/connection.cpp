@@ -1,0 +1,753 @@
+#include "net/connection.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/clock.h"
+#include "base/text.h"
+#include "net/event_loop.h"
+
+namespace gcorn {
+
+namespace {
+
+constexpr size_t kReadBytesMax = 64 * 1024;
+/// Bytes read from one connection in a turn before others get theirs.
+constexpr size_t kReadBytesPerTurn = 256 * 1024;
+/// A stopping worker waits so long for the next request of a connection that was busy just now:
+/// closing it in that moment would cost the client a request that is on its way.
+constexpr int64_t kStopPatienceMs = 250;
+/// How often a connection in App is looked at, to settle it when its answer went out unseen.
+constexpr int64_t kSettleMs = 250;
+/// Bytes of a refused client's own text that a log line quotes.
+constexpr size_t kQuotedBytesMax = 200;
+
+constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+
+Interest combine(bool reads, bool writes) {
+    return static_cast<Interest>((reads ? 1 : 0) | (writes ? 2 : 0));
+}
+
+}  // namespace
+
+Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& listener)
+    : loop_(loop), listener_(listener), fd_(std::move(accepted.fd)), peer_(accepted.peer) {
+    facts_.is_unix = listener.is_unix();
+    if (!facts_.is_unix) {
+        facts_.remote_addr = peer_.host();
+        facts_.remote_port = peer_.port();
+    }
+    facts_.server_name = listener.server_name();
+    facts_.server_port = listener.server_port();
+    facts_.peer.is_trusted = facts_.is_unix || loop.options().forwarded_allow.contains(peer_);
+    facts_.peer.is_tls = loop.options().tls != nullptr;
+}
+
+Connection::~Connection() = default;
+
+void Connection::start() {
+    const bool wants_preamble = loop_.options().proxy_mode != ProxyMode::Off;
+    if (loop_.options().tls != nullptr) {
+        Result<std::unique_ptr<ByteTransform>> transform = loop_.options().tls->make();
+        if (!transform) {
+            loop_.log_.error("TLS: %s", transform.message().c_str());
+            close();
+            return;
+        }
+        tls_ = std::make_unique<Tls>();
+        tls_->transform = std::move(*transform);
+    }
+    if (wants_preamble) enter(State::Preamble);
+    else enter(tls_ ? State::Handshake : State::Head);
+    loop_.connection_unregistered(*this);
+    if (loop_.options().reads_at_once) read_more();
+}
+
+// -------------------------------------------------------------------------- states and interest
+
+int64_t Connection::deadline_for(State state) const {
+    const LoopOptions& options = loop_.options();
+    const auto after = [&](int64_t timeout_ms) {
+        return timeout_ms > 0 ? loop_.now_ms() + timeout_ms : 0;
+    };
+    switch (state) {
+        case State::Preamble:
+        case State::Handshake:
+        case State::Head: return after(options.header_timeout_ms);
+        case State::Idle: return after(options.keepalive_ms);
+        case State::Body: return after(options.body_timeout_ms);
+        case State::App: return after(kSettleMs);
+        case State::Reply: return after(options.write_timeout_ms);
+        case State::Linger: return after(loop_.is_stopping() ? kStopPatienceMs : kLingerMs);
+        case State::Closed: return 0;
+    }
+    return 0;
+}
+
+void Connection::enter(State state) {
+    // One deadline covers everything up to the end of a head: entering Head from Preamble or
+    // Handshake does not start it again (a peer may not gain time by sending little).
+    const bool keeps_deadline =
+        state_ != state && (state == State::Head || state == State::Handshake) &&
+        (state_ == State::Preamble || state_ == State::Handshake);
+    state_ = state;
+    since_ms_ = loop_.now_ms();
+    if (!keeps_deadline) deadline_ms_ = deadline_for(state);
+    loop_.schedule(deadline_ms_);
+}
+
+void Connection::update_interest() {
+    if (state_ == State::Closed || !registered_) return;
+    bool reads = false;
+    switch (state_) {
+        case State::Preamble:
+        case State::Handshake:
+        case State::Idle:
+        case State::Head:
+        case State::Body:
+        case State::Linger: reads = true; break;
+        // In App the interest stays as it is until an event shows that it matters.
+        case State::App:
+            reads = body_open_ ? exchange_->body_backlog() < kBodyBytesInFlightMax : !read_paused_;
+            break;
+        case State::Reply: reads = false; break;
+        case State::Closed: break;
+    }
+    const Interest wanted = combine(reads, output_blocked_);
+    if (wanted == interest_) return;
+    interest_ = wanted;
+    loop_.poller_.set(fd_.get(), wanted, static_cast<EventTarget*>(this));
+}
+
+void Connection::ensure_registered() {
+    if (registered_ || state_ == State::Closed) return;
+    interest_ = Interest::Read;
+    const Status added = loop_.poller_.add(fd_.get(), interest_, static_cast<EventTarget*>(this));
+    if (!added) {
+        loop_.log_.error("%s", added.message().c_str());
+        peer_gone();
+        return;
+    }
+    registered_ = true;
+    update_interest();
+}
+
+void Connection::on_event(const PollEvent& event) {
+    switch (state_) {
+        case State::Preamble:
+        case State::Handshake:
+        case State::Idle:
+        case State::Head:
+        case State::Body:
+            if (event.writable && !flush_output()) break;
+            if (event.readable || event.hangup) read_more();
+            break;
+        case State::App: on_event_in_app(event); break;
+        case State::Reply:
+            if (event.hangup && !event.writable) peer_gone();
+            else if (flush_output() && !output_blocked_) after_reply();
+            break;
+        case State::Linger: drain_lingering(); break;
+        case State::Closed: return;
+    }
+    update_interest();
+}
+
+void Connection::on_event_in_app(const PollEvent& event) {
+    exchange_->leader_waits_.store(true, std::memory_order_seq_cst);
+    if (exchange_->is_finished()) {
+        settle();
+        if (state_ == State::Idle || state_ == State::Head) read_more();
+        return;
+    }
+    if (event.hangup) {
+        peer_gone();
+        return;
+    }
+    if (event.writable && !flush_output()) return;
+    if (event.readable && body_open_) read_more();
+    else if (event.readable) read_paused_ = true;
+}
+
+void Connection::on_deadline(int64_t now_ms) {
+    switch (state_) {
+        case State::Preamble:
+        case State::Handshake:
+        case State::Idle: close(); break;
+        case State::Head:
+            // A peer that never sent a byte asked nothing: it gets no answer (RFC 9110 §15.5.9).
+            if (in_.empty()) finish_connection();
+            else refuse(408, "timeout while receiving the request head");
+            break;
+        case State::Body: refuse(408, "timeout while receiving the request body"); break;
+        case State::App:
+            if (exchange_->is_finished()) {
+                settle();
+            } else if (output_blocked_ && loop_.options().write_timeout_ms > 0 &&
+                       now_ms - since_ms_ >= loop_.options().write_timeout_ms) {
+                loop_.log_.debug("Closing connection: the client takes no bytes (ip=%s)",
+                                 facts_.remote_addr.c_str());
+                peer_gone();
+            } else if (body_open_ && loop_.options().body_timeout_ms > 0 &&
+                       now_ms - since_ms_ >= loop_.options().body_timeout_ms &&
+                       exchange_->body_backlog() < kBodyBytesInFlightMax) {
+                body_open_ = false;
+                must_linger_ = true;
+                exchange_->body_arrived(false, ETIMEDOUT);
+            } else {
+                deadline_ms_ = deadline_for(State::App);
+                loop_.schedule(deadline_ms_);
+            }
+            break;
+        case State::Reply: peer_gone(); break;
+        case State::Linger: close(); break;
+        case State::Closed: return;
+    }
+    update_interest();
+}
+
+void Connection::on_stop(int64_t now_ms) {
+    if (state_ == State::App && exchange_->is_finished()) settle();
+    const bool is_waiting =
+        state_ == State::Idle || state_ == State::Preamble || state_ == State::Handshake ||
+        (state_ == State::Head && in_.empty());
+    if (is_waiting) {
+        // A request may lie in the kernel already; one more may be on its way.
+        read_more();
+        const bool still_waits = state_ == State::Idle || state_ == State::Preamble ||
+                                 state_ == State::Handshake ||
+                                 (state_ == State::Head && in_.empty());
+        if (still_waits) {
+            const int64_t leave_ms = since_ms_ + kStopPatienceMs;
+            if (leave_ms <= now_ms) close();
+            else {
+                deadline_ms_ = leave_ms;
+                loop_.schedule(deadline_ms_);
+            }
+        }
+    } else if (state_ == State::Linger) {
+        deadline_ms_ = std::min(deadline_ms_, now_ms + kStopPatienceMs);
+        loop_.schedule(deadline_ms_);
+    }
+    update_interest();
+}
+
+void Connection::yield() { close(); }
+
+// --------------------------------------------------------------------------------------- reading
+
+/// One recv(2) into the loop's scratch memory. False: nothing there (any more), or failed.
+bool Connection::receive(std::string_view& bytes, bool& is_eof) {
+    ssize_t got = 0;
+    do {
+        got = ::recv(fd_.get(), loop_.scratch_.get(), kReadBytesMax, MSG_DONTWAIT);
+    } while (got < 0 && errno == EINTR);
+    if (got > 0) {
+        bytes = {loop_.scratch_.get(), static_cast<size_t>(got)};
+        return true;
+    }
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return false;
+    is_eof = true;  // end of stream, or a reset: nothing more will come
+    return false;
+}
+
+void Connection::read_more() {
+    for (size_t total = 0; total < kReadBytesPerTurn;) {
+        std::string_view bytes;
+        bool is_eof = false;
+        if (!receive(bytes, is_eof)) {
+            if (is_eof) on_eof();
+            return;
+        }
+        total += bytes.size();
+        const bool was_full = bytes.size() == kReadBytesMax;
+        on_bytes(bytes);
+        // A short read emptied the socket. Only a body is worth another call at once.
+        const bool wants_more = state_ == State::Body || (state_ == State::App && body_open_);
+        if (!was_full || !wants_more) return;
+    }
+}
+
+void Connection::on_bytes(std::string_view bytes) {
+    if (state_ == State::Linger || state_ == State::Closed) return;
+    if (state_ == State::Body || body_open_) since_ms_ = loop_.now_ms();
+    if (state_ == State::Handshake && in_.empty() && is_alpha(bytes[0])) {
+        // A TLS record starts with its type, 22 for a handshake (RFC 8446 §5.1): never a letter.
+        tls_.reset();
+        facts_.peer.is_tls = false;
+        refuse(400, "plain HTTP request to a TLS port");
+        return;
+    }
+    if (tls_ && state_ != State::Preamble) {
+        tls_->plain.clear();
+        const Status fed = tls_->transform->feed(bytes, false, tls_->plain);
+        if (!flush_tls() || !fed) {
+            if (!fed) {
+                loop_.log_.warning("Invalid request from ip=%s: %s", facts_.remote_addr.c_str(),
+                                   fed.message().c_str());
+                must_linger_ = true;
+                linger();
+            }
+            return;
+        }
+        if (state_ == State::Handshake && tls_->transform->is_open()) enter(State::Head);
+        bytes = tls_->plain;
+        if (bytes.empty()) return;
+    }
+    if (!in_.empty()) {
+        in_.append(bytes);
+        advance();
+        return;
+    }
+    // Straight from the scratch memory; only what stays incomplete is kept.
+    size_t used = 0;
+    while (used < bytes.size()) {
+        size_t taken = 0;
+        if (!step(bytes.substr(used), taken)) {
+            used += taken;
+            break;
+        }
+        used += taken;
+    }
+    if (state_ == State::Closed || state_ == State::Linger || state_ == State::Reply) return;
+    if (used < bytes.size()) in_.append(bytes.substr(used));
+}
+
+/// Goes on with what was received before.
+void Connection::advance() {
+    while (!in_.empty()) {
+        size_t used = 0;
+        const bool goes_on = step(in_.view(), used);
+        if (state_ == State::Closed || state_ == State::Linger) return;
+        in_.consume(used);
+        if (!goes_on) break;
+    }
+    if (in_.empty()) in_.release();
+}
+
+/// One step of the machine over `in`. True: it made progress and may go on with the rest.
+bool Connection::step(std::string_view in, size_t& used) {
+    switch (state_) {
+        case State::Preamble: return step_preamble(in, used);
+        case State::Idle:
+            enter(State::Head);
+            return step_head(in, used);
+        case State::Head: return step_head(in, used);
+        case State::Body: return step_body(in, used);
+        case State::App: return body_open_ && step_body(in, used);
+        case State::Handshake:
+        case State::Reply:
+        case State::Linger:
+        case State::Closed: return false;
+    }
+    return false;
+}
+
+bool Connection::step_preamble(std::string_view in, size_t& used) {
+    ProxyHeader header;
+    switch (parse_proxy_header(in, loop_.options().proxy_mode, header)) {
+        case ProxyParse::NeedMore: return false;
+        case ProxyParse::Bad: refuse(400, header.rule); return false;
+        case ProxyParse::Absent: break;
+        case ProxyParse::Done:
+            if (!facts_.is_unix && !loop_.options().proxy_allow.contains(peer_)) {
+                refuse(403, "PROXY header from a peer that proxy_allow_ips does not list");
+                return false;
+            }
+            used = header.used;
+            if (header.has_addresses) {
+                facts_.has_proxy_header = true;
+                facts_.remote_addr = header.source_host;
+                facts_.remote_port = header.source_port;
+                facts_.proxy_protocol = header.protocol;
+                facts_.proxy_addr = header.destination_host;
+                facts_.proxy_port = header.destination_port;
+            }
+            break;
+    }
+    enter(tls_ ? State::Handshake : State::Head);
+    if (!tls_) return true;
+    // What follows the header is TLS already.
+    const std::string wire(in.substr(used));
+    used = in.size();
+    if (!wire.empty()) on_bytes(wire);
+    return false;
+}
+
+bool Connection::step_head(std::string_view in, size_t& used) {
+    if (!exchange_) {
+        exchange_ = loop_.make_exchange();
+        exchange_->connection_ = this;
+    }
+    if (exchange_->received_us == 0 && loop_.options().measures_time)
+        exchange_->received_us = loop_.time_us();
+    HttpError error;
+    const Parse result = parser_.parse(in, loop_.options().policy, facts_.peer, exchange_->head,
+                                       used, error);
+    if (result == Parse::Bad) {
+        refuse(error, in);
+        return false;
+    }
+    if (result == Parse::NeedMore) {
+        used = 0;
+        return false;
+    }
+    parser_.reset();
+    if (!exchange_->head.dropped_names.empty()) loop_.report_dropped(exchange_->head, facts_);
+    exchange_->prepare(&facts_, tls_ ? -1 : fd_.get(), loop_.options().spool_directory);
+    exchange_->response.begin(exchange_->head, loop_.options().keepalive_ms > 0,
+                              loop_.options().response);
+    if (exchange_->head.framing == Framing::None) {
+        // Does a whole pipelined request wait behind this one? Then let the answers join.
+        exchange_->corked_ = in.size() > used &&
+                             in.substr(used).find("\r\n\r\n") != std::string_view::npos;
+        dispatch(true, in.size() > used);
+        return false;
+    }
+    enter(State::Body);
+    body_.begin(exchange_->head.framing, exchange_->head.content_length, loop_.options().policy);
+    // A peer that sent body bytes already does not wait for permission (RFC 9110 §10.1.1).
+    if (exchange_->head.expects_continue && in.size() == used)
+        exchange_->send(kContinue, {}, {}, false);
+    return true;
+}
+
+bool Connection::step_body(std::string_view in, size_t& used) {
+    std::string_view data;
+    HttpError error;
+    const Parse result = body_.next(in, used, data, error);
+    if (result == Parse::Bad) {
+        if (!body_open_) {
+            refuse(error, {});
+            return false;
+        }
+        body_open_ = false;
+        must_linger_ = true;
+        exchange_->response.must_close();
+        exchange_->body_arrived(false, EPROTO);
+        return false;
+    }
+    if (!data.empty()) {
+        const Status stored = exchange_->body.append(data);
+        if (!stored) {
+            loop_.log_.error("Cannot store a request body: %s", stored.message().c_str());
+            if (!body_open_) {
+                refuse(503, "no room for the request body");
+                return false;
+            }
+            body_open_ = false;
+            must_linger_ = true;
+            exchange_->body_arrived(false, ECONNRESET);
+            return false;
+        }
+    }
+    if (result == Parse::Done) {
+        if (body_open_) {
+            body_open_ = false;
+            exchange_->body_arrived(true, 0);
+        } else {
+            dispatch(true, in.size() > used);
+        }
+        return false;
+    }
+    if (body_open_) exchange_->body_arrived(false, 0);
+    else if (exchange_->body.size() > kBodyBytesInFlightMax) dispatch(false, true);
+    return used > 0;
+}
+
+/// Queues the request. has_rest: bytes behind it wait, so the leader must know when it is answered.
+void Connection::dispatch(bool is_body_complete, bool has_rest) {
+    enter(State::App);
+    read_paused_ = saw_eof_;
+    body_open_ = !is_body_complete;
+    exchange_->body_arrived(is_body_complete, 0);
+    // Before queue(): afterwards the answer may be finished at any moment.
+    if (has_rest || saw_eof_ || !registered_)
+        exchange_->leader_waits_.store(true, std::memory_order_seq_cst);
+    if (loop_.options().measures_time) exchange_->queued_us = loop_.time_us();
+    loop_.queue(exchange_);
+}
+
+void Connection::on_eof() {
+    saw_eof_ = true;
+    switch (state_) {
+        case State::Preamble:
+        case State::Handshake:
+        case State::Idle: close(); break;
+        case State::Head:
+            loop_.log_.debug("Ignored premature client disconnection. (ip=%s)",
+                             facts_.remote_addr.c_str());
+            close();
+            break;
+        // RFC 9112 §8: an incomplete body is an error, never a shorter body.
+        case State::Body: refuse(400, "the request body ended early"); break;
+        case State::App:
+            if (body_open_) {
+                body_open_ = false;
+                exchange_->response.must_close();
+                exchange_->body_arrived(false, ECONNRESET);
+            }
+            read_paused_ = true;
+            break;
+        case State::Reply: break;
+        case State::Linger: close(); break;
+        case State::Closed: break;
+    }
+}
+
+// -------------------------------------------------------------------------------------- refusing
+
+void Connection::refuse(int status, const char* rule) {
+    HttpError error;
+    error.status = status;
+    error.rule = rule;
+    refuse(error, {});
+}
+
+/// Answers a request that never reaches the application: one warning, one error page, one access
+/// line; nothing of the rest of the input is ever parsed.
+void Connection::refuse(const HttpError& error, std::string_view in) {
+    if (!exchange_) {
+        exchange_ = loop_.make_exchange();
+        exchange_->connection_ = this;
+    }
+    std::string detail;
+    if (!error.detail.empty()) detail = ": " + escape_for_log(error.detail, kQuotedBytesMax);
+    loop_.log_.warning("Invalid request from ip=%s: %s%s", facts_.remote_addr.c_str(), error.rule,
+                       detail.c_str());
+    const bool has_head = state_ == State::Body;
+    exchange_->prepare(&facts_, tls_ ? -1 : fd_.get(), loop_.options().spool_directory);
+    if (!has_head) {
+        exchange_->head.clear();
+        exchange_->refused_line = HeadParser::request_line(in);
+    }
+    exchange_->response.begin(exchange_->head, false, loop_.options().response);
+    exchange_->corked_ = false;
+    must_linger_ = true;
+    in_.release();
+    parser_.reset();
+    loop_.active_.fetch_add(1, std::memory_order_relaxed);  // finish() takes it off again
+    state_ = State::App;
+    exchange_->send(exchange_->response.error_page(error.status), {}, {}, true);
+    exchange_->finish();
+    settle();
+}
+
+// ------------------------------------------------------------------------------- output, the end
+
+void Connection::on_exchange() {
+    if (state_ == State::Closed || !exchange_) return;
+    if (exchange_->is_finished()) {
+        if (state_ == State::App) settle();
+    } else if (state_ == State::App) {
+        flush_output();
+        if (exchange_->is_aborted() && body_open_) body_open_ = false;
+    }
+    update_interest();
+}
+
+/// The application is done with the Exchange: what is left of the answer, then the next request.
+void Connection::settle() {
+    body_open_ = false;
+    if (exchange_->is_detached()) {
+        // The application's descriptor keeps the connection alive; ours only goes away.
+        if (exchange_->has_output()) flush_output();
+        close();
+        return;
+    }
+    if (exchange_->is_aborted()) {
+        close();
+        return;
+    }
+    if (!exchange_->body_complete()) {
+        must_linger_ = true;
+        exchange_->response.must_close();
+    }
+    const bool keeps_alive = exchange_->response.keeps_alive();
+    const bool may_join = keeps_alive && !in_.empty() && exchange_.use_count() == 1;
+    if (exchange_->has_output() && !may_join) {
+        enter(State::Reply);
+        if (!flush_output() || output_blocked_) return;
+    } else if (tls_ && !tls_->wire.empty()) {
+        enter(State::Reply);
+        if (!flush_output() || output_blocked_) return;
+    }
+    after_reply();
+}
+
+/// Every byte of the answer is out (or joins its successor's).
+void Connection::after_reply() {
+    if (!exchange_->completed_) {
+        exchange_->completed_ = true;
+        loop_.exchange_completed(*exchange_);
+    }
+    read_paused_ = false;
+    if (!exchange_->response.keeps_alive()) {
+        finish_connection();
+        return;
+    }
+    if (in_.empty()) {
+        loop_.recycle(std::move(exchange_));
+        exchange_ = nullptr;
+        if (saw_eof_) {
+            close();
+            return;
+        }
+        enter(State::Idle);
+        if (loop_.is_stopping()) on_stop(loop_.now_ms());
+        return;
+    }
+    if (exchange_.use_count() == 1) {
+        exchange_->reset_for_reuse();
+    } else {
+        exchange_ = loop_.make_exchange();
+        exchange_->connection_ = this;
+    }
+    enter(State::Head);
+    advance();
+    // No successor to join: what waited goes out now.
+    if (state_ == State::Head && exchange_ && exchange_->has_output()) flush_output();
+    if (state_ == State::Head && saw_eof_) close();
+}
+
+/// Sends what is queued. False: the connection is gone. output_blocked_ tells whether some is left.
+bool Connection::flush_output() {
+    if (state_ == State::Closed) return false;
+    if (tls_) return flush_tls();
+    if (!exchange_) return true;
+    bool progressed = false;
+    const Exchange::Flush outcome = exchange_->flush(fd_.get(), progressed);
+    if (outcome == Exchange::Flush::Failed) {
+        peer_gone();
+        return false;
+    }
+    const bool is_blocked = outcome == Exchange::Flush::Blocked;
+    if (progressed || (is_blocked && !output_blocked_)) bytes_moved();
+    output_blocked_ = is_blocked;
+    return true;
+}
+
+/// The write deadline counts from here.
+void Connection::bytes_moved() {
+    since_ms_ = loop_.now_ms();
+    if (state_ != State::Reply) return;
+    deadline_ms_ = deadline_for(State::Reply);
+    loop_.schedule(deadline_ms_);
+}
+
+bool Connection::flush_tls() {
+    std::string& wire = tls_->wire;
+    for (;;) {
+        tls_->transform->drain(wire);
+        bool has_more = false;
+        if (wire.empty() && exchange_ && tls_->transform->is_open()) {
+            std::string plain;
+            const Exchange::Flush taken = exchange_->take_for_transform(plain, kReadBytesMax);
+            if (taken == Exchange::Flush::Failed ||
+                (!plain.empty() && !tls_->transform->write(plain))) {
+                peer_gone();
+                return false;
+            }
+            has_more = taken == Exchange::Flush::Blocked;
+            tls_->transform->drain(wire);
+        }
+        if (wire.empty()) {
+            output_blocked_ = false;
+            return true;
+        }
+        const ssize_t sent = ::send(fd_.get(), wire.data(), wire.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR) continue;
+        if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+            peer_gone();
+            return false;
+        }
+        if (sent > 0) wire.erase(0, static_cast<size_t>(sent));
+        if (sent > 0 || !output_blocked_) bytes_moved();
+        output_blocked_ = !wire.empty();
+        if (output_blocked_) return true;
+        if (!has_more && (!exchange_ || !exchange_->has_output())) return true;
+    }
+}
+
+/// No further request on this connection.
+void Connection::finish_connection() {
+    if (tls_) {
+        tls_->transform->close();
+        if (!flush_tls()) return;
+    }
+    // We end a connection whose peer did not ask for it, or whose bytes we did not read: closing at
+    // once would reset it, and the reset may overtake our answer (RFC 9112 §9.6).
+    const bool peer_may_send =
+        must_linger_ || !in_.empty() || (exchange_ && exchange_->head.keep_alive);
+    if (peer_may_send && !saw_eof_) linger();
+    else close();
+}
+
+void Connection::linger() {
+    if (state_ == State::Closed) return;
+    if (exchange_) loop_.recycle(std::move(exchange_));
+    exchange_ = nullptr;
+    in_.release();
+    output_blocked_ = false;
+    if (::shutdown(fd_.get(), SHUT_WR) != 0 || saw_eof_) {
+        close();
+        return;
+    }
+    enter(State::Linger);
+    drain_lingering();
+}
+
+void Connection::drain_lingering() {
+    std::string_view bytes;
+    bool is_eof = false;
+    while (receive(bytes, is_eof)) {
+        lingered_bytes_ += bytes.size();
+        if (lingered_bytes_ > kLingerBytesMax) {
+            close();
+            return;
+        }
+    }
+    if (is_eof) close();
+}
+
+/// The peer is gone or takes nothing. With the application inside, the socket stays open until it is
+/// done; it learns of it by is_aborted().
+void Connection::peer_gone() {
+    if (state_ == State::Closed) return;
+    const bool is_with_application = state_ == State::App && !exchange_->is_finished();
+    if (!is_with_application) {
+        if (exchange_ && !exchange_->completed_ && exchange_->response.has_status()) {
+            exchange_->completed_ = true;
+            loop_.exchange_completed(*exchange_);
+        }
+        close();
+        return;
+    }
+    exchange_->mark_aborted();
+    body_open_ = false;
+    output_blocked_ = false;
+    read_paused_ = true;
+    ::shutdown(fd_.get(), SHUT_RDWR);
+    // A hang-up cannot be masked (epoll_ctl(2)): without this it would end every wait at once.
+    if (registered_) {
+        loop_.poller_.remove(fd_.get(), static_cast<EventTarget*>(this));
+        registered_ = false;
+    }
+}
+
+void Connection::close() {
+    if (state_ == State::Closed) return;
+    state_ = State::Closed;
+    if (registered_) {
+        loop_.poller_.remove(fd_.get(), static_cast<EventTarget*>(this));
+        registered_ = false;
+    }
+    if (exchange_) loop_.recycle(std::move(exchange_));
+    exchange_ = nullptr;
+    loop_.connection_closed(*this);
+}
+
+}  // namespace gcorn

@@ -1,0 +1,152 @@
+// Connection: one client socket and the state machine that turns its bytes into Exchanges.
+//
+// Reads a head, spools a body, queues the complete Exchange, sends what the application side could
+// not send itself, and decides whether another request may follow (RFC 9112 §9). One switch over the
+// state; every handler does one bounded step. All of it on the thread that leads the EventLoop, which
+// owns every Connection. A socket whose Exchange is with the application is never closed here, only
+// marked aborted, so that the application side may send on it directly.
+//
+//   state      polls              deadline                       leaves to
+//   Preamble   read               header                         Handshake, Head, Closed
+//   Handshake  read (write)       header                         Head, Closed
+//   Idle       read               keepalive                      Head, Closed
+//   Head       read (write)       header, for the whole head     Body, App, Reply, Closed
+//   Body       read               body, since the last byte      App, Reply, Closed
+//   App        write if blocked   write, if blocked              Reply, Idle, Head, Linger, Closed
+//   Reply      write              write, since the last byte     Idle, Head, Linger, Closed
+//   Linger     read               kLingerMs, kLingerBytesMax     Closed
+//   Closed     swept at the end of the turn
+//
+// While in App we do not read: the read interest stays set only because changing it twice a request
+// would cost two system calls; the first event that comes all the same clears it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/fd.h"
+#include "http_parse.h"
+#include "net/buffer.h"
+#include "net/exchange.h"
+#include "net/listener.h"
+#include "net/poller.h"
+#include "net/proxy_protocol.h"
+#include "net/transform.h"
+
+namespace gcorn {
+
+class EventLoop;
+
+/// A half-closed connection drains so much, and so long, that the peer sees our answer before a reset.
+constexpr int64_t kLingerMs = 2000;
+constexpr size_t kLingerBytesMax = 64 * 1024;
+
+/// Whatever a Poller reports events for.
+class EventTarget {
+public:
+    virtual ~EventTarget() = default;
+    virtual void on_event(const PollEvent& event) = 0;
+};
+
+class Connection final : public EventTarget {
+public:
+    enum class State : uint8_t {
+        Preamble, Handshake, Idle, Head, Body, App, Reply, Linger, Closed
+    };
+
+    /// `listener` outlives the connection (the worker holds both).
+    Connection(EventLoop& loop, Accepted accepted, const Listener& listener);
+    ~Connection() override;
+    Connection(const Connection&) = delete;
+    Connection& operator=(const Connection&) = delete;
+
+    /// First look at a new connection: its request may be there already.
+    void start();
+    void on_event(const PollEvent& event) override;
+    /// The Exchange asked for the leader: output to flush, finished, room for body bytes.
+    void on_exchange();
+    /// `now_ms` ≥ deadline(): the state's time is up.
+    void on_deadline(int64_t now_ms);
+    /// The worker stops: closes at once unless a request is running, arriving or likely on its way.
+    void on_stop(int64_t now_ms);
+    /// Closes an idle connection in favour of a newcomer.
+    void yield();
+
+    [[nodiscard]] State state() const { return state_; }
+    [[nodiscard]] int64_t deadline() const { return deadline_ms_; }  ///< 0: none
+    /// When the state was entered, or the last byte moved.
+    [[nodiscard]] int64_t since() const { return since_ms_; }
+    [[nodiscard]] bool is_idle() const { return state_ == State::Idle; }
+    [[nodiscard]] bool is_closed() const { return state_ == State::Closed; }
+    [[nodiscard]] int fd() const { return fd_.get(); }
+
+    /// Tells the poller about a connection that needed no polling so far (most short ones never do).
+    void ensure_registered();
+
+private:
+    friend class EventLoop;
+
+    /// The TLS side; absent for plain connections.
+    struct Tls {
+        std::unique_ptr<ByteTransform> transform;
+        std::string plain;     ///< decrypted, not parsed yet
+        std::string wire;      ///< encrypted, not sent yet
+    };
+
+    void enter(State state);
+    void update_interest();
+    [[nodiscard]] int64_t deadline_for(State state) const;
+
+    void read_more();
+    bool receive(std::string_view& bytes, bool& is_eof);
+    void on_bytes(std::string_view bytes);
+    void on_eof();
+    void advance();
+    bool step(std::string_view in, size_t& used);
+    bool step_preamble(std::string_view in, size_t& used);
+    bool step_head(std::string_view in, size_t& used);
+    bool step_body(std::string_view in, size_t& used);
+    void begin_body();
+    void dispatch(bool is_body_complete, bool has_rest);
+    void refuse(const HttpError& error, std::string_view in);
+    void refuse(int status, const char* rule);
+
+    void on_event_in_app(const PollEvent& event);
+    void settle();
+    void after_reply();
+    bool flush_output();
+    bool flush_tls();
+    void bytes_moved();
+    void finish_connection();
+    void linger();
+    void drain_lingering();
+    void peer_gone();
+    void close();
+
+    EventLoop& loop_;
+    const Listener& listener_;
+    Fd fd_;
+    ConnectionFacts facts_;
+    Address peer_;
+    std::unique_ptr<Tls> tls_;
+    std::shared_ptr<Exchange> exchange_;
+    Buffer in_;                        ///< received, not used yet
+    HeadParser parser_;
+    BodyReader body_;
+    int64_t deadline_ms_ = 0;
+    int64_t since_ms_ = 0;
+    size_t lingered_bytes_ = 0;
+    size_t index_ = 0;                 ///< in the loop's list
+    State state_ = State::Head;
+    Interest interest_ = Interest::Read;
+    bool registered_ = false;
+    bool output_blocked_ = false;      ///< the socket is full and output waits
+    bool body_open_ = false;           ///< in App, with a big body still arriving
+    bool read_paused_ = false;         ///< in App: an event came; read again after the answer
+    bool saw_eof_ = false;             ///< the peer will send nothing more
+    bool must_linger_ = false;         ///< the peer may still send: half-close first
+};
+
+}  // namespace gcorn

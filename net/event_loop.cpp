@@ -1,0 +1,408 @@
+#include "net/event_loop.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "base/clock.h"
+#include "base/text.h"
+
+namespace gcorn {
+
+namespace {
+
+/// Deadlines are looked at no more often than this, so a thousand connections whose times differ by
+/// a millisecond each do not cost a thousand looks.
+constexpr int64_t kDeadlineStepMs = 50;
+/// Pause after EMFILE and friends; meanwhile running connections may free descriptors.
+constexpr int64_t kOutOfResourcesMs = 500;
+/// Turns that may skip the poll because answered pipelined requests left others ready.
+constexpr int kPollsSkippedMax = 32;
+/// Empty Exchanges kept for reuse; more than are ever active at once in most workers.
+constexpr size_t kPoolMax = 128;
+/// Different dropped field names that are reported before the rest stays silent.
+constexpr size_t kDroppedNamesMax = 100;
+constexpr size_t kScratchBytes = 64 * 1024;
+
+/// The fields of an Exchange, for the access log.
+class ExchangeFields final : public FieldLookup {
+public:
+    explicit ExchangeFields(const Exchange& exchange) : exchange_(exchange) {}
+
+    bool request_field(std::string_view lower_name, std::string_view& value) const override {
+        bool found = false;
+        for (const Field& field : exchange_.head.fields) {
+            if (!iequals(field.name, lower_name)) continue;
+            value = field.value;
+            found = true;
+        }
+        return found;
+    }
+    bool response_field(std::string_view lower_name, std::string_view& value) const override {
+        bool found = false;
+        value = exchange_.response.field(lower_name, found);
+        return found;
+    }
+
+private:
+    const Exchange& exchange_;
+};
+
+/// Splits the request line of a refused request for its access line, as far as it can be split.
+void name_refused(AccessRecord& record, std::string_view line) {
+    const size_t first = line.find(' ');
+    record.method = line.substr(0, first);
+    if (first == std::string_view::npos) return;
+    line.remove_prefix(first + 1);
+    const size_t last = line.rfind(' ');
+    record.target = line.substr(0, last);
+    if (last != std::string_view::npos) record.protocol = line.substr(last + 1);
+}
+
+}  // namespace
+
+EventLoop::EventLoop(LoopOptions options, ReadyQueue& ready, Logger& log,
+                     const AccessLog& access_log, Statsd& statsd)
+    : options_(std::move(options)),
+      ready_(ready),
+      log_(log),
+      access_log_(access_log),
+      statsd_(statsd),
+      scratch_(std::make_unique<char[]>(kScratchBytes)) {}
+
+EventLoop::~EventLoop() {
+    // Whoever asked for the leader last is not listened to any more.
+    Exchange* signalled = signalled_.exchange(nullptr);
+    while (signalled != nullptr) {
+        const std::shared_ptr<Exchange> self = std::move(signalled->signalled_self_);
+        signalled = self->signalled_next_;
+    }
+}
+
+Status EventLoop::open(const std::vector<Listener*>& listeners) {
+    if (Status opened = poller_.open(); !opened) return opened;
+    for (const Listener* listener : listeners) {
+        auto target = std::make_unique<ListenerTarget>(*this, *listener);
+        if (Status added = poller_.add(listener->fd(), Interest::Read,
+                                       static_cast<EventTarget*>(target.get()));
+            !added)
+            return added;
+        listeners_.push_back(std::move(target));
+    }
+    listening_ = true;
+    now_ms_ = monotonic_ms();
+    last_turn_.store(now_ms_, std::memory_order_relaxed);
+    return {};
+}
+
+void EventLoop::watch(int fd, std::function<void()> handler) {
+    auto target = std::make_unique<Watch>(fd, std::move(handler));
+    const Status added =
+        poller_.add(fd, Interest::Read, static_cast<EventTarget*>(target.get()));
+    if (added) watches_.push_back(std::move(target));
+    else log_.error("%s", added.message().c_str());
+}
+
+// -------------------------------------------------------------------------------------- the turn
+
+void EventLoop::turn(int timeout_ms) {
+    now_ms_ = monotonic_ms();
+    if (stopping_.load(std::memory_order_relaxed) && !stop_seen_) stop_now();
+    serve_signalled();
+    register_new();
+    if (active() > 0 && !closed_.empty()) sweep();
+    // Answers of pipelined requests just made others ready: no need to ask the kernel first.
+    if (timeout_ms != 0 && polls_skipped_ < kPollsSkippedMax && ready_.size() > 0) {
+        ++polls_skipped_;
+        sweep();
+        return;
+    }
+    polls_skipped_ = 0;
+    plan_accepting(now_ms_);
+
+    const int wait = wait_ms(timeout_ms, now_ms_);
+    polling_.store(true, std::memory_order_seq_cst);
+    const bool is_wanted = signalled_.load(std::memory_order_seq_cst) != nullptr ||
+                           (is_stopping() && !stop_seen_);
+    const std::span<PollEvent> events = poller_.wait(is_wanted ? 0 : wait);
+    polling_.store(false, std::memory_order_relaxed);
+    now_ms_ = monotonic_ms();
+
+    // A handler may remove other descriptors: their tags turn null in this very span.
+    for (PollEvent& event : events) {
+        if (event.tag != nullptr) static_cast<EventTarget*>(event.tag)->on_event(event);
+    }
+    serve_signalled();
+    if (next_deadline_ms_ != 0 && now_ms_ >= next_deadline_ms_) run_deadlines(now_ms_);
+    sweep();
+    turns_.fetch_add(1, std::memory_order_relaxed);
+    last_turn_.store(now_ms_, std::memory_order_relaxed);
+}
+
+int EventLoop::wait_ms(int timeout_ms, int64_t now) const {
+    int64_t due = next_deadline_ms_;
+    if (accept_again_ms_ != 0 && (due == 0 || accept_again_ms_ < due)) due = accept_again_ms_;
+    if (due == 0) return timeout_ms;
+    const int64_t until = std::max<int64_t>(due - now, 0);
+    if (timeout_ms < 0) return static_cast<int>(std::min<int64_t>(until, INT32_MAX));
+    return static_cast<int>(std::min<int64_t>(until, timeout_ms));
+}
+
+void EventLoop::schedule(int64_t deadline_ms) {
+    if (deadline_ms == 0) return;
+    if (next_deadline_ms_ == 0 || deadline_ms < next_deadline_ms_) next_deadline_ms_ = deadline_ms;
+}
+
+void EventLoop::run_deadlines(int64_t now) {
+    // Handlers may close connections (which moves others to their places) and schedule new times.
+    next_deadline_ms_ = 0;
+    for (size_t i = 0; i < connections_.size();) {
+        Connection& connection = *connections_[i];
+        const int64_t due = connection.deadline();
+        if (due != 0 && due <= now) connection.on_deadline(now);
+        else schedule(due);
+        if (i < connections_.size() && connections_[i].get() == &connection) ++i;
+    }
+    if (next_deadline_ms_ != 0)
+        next_deadline_ms_ = std::max(next_deadline_ms_, now + kDeadlineStepMs);
+}
+
+void EventLoop::register_new() {
+    for (size_t i = 0; i < unregistered_.size(); ++i) {
+        if (unregistered_[i] != nullptr) unregistered_[i]->ensure_registered();
+    }
+    unregistered_.clear();
+}
+
+void EventLoop::sweep() { closed_.clear(); }
+
+// --------------------------------------------------------------------------- what others ask for
+
+void EventLoop::exchange_needs_leader(Exchange& exchange) {
+    if (exchange.signalled_.exchange(true, std::memory_order_acq_rel)) return;
+    exchange.signalled_self_ = exchange.shared_from_this();
+    Exchange* head = signalled_.load(std::memory_order_relaxed);
+    do {
+        exchange.signalled_next_ = head;
+    } while (!signalled_.compare_exchange_weak(head, &exchange, std::memory_order_seq_cst));
+    if (polling_.load(std::memory_order_seq_cst)) poller_.wake();
+}
+
+void EventLoop::serve_signalled() {
+    Exchange* stack = signalled_.exchange(nullptr, std::memory_order_acq_rel);
+    // The stack is newest first; serve in the order of arrival.
+    Exchange* oldest = nullptr;
+    while (stack != nullptr) {
+        Exchange* next = stack->signalled_next_;
+        stack->signalled_next_ = oldest;
+        oldest = stack;
+        stack = next;
+    }
+    while (oldest != nullptr) {
+        std::shared_ptr<Exchange> self = std::move(oldest->signalled_self_);
+        oldest = oldest->signalled_next_;
+        self->signalled_.store(false, std::memory_order_release);
+        Connection* connection = self->connection_;
+        // The connection holds its own reference; ours would keep it from being reused.
+        self.reset();
+        if (connection != nullptr) connection->on_exchange();
+    }
+}
+
+void EventLoop::beat_while_waiting() {
+    if (options_.beat) options_.beat();
+}
+
+void EventLoop::exchange_completed(Exchange& exchange) {
+    if (!exchange.response.has_status()) return;  // dropped unrun: nobody was answered
+    if (options_.measures_time) exchange.done_us = monotonic_us();
+    if (log_.has_access()) write_access_line(exchange);
+    if (statsd_.is_enabled())
+        statsd_.request(exchange.response.status_code(), exchange.done_us - exchange.received_us);
+}
+
+void EventLoop::write_access_line(const Exchange& exchange) {
+    const ExchangeFields fields(exchange);
+    AccessRecord record;
+    record.remote_addr = exchange.facts->remote_addr;
+    if (!exchange.head.method.empty()) {
+        record.method = exchange.head.method;
+        record.target = exchange.head.target;
+        record.path = exchange.head.raw_path;
+        record.query = exchange.head.query;
+        record.protocol = exchange.head.protocol;
+        record.fields = &fields;
+    } else {
+        name_refused(record, exchange.refused_line);
+    }
+    record.status = exchange.response.status();
+    record.body_bytes = exchange.response.body_bytes();
+    record.duration_us = exchange.done_us - exchange.received_us;
+    record.app_us = exchange.app_us;
+    if (exchange.taken_us != 0) record.queue_us = exchange.taken_us - exchange.queued_us;
+    record.environ = &exchange.logged_environ;
+    thread_local std::string line;
+    line.clear();
+    access_log_.format(record, line);
+    log_.write_access(line);
+}
+
+// ------------------------------------------------------------------------------------- accepting
+
+void EventLoop::plan_accepting(int64_t now) {
+    if (accept_again_ms_ != 0 && now >= accept_again_ms_) accept_again_ms_ = 0;
+    const size_t busy = active();
+    accept_budget_ = busy < options_.slots ? options_.slots - busy : 0;
+    if (stopping_.load(std::memory_order_relaxed) || accept_again_ms_ != 0) accept_budget_ = 0;
+    set_listening(accept_budget_ > 0);
+}
+
+void EventLoop::set_listening(bool is_listening) {
+    if (is_listening == listening_) return;
+    listening_ = is_listening;
+    // A worker that waits for a free slot must hear of every finished request.
+    wants_every_finish_.store(!is_listening || is_stopping(), std::memory_order_seq_cst);
+    for (const auto& target : listeners_)
+        poller_.set(target->listener.fd(), is_listening ? Interest::Read : Interest::None,
+                    static_cast<EventTarget*>(target.get()));
+}
+
+void EventLoop::ListenerTarget::on_event(const PollEvent&) { loop.accept_from(listener); }
+
+void EventLoop::accept_from(const Listener& listener) {
+    while (accept_budget_ > 0) {
+        if (connections_.size() >= options_.worker_connections && !make_room()) {
+            // All connections are busy: wait until one of them is not.
+            accept_again_ms_ = now_ms_ + kDeadlineStepMs;
+            accept_budget_ = 0;
+            return;
+        }
+        Accepted accepted = listener.accept();
+        switch (accepted.status) {
+            case AcceptStatus::Connection: break;
+            case AcceptStatus::Nothing: return;
+            case AcceptStatus::Aborted: continue;
+            case AcceptStatus::OutOfResources: out_of_resources(accepted.error); return;
+            case AcceptStatus::Failed:
+                log_.error("accept on %s: %s", listener.name().c_str(),
+                           std::strerror(accepted.error));
+                accept_again_ms_ = now_ms_ + kOutOfResourcesMs;
+                accept_budget_ = 0;
+                return;
+        }
+        --accept_budget_;
+        if (out_of_resources_told_) {
+            log_.info("Accepting connections again");
+            out_of_resources_told_ = false;
+        }
+        connections_.push_back(
+            std::make_unique<Connection>(*this, std::move(accepted), listener));
+        Connection& connection = *connections_.back();
+        connection.index_ = connections_.size() - 1;
+        connection.start();
+    }
+}
+
+void EventLoop::out_of_resources(int error) {
+    accept_again_ms_ = now_ms_ + kOutOfResourcesMs;
+    accept_budget_ = 0;
+    make_room();
+    if (out_of_resources_told_) return;
+    out_of_resources_told_ = true;
+    log_.warning("Cannot accept connections: %s. They wait in the backlog meanwhile",
+                 std::strerror(error));
+}
+
+/// Closes the connection that has been idle longest. False: none is idle.
+bool EventLoop::make_room() {
+    Connection* longest = nullptr;
+    for (const auto& connection : connections_) {
+        if (connection->state() == Connection::State::App) connection->on_exchange();
+        if (!connection->is_idle()) continue;
+        if (longest == nullptr || connection->since() < longest->since())
+            longest = connection.get();
+    }
+    if (longest == nullptr) return false;
+    longest->yield();
+    return true;
+}
+
+// -------------------------------------------------------------------------------------- stopping
+
+void EventLoop::stop() {
+    stopping_.store(true, std::memory_order_seq_cst);
+    wants_every_finish_.store(true, std::memory_order_seq_cst);
+    if (polling_.load(std::memory_order_seq_cst)) poller_.wake();
+}
+
+void EventLoop::stop_now() {
+    stop_seen_ = true;
+    // Whoever got through to the accept queue is served: first take them all, then stop listening.
+    if (listening_ || accept_again_ms_ == 0) {
+        for (const auto& target : listeners_) {
+            accept_budget_ = options_.worker_connections;
+            accept_from(target->listener);
+        }
+    }
+    accept_budget_ = 0;
+    for (const auto& target : listeners_)
+        poller_.remove(target->listener.fd(), static_cast<EventTarget*>(target.get()));
+    listeners_.clear();
+    for (size_t i = 0; i < connections_.size();) {
+        Connection& connection = *connections_[i];
+        connection.on_stop(now_ms_);
+        if (i < connections_.size() && connections_[i].get() == &connection) ++i;
+    }
+}
+
+// ------------------------------------------------------------------------------------ Connection
+
+int64_t EventLoop::time_us() const { return monotonic_us(); }
+
+void EventLoop::connection_closed(Connection& connection) {
+    const size_t index = connection.index_;
+    std::replace(unregistered_.begin(), unregistered_.end(), &connection,
+                 static_cast<Connection*>(nullptr));
+    closed_.push_back(std::move(connections_[index]));
+    if (index + 1 != connections_.size()) {
+        connections_[index] = std::move(connections_.back());
+        connections_[index]->index_ = index;
+    }
+    connections_.pop_back();
+}
+
+std::shared_ptr<Exchange> EventLoop::make_exchange() {
+    if (pool_.empty()) return std::make_shared<Exchange>(*this);
+    std::shared_ptr<Exchange> exchange = std::move(pool_.back());
+    pool_.pop_back();
+    return exchange;
+}
+
+void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
+    exchange->connection_ = nullptr;
+    exchange->facts = nullptr;
+    if (exchange.use_count() != 1 || pool_.size() >= kPoolMax) return;
+    // Pairs with the release of the last other owner's reference.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    exchange->reset_for_reuse();
+    exchange->drop_output();
+    pool_.push_back(std::move(exchange));
+}
+
+void EventLoop::queue(const std::shared_ptr<Exchange>& exchange) {
+    active_.fetch_add(1, std::memory_order_relaxed);
+    ready_.push(exchange);
+}
+
+void EventLoop::report_dropped(const RequestHead& head, const ConnectionFacts& facts) {
+    for (const std::string_view name : head.dropped_names) {
+        if (dropped_names_.size() >= kDroppedNamesMax) return;
+        if (!dropped_names_.insert(lower(name)).second) continue;
+        log_.warning(
+            "Dropped the header field %s from ip=%s: names with an underscore are not passed on "
+            "(see header_map and forwarder_headers; told once for each name)",
+            escape_for_log(name).c_str(), facts.remote_addr.c_str());
+    }
+}
+
+}  // namespace gcorn

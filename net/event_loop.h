@@ -1,0 +1,169 @@
+// EventLoop: all client sockets of one worker, turned one bounded round at a time.
+//
+// Passive: it has no thread. Exactly one thread at a time, the leader (who holds lead()), calls
+// turn(); all Connection state is the leader's. Any thread may wake() it, stop() it, or use the
+// Exchanges it queued. A turn runs without the GIL and without Python, except for TLS (see
+// net/transform.h). Accepts only what can be served: at most slots − active() new connections a turn
+// and never above worker_connections, so that a busy worker leaves the backlog to its siblings.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "http_parse.h"
+#include "http_response.h"
+#include "log/access_log.h"
+#include "log/log.h"
+#include "log/statsd.h"
+#include "net/address.h"
+#include "net/connection.h"
+#include "net/exchange.h"
+#include "net/listener.h"
+#include "net/poller.h"
+#include "net/proxy_protocol.h"
+#include "net/transform.h"
+
+namespace gcorn {
+
+struct LoopOptions {
+    HttpPolicy policy;
+    ResponseOptions response;
+    int64_t header_timeout_ms = 15'000;  ///< 0 turns a deadline off
+    int64_t body_timeout_ms = 30'000;
+    int64_t write_timeout_ms = 30'000;
+    int64_t keepalive_ms = 2'000;        ///< 0: every response closes
+    size_t worker_connections = 1000;
+    size_t slots = 1;                    ///< requests the application side can run at once
+    ProxyMode proxy_mode = ProxyMode::Off;
+    NetworkList proxy_allow, forwarded_allow;
+    std::string spool_directory;
+    TransformFactory* tls = nullptr;     ///< borrowed; null: plain HTTP
+    bool measures_time = false;          ///< the access format or statsd wants durations
+    bool reads_at_once = false;          ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
+    std::function<void()> beat;          ///< heartbeat of a thread that waits for a client
+};
+
+class EventLoop final : public ExchangeOwner {
+public:
+    /// Borrows everything; `access_log` is used only while the Logger has an access log.
+    EventLoop(LoopOptions options, ReadyQueue& ready, Logger& log, const AccessLog& access_log,
+              Statsd& statsd);
+    ~EventLoop() override;
+
+    /// Opens the poller and takes the listeners. After fork.
+    Status open(const std::vector<Listener*>& listeners);
+
+    /// The lead: whoever holds it may call turn() and the other leader-only members.
+    [[nodiscard]] std::mutex& lead() { return lead_; }
+
+    // ------------------------------------------------------------------------------ leader only
+    /// One round: what Exchanges ask for, poll (at most timeout_ms, -1 = until something happens),
+    /// I/O, accept, deadlines, sweep.
+    void turn(int timeout_ms);
+
+    /// Calls `handler` in a turn when `fd` is readable (signals, the arbiter's life, the reloader).
+    void watch(int fd, std::function<void()> handler);
+
+    /// No request is running, arriving or unanswered: the worker may leave.
+    [[nodiscard]] bool is_drained() const { return connections_.empty(); }
+    [[nodiscard]] size_t connection_count() const { return connections_.size(); }
+    [[nodiscard]] uint64_t turns() const { return turns_.load(std::memory_order_relaxed); }
+
+    // ------------------------------------------------------------------------------- any thread
+    /// Ends a running or the next poll. Async-signal-safe.
+    void wake() { poller_.wake(); }
+
+    /// From the next turn on: take what waits in the accept queue, stop listening, close what is
+    /// idle, answer the rest with Connection: close.
+    void stop();
+    [[nodiscard]] bool is_stopping() const { return stopping_.load(std::memory_order_relaxed); }
+
+    /// Monotonic ms at the end of the last turn; the guard compares it with its tick.
+    [[nodiscard]] int64_t last_turn_ms() const { return last_turn_.load(std::memory_order_relaxed); }
+
+    void exchange_needs_leader(Exchange& exchange) override;
+    void beat_while_waiting() override;
+    void exchange_completed(Exchange& exchange) override;
+
+    [[nodiscard]] const LoopOptions& options() const { return options_; }
+
+private:
+    friend class Connection;
+
+    /// A listener of this worker. Interest changes only when the accept budget runs dry.
+    struct ListenerTarget final : EventTarget {
+        ListenerTarget(EventLoop& event_loop, const Listener& source)
+            : loop(event_loop), listener(source) {}
+        void on_event(const PollEvent& event) override;
+        EventLoop& loop;
+        const Listener& listener;
+    };
+    struct Watch final : EventTarget {
+        Watch(int watched, std::function<void()> callback)
+            : fd(watched), handler(std::move(callback)) {}
+        void on_event(const PollEvent&) override { handler(); }
+        int fd;
+        std::function<void()> handler;
+    };
+
+    void serve_signalled();
+    void plan_accepting(int64_t now_ms);
+    void set_listening(bool is_listening);
+    void accept_from(const Listener& listener);
+    void out_of_resources(int error);
+    bool make_room();
+    void run_deadlines(int64_t now_ms);
+    int wait_ms(int timeout_ms, int64_t now_ms) const;
+    void register_new();
+    void sweep();
+    void stop_now();
+    void write_access_line(const Exchange& exchange);
+
+    // For Connection.
+    [[nodiscard]] int64_t now_ms() const { return now_ms_; }
+    [[nodiscard]] int64_t time_us() const;
+    void schedule(int64_t deadline_ms);
+    void connection_closed(Connection& connection);
+    void connection_unregistered(Connection& connection) { unregistered_.push_back(&connection); }
+    [[nodiscard]] std::shared_ptr<Exchange> make_exchange();
+    void recycle(std::shared_ptr<Exchange> exchange);
+    void queue(const std::shared_ptr<Exchange>& exchange);
+    void report_dropped(const RequestHead& head, const ConnectionFacts& facts);
+
+    const LoopOptions options_;
+    ReadyQueue& ready_;
+    Logger& log_;
+    const AccessLog& access_log_;
+    Statsd& statsd_;
+    Poller poller_;
+    std::mutex lead_;
+    std::vector<std::unique_ptr<ListenerTarget>> listeners_;
+    std::vector<std::unique_ptr<Watch>> watches_;
+    std::vector<std::unique_ptr<Connection>> connections_;
+    std::vector<std::unique_ptr<Connection>> closed_;  ///< destroyed at the end of the turn
+    std::vector<Connection*> unregistered_;            ///< accepted, not polled yet
+    std::vector<std::shared_ptr<Exchange>> pool_;      ///< empty Exchanges, for reuse
+    std::unique_ptr<char[]> scratch_;                  ///< where every recv(2) goes first
+    std::set<std::string> dropped_names_;              ///< reported already (header_map)
+    std::atomic<Exchange*> signalled_{nullptr};        ///< stack of Exchanges that need the leader
+    std::atomic<bool> polling_{false};                 ///< a wake() is needed to be heard
+    std::atomic<bool> stopping_{false};
+    std::atomic<int64_t> last_turn_{0};
+    std::atomic<uint64_t> turns_{0};
+    int64_t now_ms_ = 0;
+    int64_t next_deadline_ms_ = 0;   ///< no deadline is due before; 0: none known
+    int64_t accept_again_ms_ = 0;    ///< back-off after EMFILE
+    size_t accept_budget_ = 0;
+    int polls_skipped_ = 0;
+    bool listening_ = false;
+    bool stop_seen_ = false;
+    bool out_of_resources_told_ = false;
+};
+
+}  // namespace gcorn

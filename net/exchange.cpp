@@ -1,0 +1,559 @@
+#include "net/exchange.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#ifdef __linux__
+#include <sys/eventfd.h>
+#include <sys/sendfile.h>
+#endif
+
+#include "base/clock.h"
+
+namespace gcorn {
+
+namespace {
+
+/// Up to here head and body are copied into one buffer: one send(2) of a few KiB costs less than the
+/// same bytes through an iovec.
+constexpr size_t kGatherBytesMax = 4096;
+/// A queued piece of memory grows up to this before a new one is started.
+constexpr size_t kSegmentBytesMax = 64 * 1024;
+/// One system call moves at most this much, so that one fast reader does not hold the leader.
+constexpr size_t kSendBytesMax = 1 << 20;
+constexpr size_t kIovMax = 16;
+
+#ifdef MSG_NOSIGNAL
+constexpr int kSendFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
+#else
+constexpr int kSendFlags = MSG_DONTWAIT;  // the process ignores SIGPIPE
+#endif
+
+/// What one attempt to send brought: bytes taken, or -errno. 0: the socket is full.
+using SendResult = ssize_t;
+
+SendResult result_of(ssize_t sent) {
+    if (sent >= 0) return sent;
+    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) return 0;
+    return -errno;
+}
+
+SendResult send_vector(int fd, iovec* parts, size_t count) {
+    msghdr message{};
+    message.msg_iov = parts;
+    message.msg_iovlen = count;
+    ssize_t sent = 0;
+    do {
+        sent = ::sendmsg(fd, &message, kSendFlags);
+    } while (sent < 0 && errno == EINTR);
+    return result_of(sent);
+}
+
+SendResult send_bytes(int fd, std::string_view bytes) {
+    ssize_t sent = 0;
+    do {
+        sent = ::send(fd, bytes.data(), bytes.size(), kSendFlags);
+    } while (sent < 0 && errno == EINTR);
+    return result_of(sent);
+}
+
+iovec as_iovec(std::string_view bytes) {
+    return {const_cast<char*>(bytes.data()), bytes.size()};  // sendmsg(2) only reads
+}
+
+SendResult send_parts(int fd, std::string_view before, std::string_view block,
+                      std::string_view after) {
+    if (block.empty() && after.empty()) return send_bytes(fd, before);
+    const size_t total = before.size() + block.size() + after.size();
+    if (total <= kGatherBytesMax) {
+        char gathered[kGatherBytesMax];
+        char* end = std::copy(before.begin(), before.end(), gathered);
+        end = std::copy(block.begin(), block.end(), end);
+        std::copy(after.begin(), after.end(), end);
+        return send_bytes(fd, {gathered, total});
+    }
+    iovec parts[] = {as_iovec(before), as_iovec(block), as_iovec(after)};
+    return send_vector(fd, parts, 3);
+}
+
+/// Bytes of a file range to a socket. 0: the socket is full; -EIO: the file ended early.
+SendResult send_range(int fd, int file, off_t offset, uint64_t length) {
+    const size_t size = static_cast<size_t>(std::min<uint64_t>(length, kSendBytesMax));
+#ifdef __linux__
+    ssize_t sent = 0;
+    do {
+        sent = ::sendfile(fd, file, &offset, size);
+    } while (sent < 0 && errno == EINTR);
+    // A descriptor that sendfile(2) cannot read falls through to the copying way below.
+    if (sent > 0) return sent;
+    if (sent == 0) return -EIO;
+    if (errno != EINVAL && errno != ENOSYS) return result_of(sent);
+#endif
+    char bytes[16 * 1024];
+    const ssize_t got = ::pread(file, bytes, std::min(size, sizeof bytes), offset);
+    if (got < 0) return errno == EINTR ? 0 : -errno;
+    if (got == 0) return -EIO;
+    return send_bytes(fd, {bytes, static_cast<size_t>(got)});
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------ application side
+
+bool Exchange::may_send_directly(bool is_last, size_t size) const {
+    if (direct_fd_ < 0 || in_flight_ || !segments_.empty()) return false;
+    return !(corked_ && is_last && size <= kCorkBytesMax);
+}
+
+bool Exchange::send(std::string_view before, std::string_view block, std::string_view after,
+                    bool is_last) {
+    const size_t total = before.size() + block.size() + after.size();
+    std::unique_lock lock(mutex_);
+    if (is_aborted()) return false;
+    if (total == 0) return true;
+    if (may_send_directly(is_last, total)) {
+        in_flight_ = true;
+        lock.unlock();
+        const SendResult sent = send_parts(direct_fd_, before, block, after);
+        lock.lock();
+        in_flight_ = false;
+        if (sent == static_cast<SendResult>(total)) return !is_aborted();
+        if (sent < 0) {
+            lock.unlock();
+            abort();
+            return false;
+        }
+        auto taken = static_cast<size_t>(sent);
+        for (std::string_view* part : {&before, &block, &after}) {
+            const size_t cut = std::min(taken, part->size());
+            part->remove_prefix(cut);
+            taken -= cut;
+        }
+    }
+    const bool joins_successor = corked_ && is_last && queued_bytes_ + total <= kCorkBytesMax;
+    for (const std::string_view part : {before, block, after})
+        if (!enqueue(lock, part)) return false;
+    if (!joins_successor) {
+        lock.unlock();
+        request_leader();
+        lock.lock();
+    }
+    return wait_while(lock, &Exchange::is_output_full);
+}
+
+bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64_t length,
+                         std::string_view after, bool is_last) {
+    if (!send(before, {}, {}, false)) return false;
+    std::unique_lock lock(mutex_);
+    while (length > 0 && may_send_directly(false, 0)) {
+        in_flight_ = true;
+        lock.unlock();
+        const SendResult sent = send_range(direct_fd_, file, offset, length);
+        lock.lock();
+        in_flight_ = false;
+        if (sent < 0) {
+            lock.unlock();
+            abort();
+            return false;
+        }
+        if (sent == 0) break;
+        offset += sent;
+        length -= static_cast<uint64_t>(sent);
+        if (is_aborted()) return false;
+    }
+    if (length > 0) {
+        Segment range;
+        range.file = Fd(::fcntl(file, F_DUPFD_CLOEXEC, 0));
+        if (!range.file) {
+            lock.unlock();
+            abort();
+            return false;
+        }
+        range.offset = offset;
+        range.length = length;
+        segments_.push_back(std::move(range));
+        // A range costs neither memory nor disk of ours, so it does not count as queued bytes.
+        lock.unlock();
+        request_leader();
+    } else {
+        lock.unlock();
+    }
+    return send(after, {}, {}, is_last);
+}
+
+/// Appends to the output; the caller holds the lock, which is dropped around disk writes.
+bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes) {
+    if (bytes.empty()) return true;
+    const bool is_spilling = !segments_.empty() && segments_.back().in_spill;
+    if (is_spilling || queued_memory_ + bytes.size() > kOutboxMemoryMax) {
+        // Only this side appends to the spill file, so writing needs no lock; the leader learns of
+        // the bytes when the segment is published.
+        lock.unlock();
+        const auto start = static_cast<off_t>(spill_.size());
+        const bool written = spill_.append(bytes).is_ok();
+        lock.lock();
+        if (written) {
+            if (!segments_.empty() && segments_.back().in_spill) {
+                segments_.back().length += bytes.size();
+            } else {
+                Segment range;
+                range.in_spill = true;
+                range.offset = start;
+                range.length = bytes.size();
+                segments_.push_back(std::move(range));
+            }
+            queued_bytes_ += bytes.size();
+            return !is_aborted();
+        }
+        // No disk: wait for the client instead, a MiB at a time.
+        lock.unlock();
+        request_leader();
+        lock.lock();
+        if (!wait_while(lock, &Exchange::is_memory_full)) return false;
+    }
+    // The front segment may be in use by the leader right now; only a later one may grow.
+    const bool may_grow = segments_.size() > (in_flight_ ? 1u : 0u) &&
+                          !segments_.back().is_range() &&
+                          segments_.back().bytes.size() + bytes.size() <= kSegmentBytesMax;
+    if (may_grow) {
+        segments_.back().bytes += bytes;
+    } else {
+        Segment piece;
+        piece.bytes = bytes;
+        segments_.push_back(std::move(piece));
+    }
+    queued_bytes_ += bytes.size();
+    queued_memory_ += bytes.size();
+    return !is_aborted();
+}
+
+bool Exchange::wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const) {
+    while ((this->*blocked)() && !is_aborted()) {
+        changed_.wait_for(lock, std::chrono::seconds(1));
+        lock.unlock();
+        owner_.beat_while_waiting();
+        lock.lock();
+    }
+    return !is_aborted();
+}
+
+void Exchange::abort() {
+    aborted_.store(true, std::memory_order_relaxed);
+    response.must_close();
+}
+
+void Exchange::finish() {
+    bool must_tell = false;
+    {
+        const std::lock_guard lock(mutex_);
+        const bool has_rest = !segments_.empty();
+        completed_ = !has_rest || corked_ || is_aborted();
+        must_tell = has_rest || is_aborted() || is_detached() || !response.keeps_alive();
+    }
+    if (completed_) owner_.exchange_completed(*this);
+    owner_.active_.fetch_sub(1, std::memory_order_relaxed);
+    finished_.store(true, std::memory_order_seq_cst);
+    // From here on the leader may reuse everything but the atomics.
+    must_tell = must_tell || leader_waits_.load(std::memory_order_seq_cst) ||
+                owner_.wants_every_finish_.load(std::memory_order_seq_cst);
+    if (must_tell) request_leader();
+}
+
+Result<uint64_t> Exchange::wait_for_body(uint64_t position) {
+    std::unique_lock lock(mutex_);
+    while (body_received_ <= position && !body_complete() && body_error_ == 0 && !is_aborted()) {
+        changed_.wait_for(lock, std::chrono::seconds(1));
+        lock.unlock();
+        owner_.beat_while_waiting();
+        lock.lock();
+    }
+    if (body_received_ > position || body_complete()) return body_received_;
+    switch (body_error_) {
+        case ETIMEDOUT: return Error{ETIMEDOUT, "the client stopped sending the request body"};
+        case EPROTO: return Error{EPROTO, "the client sent a malformed request body"};
+        default: return Error{ECONNRESET, "the client ended the request body early"};
+    }
+}
+
+void Exchange::body_consumed(uint64_t position) {
+    if (body_complete()) return;
+    {
+        const std::lock_guard lock(mutex_);
+        body_consumed_ = std::max(body_consumed_, position);
+    }
+    request_leader();
+}
+
+Result<Fd> Exchange::detach() {
+    std::unique_lock lock(mutex_);
+    if (direct_fd_ < 0)
+        return Error{EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
+    if (is_aborted()) return Error{ECONNRESET, "the client is gone"};
+    detached_.store(true, std::memory_order_relaxed);
+    response.must_close();
+    Fd copy(::fcntl(direct_fd_, F_DUPFD_CLOEXEC, 0));
+    if (!copy) return errno_error(errno, "duplicate the client's socket");
+    return copy;
+}
+
+// ---------------------------------------------------------------------------------------- leader
+
+void Exchange::prepare(const ConnectionFacts* connection_facts, int direct_fd,
+                       std::string_view spool_dir) {
+    facts = connection_facts;
+    direct_fd_ = direct_fd;
+    body.configure(spool_dir);
+    spill_.configure(spool_dir, 0);
+}
+
+void Exchange::reset_for_reuse() {
+    head.clear();
+    body.clear();
+    logged_environ.clear();
+    refused_line.clear();
+    received_us = queued_us = taken_us = done_us = app_us = 0;
+    aborted_.store(false, std::memory_order_relaxed);
+    finished_.store(false, std::memory_order_relaxed);
+    body_complete_.store(true, std::memory_order_relaxed);
+    leader_waits_.store(false, std::memory_order_relaxed);
+    // Output that waits for a pipelined successor stays: it goes out before the next answer.
+    body_received_ = body_consumed_ = 0;
+    body_error_ = 0;
+    corked_ = completed_ = false;
+    if (segments_.empty() && spill_.size() > 0) spill_.clear();
+    spill_sent_ = 0;
+}
+
+bool Exchange::has_output() {
+    const std::lock_guard lock(mutex_);
+    return !segments_.empty();
+}
+
+/// Drops `bytes` from the front of the queue; the caller holds the lock.
+void Exchange::consume_front(size_t bytes) {
+    while (bytes > 0) {
+        Segment& front = segments_.front();
+        if (front.is_range()) {
+            front.offset += static_cast<off_t>(bytes);
+            front.length -= bytes;
+            if (front.in_spill) {
+                queued_bytes_ -= bytes;
+                spill_sent_ = static_cast<uint64_t>(front.offset);
+            }
+            if (front.length == 0) segments_.pop_front();
+            return;
+        }
+        const size_t cut = std::min(bytes, front.bytes.size() - front.start);
+        front.start += cut;
+        bytes -= cut;
+        queued_bytes_ -= cut;
+        queued_memory_ -= cut;
+        if (front.start == front.bytes.size()) segments_.pop_front();
+    }
+}
+
+Exchange::Flush Exchange::flush(int fd, bool& progressed) {
+    std::unique_lock lock(mutex_);
+    for (size_t total = 0; total < kSendBytesMax;) {
+        if (segments_.empty()) return Flush::Drained;
+        if (in_flight_) return Flush::Blocked;
+        Segment& front = segments_.front();
+        SendResult sent = 0;
+        in_flight_ = true;
+        if (front.is_range()) {
+            const int file = front.in_spill ? spill_.file() : front.file.get();
+            const off_t offset = front.offset;
+            const uint64_t length = front.length;
+            lock.unlock();
+            sent = send_range(fd, file, offset, length);
+        } else {
+            std::array<iovec, kIovMax> parts;
+            size_t count = 0;
+            for (const Segment& segment : segments_) {
+                if (segment.is_range() || count == kIovMax) break;
+                parts[count++] =
+                    as_iovec(std::string_view(segment.bytes).substr(segment.start));
+            }
+            // Pieces listed here must not grow meanwhile (see enqueue): close them off.
+            if (count == segments_.size()) segments_.emplace_back();
+            lock.unlock();
+            sent = send_vector(fd, parts.data(), count);
+        }
+        lock.lock();
+        in_flight_ = false;
+        if (sent < 0) return Flush::Failed;
+        consume_front(static_cast<size_t>(sent));
+        while (!segments_.empty() && !segments_.front().is_range() &&
+               segments_.front().start == segments_.front().bytes.size())
+            segments_.pop_front();
+        total += static_cast<size_t>(sent);
+        progressed = progressed || sent > 0;
+        changed_.notify_all();
+        if (sent == 0) break;
+    }
+    const Flush outcome = segments_.empty() ? Flush::Drained : Flush::Blocked;
+    const uint64_t spill_sent = spill_sent_;
+    lock.unlock();
+    if (spill_sent > 0) spill_.discard_before(spill_sent);
+    return outcome;
+}
+
+Exchange::Flush Exchange::take_for_transform(std::string& plain, size_t bytes_max) {
+    const std::lock_guard lock(mutex_);
+    while (!segments_.empty() && plain.size() < bytes_max) {
+        Segment& front = segments_.front();
+        const size_t room = bytes_max - plain.size();
+        size_t size = 0;
+        if (front.is_range()) {
+            // TLS copies anyway; a read from the page cache under the lock is short and bounded.
+            const int file = front.in_spill ? spill_.file() : front.file.get();
+            const size_t start = plain.size();
+            plain.resize(start + static_cast<size_t>(std::min<uint64_t>(front.length, room)));
+            const ssize_t got =
+                ::pread(file, plain.data() + start, plain.size() - start, front.offset);
+            plain.resize(start + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+            if (got <= 0) return Flush::Failed;
+            size = static_cast<size_t>(got);
+        } else {
+            const std::string_view bytes = std::string_view(front.bytes).substr(front.start, room);
+            plain += bytes;
+            size = bytes.size();
+        }
+        consume_front(size);
+    }
+    changed_.notify_all();
+    return segments_.empty() ? Flush::Drained : Flush::Blocked;
+}
+
+void Exchange::mark_aborted() {
+    {
+        const std::lock_guard lock(mutex_);
+        aborted_.store(true, std::memory_order_relaxed);
+        if (!in_flight_) {
+            segments_.clear();
+            queued_bytes_ = queued_memory_ = 0;
+        }
+    }
+    changed_.notify_all();
+}
+
+void Exchange::drop_output() {
+    segments_.clear();
+    queued_bytes_ = queued_memory_ = 0;
+    if (spill_.size() > 0) spill_.clear();
+    direct_fd_ = -1;
+}
+
+void Exchange::body_arrived(bool is_complete, int error) {
+    {
+        const std::lock_guard lock(mutex_);
+        body_received_ = body.size();
+        body_error_ = error;
+        body_complete_.store(is_complete, std::memory_order_release);
+    }
+    changed_.notify_all();
+}
+
+uint64_t Exchange::body_backlog() {
+    const std::lock_guard lock(mutex_);
+    return body_received_ - body_consumed_;
+}
+
+// ------------------------------------------------------------------------------------ ReadyQueue
+
+ReadyQueue::ReadyQueue() = default;
+
+int ReadyQueue::fd() {
+    const std::lock_guard lock(mutex_);
+    if (!event_read_) {
+#ifdef __linux__
+        event_read_ = Fd(::eventfd(items_.empty() ? 0 : 1, EFD_CLOEXEC | EFD_NONBLOCK));
+#else
+        int ends[2];
+        if (::pipe(ends) == 0) {
+            event_read_ = Fd(ends[0]);
+            event_write_ = Fd(ends[1]);
+            for (const int end : ends) {
+                ::fcntl(end, F_SETFD, FD_CLOEXEC);
+                ::fcntl(end, F_SETFL, O_NONBLOCK);
+            }
+        }
+#endif
+    }
+    return event_read_.get();
+}
+
+void ReadyQueue::push(std::shared_ptr<Exchange> exchange) {
+    bool must_notify = false;
+    {
+        const std::lock_guard lock(mutex_);
+        items_.push_back(std::move(exchange));
+        must_notify = waiting_ > 0;
+        if (event_read_) {
+            const uint64_t one = 1;
+            const int event = event_write_ ? event_write_.get() : event_read_.get();
+            // A full pipe says "not empty" as well; nothing else can go wrong with 8 bytes.
+            [[maybe_unused]] const ssize_t ignored = ::write(event, &one, sizeof one);
+        }
+    }
+    if (must_notify) not_empty_.notify_one();
+}
+
+std::shared_ptr<Exchange> ReadyQueue::try_pop() {
+    for (;;) {
+        std::shared_ptr<Exchange> exchange;
+        {
+            const std::lock_guard lock(mutex_);
+            if (items_.empty()) return nullptr;
+            exchange = std::move(items_.front());
+            items_.pop_front();
+            if (items_.empty() && event_read_) drain_event();
+        }
+        // Nobody waits for the answer to an aborted request: drop it unrun.
+        if (!exchange->is_aborted()) return exchange;
+        exchange->finish();
+    }
+}
+
+/// The descriptor tells "not empty", so it is emptied together with the queue, under its lock: a
+/// non-blocking read of a counter, as short as a memory operation.
+void ReadyQueue::drain_event() {
+    char bytes[256];
+    while (::read(event_read_.get(), bytes, sizeof bytes) == sizeof bytes) {
+    }
+}
+
+std::shared_ptr<Exchange> ReadyQueue::pop() {
+    for (;;) {
+        if (std::shared_ptr<Exchange> exchange = try_pop()) return exchange;
+        std::unique_lock lock(mutex_);
+        if (closed_) return nullptr;
+        if (!items_.empty()) continue;
+        ++waiting_;
+        not_empty_.wait(lock);
+        --waiting_;
+    }
+}
+
+void ReadyQueue::close() {
+    {
+        const std::lock_guard lock(mutex_);
+        closed_ = true;
+    }
+    not_empty_.notify_all();
+}
+
+size_t ReadyQueue::size() {
+    const std::lock_guard lock(mutex_);
+    return items_.size();
+}
+
+}  // namespace gcorn

@@ -1,0 +1,423 @@
+#include "python/interpreter.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstdlib>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/text.h"
+
+namespace gcorn {
+namespace {
+
+constexpr const char* kCapsuleName = "gcorn.Interpreter";
+constexpr size_t kVenvFileBytesMax = 16 * 1024;  // a pyvenv.cfg has a few hundred bytes
+
+#define GCORN_TEXT2(x) #x
+#define GCORN_TEXT(x) GCORN_TEXT2(x)
+/// "3.11": environments and this binary fit together when these agree.
+constexpr const char* kPythonVersion = GCORN_TEXT(PY_MAJOR_VERSION) "." GCORN_TEXT(PY_MINOR_VERSION);
+
+/// The signal faulthandler listens on: interrupt(SIGABRT) raises it, because faulthandler itself refuses
+/// to be registered for SIGABRT. A real-time signal no program is known to use.
+int dump_signal() {
+#ifdef SIGRTMIN
+    return SIGRTMIN + 7;
+#else
+    return SIGIO;
+#endif
+}
+
+// --- choosing an interpreter ---
+
+bool is_executable(const std::string& path) { return ::access(path.c_str(), X_OK) == 0; }
+
+/// The text of a small file; "" if there is none.
+std::string read_small_file(const std::string& path) {
+    const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file) return {};
+    std::string text(kVenvFileBytesMax, '\0');
+    ssize_t n = 0;
+    do {
+        n = ::read(file.get(), text.data(), text.size());
+    } while (n < 0 && errno == EINTR);
+    text.resize(n > 0 ? static_cast<size_t>(n) : 0);
+    return text;
+}
+
+/// "3.11" out of "3.11.2" or "3.11.2.final.0".
+std::string minor_version(std::string_view version) {
+    const size_t first = version.find('.');
+    if (first == std::string_view::npos) return std::string(version);
+    return std::string(version.substr(0, version.find('.', first + 1)));
+}
+
+/// The version a pyvenv.cfg names: `version` (venv) or `version_info` (virtualenv, uv); "" if none.
+std::string venv_version(std::string_view pyvenv_cfg) {
+    for (const std::string_view line : split(pyvenv_cfg, '\n')) {
+        const size_t equals = line.find('=');
+        if (equals == std::string_view::npos) continue;
+        const std::string key = lower(trim(line.substr(0, equals)));
+        if (key == "version" || key == "version_info")
+            return minor_version(trim(line.substr(equals + 1), " \t\r"));
+    }
+    return {};
+}
+
+/// Takes the environment in `directory` if it has a pyvenv.cfg; false if it is none.
+Result<bool> take_venv(const std::string& directory, PythonChoice& choice) {
+    const std::string settings = read_small_file(directory + "/pyvenv.cfg");
+    if (settings.empty()) return false;
+    std::string version = venv_version(settings);
+    if (version.empty() &&
+        ::access((directory + "/lib/python" + kPythonVersion).c_str(), F_OK) == 0)
+        version = kPythonVersion;
+    if (version != kPythonVersion)
+        return Error{0, "virtual environment " + directory + " is of Python " +
+                            (version.empty() ? "(unknown version)" : version) +
+                            ", this gcorn embeds Python " + kPythonVersion +
+                            ": make the environment with that Python, or build gcorn for the other"};
+    choice.venv = directory;
+    choice.executable = directory + "/bin/python3";
+    if (!is_executable(choice.executable)) choice.executable = directory + "/bin/python";
+    return true;
+}
+
+/// Directory of the first `name` on PATH; "" if there is none.
+std::string directory_on_path(const std::string& path, const std::string& name) {
+    for (const std::string_view directory : split(path, ':')) {
+        if (!directory.empty() && is_executable(std::string(directory) + "/" + name))
+            return std::string(directory);
+    }
+    return {};
+}
+
+/// The interpreter this binary was linked for, wherever it is by now.
+std::string built_for(const std::string& path) {
+    if (is_executable(GCORN_PYTHON)) return GCORN_PYTHON;
+    const std::string name = std::string("python") + kPythonVersion;
+    const std::string directory = directory_on_path(path, name);
+    return directory.empty() ? GCORN_PYTHON : directory + "/" + name;
+}
+
+// --- helpers of Python ---
+
+/// For functions that return a Status: takes the exception that is set.
+Error python_error(const std::string& what) {
+    return Error{0, what + ": " + take_error_text(false)};
+}
+
+Interpreter* interpreter_of(PyObject* capsule) {
+    return static_cast<Interpreter*>(PyCapsule_GetPointer(capsule, kCapsuleName));
+}
+
+// Two functions of the application's Python may print nothing of ours in between, so the line is
+// written with one call. Frames without a file (exec, eval) have no source to show.
+constexpr const char* kSpewSource = R"PYTHON(
+import linecache, sys, threading
+
+def describe(frame):
+    code = frame.f_code
+    module = frame.f_globals.get("__name__", "[unknown]")
+    source = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).rstrip()
+    if not source:
+        source = "unknown code named [%s], instruction #%d" % (code.co_name, frame.f_lasti)
+    return "%s:%s: %s\n" % (module, frame.f_lineno, source)
+
+def trace(frame, event, argument, write=None):
+    if event == "line":
+        sys.stdout.write(describe(frame))
+    return trace
+
+threading.settrace(trace)
+sys.settrace(trace)
+)PYTHON";
+
+}  // namespace
+
+Result<PythonChoice> choose_python(const std::string& virtual_env, const std::string& path) {
+    PythonChoice choice;
+    const std::string bin = directory_on_path(path, "python3");
+    std::vector<std::string> candidates;
+    if (!virtual_env.empty()) candidates.push_back(virtual_env);
+    if (!bin.empty()) candidates.push_back(bin.substr(0, bin.rfind('/')));
+    for (const std::string& directory : candidates) {
+        Result<bool> taken = take_venv(directory, choice);
+        if (!taken) return taken.error();
+        if (*taken) return choice;
+    }
+    choice.executable = built_for(path);
+    return choice;
+}
+
+// ------------------------------------------------------------------------------- start and end
+
+Result<std::unique_ptr<Interpreter>> Interpreter::start(InterpreterOptions options) {
+    std::vector<char*> argv;
+    for (std::string& argument : options.argv) argv.push_back(argument.data());
+
+    PyConfig config;
+    PyConfig_InitPythonConfig(&config);
+    config.parse_argv = 0;               // the command line is ours
+    config.install_signal_handlers = 0;  // so are the signals
+    PyStatus status = PyConfig_SetBytesArgv(&config, static_cast<Py_ssize_t>(argv.size()),
+                                            argv.data());
+    const char* executable = options.python.executable.c_str();
+    if (*executable != '\0') {
+        if (!PyStatus_Exception(status))
+            status = PyConfig_SetBytesString(&config, &config.program_name, executable);
+        if (!PyStatus_Exception(status))
+            status = PyConfig_SetBytesString(&config, &config.executable, executable);
+    }
+    if (!PyStatus_Exception(status)) status = Py_InitializeFromConfig(&config);
+    PyConfig_Clear(&config);
+    if (PyStatus_Exception(status))
+        return Error{0, std::string("start Python: ") +
+                            (status.err_msg != nullptr ? status.err_msg : "unknown reason")};
+
+    auto interpreter = std::unique_ptr<Interpreter>(new Interpreter(std::move(options)));
+    char directory[PATH_MAX];
+    Status ready;
+    if (::getcwd(directory, sizeof directory) != nullptr)
+        ready = interpreter->prepend_path(directory);
+    PyEval_SaveThread();  // kept in the thread's own storage; WithGil finds it there
+    if (!ready) return ready.error();
+    return interpreter;
+}
+
+Interpreter::~Interpreter() { finalize(); }
+
+void Interpreter::finalize() {
+    if (std::exchange(finalized_, true)) return;
+    PyGILState_Ensure();  // no scope: there is nothing left to release it to
+    run_pending_handlers();
+    if (threads_stuck_) {
+        PyRef exit_functions = import("atexit", "_run_exitfuncs");
+        if (exit_functions) PyRef::steal(PyObject_CallNoArgs(exit_functions.get()));
+        if (PyErr_Occurred() != nullptr) report("Exception at exit");
+        PyEval_SaveThread();
+        return;
+    }
+    threads_.clear();
+    // Its result says whether buffered output could be flushed; Python has told stderr already.
+    (void)Py_FinalizeEx();
+}
+
+// ----------------------------------------------------------------------------------- processes
+
+void Interpreter::before_fork() {
+    fork_gil_ = PyGILState_Ensure();
+    PyOS_BeforeFork();
+}
+
+void Interpreter::after_fork_parent() {
+    PyOS_AfterFork_Parent();
+    PyGILState_Release(fork_gil_);
+}
+
+void Interpreter::after_fork_child() {
+    PyOS_AfterFork_Child();
+    PyGILState_Release(fork_gil_);
+}
+
+void Interpreter::set_environment(const std::string& name, const std::string* value_or_null) {
+    WithGil gil;
+    // os.environ calls setenv and unsetenv itself, so both views stay the same.
+    PyRef environ = import("os", "environ");
+    PyRef key = path_str(name);
+    bool done = false;
+    if (environ && key && value_or_null != nullptr) {
+        PyRef value = path_str(*value_or_null);
+        done = value && PyObject_SetItem(environ.get(), key.get(), value.get()) == 0;
+    } else if (environ && key) {
+        const int present = PySequence_Contains(environ.get(), key.get());
+        done = present == 0 || (present == 1 && PyObject_DelItem(environ.get(), key.get()) == 0);
+    }
+    if (!done) report("Setting environment variable " + name);
+}
+
+Status Interpreter::worker_starting(const Config& cfg) {
+    return options_.worker_starting ? options_.worker_starting(cfg) : Status::ok();
+}
+
+Result<std::unique_ptr<TransformFactory>> Interpreter::make_tls(const Config& cfg) {
+    return options_.make_tls ? options_.make_tls(cfg) : std::unique_ptr<TransformFactory>();
+}
+
+Status Interpreter::prepend_path(const std::string& directory) {
+    WithGil gil;
+    PyObject* path = PySys_GetObject("path");  // borrowed
+    PyRef entry = path_str(directory);
+    if (path == nullptr || !PyList_Check(path) || !entry) {
+        PyErr_Clear();
+        return Error{0, "insert " + directory + " into sys.path: sys.path is no list"};
+    }
+    const int present = PySequence_Contains(path, entry.get());
+    if (present < 0 || (present == 0 && PyList_Insert(path, 0, entry.get()) < 0))
+        return python_error("insert " + directory + " into sys.path");
+    return {};
+}
+
+// ------------------------------------------------------------------------- signals and liveness
+
+bool Interpreter::is_alive() {
+    WithGil gil;
+    run_pending_handlers();
+    return true;
+}
+
+/// Python runs signal handlers between bytecodes; an idle worker has none, so it asks. GIL held.
+void Interpreter::run_pending_handlers() {
+    if (PyErr_CheckSignals() == 0) return;
+    if (PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
+        PyErr_Clear();  // the core has seen the signal, too, and is stopping
+    else
+        report("Exception in a signal handler");
+}
+
+void Interpreter::interrupt(int signal) {
+    if (signal == SIGABRT && dumps_tracebacks_) ::raise(dump_signal());
+    PyErr_SetInterruptEx(signal);
+}
+
+PyObject* Interpreter::handle_interrupt(PyObject* capsule, PyObject* arguments) {
+    Interpreter* self = interpreter_of(capsule);
+    int signal = 0;
+    PyObject* frame = nullptr;
+    if (self == nullptr || PyArg_ParseTuple(arguments, "iO", &signal, &frame) == 0) return nullptr;
+    self->on_interrupt_(signal);
+    PyRef code = PyRef::steal(PyLong_FromLong(signal == SIGABRT ? 1 : 0));
+    if (code) PyErr_SetObject(PyExc_SystemExit, code.get());
+    return nullptr;
+}
+
+Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
+    static PyMethodDef method = {"gcorn_interrupt", handle_interrupt, METH_VARARGS, nullptr};
+    on_interrupt_ = std::move(on_interrupt);
+    WithGil gil;
+    PyRef self = PyRef::steal(PyCapsule_New(this, kCapsuleName, nullptr));
+    PyRef handler = self ? PyRef::steal(PyCFunction_New(&method, self.get())) : PyRef();
+    PyRef set_handler = handler ? import("signal", "signal") : PyRef();
+    for (const int signal : {SIGINT, SIGQUIT, SIGABRT}) {
+        if (!set_handler || !PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO", signal,
+                                                                handler.get())))
+            return python_error("install the worker's signal handlers");
+    }
+    return {};
+}
+
+Status Interpreter::enable_traceback_dump(int fd) {
+    WithGil gil;
+    PyRef module = import("faulthandler");
+    PyRef registered =
+        module ? PyRef::steal(PyObject_CallMethod(module.get(), "register", "iiOO", dump_signal(),
+                                                  fd, Py_True, Py_False))
+               : PyRef();
+    dumps_tracebacks_ = static_cast<bool>(registered);
+    return registered ? Status::ok() : python_error("prepare stack dumps");
+}
+
+Status Interpreter::enable_spew() {
+    WithGil gil;
+    PyRef globals = PyRef::steal(PyDict_New());
+    PyRef done;
+    if (globals &&
+        PyDict_SetItemString(globals.get(), "__builtins__", PyEval_GetBuiltins()) == 0)
+        done.reset(PyRun_String(kSpewSource, Py_file_input, globals.get(), globals.get()));
+    return done ? Status::ok() : python_error("start spew");
+}
+
+// ------------------------------------------------------------------------------------- threads
+
+PyObject* Interpreter::run_thread(PyObject* capsule, PyObject* index) {
+    Interpreter* self = interpreter_of(capsule);
+    const size_t number = PyLong_AsSize_t(index);
+    if (self == nullptr || PyErr_Occurred() != nullptr) return nullptr;
+    {
+        WithoutGil nogil;
+        self->thread_body_(number);
+    }
+    Py_RETURN_NONE;
+}
+
+Status Interpreter::start_threads(size_t count, std::function<void(size_t)> body) {
+    static PyMethodDef method = {"gcorn_thread", run_thread, METH_O, nullptr};
+    thread_body_ = std::move(body);
+    WithGil gil;
+    PyRef self = PyRef::steal(PyCapsule_New(this, kCapsuleName, nullptr));
+    PyRef target = self ? PyRef::steal(PyCFunction_New(&method, self.get())) : PyRef();
+    PyRef thread_type = target ? import("threading", "Thread") : PyRef();
+    for (size_t i = 0; thread_type && i < count; ++i) {
+        PyRef thread = PyRef::steal(PyObject_CallFunction(
+            thread_type.get(), "OON(n)", Py_None, target.get(),
+            PyUnicode_FromFormat("gthread-%zu", i + 1), static_cast<Py_ssize_t>(i)));
+        if (!thread || !PyRef::steal(PyObject_CallMethod(thread.get(), "start", nullptr))) break;
+        threads_.push_back(std::move(thread));
+    }
+    return threads_.size() == count ? Status::ok() : python_error("start application threads");
+}
+
+bool Interpreter::join_threads(int timeout_ms) {
+    const int64_t deadline_ms = monotonic_ms() + timeout_ms;
+    WithGil gil;
+    for (const PyRef& thread : threads_) {
+        const int64_t left_ms = std::max<int64_t>(deadline_ms - monotonic_ms(), 0);
+        PyRef joined = PyRef::steal(PyObject_CallMethod(thread.get(), "join", "d",
+                                                        static_cast<double>(left_ms) / 1000.0));
+        PyRef alive = joined ? PyRef::steal(PyObject_CallMethod(thread.get(), "is_alive", nullptr))
+                             : PyRef();
+        if (!alive) report("Joining application threads");
+        if (alive.get() != Py_False) threads_stuck_ = true;
+    }
+    if (!threads_stuck_) threads_.clear();
+    return !threads_stuck_;
+}
+
+// -------------------------------------------------------------------------------------- errors
+
+/// An error nobody could be given: into the log, or to stderr before there is one. GIL held.
+void Interpreter::report(const std::string& context) {
+    if (log_ != nullptr) {
+        log_python_error(*log_, Level::Error, context);
+    } else {
+        PySys_FormatStderr("%s\n%s\n", context.c_str(), take_error_text().c_str());
+    }
+}
+
+std::string take_error_text(bool with_traceback) {
+    PyRef exception = take_exception();
+    if (!exception) return "unknown error";
+    const char* formatter = with_traceback ? "format_exception" : "format_exception_only";
+    PyRef module = import("traceback");
+    PyRef lines = module ? PyRef::steal(PyObject_CallMethod(module.get(), formatter, "O",
+                                                            exception.get()))
+                         : PyRef();
+    PyRef empty = lines ? utf8_str("") : PyRef();
+    PyRef text = empty ? PyRef::steal(PyUnicode_Join(empty.get(), lines.get())) : PyRef();
+    // Source lines may hold lone surrogates; a log line may not fail because of them.
+    PyRef bytes = text ? PyRef::steal(PyUnicode_AsEncodedString(text.get(), "utf-8",
+                                                                "backslashreplace"))
+                       : PyRef();
+    if (!bytes) {
+        PyErr_Clear();
+        return Py_TYPE(exception.get())->tp_name;
+    }
+    std::string_view view = trim(bytes_view(bytes.get()), "\n");
+    if (!with_traceback) view = view.substr(view.rfind('\n') + 1);
+    return std::string(view);
+}
+
+void log_python_error(Logger& log, Level level, std::string_view context) {
+    std::string record(context);
+    record += '\n';
+    record += take_error_text();
+    WithoutGil nogil;  // the write may block, and observers take the GIL themselves
+    log.write(level, record);
+}
+
+}  // namespace gcorn

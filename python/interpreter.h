@@ -1,0 +1,122 @@
+// The embedded interpreter: which Python, its start, fork, threads, interrupts and end.
+//
+// One per process, made by server.cpp before anything else of Python. start() leaves the GIL released:
+// everybody takes it in scopes (pyref.h). The interpreter installs no signal handler of its own; the
+// core owns the signals, and interrupt() is its way to reach running Python code.
+// Also here: the one function that prints tracebacks.
+#pragma once
+
+#include "python/pyref.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "app.h"
+#include "base/result.h"
+#include "log/log.h"
+
+namespace gcorn {
+
+/// Which interpreter this process is to be; see choose_python().
+struct PythonChoice {
+    std::string executable;  ///< becomes sys.executable; decides sys.prefix and the packages
+    std::string venv;        ///< directory of the virtual environment, "" = none
+};
+
+/// Finds the interpreter to impersonate: the active virtual environment (VIRTUAL_ENV, else the first
+/// python3 on PATH if a pyvenv.cfg says it is one), else the one this binary was built for.
+///
+/// virtual_env, path   the values of VIRTUAL_ENV and PATH, "" = unset.
+/// Error               the environment is of another Python version; the sentence names both.
+/// Reads files, runs no Python. Any thread.
+[[nodiscard]] Result<PythonChoice> choose_python(const std::string& virtual_env,
+                                                 const std::string& path);
+
+/// Ready-made server parts the Runtime interface asks for, filled in by server.cpp; may be empty.
+struct InterpreterOptions {
+    std::vector<std::string> argv = {"gcorn"};  ///< becomes sys.argv
+    PythonChoice python;
+    std::function<Result<std::unique_ptr<TransformFactory>>(const Config&)> make_tls;
+    std::function<Status(const Config&)> worker_starting;
+};
+
+class Interpreter final : public Runtime {
+public:
+    /// Starts Python on this thread, which becomes its main thread, and releases the GIL. sys.path[0]
+    /// is the current directory. Error: Python's own sentence.
+    [[nodiscard]] static Result<std::unique_ptr<Interpreter>> start(InterpreterOptions options);
+    ~Interpreter() override;  ///< finalize()
+
+    // --- Runtime ---
+    /// The GIL stays held from before_fork() to after_fork_…(): fork on this very thread.
+    void before_fork() override;
+    void after_fork_parent() override;
+    void after_fork_child() override;
+    /// atexit handlers, then the end of Python. If a thread started here never came back, only the
+    /// atexit handlers run and standard output is flushed: a stuck thread must not hold the exit.
+    void finalize() override;
+    /// Takes the GIL and, on the main thread, lets pending Python signal handlers run. What they
+    /// raise is logged, except the SystemExit of our own interrupts: the core stops by itself.
+    bool is_alive() override;
+    /// Async-signal-safe. Only after install_interrupts(). For SIGABRT the stacks of all Python
+    /// threads are written first if enable_traceback_dump() was called.
+    void interrupt(int signal) override;
+    Status start_threads(size_t count, std::function<void(size_t)> body) override;
+    bool join_threads(int timeout_ms) override;
+    void set_environment(const std::string& name, const std::string* value_or_null) override;
+    Status worker_starting(const Config& cfg) override;
+    Result<std::unique_ptr<TransformFactory>> make_tls(const Config& cfg) override;
+
+    // --- for server.cpp and python/ ---
+    /// Inserts a directory in front of sys.path unless it is there already (--chdir, pythonpath).
+    Status prepend_path(const std::string& directory);
+
+    /// Python-level handlers for SIGINT, SIGQUIT and SIGABRT: they call on_interrupt(signal) with the
+    /// GIL held (hooks worker_int, worker_abort), then raise SystemExit(0), or SystemExit(1) for
+    /// SIGABRT, in whatever the main thread runs. Worker only, on the main thread.
+    /// Order: this replaces the process's C handlers of the three signals, so the core's
+    /// catch_for_worker comes after it.
+    Status install_interrupts(std::function<void(int)> on_interrupt);
+
+    /// Where interrupt(SIGABRT) writes the Python stacks: a descriptor that stays open (the error
+    /// log's). Call again when it changed. Uses faulthandler, so it works inside C extensions.
+    Status enable_traceback_dump(int fd);
+
+    /// Prints every executed line of the main thread and of threads started later to standard output
+    /// as "module:LINENO: source" (gunicorn: --spew).
+    Status enable_spew();
+
+    /// Where errors of asynchronous things (signal handlers) go; null = stderr. Borrowed.
+    void set_logger(Logger* log) { log_ = log; }
+
+private:
+    explicit Interpreter(InterpreterOptions options) : options_(std::move(options)) {}
+    // The C ends of the callables that Python holds; `capsule` holds the Interpreter.
+    static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
+    static PyObject* run_thread(PyObject* capsule, PyObject* index);
+    void run_pending_handlers();
+    void report(const std::string& context);
+
+    InterpreterOptions options_;
+    Logger* log_ = nullptr;
+    std::function<void(int)> on_interrupt_;
+    std::function<void(size_t)> thread_body_;
+    std::vector<PyRef> threads_;  ///< threading.Thread objects
+    bool threads_stuck_ = false;  ///< some did not come back from join_threads()
+    bool finalized_ = false;
+    bool dumps_tracebacks_ = false;
+    PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;  ///< between before_fork and after_fork_…
+};
+
+/// The exception that is set as Python prints it, without the final newline; clears it.
+/// with_traceback false: its last line only ("ValueError: bad value"). GIL held.
+[[nodiscard]] std::string take_error_text(bool with_traceback = true);
+
+/// Logs the exception that is set, and clears it: one record, `context` as its first line and the
+/// traceback below. The one place that prints tracebacks. GIL held; it is dropped for the write.
+void log_python_error(Logger& log, Level level, std::string_view context);
+
+}  // namespace gcorn
