@@ -1,11 +1,15 @@
-// Config: the settings' values, typed. The table in settings.cpp says everything else about them.
+// Config: the settings' values, typed, and how they are found: environment, config file, arguments.
 //
-// Immutable once resolved; replaced as a whole on HUP. Field names are the settings' own names
-// (gunicorn's config-file names), so code reads cfg.graceful_timeout. Included only by server,
-// arbiter, worker, wsgi and python/*; lower rooms get option structs.
+// The table in settings.cpp says everything about a setting (flags, default, check, help); this
+// room reads the sources, casts, checks, keeps where each value came from, and writes the texts
+// made from the table. Field names are the settings' own names (gunicorn's config-file names), so
+// code reads cfg.graceful_timeout. A Config is immutable once resolved and replaced as a whole on
+// HUP. Included only by server, arbiter, worker, wsgi and python/*; lower rooms get option structs.
+// Main thread of the arbiter; a finished Config may be read by any thread.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,107 +20,116 @@
 #include <vector>
 
 #include "base/result.h"
+#include "http_parse.h"
+#include "log/log.h"
 
 namespace gcorn {
 
-/// A hook or other Python object from the config file, opaque to the core (python/ knows what it is).
+struct Setting;  // settings.h
+
+/// A hook or other Python object from the config file, opaque to the core (python/ knows what it
+/// is).
 struct HookRef {
     std::shared_ptr<void> object;  ///< null = not set; the deleter takes the GIL
-    std::string name;              ///< for --print-config: "post_fork()"
+    std::string name;              ///< for --print-config: "post_fork()"; with a null object: a
+                                   ///< dotted name that python/ still has to import, or ""
     explicit operator bool() const { return object != nullptr; }
+    bool operator==(const HookRef&) const = default;
 };
 
+/// A Python object of a type that no setting takes (float lists, modules, ...).
+struct OtherValue {
+    std::string type_name;  ///< "module", "float", "list"
+    std::string repr;       ///< for the error sentence
+    bool operator==(const OtherValue&) const = default;
+};
+
+using StringList = std::vector<std::string>;
+using StringMap = std::map<std::string, std::string>;
+
+/// A setting's value as Python sees it; monostate is None. Lists and maps hold strings only: a list
+/// with another member arrives as OtherValue.
+using Value = std::variant<std::monostate, bool, int64_t, double, std::string, StringList,
+                           StringMap, HookRef, OtherValue>;
+
+/// As Python's str() prints it: None, True, 4, text, ['a', 'b'], {'K': 'v'}, <post_fork()>.
+[[nodiscard]] std::string value_text(const Value& value);
+
+/// Error::code of configuration errors (gunicorn's exit codes).
+constexpr int kExitConfigError = 1;  ///< a value that is refused
+constexpr int kExitUsageError = 2;   ///< a command line that cannot be read
+constexpr int kUnknownSetting = -1;  ///< Config::apply: no setting has that name, nothing changed
+
+/// The typed values. The constructor fills in the defaults of the table: they are written nowhere
+/// else. Units and meanings are the table's, too.
 class Config {
 public:
+    Config();
+
     // Config file
-    std::string config = "./gunicorn.conf.py";
-    std::string wsgi_app;
+    std::string config;
+    std::string wsgi_app;  ///< the application to load, wherever it was named
     // Server socket
-    std::vector<std::string> bind = {"127.0.0.1:8000"};
-    int64_t backlog = 2048;
-    bool reuse_port = false;
+    StringList bind;
+    int64_t backlog{};
+    bool reuse_port{};
     // Worker processes
-    int64_t workers = 1;
-    std::string worker_class = "sync";
-    int64_t threads = 1;
-    int64_t worker_connections = 1000;
-    int64_t max_requests = 0;
-    int64_t max_requests_jitter = 0;
-    int64_t timeout = 30;
-    int64_t graceful_timeout = 30;
-    int64_t keepalive = 2;
-    int64_t header_timeout = 15;   // gcorn's own, seconds, 0 = off
-    int64_t body_timeout = 30;     // gcorn's own
-    int64_t write_timeout = 30;    // gcorn's own
-    int64_t request_timeout = 0;   // gcorn's own
-    int64_t boot_timeout = 0;      // gcorn's own
+    int64_t workers{};
+    std::string worker_class;  ///< sync, gthread, gevent or eventlet, whatever alias was given
+    int64_t threads{}, worker_connections{}, max_requests{}, max_requests_jitter{};
+    int64_t timeout{}, graceful_timeout{}, keepalive{};
+    int64_t header_timeout{}, body_timeout{}, write_timeout{}, request_timeout{}, boot_timeout{};
     // Security
-    int64_t limit_request_line = 4094;
-    int64_t limit_request_fields = 100;
-    int64_t limit_request_field_size = 8190;
-    int64_t limit_request_body = 0;  // gcorn's own, bytes, 0 = unlimited
+    int64_t limit_request_line{}, limit_request_fields{}, limit_request_field_size{};
+    int64_t limit_request_body{};
     // Debugging
-    bool reload = false;
-    std::string reload_engine = "auto";
-    std::vector<std::string> reload_extra_files;
-    bool spew = false;
-    bool check_config = false;
-    bool print_config = false;
+    bool reload{};
+    std::string reload_engine;
+    StringList reload_extra_files;
+    bool spew{}, check_config{}, print_config{};
     // Server mechanics
-    bool preload_app = false;
-    std::optional<bool> sendfile;
-    std::string chdir;
-    bool daemon = false;
-    std::vector<std::string> raw_env;
-    std::string pidfile;
-    std::string worker_tmp_dir;
-    std::string user, group;         // as given; "" = unchanged
-    int64_t umask = 0;
-    bool initgroups = false;
+    bool preload_app{};
+    std::optional<bool> sendfile;  ///< unset means on
+    std::string chdir;             ///< absolute once resolved
+    bool daemon{};
+    StringList raw_env;
+    std::string pidfile, worker_tmp_dir;
+    std::string user, group;  ///< as given; "" = unchanged
+    int64_t umask{};
+    bool initgroups{};
     std::string tmp_upload_dir;
-    std::map<std::string, std::string> secure_scheme_headers = {
-        {"X-FORWARDED-PROTOCOL", "ssl"}, {"X-FORWARDED-PROTO", "https"}, {"X-FORWARDED-SSL", "on"}};
-    std::string forwarded_allow_ips = "127.0.0.1,::1";
-    std::vector<std::string> forwarder_headers = {"SCRIPT_NAME", "PATH_INFO"};
-    std::string header_map = "drop";
+    StringMap secure_scheme_headers;
+    std::string forwarded_allow_ips;
+    StringList forwarder_headers;
+    std::string header_map;
     std::string pythonpath;
-    std::string proxy_protocol = "off";
-    std::string proxy_allow_ips = "127.0.0.1,::1";
-    bool permit_obsolete_folding = false;
-    bool strip_header_spaces = false;
-    bool permit_unconventional_http_method = false;
-    bool permit_unconventional_http_version = false;
-    bool casefold_http_method = false;
+    std::string proxy_protocol;  ///< off, v1, v2 or auto, whatever alias was given
+    std::string proxy_allow_ips;
+    bool permit_obsolete_folding{}, strip_header_spaces{};
+    bool permit_unconventional_http_method{}, permit_unconventional_http_version{};
+    bool casefold_http_method{};
     std::string paste;
-    std::vector<std::string> raw_paste_global_conf;
+    StringList raw_paste_global_conf;
     // Logging
-    std::string accesslog;
-    std::string access_log_format;   // default: log/access_log.h
-    std::string errorlog = "-";
-    std::string error_log_format = "text";  // gcorn's own: text or json
-    std::string loglevel = "info";
-    bool disable_redirect_access_to_syslog = false;
-    bool capture_output = false;
-    HookRef logger_class;            // or a dotted name in logger_class.name
+    std::string accesslog, access_log_format;
+    std::string errorlog, error_log_format;
+    std::string loglevel;  ///< lower case
+    bool disable_redirect_access_to_syslog{}, capture_output{};
+    HookRef logger_class;  ///< or a dotted name in logger_class.name
     std::string logconfig;
     HookRef logconfig_dict;
     std::string logconfig_json;
-    bool syslog = false;
-    std::string syslog_addr = "udp://localhost:514";
-    std::string syslog_prefix;
-    std::string syslog_facility = "user";
-    bool enable_stdio_inheritance = false;
+    bool syslog{};
+    std::string syslog_addr, syslog_prefix, syslog_facility;
+    bool enable_stdio_inheritance{};
     std::string statsd_host, statsd_prefix, dogstatsd_tags;
-    bool enable_backlog_metric = false;
+    bool enable_backlog_metric{};
     // Process naming
-    std::string proc_name;
-    std::string default_proc_name = "gunicorn";
+    std::string proc_name, default_proc_name;
     // TLS
     std::string certfile, keyfile, ca_certs, ciphers;
-    int64_t cert_reqs = 0;
-    int64_t ssl_version = 2;
-    bool do_handshake_on_connect = false;
-    bool suppress_ragged_eofs = true;
+    int64_t cert_reqs{}, ssl_version{};
+    bool do_handshake_on_connect{}, suppress_ragged_eofs{};
     // Hooks
     HookRef on_starting, on_reload, when_ready, pre_fork, post_fork, post_worker_init, worker_int,
         worker_abort, pre_exec, pre_request, post_request, child_exit, worker_exit,
@@ -127,6 +140,117 @@ public:
         return proc_name.empty() ? default_proc_name : proc_name;
     }
     [[nodiscard]] bool is_tls() const { return !certfile.empty() || !keyfile.empty(); }
+
+    /// Casts, checks and stores one value as a config file gives it. Error: kExitConfigError with
+    /// the reason, the setting, `source` if given, and what is allowed; or kUnknownSetting.
+    Status apply(std::string_view name, const Value& value, std::string_view source = {});
+    /// The value of a setting as Python sees it (an unset text is None); nullopt for unknown names.
+    [[nodiscard]] std::optional<Value> get(std::string_view name) const;
 };
+
+/// The one setting whose name is a single edit away from `name`, "" if there is none.
+[[nodiscard]] std::string_view nearest_setting(std::string_view name);
+
+// --- Command line (Python argparse's grammar, which gunicorn's users rely on) ---
+
+struct Assignment {
+    const Setting* setting = nullptr;
+    Value value;  ///< a repeatable option: all its values of this source
+};
+
+struct CommandLine {
+    std::vector<Assignment> assignments;  ///< one per setting; the last use of an option wins
+    std::string app;                      ///< first positional word, "" if there is none
+    StringList extra_words;               ///< further ones, ignored as in gunicorn
+    bool help = false, version = false;   ///< -h, -v: what follows them was not read
+
+    /// The value of a text setting given here ("config"), nullptr if it is absent.
+    [[nodiscard]] const std::string* text_of(std::string_view setting) const;
+};
+
+/// args without argv[0]. Error: kExitUsageError (unknown, ambiguous, value missing or malformed) or
+/// kExitConfigError for an option that is out of scope, with the sentence why. Pure.
+Result<CommandLine> parse_command_line(const StringList& args);
+
+/// Words of GUNICORN_CMD_ARGS: POSIX shell quoting without expansion, as Python's shlex.split.
+/// Error: an unfinished quote or escape. Pure.
+Result<StringList> split_shell_words(std::string_view text);
+
+/// What to print on stderr for a configuration error before exiting with its code: usage and error
+/// lines for kExitUsageError, else gunicorn's blank line and "Error: <reason>".
+[[nodiscard]] std::string startup_error_text(const Error& error);
+
+// --- Finding the values ---
+
+/// What the resolver asks of the world outside; tests replace it.
+struct Surroundings {
+    std::function<std::optional<std::string>(const char*)> variable;  ///< getenv
+    std::function<bool(const std::string&)> file_exists;
+    std::string start_dir;  ///< absolute, where the server was started
+
+    /// The process's own; start_dir is $PWD if that names the current directory (it keeps symbolic
+    /// links, as gunicorn does). Call once, before any chdir.
+    static Surroundings of_process();
+};
+
+/// Which config file to read: -c of the command line, else -c of GUNICORN_CMD_ARGS, else
+/// ./gcorn.conf.py, else ./gunicorn.conf.py, if they exist; "" = none. Relative paths mean
+/// start_dir. Error: a named file does not exist. Executing it is python/config_file's work.
+Result<std::string> choose_config_file(const CommandLine& arguments, const CommandLine& environment,
+                                       const Surroundings& surroundings);
+
+/// A Config with its history.
+struct ResolvedConfig {
+    Config config;
+    std::map<std::string, std::string, std::less<>> sources;  ///< by setting; absent = default
+    StringList notices;  ///< one sentence each, for the log: settings without effect, near misses
+};
+
+/// Applies the sources in rising precedence: call the apply_* in the order in which they stand
+/// here, then finish(). Each later source replaces the whole value. On HUP: a new builder.
+class ConfigBuilder {
+public:
+    explicit ConfigBuilder(Surroundings surroundings) : surroundings_(std::move(surroundings)) {}
+
+    /// WEB_CONCURRENCY, PORT, FORWARDED_ALLOW_IPS, SENDFILE.
+    Status apply_environment();
+    /// What a config file assigned, in its order; unknown names are ignored, near misses noticed.
+    Status apply_file(std::string_view path,
+                      const std::vector<std::pair<std::string, Value>>& names);
+    /// source: "GUNICORN_CMD_ARGS" or "command line". The application of the latter counts.
+    Status apply_arguments(const CommandLine& line, std::string_view source);
+
+    /// Rules that need several settings (chdir, worker class and threads, the application's name).
+    /// Error: kExitConfigError, also if no application is named.
+    Result<ResolvedConfig> finish();
+
+private:
+    Status assign(const Setting& setting, const Value& value, std::string_view source);
+
+    Surroundings surroundings_;
+    ResolvedConfig resolved_;
+};
+
+/// Settings that differ between the two and cannot change without a restart; for one warning each.
+[[nodiscard]] std::vector<std::string_view> restart_only_changes(const Config& running,
+                                                                 const Config& fresh);
+
+// --- What lower rooms need ---
+
+/// script_name: the environment's SCRIPT_NAME, the default mount point.
+[[nodiscard]] HttpPolicy http_policy(const Config& cfg, std::string script_name);
+/// Error: unknown user or group.
+Result<LogOptions> log_options(const Config& cfg);
+
+/// user and group as numbers; -1 = unchanged. Error: "No such user: 'x'".
+Result<int64_t> user_id(const std::string& name_or_number);
+Result<int64_t> group_id(const std::string& name_or_number);
+
+// --- Texts made from the values (those made from the table alone are in settings.h) ---
+
+/// --print-config: "name<padding> = value  # source", sorted by name.
+[[nodiscard]] std::string print_config_text(const ResolvedConfig& resolved);
+/// For the debug log: "Current configuration:" and "  name: value" lines.
+[[nodiscard]] std::string current_configuration(const Config& cfg);
 
 }  // namespace gcorn

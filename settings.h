@@ -1,0 +1,98 @@
+// The settings table: its row type, access to it, and the texts made from it alone.
+//
+// A setting exists in exactly one row of settings.cpp; command line, config file, environment
+// defaults, help, manual page, completions and docs/settings.md all come from that row.
+// Read-only data; any thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "base/result.h"
+#include "config.h"
+
+namespace gcorn {
+
+enum class Section : uint8_t {
+    ConfigFile,
+    ServerSocket,
+    WorkerProcesses,
+    Security,
+    Debugging,
+    ServerMechanics,
+    Logging,
+    ProcessNaming,
+    Tls,
+    ServerHooks,
+    OutOfScope
+};
+
+/// What HUP does with a changed value.
+enum class OnReload : uint8_t { Applies, NeedsRestart };
+
+/// How a value is written, where the field's type alone does not say it.
+enum class Form : uint8_t {
+    Plain,          ///< by the type: text, integer, switch, repeatable list
+    Csv,            ///< a list written as one comma-separated text
+    Octal,          ///< an integer whose text may be octal (022) or prefixed (0o22, 0x12)
+    OptionalValue,  ///< an option that may stand without its value
+    Identity,       ///< a user or group: text or a number
+    ClassName,      ///< text, or a Python class that stands for its dotted name
+};
+
+/// Where the value lives; monostate: nowhere (out of scope, or accepted without effect).
+using MemberPointer = std::variant<std::monostate, bool Config::*, int64_t Config::*,
+                                   std::string Config::*, std::optional<bool> Config::*,
+                                   StringList Config::*, StringMap Config::*, HookRef Config::*>;
+
+/// Checks one text (each member of a list) and may bring it into its canonical form. Error: the
+/// reason, quoting the value; code 0.
+using Check = Status (*)(std::string& text);
+
+struct Setting {
+    std::string_view name;
+    Section section = Section::ConfigFile;
+    std::string_view flags;    ///< "-w --workers"; "" = config file only
+    std::string_view metavar;  ///< "INT"; "" for switches and hooks
+    MemberPointer field;
+    std::string_view fallback;  ///< default as text; empty data() = unset
+    Form form = Form::Plain;
+    Check check = nullptr;
+    int64_t max = INT32_MAX;   ///< of integers
+    std::string_view allowed;  ///< what a refused value should have been; "" = by type
+    std::string_view env;      ///< variable that replaces the default
+    OnReload on_reload = OnReload::Applies;
+    int arity = 0;             ///< hooks: positional parameters
+    std::string_view help;     ///< one or two sentences, units included
+    std::string_view note;     ///< any difference from gunicorn
+    std::string_view ignored;  ///< why it has no effect; logged once when it is set
+    std::string_view refused;  ///< why it cannot be set at all
+
+    [[nodiscard]] bool is_hook() const { return section == Section::ServerHooks; }
+    /// An option without a value on the command line.
+    [[nodiscard]] bool is_switch() const { return metavar.empty(); }
+};
+
+/// All rows, by section in the order of Section.
+[[nodiscard]] std::span<const Setting> settings();
+/// The row of this exact name, nullptr if there is none.
+[[nodiscard]] const Setting* find_setting(std::string_view name);
+[[nodiscard]] std::string_view section_title(Section section);
+
+/// Reads and writes a field as a Python value, without casts or checks.
+[[nodiscard]] Value field_value(const Config& cfg, const Setting& setting);
+
+/// --help, wrapped to `width` columns.
+[[nodiscard]] std::string help_text(size_t width);
+/// docs/settings.md.
+[[nodiscard]] std::string settings_markdown();
+/// gcorn.1 in man(7) macros.
+[[nodiscard]] std::string settings_manpage();
+/// Completion script for "bash", "zsh" or "fish"; "" for another shell.
+[[nodiscard]] std::string settings_completion(std::string_view shell);
+
+}  // namespace gcorn
