@@ -1,55 +1,45 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """gcorn's Python side of the config file and of the hooks: the module `_gcorn`.
 
-Executed on first need (gunicorn_stub.cpp), before the first fork. C++ adds the functions it
-implements: write, write_raw, write_access, error_fd (logging.cpp), notify, wsgi (hooks.cpp).
+Imported on first need (gunicorn_stub.cpp). `native` are the functions of C++: config and write… by
+logging.cpp, notify, wsgi and read_body by hooks.cpp.
 """
 
+import io
 import os
 import signal
 import sys
 
-cfg = None      # the Config view of the running configuration
-server = None   # the Server view
-workers = {}    # Worker views by age, which unlike a pid is known before the fork
-
-STAND_IN = "gcorn's stand-in for gunicorn"
+import _gcorn_native as native
 
 
 # --- config file ---------------------------------------------------------------------------------
 
 def run_config(location, directory):
-    """Executes a config file; returns (its path, its names, warnings).
+    """Executes a config file; returns (its names, warnings, None, 0).
 
-    A failure is raised as ConfigFailure: the sentence (with the traceback, if the user's code
-    raised) and the exit status.
+    On failure: (None, None, the sentence, exit status). The sentence is followed by the traceback if
+    the user's code raised.
     """
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    warnings = []
-    if location.startswith("python:"):
-        path = location
-        run = lambda: _import_afresh(location[len("python:"):])
-    else:
-        path = location[len("file:"):] if location.startswith("file:") else location
+    path, warnings = location.removeprefix("file:"), []
+    is_module = location.startswith("python:")
+    if not is_module:
         full_path = os.path.join(directory, path)
         if not os.path.isfile(full_path):
-            raise ConfigFailure(f"{path!r} doesn't exist", 1)
+            return None, None, f"{path!r} doesn't exist", 1
         if not path.endswith((".py", ".pyc")):
             warnings.append(f"config file {path} is executed as Python although it is not named .py")
-        run = lambda: _run_file(full_path)
     try:
-        names = run()
+        names = _import_afresh(location[len("python:"):]) if is_module else _run_file(full_path)
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        raise ConfigFailure(f"config file {path} called sys.exit({stop.code!r})", status) from None
+        return None, None, f"config file {path} called sys.exit({stop.code!r})", status
     except BaseException as error:
-        raise ConfigFailure(f"Failed to read config file: {path}\n{format_error(error)}", 1) from None
-    return path, names, warnings
-
-
-class ConfigFailure(Exception):
-    pass
+        return None, None, f"Failed to read config file: {path}\n{format_error(error)}", 1
+    stand_in = sys.modules.get("_gcorn_stand_in")
+    return names, warnings + (stand_in.take_useless_patches() if stand_in else []), None, 0
 
 
 def _run_file(path):
@@ -161,7 +151,13 @@ class View:
 
     @property
     def log(self):
-        return logger()
+        """Made on first use, because `import logging` is slow and large."""
+        import _gcorn_logging
+        return _gcorn_logging.current()
+
+    @property
+    def cfg(self):
+        return config()
 
 
 class Config(View):
@@ -220,11 +216,19 @@ def _address(text):
 
 class Server(View):
     """The arbiter."""
-    _own = frozenset("pid address num_workers WORKERS LISTENERS proc_name cfg app worker_age".split())
+    _own = frozenset("pid num_workers WORKERS LISTENERS proc_name".split())
+
+    @property
+    def address(self):
+        return config().address
+
+    @property
+    def app(self):
+        return Application()
 
 
 class Worker(View):
-    _own = frozenset("pid ppid age nr booted aborted cfg sockets timeout app".split())
+    _own = frozenset("pid ppid age nr booted aborted sockets timeout".split())
 
     def __setattr__(self, name, value):
         if name != "alive":
@@ -239,8 +243,12 @@ class Worker(View):
         return self._alive
 
     @property
+    def app(self):
+        return Application()
+
+    @property
     def wsgi(self):
-        return wsgi()
+        return native.wsgi()
 
     @property
     def tmp(self):
@@ -248,7 +256,7 @@ class Worker(View):
 
     def notify(self):
         """Tells the arbiter that this worker is not stuck, as a long post_fork may want to."""
-        notify()
+        native.notify()
 
     def __str__(self):
         return f"<Worker {self.pid}>"
@@ -256,22 +264,23 @@ class Worker(View):
 
 class Application(View):
     """What server.app and worker.app are."""
-    _own = frozenset(("cfg", "app_uri"))
+    _own = frozenset()
 
-    def __init__(self, config):
-        self.__dict__.update(cfg=config, app_uri=config.wsgi_app)
-
-    def wsgi(self):
-        return wsgi()
+    @property
+    def app_uri(self):
+        return config().wsgi_app
 
     @property
     def callable(self):
-        return wsgi()
+        return native.wsgi()
+
+    def wsgi(self):
+        return native.wsgi()
 
 
 class Listener(View):
     """A listening socket; str() is its address as the log shows it."""
-    _own = frozenset(("fd", "address", "cfg_addr"))
+    _own = frozenset(("fd", "address"))
 
     def fileno(self):
         return self.fd
@@ -290,11 +299,32 @@ class Listener(View):
 
 
 class Request(View):
-    _own = frozenset("method uri path query fragment version headers body trailers scheme peer_addr "
+    _own = frozenset("method uri path query fragment version headers trailers scheme peer_addr "
                      "proxy_protocol_info".split())
+
+    @property
+    def body(self):
+        """A file over the whole body; reading it takes nothing from the application."""
+        if "_body" not in vars(self):
+            vars(self)["_body"] = io.BufferedReader(Body(self._exchange))
+        return self._body
 
     def should_close(self):
         return self._should_close
+
+
+class Body(io.RawIOBase):
+    def __init__(self, exchange):
+        self.exchange, self.position = exchange, 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        data = native.read_body(self.exchange, self.position, len(buffer))
+        buffer[:len(data)] = data
+        self.position += len(data)
+        return len(data)
 
 
 class Response(View):
@@ -308,56 +338,84 @@ class Response(View):
         return self.must_close
 
 
-def set_config(values):
-    global cfg
-    values["user"] = _identity(values["user"], "pwd", "getpwnam", 2, os.geteuid)
-    values["group"] = _identity(values["group"], "grp", "getgrnam", 2, os.getegid)
+_config = None   # the Config view; C++ sets it to None when the configuration changed
+_server = None
+_workers = {}    # Worker views by age, which unlike a pid is known before the fork
+
+
+def config():
+    global _config
+    if _config is None:
+        _config = native.config()
+    return _config
+
+
+def make_config(values):
+    """A Config view; some values get the form that gunicorn's cfg has."""
+    values["user"] = _identity(values["user"], "pwd", "getpwnam", os.geteuid)
+    values["group"] = _identity(values["group"], "grp", "getgrnam", os.getegid)
     for name in "forwarded_allow_ips", "proxy_allow_ips":
-        values[name] = [item.strip() for item in values[name].split(",") if item.strip()]
-    cfg = Config(values)
-    return cfg
+        values[name] = [item.strip() for item in (values[name] or "").split(",") if item.strip()]
+    if values["logger_class"] in DEFAULT_LOGGERS:
+        values["logger_class"] = None
+    return Config(values)
 
 
-def _identity(value, module, lookup, field, own):
-    """gunicorn's cfg.user and cfg.group are numbers."""
-    if value is None:
+# Names of the default logger class; statsd is C++'s business.
+DEFAULT_LOGGERS = ("simple", "gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd")
+
+
+def _identity(value, module, lookup, own):
+    if not value:
         return own()
-    if value.isdigit():
-        return int(value)
-    return getattr(__import__(module), lookup)(value)[field]
+    return int(value) if value.isdigit() else getattr(__import__(module), lookup)(value)[2]
 
 
-def update_server(facts, worker_facts, listeners):
-    """Refreshes and returns the Server view; `worker_facts` are those of its living workers."""
-    global server
-    if server is None:
-        server = Server()
-    living = {fact["age"] for fact in worker_facts}
-    for age in [age for age in workers if age not in living]:
-        del workers[age]
-    views = [update_worker(fact, listeners) for fact in worker_facts]
-    vars(server).update(facts, cfg=cfg, app=Application(cfg), LISTENERS=listeners,
-                        WORKERS={view.pid: view for view in views})
-    return server
+def views(server_facts, worker_facts):
+    """The Server and Worker views, refreshed; None where there are no facts.
+
+    Facts are what C++ knows, as dicts by attribute name. A worker's view stays the same object from
+    pre_fork to child_exit, across the fork.
+    """
+    server = _refresh_server(server_facts, worker_facts) if server_facts else None
+    return server, _refresh_worker(worker_facts) if worker_facts else None
 
 
-def update_worker(facts, listeners):
-    view = workers.get(facts["age"])
+def _refresh_server(facts, worker_facts):
+    global _server
+    if _server is None:
+        _server = Server()
+    living = facts.pop("workers")
+    ages = {fact["age"] for fact in living} | {worker_facts["age"] if worker_facts else None}
+    for age in [age for age in _workers if age not in ages]:
+        del _workers[age]
+    workers = {fact["pid"]: _refresh_worker(fact) for fact in living}
+    _set(_server, facts, WORKERS=workers, LISTENERS=_listeners(facts.pop("listeners")))
+    return _server
+
+
+def _refresh_worker(facts):
+    view = _workers.get(facts["age"])
     if view is None:
-        view = workers[facts["age"]] = Worker()
-        vars(view).update(cfg=cfg, app=Application(cfg), sockets=listeners, timeout=cfg.timeout / 2)
-    vars(view).update(facts)
+        view = _workers[facts["age"]] = Worker()
+        _set(view, {}, sockets=_listeners(facts["listeners"]), timeout=config().timeout / 2)
+    del facts["listeners"]
+    return _set(view, facts)
+
+
+def _listeners(pairs):
+    return [_set(Listener(), {}, fd=fd, address=address) for fd, address in pairs]
+
+
+def request(facts):
+    return _set(Request(), facts)
+
+
+def response(facts):
+    return _set(Response(), facts)
+
+
+def _set(view, facts, **more):
+    vars(view).update(facts, **more)
     return view
-
-
-def make_view(kind, facts):
-    view = kind.__new__(kind)
-    vars(view).update(facts)
-    return view
-
-
-def logger():
-    """The `log` of hooks: made on first use, because `import logging` is slow and large."""
-    from _gcorn_logging import current
-    return current(cfg)
 # )PY"

@@ -13,6 +13,7 @@ import threading
 import time
 
 import _gcorn
+import _gcorn_native as native
 
 _current = None   # the Logger in use
 _installed = []   # (logger, handler) pairs that the last configure() brought in
@@ -40,6 +41,10 @@ CONFIG_DEFAULTS = {
 }
 
 
+DEFAULT_FORMATTER = logging.Formatter("%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+                                      "[%Y-%m-%d %H:%M:%S %z]")
+
+
 class NativeStream:
     """The `stream` of NativeHandler: text written here goes to the same file, unprefixed."""
 
@@ -53,30 +58,28 @@ class NativeStream:
         return os.isatty(self.fileno())
 
     def fileno(self):
-        return _gcorn.error_fd()
+        return native.error_fd()
 
 
 class NativeHandler(logging.Handler):
     """Hands records to C++, which writes them where errorlog and accesslog say.
 
-    Without a formatter the line gets the error log's own format (text or JSON); with one (set by an
-    application that borrows this handler) what the formatter made is written as it is.
+    Without a formatter the line gets the error log's own format (text or JSON). With one (set by an
+    application that borrows this handler) what the formatter made is written as it is, and so are
+    records below loglevel: like gunicorn's, this handler leaves levels to the loggers.
     """
 
     def __init__(self, is_access):
         super().__init__()
         self.is_access = is_access
-        self.stream = NativeStream(_gcorn.write_access if is_access else _gcorn.write_raw)
+        self.stream = NativeStream(native.write_access if is_access else native.write_raw)
 
     def emit(self, record):
         try:
-            text = self.format(record)
             if self.is_access:
-                _gcorn.write_access(text)
-            elif self.formatter is None:
-                _gcorn.write(record.levelno, text)
-            else:
-                _gcorn.write_raw(text + "\n")
+                native.write_access(self.format(record))
+            elif self.formatter or not native.write(record.levelno, self.format(record)):
+                native.write_raw((self.formatter or DEFAULT_FORMATTER).format(record))
         except Exception:
             self.handleError(record)
 
@@ -282,9 +285,10 @@ def _state(log):
     return log.handlers[:], log.filters[:], log.level, log.propagate, log.disabled
 
 
-def configure(cfg):
-    """Sets the loggers up as `cfg` says; raises, and leaves them as they were, if that fails."""
+def configure():
+    """Sets the loggers up as the settings say; raises, and leaves them as they were, if that fails."""
     global _current, _installed
+    cfg = _gcorn.config()
     before = {log: _state(log) for log in _all_loggers()}
     try:
         for log, handler in _installed:
@@ -297,26 +301,34 @@ def configure(cfg):
             log.propagate, log.disabled = propagate, disabled
         raise
     _installed = [(log, handler) for log in _all_loggers() for handler in log.handlers
-                  if handler not in before.get(log, ((),))[0]]
+                  if log not in before or handler not in before[log][0]]
     _current = made
 
 
 def _logger_class(cfg):
     wanted = cfg.logger_class or Logger
     if isinstance(wanted, str):
-        wanted = _gcorn.import_object(wanted)
+        try:
+            wanted = _gcorn.import_object(wanted)
+        except TypeError as error:
+            raise RuntimeError(f"logger_class: {error}") from None
     if not callable(getattr(wanted, "access", None)):
         raise RuntimeError(f"logger_class: {wanted!r} is no subclass of gunicorn.glogging.Logger")
     return wanted
 
 
-def current(cfg):
+def current():
     if _current is None:
-        configure(cfg)
+        configure()
     return _current
 
 
 def record(level, message):
     """A record of the server, while Python's logging has taken over."""
     getattr(_current, level)(message)
+
+
+def access(resp, req, environ, microseconds):
+    from datetime import timedelta
+    _current.access(resp, req, environ, timedelta(microseconds=microseconds))
 # )PY"

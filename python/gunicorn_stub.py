@@ -15,7 +15,7 @@ VERSION = (26, 1, 0)  # the gunicorn whose settings, hooks and messages gcorn fo
 VERSION_TEXT = ".".join(map(str, VERSION))
 PATCHABLE = {"SERVER", "SERVER_SOFTWARE"}
 
-useless_patches = []  # sentences; the config file loader takes them over as warnings
+_useless_patches = []  # sentences
 
 
 class HaltServer(BaseException):
@@ -119,7 +119,7 @@ class StandIn(type(sys)):
     def __setattr__(self, name, value):
         if name in self.__dict__ and name not in PATCHABLE and not name.startswith("__"):
             if self.__dict__[name] is not value:
-                useless_patches.append(f"replacing {self.__name__}.{name} has no effect in gcorn")
+                _useless_patches.append(f"replacing {self.__name__}.{name} has no effect in gcorn")
         super().__setattr__(name, value)
 
 
@@ -134,6 +134,12 @@ class Loader:
         # Python ends the error of `from gunicorn.x import missing` with the file's name.
         module.__file__ = f"<{module.__spec__.origin}>"
         module.__dict__.update(offers() if callable(offers) else offers)
+
+
+def take_useless_patches():
+    """What the config file patched in vain, one sentence each, for its warnings."""
+    taken, _useless_patches[:] = _useless_patches[:], []
+    return taken
 
 
 def find_spec(name):
