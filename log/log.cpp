@@ -554,6 +554,7 @@ void Logger::reopen() {
     impl_->reopen(impl_->error);
     impl_->reopen(impl_->access);
     impl_->capture();
+    if (LogObserver* observer = impl_->observer.load()) observer->reopened();
 }
 
 bool Logger::enabled(Level level) const {

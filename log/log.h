@@ -55,6 +55,8 @@ class LogObserver {
 public:
     virtual ~LogObserver() = default;
     virtual void error_record(Level level, std::string_view message) = 0;
+    /// After Logger::reopen(): the observer's own files, too.
+    virtual void reopened() {}
 };
 
 class Logger {

@@ -1,0 +1,421 @@
+R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
+"""gcorn's Python side of the config file and of the hooks: the module `_gcorn`.
+
+Imported on first need (gunicorn_stub.cpp). `native` are the functions of C++: config and write… by
+logging.cpp, notify, wsgi and read_body by hooks.cpp.
+"""
+
+import io
+import os
+import signal
+import sys
+
+import _gcorn_native as native
+
+
+# --- config file ---------------------------------------------------------------------------------
+
+def run_config(location, directory):
+    """Executes a config file; returns (its names, warnings, None, 0).
+
+    On failure: (None, None, the sentence, exit status). The sentence is followed by the traceback if
+    the user's code raised.
+    """
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    path, warnings = location.removeprefix("file:"), []
+    is_module = location.startswith("python:")
+    if not is_module:
+        full_path = os.path.join(directory, path)
+        if not os.path.isfile(full_path):
+            return None, None, f"{path!r} doesn't exist", 1
+        if not path.endswith((".py", ".pyc")):
+            warnings.append(f"config file {path} is executed as Python although it is not named .py")
+    try:
+        names = _import_afresh(location[len("python:"):]) if is_module else _run_file(full_path)
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return None, None, f"config file {path} called sys.exit({stop.code!r})", status
+    except BaseException as error:
+        return None, None, f"Failed to read config file: {path}\n{format_error(error)}", 1
+    stand_in = sys.modules.get("_gcorn_stand_in")
+    return names, warnings + (stand_in.take_useless_patches() if stand_in else []), None, 0
+
+
+def _run_file(path):
+    # Not through a loader: it would write __pycache__ beside the file, and on HUP could take an old
+    # .pyc of the same second for the file's present text.
+    module = type(sys)("__config__")
+    module.__file__ = path
+    if path.endswith(".pyc"):
+        from importlib.machinery import SourcelessFileLoader
+        code = SourcelessFileLoader("__config__", path).get_code("__config__")
+    else:
+        with open(path, "rb") as file:
+            code = compile(file.read(), path, "exec", dont_inherit=True)
+    sys.modules["__config__"] = module
+    exec(code, module.__dict__)
+    return dict(module.__dict__)
+
+
+def _import_afresh(name):
+    previous = sys.modules.pop(name, None)  # HUP wants what the file says now
+    try:
+        __import__(name)
+    except BaseException:
+        if previous is not None:
+            sys.modules[name] = previous
+        raise
+    return dict(sys.modules[name].__dict__)
+
+
+def check_hook(hook, arity):
+    """A hook as C++ may call it, with exactly `arity` arguments; raises TypeError with a sentence."""
+    if isinstance(hook, str):
+        hook = import_object(hook)
+    if not callable(hook):
+        raise TypeError(f"Value is not callable: {hook!r}")
+    if _takes(hook, arity):
+        return hook
+    if arity == 4:  # post_request grew (worker, req), then environ, then resp
+        if _takes(hook, 3):
+            return lambda worker, req, environ, resp: hook(worker, req, environ)
+        if _takes(hook, 2):
+            return lambda worker, req, environ, resp: hook(worker, req)
+    raise TypeError(f"Value must have an arity of: {arity}")
+
+
+def import_object(path):
+    """The object with the dotted name `path`; raises TypeError with a sentence."""
+    module, dot, name = path.rpartition(".")
+    if not dot:
+        raise TypeError(f"{path!r} is not a dotted name: module.object")
+    try:
+        __import__(module)
+        return getattr(sys.modules[module], name)
+    except (ImportError, AttributeError) as error:
+        raise TypeError(f"Cannot import {path!r}: {error}") from None
+
+
+def _takes(function, count):
+    """True if `count` positional arguments can be passed, as far as anybody can tell."""
+    code = getattr(function, "__code__", None)
+    if type(function).__name__ == "method":
+        count, code = count + 1, getattr(function.__func__, "__code__", None)
+    if code is None or hasattr(function, "__wrapped__"):  # partial, class, decorated: the slow way
+        from inspect import signature
+        try:
+            signature(function, follow_wrapped=False).bind(*[None] * count)
+        except TypeError:
+            return False
+        except ValueError:  # a builtin that hides its signature: the call will tell
+            pass
+        return True
+    function = getattr(function, "__func__", function)
+    keyword_only = code.co_varnames[code.co_argcount:code.co_argcount + code.co_kwonlyargcount]
+    if any(name not in (function.__kwdefaults__ or ()) for name in keyword_only):
+        return False
+    least = code.co_argcount - len(function.__defaults__ or ())
+    has_rest = code.co_flags & 0x04  # CO_VARARGS
+    return least <= count and (has_rest or count <= code.co_argcount)
+
+
+def format_error(error):
+    """Traceback and exception as text, without gcorn's own frames at its start."""
+    import traceback
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename.startswith("<gcorn"):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip("\n")
+
+
+# --- views ---------------------------------------------------------------------------------------
+
+class View:
+    """An object of the server as Python sees it; C++ fills its __dict__."""
+
+    def __getattr__(self, name):  # only called for what is missing
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"gcorn's {type(self).__name__.lower()} object has no {name!r}; it has "
+            + ", ".join(sorted(self._own.union(n for n in vars(type(self)) if n[0] != "_"))))
+
+    def __setattr__(self, name, value):
+        if name in self._own or name in vars(type(self)):
+            raise AttributeError(f"{name!r} of gcorn's {type(self).__name__.lower()} object is read-only")
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name):
+        self.__setattr__(name, None) if name in self._own else object.__delattr__(self, name)
+
+    @property
+    def log(self):
+        """Made on first use, because `import logging` is slow and large."""
+        import _gcorn_logging
+        return _gcorn_logging.current()
+
+    @property
+    def cfg(self):
+        return config()
+
+
+class Config(View):
+    """All settings by name. worker_class is its name; unset texts are None."""
+
+    def __init__(self, values):
+        self.__dict__.update(values)
+        self.__dict__["_own"] = frozenset(values)
+
+    @property
+    def settings(self):
+        return {name: Setting(name, self.__dict__[name]) for name in sorted(self._own)}
+
+    @property
+    def address(self):
+        return [_address(text) for text in self.bind]
+
+    @property
+    def is_ssl(self):
+        return bool(self.certfile or self.keyfile)
+
+    @property
+    def worker_class_str(self):
+        return self.worker_class
+
+    @property
+    def uid(self):
+        return self.user
+
+    @property
+    def gid(self):
+        return self.group
+
+    @property
+    def env(self):
+        return dict(pair.split("=", 1) for pair in self.raw_env)
+
+    def set(self, name, value):
+        raise AttributeError(f"gcorn's settings cannot be changed once it runs ({name})")
+
+
+class Setting:
+    def __init__(self, name, value):
+        self.name, self.value = name, value
+
+    def get(self):
+        return self.value
+
+
+def _address(text):
+    if text.startswith("unix:"):
+        return text[5:].removeprefix("//").partition("?")[0]
+    host, colon, port = text.removeprefix("tcp://").rpartition(":")
+    return (host.strip("[]") or "0.0.0.0", int(port)) if colon and port.isdigit() else text
+
+
+class Server(View):
+    """The arbiter."""
+    _own = frozenset("pid num_workers WORKERS LISTENERS proc_name".split())
+
+    @property
+    def address(self):
+        return config().address
+
+    @property
+    def app(self):
+        return Application()
+
+
+class Worker(View):
+    _own = frozenset("pid ppid age nr booted aborted sockets timeout".split())
+
+    def __setattr__(self, name, value):
+        if name != "alive":
+            View.__setattr__(self, name, value)
+        elif not value:
+            if self.pid != os.getpid():
+                raise AttributeError("worker.alive can only be set inside that worker")
+            os.kill(self.pid, signal.SIGTERM)  # leave gracefully, by the one road there is
+
+    @property
+    def alive(self):
+        return self._alive
+
+    @property
+    def app(self):
+        return Application()
+
+    @property
+    def wsgi(self):
+        return native.wsgi()
+
+    @property
+    def tmp(self):
+        return self
+
+    def notify(self):
+        """Tells the arbiter that this worker is not stuck, as a long post_fork may want to."""
+        native.notify()
+
+    def __str__(self):
+        return f"<Worker {self.pid}>"
+
+
+class Application(View):
+    """What server.app and worker.app are."""
+    _own = frozenset()
+
+    @property
+    def app_uri(self):
+        return config().wsgi_app
+
+    @property
+    def callable(self):
+        return native.wsgi()
+
+    def wsgi(self):
+        return native.wsgi()
+
+
+class Listener(View):
+    """A listening socket; str() is its address as the log shows it."""
+    _own = frozenset(("fd", "address"))
+
+    def fileno(self):
+        return self.fd
+
+    def getsockname(self):
+        return self.sock.getsockname()
+
+    @property
+    def sock(self):
+        """A socket.socket of its own (the descriptor is duplicated)."""
+        import socket
+        return socket.socket(fileno=os.dup(self.fd))
+
+    def __str__(self):
+        return self.address
+
+
+class Request(View):
+    _own = frozenset("method uri path query fragment version headers trailers scheme peer_addr "
+                     "proxy_protocol_info".split())
+
+    @property
+    def body(self):
+        """A file over the whole body; reading it takes nothing from the application."""
+        if "_body" not in vars(self):
+            vars(self)["_body"] = io.BufferedReader(Body(self._exchange))
+        return self._body
+
+    def should_close(self):
+        return self._should_close
+
+
+class Body(io.RawIOBase):
+    def __init__(self, exchange):
+        self.exchange, self.position = exchange, 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        data = native.read_body(self.exchange, self.position, len(buffer))
+        buffer[:len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+
+class Response(View):
+    _own = frozenset("status status_code headers response_length sent headers_sent chunked "
+                     "must_close".split())
+
+    def is_chunked(self):
+        return self.chunked
+
+    def should_close(self):
+        return self.must_close
+
+
+_config = None   # the Config view; C++ sets it to None when the configuration changed
+_server = None
+_workers = {}    # Worker views by age, which unlike a pid is known before the fork
+
+
+def config():
+    global _config
+    if _config is None:
+        _config = native.config()
+    return _config
+
+
+def make_config(values):
+    """A Config view; some values get the form that gunicorn's cfg has."""
+    values["user"] = _identity(values["user"], "pwd", "getpwnam", os.geteuid)
+    values["group"] = _identity(values["group"], "grp", "getgrnam", os.getegid)
+    for name in "forwarded_allow_ips", "proxy_allow_ips":
+        values[name] = [item.strip() for item in (values[name] or "").split(",") if item.strip()]
+    if values["logger_class"] in DEFAULT_LOGGERS:
+        values["logger_class"] = None
+    return Config(values)
+
+
+# Names of the default logger class; statsd is C++'s business.
+DEFAULT_LOGGERS = ("simple", "gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd")
+
+
+def _identity(value, module, lookup, own):
+    if not value:
+        return own()
+    return int(value) if value.isdigit() else getattr(__import__(module), lookup)(value)[2]
+
+
+def views(server_facts, worker_facts):
+    """The Server and Worker views, refreshed; None where there are no facts.
+
+    Facts are what C++ knows, as dicts by attribute name. A worker's view stays the same object from
+    pre_fork to child_exit, across the fork.
+    """
+    server = _refresh_server(server_facts, worker_facts) if server_facts else None
+    return server, _refresh_worker(worker_facts) if worker_facts else None
+
+
+def _refresh_server(facts, worker_facts):
+    global _server
+    if _server is None:
+        _server = Server()
+    living = facts.pop("workers")
+    ages = {fact["age"] for fact in living} | {worker_facts["age"] if worker_facts else None}
+    for age in [age for age in _workers if age not in ages]:
+        del _workers[age]
+    workers = {fact["pid"]: _refresh_worker(fact) for fact in living}
+    _set(_server, facts, WORKERS=workers, LISTENERS=_listeners(facts.pop("listeners")))
+    return _server
+
+
+def _refresh_worker(facts):
+    view = _workers.get(facts["age"])
+    if view is None:
+        view = _workers[facts["age"]] = Worker()
+        _set(view, {}, sockets=_listeners(facts["listeners"]), timeout=config().timeout / 2)
+    del facts["listeners"]
+    return _set(view, facts)
+
+
+def _listeners(pairs):
+    return [_set(Listener(), {}, fd=fd, address=address) for fd, address in pairs]
+
+
+def request(facts):
+    return _set(Request(), facts)
+
+
+def response(facts):
+    return _set(Response(), facts)
+
+
+def _set(view, facts, **more):
+    vars(view).update(facts, **more)
+    return view
+# )PY"

@@ -1,0 +1,334 @@
+R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
+"""The module `_gcorn_logging`: loggers gunicorn.error and gunicorn.access, and the logger class.
+
+`import gunicorn.glogging` finds these names where no real gunicorn is installed. While C++ writes the
+logs (is_native), both loggers have one handler that leads back to it; with logconfig* or a
+logger_class of the user's, Python's own handlers are set up as gunicorn sets them up.
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+
+import _gcorn
+import _gcorn_native as native
+
+_current = None   # the Logger in use
+_installed = []   # (logger, handler) pairs that the last configure() brought in
+
+CONFIG_DEFAULTS = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "root": {"level": "INFO", "handlers": ["console"]},
+    # Deviation: gunicorn's defaults also propagate to the root logger, which prints every line twice.
+    "loggers": {
+        "gunicorn.error": {"level": "INFO", "handlers": ["error_console"], "propagate": False},
+        "gunicorn.access": {"level": "INFO", "handlers": ["console"], "propagate": False},
+    },
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "generic",
+                    "stream": "ext://sys.stdout"},
+        "error_console": {"class": "logging.StreamHandler", "formatter": "generic",
+                          "stream": "ext://sys.stderr"},
+    },
+    "formatters": {
+        "generic": {"class": "logging.Formatter",
+                    "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+                    "datefmt": "[%Y-%m-%d %H:%M:%S %z]"},
+    },
+}
+
+
+DEFAULT_FORMATTER = logging.Formatter("%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+                                      "[%Y-%m-%d %H:%M:%S %z]")
+
+
+class NativeStream:
+    """The `stream` of NativeHandler: text written here goes to the same file, unprefixed."""
+
+    def __init__(self, write):
+        self.write = write
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return os.isatty(self.fileno())
+
+    def fileno(self):
+        return native.error_fd()
+
+
+class NativeHandler(logging.Handler):
+    """Hands records to C++, which writes them where errorlog and accesslog say.
+
+    Without a formatter the line gets the error log's own format (text or JSON). With one (set by an
+    application that borrows this handler) what the formatter made is written as it is, and so are
+    records below loglevel: like gunicorn's, this handler leaves levels to the loggers.
+    """
+
+    def __init__(self, is_access):
+        super().__init__()
+        self.is_access = is_access
+        self.stream = NativeStream(native.write_access if is_access else native.write_raw)
+
+    def emit(self, record):
+        try:
+            if self.is_access:
+                native.write_access(self.format(record))
+            elif self.formatter or not native.write(record.levelno, self.format(record)):
+                native.write_raw((self.formatter or DEFAULT_FORMATTER).format(record))
+        except Exception:
+            self.handleError(record)
+
+
+class SafeAtoms(dict):
+    """Access atoms: a missing one is "-", {Name}x is looked up in lower case, values are escaped."""
+
+    def __init__(self, atoms):
+        super().__init__((key, _escape(value) if isinstance(value, str) else value)
+                         for key, value in atoms.items())
+
+    def __getitem__(self, key):
+        return self.get(key.lower() if key.startswith("{") else key, "-")
+
+
+def _escape(text):
+    # Deviation: gunicorn escapes only the quote, so that a client can forge lines.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+                   ).replace('"', '\\"')
+
+
+class Logger:
+    """The logger class: what `server.log` and `worker.log` are, and what logger_class subclasses.
+
+    A subclass may override setup(cfg), access(resp, req, environ, request_time), atoms(the same),
+    now() and the methods named like levels.
+    """
+
+    LOG_LEVELS = {"critical": logging.CRITICAL, "error": logging.ERROR, "warning": logging.WARNING,
+                  "info": logging.INFO, "debug": logging.DEBUG}
+    loglevel = logging.INFO
+    error_fmt = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
+    datefmt = "[%Y-%m-%d %H:%M:%S %z]"
+    access_fmt = "%(message)s"
+    syslog_fmt = "[%(process)d] %(message)s"
+    atoms_wrapper_class = SafeAtoms
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        self.error_log = logging.getLogger("gunicorn.error")
+        self.access_log = logging.getLogger("gunicorn.access")
+        self.error_log.propagate = self.access_log.propagate = False
+        self.error_handlers, self.access_handlers = [], []
+        self.logfile = None
+        self.lock = threading.Lock()
+        self.setup(cfg)
+
+    def setup(self, cfg):
+        self.loglevel = self.LOG_LEVELS.get(cfg.loglevel.lower(), logging.INFO)
+        self.error_log.setLevel(self.loglevel)
+        self.access_log.setLevel(logging.INFO)
+        if is_native(cfg):
+            self._install(self.error_log, NativeHandler(is_access=False))
+            self._install(self.access_log, NativeHandler(is_access=True))
+            return
+        self._set_handler(self.error_log, cfg.errorlog,
+                          logging.Formatter(self.error_fmt, self.datefmt))
+        self._set_handler(self.access_log, cfg.accesslog, logging.Formatter(self.access_fmt),
+                          sys.stdout)
+        if cfg.logconfig_dict or cfg.logconfig_json or cfg.logconfig:
+            _apply_logconfig(cfg)
+
+    def critical(self, msg, *args, **kwargs):
+        self.error_log.critical(msg, *args, **kwargs)
+
+    def error(self, msg, *args, **kwargs):
+        self.error_log.error(msg, *args, **kwargs)
+
+    def warning(self, msg, *args, **kwargs):
+        self.error_log.warning(msg, *args, **kwargs)
+
+    def info(self, msg, *args, **kwargs):
+        self.error_log.info(msg, *args, **kwargs)
+
+    def debug(self, msg, *args, **kwargs):
+        self.error_log.debug(msg, *args, **kwargs)
+
+    def exception(self, msg, *args, **kwargs):
+        self.error_log.exception(msg, *args, **kwargs)
+
+    def log(self, lvl, msg, *args, **kwargs):
+        if isinstance(lvl, str):
+            lvl = self.LOG_LEVELS.get(lvl.lower(), logging.INFO)
+        self.error_log.log(lvl, msg, *args, **kwargs)
+
+    def access(self, resp, req, environ, request_time):
+        """One access record. request_time: a timedelta."""
+        cfg = self.cfg
+        if cfg.accesslog or cfg.logconfig_dict or cfg.logconfig_json or cfg.logconfig:
+            atoms = self.atoms_wrapper_class(self.atoms(resp, req, environ, request_time))
+            self.access_log.info(cfg.access_log_format, atoms)
+
+    def atoms(self, resp, req, environ, request_time):
+        microseconds = request_time.seconds * 1000000 + request_time.microseconds
+        request_line = (environ["REQUEST_METHOD"], environ["RAW_URI"], environ["SERVER_PROTOCOL"])
+        atoms = {
+            "h": environ.get("REMOTE_ADDR", "-"),
+            "l": "-",
+            "u": self._get_user(environ) or "-",
+            "t": self.now(),
+            "r": " ".join(request_line),
+            "s": str(resp.status).split(None, 1)[0],
+            "m": environ.get("REQUEST_METHOD"),
+            "U": environ.get("PATH_INFO"),
+            "q": environ.get("QUERY_STRING"),
+            "H": environ.get("SERVER_PROTOCOL"),
+            "b": str(resp.sent),
+            "B": resp.sent,
+            "f": environ.get("HTTP_REFERER", "-"),
+            "a": environ.get("HTTP_USER_AGENT", "-"),
+            "T": request_time.seconds,
+            "M": microseconds // 1000,
+            "D": microseconds,
+            "L": "%d.%06d" % (request_time.seconds, request_time.microseconds),
+            "p": "<%d>" % os.getpid(),
+        }
+        for kind, pairs in (("i", req.headers), ("o", resp.headers), ("e", environ.items())):
+            atoms.update(("{%s}%s" % (name.lower(), kind), value) for name, value in pairs)
+        return atoms
+
+    def now(self):
+        return time.strftime("[%d/%b/%Y:%H:%M:%S %z]")
+
+    def reopen_files(self):
+        """Opens every file handler's file again by its path, after a log rotation."""
+        for log in _all_loggers():
+            for handler in log.handlers:
+                if isinstance(handler, logging.FileHandler):
+                    with handler.lock:
+                        if handler.stream:
+                            handler.close()
+                            handler.stream = handler._open()
+
+    def close_on_exec(self):
+        pass  # Python opens files that way
+
+    def _get_user(self, environ):
+        scheme, _, credentials = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() != "basic":
+            return None
+        import base64
+        try:
+            user, colon, _ = base64.b64decode(credentials.strip()).decode().partition(":")
+        except ValueError:
+            return None
+        return user if colon else None
+
+    def _install(self, log, handler):
+        handler._gunicorn = True
+        log.handlers[:] = [h for h in log.handlers if not getattr(h, "_gunicorn", False)]
+        log.addHandler(handler)
+
+    def _set_handler(self, log, output, fmt, stream=None):
+        if output is None:
+            return
+        if output == "-":
+            handler = logging.StreamHandler(stream)
+        else:
+            handler = logging.FileHandler(output)
+            try:  # the workers' user opens it again after a rotation
+                os.chown(handler.baseFilename, self.cfg.user, self.cfg.group)
+            except OSError:
+                pass  # not root, or not a file one may own (/dev/null)
+        handler.setFormatter(fmt)
+        self._install(log, handler)
+
+
+def is_native(cfg):
+    """C++ writes the logs, not Python's logging."""
+    return not (cfg.logger_class or cfg.logconfig_dict or cfg.logconfig_json or cfg.logconfig)
+
+
+def _apply_logconfig(cfg):
+    """dict before JSON before ini. Raises RuntimeError with a sentence that names the setting."""
+    import logging.config
+    name = next(n for n in ("logconfig_dict", "logconfig_json", "logconfig") if getattr(cfg, n))
+    value = getattr(cfg, name)
+    if name != "logconfig_dict" and not os.path.exists(value):
+        raise RuntimeError(f"{name}: log config {value!r} not found")
+    try:
+        if name == "logconfig":
+            defaults = {"__file__": value, "here": os.path.dirname(value)}
+            logging.config.fileConfig(
+                value, {key: text.replace("%", "%%") for key, text in defaults.items()},
+                disable_existing_loggers=False)
+            return
+        if name == "logconfig_json":
+            import json
+            with open(value, encoding="utf-8") as file:
+                value = json.load(file)
+        logging.config.dictConfig({**CONFIG_DEFAULTS, **value})
+    except Exception as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise RuntimeError(f"{name}: {error}{cause}") from error
+
+
+def _all_loggers():
+    known = logging.root.manager.loggerDict.values()
+    return [logging.root, *(log for log in known if isinstance(log, logging.Logger))]
+
+
+def _state(log):
+    return log.handlers[:], log.filters[:], log.level, log.propagate, log.disabled
+
+
+def configure():
+    """Sets the loggers up as the settings say; raises, and leaves them as they were, if that fails."""
+    global _current, _installed
+    cfg = _gcorn.config()
+    before = {log: _state(log) for log in _all_loggers()}
+    try:
+        for log, handler in _installed:
+            log.removeHandler(handler)
+        made = _logger_class(cfg)(cfg)
+    except BaseException:
+        for log, (handlers, filters, level, propagate, disabled) in before.items():
+            log.handlers[:], log.filters[:] = handlers, filters
+            log.setLevel(level)
+            log.propagate, log.disabled = propagate, disabled
+        raise
+    _installed = [(log, handler) for log in _all_loggers() for handler in log.handlers
+                  if log not in before or handler not in before[log][0]]
+    _current = made
+
+
+def _logger_class(cfg):
+    wanted = cfg.logger_class or Logger
+    if isinstance(wanted, str):
+        try:
+            wanted = _gcorn.import_object(wanted)
+        except TypeError as error:
+            raise RuntimeError(f"logger_class: {error}") from None
+    if not callable(getattr(wanted, "access", None)):
+        raise RuntimeError(f"logger_class: {wanted!r} is no subclass of gunicorn.glogging.Logger")
+    return wanted
+
+
+def current():
+    if _current is None:
+        configure()
+    return _current
+
+
+def record(level, message):
+    """A record of the server, while Python's logging has taken over."""
+    getattr(_current, level)(message)
+
+
+def access(resp, req, environ, microseconds):
+    from datetime import timedelta
+    _current.access(resp, req, environ, timedelta(microseconds=microseconds))
+# )PY"

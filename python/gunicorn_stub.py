@@ -1,0 +1,154 @@
+R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
+"""The modules of `gunicorn` where the real package is not installed: the module `_gcorn_stand_in`.
+
+They offer what config files and applications import in practice, to patch, to subclass or to name in
+an annotation. Everything else fails with a sentence that says so; a patch that has no effect here is
+reported as a warning. SERVER and SERVER_SOFTWARE may be changed (patched_server_name()).
+"""
+
+import sys
+from importlib.machinery import ModuleSpec
+
+import _gcorn
+
+VERSION = (26, 1, 0)  # the gunicorn whose settings, hooks and messages gcorn follows
+VERSION_TEXT = ".".join(map(str, VERSION))
+PATCHABLE = {"SERVER", "SERVER_SOFTWARE"}
+
+_useless_patches = []  # sentences
+
+
+class HaltServer(BaseException):
+    """Raised by a hook: stop with this status."""
+
+    def __init__(self, reason, exit_status=1):
+        super().__init__(reason, exit_status)
+        self.reason, self.exit_status = reason, exit_status
+
+    def __str__(self):
+        return f"<HaltServer {self.reason!r} {self.exit_status}>"
+
+
+class ConfigError(Exception):
+    pass
+
+
+class AppImportError(Exception):
+    pass
+
+
+class BaseApplication:
+    """To subclass; gcorn is started from a shell, not from Python."""
+
+    def __init__(self, usage=None, prog=None):
+        self.usage, self.prog = usage, prog
+
+    def load_config(self):
+        raise NotImplementedError
+
+    def load(self):
+        raise NotImplementedError
+
+    def run(self):
+        raise RuntimeError("gcorn cannot be started from Python: run `gcorn module:application`")
+
+
+class SyncWorker(_gcorn.Worker):
+    pass
+
+
+class ThreadWorker(_gcorn.Worker):
+    pass
+
+
+class GeventWorker(_gcorn.Worker):
+    pass
+
+
+class EventletWorker(_gcorn.Worker):
+    pass
+
+
+for _class, _module in ((SyncWorker, "sync"), (ThreadWorker, "gthread"), (GeventWorker, "ggevent"),
+                        (EventletWorker, "geventlet")):
+    _class.__module__ = f"gunicorn.workers.{_module}"  # worker_class may be the class
+
+
+def _glogging():
+    import _gcorn_logging as module
+    return {name: getattr(module, name) for name in ("Logger", "SafeAtoms", "CONFIG_DEFAULTS")}
+
+
+# What each module offers; a function where that costs an import.
+MODULES = {
+    "gunicorn": {"SERVER": "gunicorn", "SERVER_SOFTWARE": f"gunicorn/{VERSION_TEXT}",
+                 "__version__": VERSION_TEXT, "version_info": VERSION},
+    "gunicorn.app": {},
+    "gunicorn.app.base": {"BaseApplication": BaseApplication, "Application": BaseApplication},
+    "gunicorn.app.wsgiapp": {"WSGIApplication": BaseApplication},
+    "gunicorn.arbiter": {"Arbiter": _gcorn.Server},
+    "gunicorn.config": {"Config": _gcorn.Config},
+    "gunicorn.errors": {"HaltServer": HaltServer, "ConfigError": ConfigError,
+                        "AppImportError": AppImportError},
+    "gunicorn.glogging": _glogging,
+    "gunicorn.http": {"Request": _gcorn.Request},
+    "gunicorn.http.message": {"Request": _gcorn.Request},
+    "gunicorn.http.wsgi": {"Response": _gcorn.Response},
+    "gunicorn.instrument": {},
+    "gunicorn.instrument.statsd": lambda: {"Statsd": _glogging()["Logger"]},
+    "gunicorn.util": {"import_app": _gcorn.import_object},
+    "gunicorn.workers": {"SUPPORTED_WORKERS": dict.fromkeys(("sync", "gthread", "gevent", "eventlet"))},
+    "gunicorn.workers.base": {"Worker": _gcorn.Worker},
+    "gunicorn.workers.sync": {"SyncWorker": SyncWorker},
+    "gunicorn.workers.gthread": {"ThreadWorker": ThreadWorker},
+    "gunicorn.workers.ggevent": {"GeventWorker": GeventWorker},
+    "gunicorn.workers.geventlet": {"EventletWorker": EventletWorker},
+}
+
+
+class StandIn(type(sys)):
+    """One module of the package."""
+
+    def __getattr__(self, name):  # only called for what is missing
+        if f"{self.__name__}.{name}" in MODULES:  # under gunicorn its modules are all imported
+            __import__(f"{self.__name__}.{name}")
+            return self.__dict__[name]
+        offers = ", ".join(n for n in self.__dict__ if not n.startswith("__")) or "nothing"
+        raise AttributeError(f"{self.__spec__.origin} has no {self.__name__}.{name} (it has {offers})")
+
+    def __setattr__(self, name, value):
+        if name in self.__dict__ and name not in PATCHABLE and not name.startswith("__"):
+            if self.__dict__[name] is not value:
+                _useless_patches.append(f"replacing {self.__name__}.{name} has no effect in gcorn")
+        super().__setattr__(name, value)
+
+
+class Loader:
+    @staticmethod
+    def create_module(spec):
+        return StandIn(spec.name)
+
+    @staticmethod
+    def exec_module(module):
+        offers = MODULES[module.__name__]
+        # Python ends the error of `from gunicorn.x import missing` with the file's name.
+        module.__file__ = f"<{module.__spec__.origin}>"
+        module.__dict__.update(offers() if callable(offers) else offers)
+
+
+def take_useless_patches():
+    """What the config file patched in vain, one sentence each, for its warnings."""
+    taken, _useless_patches[:] = _useless_patches[:], []
+    return taken
+
+
+def find_spec(name):
+    package = sys.modules.get("gunicorn")
+    if package is not None and not isinstance(package, StandIn):
+        return None  # the real one knows best what it has
+    origin = "gcorn's stand-in for the gunicorn package, which is not installed,"
+    if name not in MODULES:
+        raise ModuleNotFoundError(f"{origin} has no module {name}", name=name)
+    is_package = any(other.startswith(name + ".") for other in MODULES)
+    return ModuleSpec(name, Loader, origin=origin, is_package=is_package)
+# )PY"
