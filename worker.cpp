@@ -29,6 +29,12 @@ constexpr int64_t kReloadLookMs = 1000;
 
 constexpr int64_t milliseconds(int64_t seconds) { return seconds * 1000; }
 
+ProxyMode proxy_mode(const Config& cfg) {
+    if (cfg.proxy_protocol == "v1") return ProxyMode::V1;
+    if (cfg.proxy_protocol == "v2") return ProxyMode::V2;
+    return cfg.proxy_protocol == "auto" ? ProxyMode::Auto : ProxyMode::Off;
+}
+
 /// Leads the loop while the main thread is inside an application call that outlasts a tick.
 ///
 /// It looks every kTickMs whether a turn is overdue, takes the lead if it is free, and turns until
@@ -40,6 +46,7 @@ public:
     ~Guard() {
         quits_.store(true);
         unpark();
+        loop_.wake();
         if (thread_.joinable()) thread_.join();
     }
     Guard(const Guard&) = delete;
@@ -125,6 +132,17 @@ private:
 
 }  // namespace
 
+ListenerOptions listener_options(const Config& cfg) {
+    ListenerOptions options;
+    options.backlog = static_cast<int>(cfg.backlog);
+    options.umask = static_cast<mode_t>(cfg.umask);
+    options.is_tls = cfg.is_tls();
+    // The kernel keeps a connection until its first bytes arrive, for about so long. Not where the
+    // server may have to speak or to judge first.
+    if (!cfg.is_tls() && proxy_mode(cfg) == ProxyMode::Off) options.defer_accept_s = 1;
+    return options;
+}
+
 Worker::Worker(WorkerContext context) : context_(std::move(context)) {}
 Worker::~Worker() = default;
 
@@ -182,10 +200,8 @@ int Worker::boot() {
 
 Status Worker::open_own_listeners() {
     if (!context_.cfg.reuse_port) return {};
-    ListenerOptions options;
-    options.backlog = static_cast<int>(context_.cfg.backlog);
+    ListenerOptions options = listener_options(context_.cfg);
     options.reuse_port = true;
-    options.is_tls = context_.cfg.is_tls();
     for (const std::string& text : context_.cfg.bind) {
         Result<BindSpec> spec = parse_bind(text);
         if (!spec) return spec.error();
@@ -236,7 +252,7 @@ LoopOptions Worker::loop_options() {
     options.tls = tls_.get();
     measures_time_ = context_.log.has_access() || context_.statsd.is_enabled();
     options.measures_time = measures_time_;
-    options.reads_at_once = defers_accept(cfg);
+    options.reads_at_once = listener_options(cfg).defer_accept_s > 0;
     options.beat = [this] { board().beat(); };
     return options;
 }

@@ -46,8 +46,12 @@ struct WorkerContext {
     int life_fd = -1;                 ///< read end of a pipe whose write end only the arbiter holds:
                                       ///< readable (EOF) when the arbiter is gone
     int age = 0;                      ///< counts all workers ever made
+    ResponseOptions response;         ///< the Server field
     bool app_is_loaded = false;       ///< preload_app
 };
+
+/// How listeners for `cfg` are opened, by the arbiter or, with reuse_port, by each worker.
+[[nodiscard]] ListenerOptions listener_options(const Config& cfg);
 
 class Worker {
 public:

@@ -21,7 +21,7 @@ constexpr int kPollsSkippedMax = 32;
 /// Empty Exchanges kept for reuse; more than are ever active at once in most workers.
 constexpr size_t kPoolMax = 128;
 /// Different dropped field names that are reported before the rest stays silent.
-constexpr size_t kDroppedNamesMax = 100;
+constexpr size_t kReportedNamesMax = 100;
 constexpr size_t kScratchBytes = 64 * 1024;
 
 /// The fields of an Exchange, for the access log.
@@ -396,7 +396,7 @@ void EventLoop::queue(const std::shared_ptr<Exchange>& exchange) {
 
 void EventLoop::report_dropped(const RequestHead& head, const ConnectionFacts& facts) {
     for (const std::string_view name : head.dropped_names) {
-        if (dropped_names_.size() >= kDroppedNamesMax) return;
+        if (dropped_names_.size() >= kReportedNamesMax) return;
         if (!dropped_names_.insert(lower(name)).second) continue;
         log_.warning(
             "Dropped the header field %s from ip=%s: names with an underscore are not passed on "

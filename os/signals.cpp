@@ -24,7 +24,8 @@ constexpr int kArbiterQueued[] = {SIGHUP,  SIGINT,   SIGQUIT, SIGTERM, SIGUSR1,
 Fd read_end, write_end;
 volatile sig_atomic_t write_fd = -1;
 volatile sig_atomic_t overflowed[kSignalsMax + 1];
-void (*volatile interrupt_python)(int) = nullptr;
+void (*volatile interrupt_python)(void*, int) = nullptr;
+void* volatile interrupt_argument = nullptr;
 
 void take_note(int signal) {
     const int saved_errno = errno;
@@ -40,7 +41,7 @@ void take_note(int signal) {
 void take_note_and_interrupt(int signal) {
     take_note(signal);
     const int saved_errno = errno;
-    if (interrupt_python != nullptr) interrupt_python(signal);
+    if (interrupt_python != nullptr) interrupt_python(interrupt_argument, signal);
     errno = saved_errno;
 }
 
@@ -105,7 +106,8 @@ void catch_for_arbiter() {
     ignore_write_failures();
 }
 
-void catch_for_worker(void (*interrupter)(int)) {
+void catch_for_worker(void (*interrupter)(void*, int), void* argument) {
+    interrupt_argument = argument;
     interrupt_python = interrupter;
     set_action(SIGTERM, take_note, SA_RESTART);
     set_action(SIGUSR1, take_note, SA_RESTART);

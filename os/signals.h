@@ -36,7 +36,7 @@ void catch_for_arbiter();
 /// handler, so it must be async-signal-safe (null: none); they also break off slow system calls.
 /// HUP, USR2, WINCH, PIPE and XFSZ are ignored: a signal for the whole family hurts no worker.
 /// CHLD, TTIN and TTOU get their default action: the application may have children.
-void catch_for_worker(void (*interrupter)(int));
+void catch_for_worker(void (*interrupter)(void* argument, int signal), void* argument);
 
 /// For a fresh child: every signal named above back to its default action, but HUP and USR2, which
 /// are ignored from here on (a signal for the whole family hurts no booting worker, either), and
