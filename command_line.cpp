@@ -11,8 +11,6 @@
 namespace gcorn {
 namespace {
 
-constexpr std::string_view kUsage = "usage: gcorn [OPTIONS] [APP_MODULE]";
-
 /// One spelling of an option; no setting for -h and -v.
 struct Option {
     std::string_view flag;
@@ -313,7 +311,7 @@ Result<StringList> split_shell_words(std::string_view text) {
 
 std::string startup_error_text(const Error& error) {
     if (error.code != kExitUsageError) return "\nError: " + error.message + "\n";
-    return std::string(kUsage) + "\ngcorn: error: " + error.message + "\n";
+    return std::string(kUsageLine) + "\ngcorn: error: " + error.message + "\n";
 }
 
 }  // namespace gcorn

@@ -15,6 +15,8 @@
 
 namespace gcorn {
 
+inline constexpr std::string_view kUsageLine = "usage: gcorn [OPTIONS] [APP_MODULE]";
+
 struct Assignment {
     const Setting* setting = nullptr;
     Value value;  ///< of a repeatable option: all its values

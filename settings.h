@@ -41,6 +41,7 @@ enum class Form : uint8_t {
     Octal,          ///< an integer whose text may be octal (022) or prefixed (0o22, 0x12)
     OptionalValue,  ///< an option that may stand without its value
     Identity,       ///< a user or group: text or a number
+    Object,         ///< a Python object only, no dotted name
     ClassName,      ///< text, or a Python class that stands for its dotted name
 };
 

@@ -2,12 +2,12 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "command_line.h"
 #include "settings.h"
 
 namespace gcorn {
 namespace {
 
-constexpr std::string_view kSynopsis = "usage: gcorn [OPTIONS] [APP_MODULE]";
 constexpr std::string_view kAppModule =
     "APP_MODULE is MODULE, MODULE:NAME or MODULE:FACTORY(ARGS); without NAME it is 'application'.";
 
@@ -219,7 +219,7 @@ std::string help_text(size_t width) {
     constexpr size_t kWidthMin = 60, kWidthMax = 120;
     width = std::clamp(width, kWidthMin, kWidthMax);
     std::string out =
-        std::string(kSynopsis) + "\n\n" +
+        std::string(kUsageLine) + "\n\n" +
         wrap("Serves a Python WSGI application over HTTP. " + std::string(kAppModule), width, 0) +
         "\n\n  gcorn -w 2 -b :8000 app:app    two workers on port 8000 serve app.py's app\n"
         "\n  -h, --help              Show this help.\n"
