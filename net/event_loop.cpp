@@ -316,11 +316,17 @@ void EventLoop::out_of_resources(int error) {
 /// Closes the connection that has been idle longest. False: none is idle.
 bool EventLoop::make_room() {
     Connection* longest = nullptr;
-    for (const auto& connection : connections_) {
-        if (connection->state() == Connection::State::App) connection->on_exchange();
-        if (!connection->is_idle()) continue;
-        if (longest == nullptr || connection->since() < longest->since())
-            longest = connection.get();
+    int64_t longest_since = 0;
+    for (size_t i = 0; i < connections_.size(); ++i) {
+        Connection& connection = *connections_[i];
+        // An answer that went out unseen counts from its request: settling would make it look new.
+        const int64_t since = connection.since();
+        if (connection.state() == Connection::State::App) connection.on_exchange();
+        if (!connection.is_idle()) continue;
+        if (longest == nullptr || since < longest_since) {
+            longest = &connection;
+            longest_since = since;
+        }
     }
     if (longest == nullptr) return false;
     longest->yield();
