@@ -1,8 +1,22 @@
 // The access log: gunicorn's atoms, compiled once into steps; JSON lines as an alternative.
 //
-// Fed with an AccessRecord by whoever completes a response (leader or application side); writes one
-// line through Logger::write_access. Strings from the client are escaped so that no line can be
-// forged. Any thread after construction.
+// Fed with an AccessRecord by whoever completes a response (leader or application side); the caller
+// writes the line with Logger::write_access. Any thread after compile(); no locks.
+//
+// Text. Atoms are Python's %(name)s; the integers T M D B b s A Q take %d, too, and a field width
+// with the flags - and 0 and, for %s, a precision are understood. "%%" is a percent sign; an
+// unknown atom and an absent value are "-". Deviation: gunicorn escapes only quotes; here strings
+// from client and application come out as printable ASCII (escape_for_log), so that no line can be
+// forged and no terminal addressed. Deviation: a format that can't work is an Error at the start,
+// not at each line.
+//
+// JSON. "json" stands for "json:t,h,u,m,U,q,H,s,B,f,a,D,A,Q,p". One object a line, absent is null:
+//   t "time" (RFC 3339)      h "remote_addr"  l "ident"     u "user"        r "request"
+//   m "method"  U "path"     q "query"        H "protocol"  f "referer"     a "user_agent"
+//   s "status"  b B "bytes"  T "duration_s"   M "duration_ms"  D "duration_us"
+//   L "duration" (seconds with six decimals)  p "pid"       A "app_us"      Q "queue_us"
+//   {x}i "request_header.x"  {x}o "response_header.x"       {x}e "environ.x"
+// Lengths of time, status, bytes and pid are numbers, the rest strings.
 #pragma once
 
 #include <cstdint>
@@ -29,17 +43,18 @@ public:
 
 /// What one line is made of. Views are valid for the call only.
 struct AccessRecord {
-    std::string_view remote_addr;
+    std::string_view remote_addr;  ///< REMOTE_ADDR; "" on a unix socket prints as ""
     std::string_view method;
-    std::string_view target;     ///< RAW_URI; of a refused request: what is known, may be empty
-    std::string_view path;       ///< undecoded path; the %(U)s step decodes it
+    std::string_view target;  ///< RAW_URI; of a refused request: what is known, may be empty
+    std::string_view path;    ///< undecoded path; the %(U)s step decodes it
     std::string_view query;
     std::string_view protocol;
-    std::string_view status;     ///< "200 OK" or "400"
+    std::string_view status;  ///< "200 OK" or "400"
     uint64_t body_bytes = 0;
-    int64_t duration_us = 0;     ///< first byte of the head → last byte handed to the kernel
-    int64_t app_us = 0;          ///< inside the application, %(A)s
-    int64_t queue_us = 0;        ///< complete → taken by the application side, %(Q)s
+    int64_t duration_us = 0;  ///< first byte of the head → last byte handed to the kernel
+    int64_t app_us = 0;       ///< inside the application, %(A)s
+    int64_t queue_us = 0;     ///< complete → taken by the application side, %(Q)s
+    int pid = 0;              ///< 0: asked for when the format wants it (one system call)
     const FieldLookup* fields = nullptr;  ///< null: none (a refused request)
     /// Values of %({name}e)s captured on the application side, by lower-case name.
     const std::vector<std::pair<std::string, std::string>>* environ = nullptr;
@@ -54,16 +69,30 @@ public:
     /// Appends one line (no newline) to `out`.
     void format(const AccessRecord& record, std::string& out) const;
 
-    /// Lower-case environ names that the format asks for; the application side captures their values.
+    /// Lower-case environ names that the format asks for; the application side captures their
+    /// values.
     [[nodiscard]] const std::vector<std::string>& environ_names() const { return environ_names_; }
 
 private:
     struct Step {
         enum class Kind : uint8_t;
         Kind kind;
-        std::string text;  ///< literal, or the field's lower-case name
+        std::string text;        ///< a literal, or the lower-case name of a field or environ value
+        std::string json_key{};  ///< "\"status\":" with the comma or brace in front of it
+        uint16_t width = 0;      ///< 0: as long as the value is
+        uint16_t precision = UINT16_MAX;  ///< at most so many bytes of the value
+        bool is_left = false;             ///< padded on the right
+        bool is_zero = false;             ///< a number padded with zeros
     };
     AccessLog() = default;
+    Status compile_text(std::string_view format);
+    Status compile_json(std::string_view atoms);
+    Result<Step> find_atom(std::string_view name, bool is_number_wanted);
+    static bool string_value(const Step& step, const AccessRecord& record, std::string& scratch,
+                             std::string_view& value);
+    static bool number_value(const Step& step, const AccessRecord& record, std::string& out);
+    static void append_text(const Step& step, const AccessRecord& record, std::string& out);
+    static void append_json(const Step& step, const AccessRecord& record, std::string& out);
     std::vector<Step> steps_;
     std::vector<std::string> environ_names_;
     bool json_ = false;

@@ -1,0 +1,447 @@
+#include "log/access_log.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <ctime>
+
+#include "base/clock.h"
+#include "base/text.h"
+
+namespace gcorn {
+
+enum class AccessLog::Step::Kind : uint8_t {
+    Literal,
+    RemoteAddr,
+    User,
+    Time,
+    Request,
+    Status,
+    Method,
+    Path,
+    Query,
+    Protocol,
+    Bytes,
+    Referer,
+    UserAgent,
+    Seconds,
+    Milliseconds,
+    Microseconds,
+    Fraction,
+    Pid,
+    AppMicroseconds,
+    QueueMicroseconds,
+    RequestField,
+    ResponseField,
+    Environ,
+    Absent
+};
+
+namespace {
+
+constexpr size_t kWidthMax = 1024;  ///< of a field width; more is a slip of the pen
+
+constexpr std::string_view kDefaultJsonAtoms = "t,h,u,m,U,q,H,s,B,f,a,D,A,Q,p";
+
+/// Eight bytes at once: true if all are printable ASCII other than quote and backslash.
+constexpr bool are_plain(uint64_t bytes) {
+    constexpr uint64_t kOnes = 0x0101010101010101U, kHigh = kOnes << 7;
+    const auto has_zero = [](uint64_t x) { return (x - kOnes) & ~x & kHigh; };
+    const uint64_t below_space = (bytes - kOnes * 0x20) & ~bytes & kHigh;
+    const uint64_t above_tilde = ((bytes + kOnes) | bytes) & kHigh;
+    return (below_space | above_tilde | has_zero(bytes ^ kOnes * '"') |
+            has_zero(bytes ^ kOnes * '\\')) == 0;
+}
+
+bool is_plain(std::string_view text) {
+    constexpr size_t kStride = sizeof(uint64_t);
+    const auto are_plain_at = [&](size_t i) {
+        uint64_t bytes;
+        std::memcpy(&bytes, text.data() + i, kStride);
+        return are_plain(bytes);
+    };
+    if (text.size() < kStride)
+        return std::all_of(text.begin(), text.end(),
+                           [](char c) { return c >= ' ' && c <= '~' && c != '"' && c != '\\'; });
+    for (size_t i = 0; i + kStride < text.size(); i += kStride)
+        if (!are_plain_at(i)) return false;
+    return are_plain_at(text.size() - kStride);  // overlaps the stride before it
+}
+
+void append_escaped(std::string_view text, std::string& out) {
+    if (is_plain(text))
+        out += text;
+    else
+        out += escape_for_log(text);
+}
+
+/// As json_quote, and U+0080 to U+009F escaped: terminals take those for control sequences, too.
+void append_quoted(std::string_view text, std::string& out) {
+    if (is_plain(text)) {
+        ((out += '"') += text) += '"';
+        return;
+    }
+    constexpr char kHexDigits[] = "0123456789abcdef";
+    const std::string quoted = json_quote(text);
+    for (size_t i = 0; i < quoted.size(); ++i) {
+        const auto next = static_cast<unsigned char>(i + 1 < quoted.size() ? quoted[i + 1] : 0);
+        if (quoted[i] == '\xC2' && next >= 0x80 && next <= 0x9F) {
+            ((out += "\\u00") += kHexDigits[next >> 4]) += kHexDigits[next & 15];
+            ++i;
+        } else {
+            out += quoted[i];
+        }
+    }
+}
+
+std::string_view first_word(std::string_view text) {
+    return text.substr(0, text.find(' '));
+}
+
+template <typename Integer>
+void append_number(Integer value, std::string& out) {
+    char digits[24];
+    const auto [end, error] = std::to_chars(digits, digits + sizeof digits, value);
+    GCORN_CHECK(error == std::errc{});
+    out.append(digits, static_cast<size_t>(end - digits));
+}
+
+/// The moment of writing, rendered once a second for each thread.
+struct TimeTexts {
+    std::time_t rendered_s = 0;
+    std::string clf;  ///< "[23/Nov/2026:04:04:33 +0000]"
+    std::string iso;  ///< "2026-11-23T04:04:33+00:00" (RFC 3339)
+};
+const TimeTexts& time_texts() {
+    thread_local TimeTexts texts;
+    const std::time_t now_s = std::time(nullptr);
+    if (now_s == texts.rendered_s) return texts;
+    texts.rendered_s = now_s;
+    texts.clf = "[" + access_log_time(now_s) + "]";
+    const std::string local = error_log_time(now_s);  // "2026-11-23 04:04:33 +0000"
+    texts.iso = local.substr(0, 10) + "T" + local.substr(11, 8) + local.substr(20, 3) + ":" +
+                local.substr(23, 2);
+    return texts;
+}
+
+int base64_value(char c) {
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (is_digit(c)) return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+/// The user-id of "Basic <base64 of user:password>" (RFC 7617); false if it is none. The password
+/// is not even decoded.
+bool basic_user(std::string_view authorization, std::string& user) {
+    const std::string_view scheme = authorization.substr(0, authorization.find(' '));
+    if (!iequals(scheme, "basic")) return false;
+    std::string_view code = trim(authorization.substr(scheme.size()));
+    while (code.ends_with('='))
+        code.remove_suffix(1);
+    uint32_t bits = 0;
+    int bit_count = 0;
+    user.clear();
+    for (const char c : code) {
+        const int value = base64_value(c);
+        if (value < 0) return false;
+        bits = bits << 6 | static_cast<uint32_t>(value);
+        bit_count += 6;
+        if (bit_count < 8) continue;
+        bit_count -= 8;
+        const char byte = static_cast<char>(bits >> bit_count & 0xFF);
+        if (byte == ':') break;
+        user += byte;
+    }
+    return !user.empty();
+}
+
+Error format_error(size_t position, const std::string& what) {
+    return Error{0, "access log format, position " + std::to_string(position + 1) + ": " + what};
+}
+
+/// Bytes of the parenthesised name that starts at `text`'s first byte, both parentheses included
+/// (they may nest, as in Python); npos if it does not end.
+size_t name_size(std::string_view text) {
+    int depth = 0;
+    for (size_t i = 0; i < text.size(); ++i) {
+        if (text[i] == '(') ++depth;
+        if (text[i] == ')' && --depth == 0) return i + 1;
+    }
+    return std::string_view::npos;
+}
+
+/// Digits at `position`, which moves behind them; kWidthMax + 1 if the number is larger.
+size_t take_number(std::string_view text, size_t& position) {
+    size_t value = 0;
+    for (; position < text.size() && is_digit(text[position]); ++position)
+        value = std::min(value * 10 + static_cast<size_t>(text[position] - '0'), kWidthMax + 1);
+    return value;
+}
+
+}  // namespace
+
+/// The step for an atom's name: a letter, or {name} with i, o or e, in any case. An unknown one
+/// gives an Absent step. Error: a string asked for as a number.
+Result<AccessLog::Step> AccessLog::find_atom(std::string_view name, bool is_number_wanted) {
+    using Kind = Step::Kind;
+    struct Atom {
+        char letter;
+        Kind kind;
+        const char* json_key;
+    };
+    static constexpr Atom kAtoms[] = {
+        {'h', Kind::RemoteAddr, "remote_addr"},
+        {'l', Kind::Absent, "ident"},
+        {'u', Kind::User, "user"},
+        {'t', Kind::Time, "time"},
+        {'r', Kind::Request, "request"},
+        {'s', Kind::Status, "status"},
+        {'m', Kind::Method, "method"},
+        {'U', Kind::Path, "path"},
+        {'q', Kind::Query, "query"},
+        {'H', Kind::Protocol, "protocol"},
+        {'b', Kind::Bytes, "bytes"},
+        {'B', Kind::Bytes, "bytes"},
+        {'f', Kind::Referer, "referer"},
+        {'a', Kind::UserAgent, "user_agent"},
+        {'T', Kind::Seconds, "duration_s"},
+        {'M', Kind::Milliseconds, "duration_ms"},
+        {'D', Kind::Microseconds, "duration_us"},
+        {'L', Kind::Fraction, "duration"},
+        {'p', Kind::Pid, "pid"},
+        {'A', Kind::AppMicroseconds, "app_us"},
+        {'Q', Kind::QueueMicroseconds, "queue_us"},
+    };
+    constexpr std::string_view kIntegers = "sbBTMDAQ";
+    if (is_number_wanted && (name.size() != 1 || kIntegers.find(name) == std::string_view::npos))
+        return Error{0, "'" + std::string(name) + "' is not a number"};
+    for (const Atom& atom : kAtoms)
+        if (name.size() == 1 && name[0] == atom.letter) return Step{atom.kind, "", atom.json_key};
+
+    const size_t brace = name.size() < 3 ? 0 : name.size() - 2;
+    if (brace == 0 || name.front() != '{' || name[brace] != '}') return Step{Kind::Absent, ""};
+    const std::string field = lower(name.substr(1, brace - 1));
+    switch (to_lower(name.back())) {
+        case 'i': return Step{Kind::RequestField, field, "request_header." + field};
+        case 'o': return Step{Kind::ResponseField, field, "response_header." + field};
+        case 'e': break;
+        default: return Step{Kind::Absent, ""};
+    }
+    const auto known = std::find(environ_names_.begin(), environ_names_.end(), field);
+    if (known == environ_names_.end()) environ_names_.push_back(field);
+    return Step{Kind::Environ, field, "environ." + field};
+}
+
+Result<AccessLog> AccessLog::compile(std::string_view format) {
+    AccessLog log;
+    log.json_ = format == "json" || format.starts_with("json:");
+    const Status status = format == "json" ? log.compile_json(kDefaultJsonAtoms)
+                          : log.json_      ? log.compile_json(format.substr(5))
+                                           : log.compile_text(format);
+    if (!status) return status.error();
+    return log;
+}
+
+Status AccessLog::compile_text(std::string_view format) {
+    const auto add_literal = [&](std::string_view text) {
+        if (steps_.empty() || steps_.back().kind != Step::Kind::Literal)
+            steps_.push_back({Step::Kind::Literal, ""});
+        steps_.back().text += text;
+    };
+    for (size_t at = 0; at < format.size();) {
+        const size_t percent = std::min(format.find('%', at), format.size());
+        if (percent > at) add_literal(format.substr(at, percent - at));
+        at = percent;
+        if (at == format.size()) break;
+        if (format.substr(at).starts_with("%%")) {
+            add_literal("%");
+            at += 2;
+            continue;
+        }
+        const std::string_view rest = format.substr(at + 1);
+        if (!rest.starts_with('('))
+            return format_error(at, "'%' is followed by neither '(' nor '%'");
+        const size_t size = name_size(rest);
+        if (size == std::string_view::npos) return format_error(at, "'%(' without its ')'");
+        const std::string_view name = rest.substr(1, size - 2);
+
+        size_t end = at + 1 + size;
+        bool is_left = false, is_zero = false;
+        for (; end < format.size() && (format[end] == '-' || format[end] == '0'); ++end)
+            (format[end] == '-' ? is_left : is_zero) = true;
+        const size_t width = take_number(format, end);
+        size_t precision = UINT16_MAX;
+        const bool has_precision = end < format.size() && format[end] == '.';
+        if (has_precision) precision = take_number(format, ++end);
+        const std::string atom(format.substr(at, std::min(end + 1, format.size()) - at));
+        const char conversion = end < format.size() ? format[end] : '\0';
+        const bool is_number = conversion == 'd' || conversion == 'i' || conversion == 'u';
+        if (conversion != 's' && !is_number)
+            return format_error(at, "'" + atom + "' does not end with s or d");
+        if (width > kWidthMax || (has_precision && (precision > kWidthMax || is_number)))
+            return format_error(at, "'" + atom + "' has a width or precision that can't be used");
+
+        Result<Step> step = find_atom(name, is_number);
+        if (!step) return format_error(at, "'" + atom + "': " + step.message());
+        step->width = static_cast<uint16_t>(width);
+        step->precision = static_cast<uint16_t>(precision);
+        step->is_left = is_left;
+        step->is_zero = is_zero && is_number && !is_left;
+        if (step->kind == Step::Kind::Absent && width == 0 && !has_precision)
+            add_literal("-");
+        else
+            steps_.push_back(std::move(*step));
+        at = end + 1;
+    }
+    return {};
+}
+
+Status AccessLog::compile_json(std::string_view atoms) {
+    for (const std::string_view name : split(atoms, ',')) {
+        Result<Step> step = find_atom(trim(name), false);
+        const auto position = static_cast<size_t>(name.data() - atoms.data()) + 5;
+        if (!step || step->json_key.empty())
+            return format_error(position, "unknown atom '" + std::string(name) + "'");
+        const std::string key = json_quote(step->json_key) + ":";
+        for (const Step& other : steps_)
+            if (std::string_view(other.json_key).substr(1) == key)
+                return format_error(position, "'" + std::string(name) + "' repeats " + key);
+        step->json_key = (steps_.empty() ? "{" : ",") + key;
+        steps_.push_back(std::move(*step));
+    }
+    return {};
+}
+
+void AccessLog::format(const AccessRecord& record, std::string& out) const {
+    if (json_) {
+        for (const Step& step : steps_)
+            append_json(step, record, out);
+        out += '}';
+        return;
+    }
+    for (const Step& step : steps_) {
+        if (step.kind == Step::Kind::Literal) {
+            out += step.text;
+            continue;
+        }
+        const size_t start = out.size();
+        append_text(step, record, out);
+        if (out.size() - start > step.precision) out.resize(start + step.precision);
+        if (out.size() - start >= step.width) continue;
+        const size_t missing = step.width - (out.size() - start);
+        if (step.is_left)
+            out.append(missing, ' ');
+        else
+            out.insert(start, missing, step.is_zero ? '0' : ' ');
+    }
+}
+
+/// The raw bytes of a string atom; false if it is absent. `value` may point into `scratch`.
+bool AccessLog::string_value(const Step& step, const AccessRecord& record, std::string& scratch,
+                             std::string_view& value) {
+    using Kind = Step::Kind;
+    const auto request_field = [&](std::string_view name) {
+        return record.fields && record.fields->request_field(name, value);
+    };
+    switch (step.kind) {
+        case Kind::RemoteAddr: return value = record.remote_addr, true;
+        case Kind::Method: return value = record.method, !value.empty();
+        case Kind::Status: return value = first_word(record.status), !value.empty();
+        case Kind::Query: return value = record.query, true;
+        case Kind::Protocol: return value = record.protocol, !value.empty();
+        case Kind::Referer: return request_field("referer");
+        case Kind::UserAgent: return request_field("user-agent");
+        case Kind::RequestField: return request_field(step.text);
+        case Kind::ResponseField:
+            return record.fields && record.fields->response_field(step.text, value);
+        case Kind::User: {
+            std::string_view authorization;
+            if (!record.fields || !record.fields->request_field("authorization", authorization) ||
+                !basic_user(authorization, scratch))
+                return false;
+            return value = scratch, true;
+        }
+        case Kind::Path: scratch = percent_decode(record.path); return value = scratch, true;
+        case Kind::Request:
+            // Of a refused request some parts may be unknown.
+            for (const std::string_view part : {record.method, record.target, record.protocol})
+                if (!part.empty()) (scratch += scratch.empty() ? "" : " ") += part;
+            return value = scratch, !value.empty();
+        case Kind::Environ:
+            if (!record.environ) return false;
+            for (const auto& [name, text] : *record.environ)
+                if (name == step.text) return value = text, true;
+            return false;
+        default: return false;
+    }
+}
+
+/// Appends the digits of a number atom; false if it is none (or a status that is no number).
+bool AccessLog::number_value(const Step& step, const AccessRecord& record, std::string& out) {
+    using Kind = Step::Kind;
+    const int64_t us = std::max<int64_t>(record.duration_us, 0);
+    switch (step.kind) {
+        case Kind::Bytes: return append_number(record.body_bytes, out), true;
+        case Kind::Seconds: return append_number(us / 1'000'000, out), true;
+        case Kind::Milliseconds: return append_number(us / 1000, out), true;
+        case Kind::Microseconds: return append_number(us, out), true;
+        case Kind::AppMicroseconds: return append_number(record.app_us, out), true;
+        case Kind::QueueMicroseconds: return append_number(record.queue_us, out), true;
+        case Kind::Pid: return append_number(record.pid ? record.pid : ::getpid(), out), true;
+        case Kind::Fraction: {
+            append_number(us / 1'000'000, out);
+            const size_t point = out.size();
+            append_number(1'000'000 + us % 1'000'000, out);
+            out[point] = '.';  // it was the 1 that kept the leading zeros
+            return true;
+        }
+        case Kind::Status: {
+            const std::string_view code = first_word(record.status);
+            // JSON knows no number with a leading zero.
+            if (code.empty() || code.front() == '0') return false;
+            if (!std::all_of(code.begin(), code.end(), is_digit)) return false;
+            return out += code, true;
+        }
+        default: return false;
+    }
+}
+
+void AccessLog::append_text(const Step& step, const AccessRecord& record, std::string& out) {
+    if (step.kind == Step::Kind::Time) {
+        out += time_texts().clf;
+        return;
+    }
+    if (step.kind == Step::Kind::Pid) {
+        out += '<';
+        number_value(step, record, out);
+        out += '>';
+        return;
+    }
+    if (number_value(step, record, out)) return;
+    std::string scratch;
+    std::string_view value;
+    if (string_value(step, record, scratch, value))
+        append_escaped(value, out);
+    else
+        out += '-';
+}
+
+void AccessLog::append_json(const Step& step, const AccessRecord& record, std::string& out) {
+    out += step.json_key;
+    if (step.kind == Step::Kind::Time) {
+        ((out += '"') += time_texts().iso) += '"';
+        return;
+    }
+    if (number_value(step, record, out)) return;
+    std::string scratch;
+    std::string_view value;
+    if (string_value(step, record, scratch, value))
+        append_quoted(value, out);
+    else
+        out += "null";
+}
+
+}  // namespace gcorn
