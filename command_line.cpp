@@ -158,6 +158,7 @@ private:
     }
 
     Status use(Option option, std::optional<std::string> attached) {
+        if (option.flag == "--help" && attached) return use_help(std::move(*attached));
         // A text behind the letter of a switch holds further letters: -DR, -Dw4.
         while (option.is_switch() && attached) {
             const Option* following = nullptr;
@@ -188,6 +189,16 @@ private:
         if (next_ + 1 >= args_.size() || args_[next_ + 1] == "--") return false;
         const Result<Reading> reading = read(args_[next_ + 1]);
         return reading && reading->kind == Reading::Kind::Word;
+    }
+
+    Status use_help(std::string form) {
+        const auto forms = split_list(kHelpForms);
+        if (std::ranges::find(forms, form) == forms.end())
+            return argument_error(*find("--help"), "invalid choice: '" + form + "' (choose from " +
+                                                       std::string(kHelpForms) + ")");
+        line_.help = true;
+        line_.help_form = std::move(form);
+        return {};
     }
 
     static Status refuse(const Option& option) {

@@ -17,6 +17,9 @@ namespace gcorn {
 
 inline constexpr std::string_view kUsageLine = "usage: gcorn [OPTIONS] [APP_MODULE]";
 
+/// What --help=FORM can print besides the help for a terminal (settings.h: help_in_form).
+inline constexpr std::string_view kHelpForms = "markdown, man, bash, zsh, fish";
+
 struct Assignment {
     const Setting* setting = nullptr;
     Value value;  ///< of a repeatable option: all its values
@@ -27,6 +30,7 @@ struct CommandLine {
     std::string app;                      ///< first positional word, "" if there is none
     StringList extra_words;               ///< further ones, ignored as in gunicorn
     bool help = false, version = false;   ///< -h, -v: what follows them was not read
+    std::string help_form;                ///< of --help=FORM; "" = plain help
 
     /// The value of a text setting given here ("config"), nullptr if it is absent.
     [[nodiscard]] const std::string* text_of(std::string_view setting) const;

@@ -512,6 +512,9 @@ Result<ResolvedConfig> ConfigBuilder::finish() {
         cfg.worker_class = "gthread";
         sources["worker_class"] = "threads is above 1";
     }
+    if (cfg.spew && cfg.daemon)
+        return Error{kExitConfigError,
+                     "spew prints to the terminal that daemon leaves: set one of them"};
     if (cfg.wsgi_app.empty() && cfg.paste.empty())
         return Error{kExitConfigError, "No application module specified."};
     if (!sources.contains("default_proc_name")) {

@@ -170,7 +170,6 @@ struct Surroundings {
     static Surroundings of_process();
 };
 
-/// The start directory must be the current one when the file is executed (on HUP: again).
 /// Which config file to read: -c of the command line, else -c of GUNICORN_CMD_ARGS, else
 /// ./gcorn.conf.py, else ./gunicorn.conf.py, if they exist; "" = none. Relative paths mean
 /// start_dir. Error: a named file does not exist. Executing it is python/config_file's work.

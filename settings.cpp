@@ -243,13 +243,13 @@ constexpr Setting kSettings[] = {
      .note = "Not in gunicorn."},
     {.name = "boot_timeout", .section = WorkerProcesses, .flags = "--boot-timeout",
      .metavar = "INT", .field = &Config::boot_timeout, .fallback = "0",
-     .help = "Seconds a worker may take to load the application; 0 applies timeout.",
+     .help = "Seconds a worker may take to load the application; 0 is no limit of its own.",
      .note = "Not in gunicorn."},
 
     // --- Security ---
     {.name = "limit_request_line", .section = Security, .flags = "--limit-request-line",
      .metavar = "INT", .field = &Config::limit_request_line, .fallback = "4094",
-     .help = "Bytes of a request line; 0 and anything above 8190 mean 8190. A longer one gets 400."},
+     .help = "Bytes of a request line; 0 and anything above 8190 mean 8190. A longer one gets 414."},
     {.name = "limit_request_fields", .section = Security, .flags = "--limit-request-fields",
      .metavar = "INT", .field = &Config::limit_request_fields, .fallback = "100",
      .help = "Header fields of a request, at most 32768 (which 0 means, too). More get 431."},
@@ -491,8 +491,8 @@ constexpr Setting kSettings[] = {
      .ignored = "no handshake ever holds up a worker, so its moment makes no difference"},
     {.name = "suppress_ragged_eofs", .section = Tls, .flags = "--suppress-ragged-eofs",
      .field = &Config::suppress_ragged_eofs, .fallback = "True",
-     .help = "Without effect: a client that leaves without close_notify has simply left.",
-     .ignored = "a client that leaves without close_notify has simply left"},
+     .help = "Take a client that leaves without close_notify for gone, not for an error. The option "
+             "cannot turn it off, a config file can."},
 
     // --- Server hooks, in the order in which a server meets them ---
     hook("nworkers_changed", 3, &Config::nworkers_changed,

@@ -89,7 +89,7 @@ struct Setting {
 /// Reads and writes a field as a Python value, without casts or checks.
 [[nodiscard]] Value field_value(const Config& cfg, const Setting& setting);
 
-/// --help, wrapped to `width` columns.
+/// --help, wrapped to `width` columns (60 to 120).
 [[nodiscard]] std::string help_text(size_t width);
 /// docs/settings.md.
 [[nodiscard]] std::string settings_markdown();
@@ -97,5 +97,7 @@ struct Setting {
 [[nodiscard]] std::string settings_manpage();
 /// Completion script for "bash", "zsh" or "fish"; "" for another shell.
 [[nodiscard]] std::string settings_completion(std::string_view shell);
+/// What --help=FORM prints: one of kHelpForms, or "" for help_text().
+[[nodiscard]] std::string help_in_form(std::string_view form, size_t width);
 
 }  // namespace gcorn

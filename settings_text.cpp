@@ -299,4 +299,11 @@ std::string settings_completion(std::string_view shell) {
     return "";
 }
 
+std::string help_in_form(std::string_view form, size_t width) {
+    if (form.empty()) return help_text(width);
+    if (form == "markdown") return settings_markdown();
+    if (form == "man") return settings_manpage();
+    return settings_completion(form);
+}
+
 }  // namespace gcorn
