@@ -496,12 +496,6 @@ Streams::Streams() = default;
 
 Streams::~Streams() {
     if (!errors_) return;
-    if (Py_IsInitialized() == 0) {
-        for (PyRef* reference : {&input_type_, &errors_type_, &file_wrapper_, &no_input_, &errors_,
-                                 &file_io_, &buffered_reader_, &buffered_random_})
-            drop_reference(std::move(*reference));
-        return;
-    }
     errors_buffer_->flush();
     reinterpret_cast<ErrorsObject*>(errors_.get())->buffer = nullptr;
 }
