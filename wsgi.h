@@ -19,8 +19,7 @@
 
 namespace gcorn {
 
-class EnvironMaker;
-class PythonTypes;
+class RequestObjects;
 
 /// The two hooks around a request (python/hooks implements them, if the configuration has any). Called
 /// with the GIL held.
@@ -41,6 +40,7 @@ struct WsgiOptions {
     bool is_preload = false;         ///< freezes the collector's objects after loading (gc.freeze)
     bool survives_broken_app = false;///< reload: an application that does not import answers 500 pages
     bool uses_sendfile = true;       ///< file_wrapper may hand real files to the kernel
+    bool measures_time = true;       ///< fills Exchange::app_us
     std::vector<std::string> logged_environ;  ///< AccessLog::environ_names()
 };
 
@@ -72,13 +72,15 @@ public:
 private:
     friend class Call;
     Status load_with_gil();
-    Status load_failed();
+    PyRef find_callable();
+    Status load_failed(PyRef exception);
+    [[nodiscard]] PyRef loader(const char* name) const;
 
     Logger& log_;
     WsgiOptions options_;
     RequestHooks* hooks_;
-    std::unique_ptr<PythonTypes> types_;      ///< made by the first load()
-    std::unique_ptr<EnvironMaker> environ_;
+    PyRef loader_;                            ///< globals of the embedded loader text
+    std::unique_ptr<RequestObjects> objects_; ///< made by load()
     PyRef callable_;
     std::string broken_app_text_;             ///< survives_broken_app: the traceback to show
     std::vector<std::string> broken_app_files_;

@@ -198,8 +198,8 @@ void Interpreter::finalize() {
     run_pending_handlers();
     if (threads_stuck_) {
         PyRef exit_functions = import("atexit", "_run_exitfuncs");
-        if (exit_functions) PyRef::steal(PyObject_CallNoArgs(exit_functions.get()));
-        if (PyErr_Occurred() != nullptr) report("Exception at exit");
+        if (!exit_functions || !PyRef::steal(PyObject_CallNoArgs(exit_functions.get())))
+            report("Exception at exit");
         PyEval_SaveThread();
         return;
     }

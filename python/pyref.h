@@ -223,3 +223,12 @@ constexpr int kMemberReadOnly = READONLY;
 #endif
 
 }  // namespace gcorn
+
+/// Guards one object's C++ side on a free-threaded build; the GIL does it elsewhere.
+#ifdef Py_GIL_DISABLED
+#define GCORN_BEGIN_CRITICAL_SECTION(object) Py_BEGIN_CRITICAL_SECTION(object)
+#define GCORN_END_CRITICAL_SECTION() Py_END_CRITICAL_SECTION()
+#else
+#define GCORN_BEGIN_CRITICAL_SECTION(object) {
+#define GCORN_END_CRITICAL_SECTION() }
+#endif

@@ -1,0 +1,566 @@
+#include "python/streams.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <unordered_map>
+
+namespace gcorn {
+namespace {
+
+constexpr uint64_t kEverything = UINT64_MAX;
+constexpr size_t kCopyWithGilMax = 64 * 1024;
+/// How much of a spooled body readline() looks at in one go.
+constexpr size_t kLineBlockBytes = 64 * 1024;
+
+template <typename Function>
+void* slot(Function* function) {
+    return reinterpret_cast<void*>(function);
+}
+
+template <typename Function>
+PyCFunction method(Function* function) {
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+/// The optional size argument of the read methods: absent, None and negative mean everything. Raises.
+bool size_argument(const char* name, PyObject* const* arguments, Py_ssize_t count, uint64_t& size) {
+    size = kEverything;
+    if (count > 1) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most 1 argument (%zd given)", name, count);
+        return false;
+    }
+    if (count == 0 || arguments[0] == Py_None) return true;
+    const Py_ssize_t value = PyNumber_AsSsize_t(arguments[0], nullptr);  // clips huge ones
+    if (value == -1 && PyErr_Occurred() != nullptr) return false;
+    if (value >= 0) size = static_cast<uint64_t>(value);
+    return true;
+}
+
+// ---------------------------------------------------------------------------------- wsgi.input
+
+struct InputObject {
+    PyObject_HEAD
+    Exchange* exchange;    ///< null: there is no body, or the request is over
+    PyObject* block;       ///< bytes of a spooled body at block_start, for readline(); owned
+    uint64_t block_start;
+    uint64_t position;
+    int error;             ///< errno of the body's failure
+    bool is_over;
+};
+
+InputObject* as_input(PyObject* object) { return reinterpret_cast<InputObject*>(object); }
+
+PyObject* empty_bytes() { return PyBytes_FromStringAndSize(nullptr, 0); }
+
+bool fail_os_error(InputObject* self, const Error& error) {
+    self->error = error.code;
+    PyRef arguments = PyRef::steal(Py_BuildValue("(is)", error.code, error.message.c_str()));
+    if (arguments) PyErr_SetObject(PyExc_OSError, arguments.get());
+    return false;
+}
+
+/// How many bytes of the body are here, after waiting until there are more than `position` or it is
+/// complete. Only an early-dispatched body waits. Raises.
+bool bytes_received(InputObject* self, uint64_t& received) {
+    if (self->is_over) {
+        PyErr_SetString(PyExc_ValueError, "wsgi.input of a request that has ended");
+        return false;
+    }
+    received = 0;
+    if (self->exchange == nullptr) return true;
+    if (self->exchange->body_complete()) {
+        received = self->exchange->body.size();
+        return true;
+    }
+    // Another thread of the application may end the request meanwhile: keep its Exchange alive.
+    const std::shared_ptr<Exchange> exchange = self->exchange->weak_from_this().lock();
+    const uint64_t position = self->position;
+    Result<uint64_t> result = [&] {
+        WithoutGil nogil;
+        return self->exchange->wait_for_body(position);
+    }();
+    if (!result) return fail_os_error(self, result.error());
+    received = *result;
+    return true;
+}
+
+/// Reads exactly `size` bytes, all of them received, of the spool file. 0 or errno.
+int read_file(int file, uint64_t position, char* out, size_t size) {
+    while (size > 0) {
+        const ssize_t got = ::pread(file, out, size, static_cast<off_t>(position));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return got < 0 ? errno : EIO;  // the file is ours: it cannot end early
+        out += got;
+        position += static_cast<uint64_t>(got);
+        size -= static_cast<size_t>(got);
+    }
+    return 0;
+}
+
+/// A bytes object of `size` bytes at `position`, all of them received. Raises.
+PyRef copy_body(InputObject* self, uint64_t position, size_t size) {
+    PyRef bytes = PyRef::steal(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+    if (!bytes) return bytes;
+    char* out = PyBytes_AS_STRING(bytes.get());
+    const Spool& body = self->exchange->body;
+    if (body.in_memory() && size <= kCopyWithGilMax) {
+        std::memcpy(out, body.memory().data() + position, size);
+        return bytes;
+    }
+    const std::shared_ptr<Exchange> exchange = self->exchange->weak_from_this().lock();
+    int error = 0;
+    {
+        WithoutGil nogil;
+        if (body.in_memory()) std::memcpy(out, body.memory().data() + position, size);
+        else error = read_file(body.file(), position, out, size);
+    }
+    if (error != 0) {
+        fail_os_error(self, errno_error(error, "read the spooled request body"));
+        bytes.reset();
+    }
+    return bytes;
+}
+
+void advance(InputObject* self, uint64_t position) {
+    self->position = position;
+    if (self->exchange != nullptr) self->exchange->body_consumed(position);
+}
+
+/// The next min(size, what is there) bytes of the `received` ones. Raises.
+PyRef read_piece(InputObject* self, uint64_t received, uint64_t size) {
+    const uint64_t start = self->position;
+    size = std::min(size, received - std::min(received, start));
+    if (size == 0) return PyRef::steal(empty_bytes());
+    self->position = start + size;  // before the GIL is dropped: nobody reads these twice
+    PyRef bytes = copy_body(self, start, static_cast<size_t>(size));
+    if (bytes && !self->is_over) advance(self, self->position);
+    return bytes;
+}
+
+/// Reads up to `size` bytes in pieces while the client still sends them. Raises.
+PyRef read_while_arriving(InputObject* self, uint64_t size) {
+    PyRef pieces = PyRef::steal(PyList_New(0));
+    while (pieces && size > 0) {
+        uint64_t received = 0;
+        if (!bytes_received(self, received)) return {};
+        if (received <= self->position) break;
+        PyRef piece = read_piece(self, received, size);
+        if (!piece || PyList_Append(pieces.get(), piece.get()) < 0) return {};
+        size -= static_cast<uint64_t>(PyBytes_GET_SIZE(piece.get()));
+    }
+    PyRef empty = pieces ? PyRef::steal(empty_bytes()) : PyRef();
+    if (!empty) return {};
+    return PyRef::steal(PyObject_CallMethod(empty.get(), "join", "O", pieces.get()));
+}
+
+PyObject* input_read(PyObject* object, PyObject* const* arguments, Py_ssize_t count) {
+    InputObject* self = as_input(object);
+    uint64_t size = 0;
+    if (!size_argument("read", arguments, count, size)) return nullptr;
+    if (self->exchange != nullptr && !self->exchange->body_complete())
+        return read_while_arriving(self, size).release();
+    uint64_t received = 0;
+    if (!bytes_received(self, received)) return nullptr;
+    return read_piece(self, received, size).release();
+}
+
+/// The bytes at the current position as far as they lie together; empty at the end of the body. The
+/// view is valid until the GIL is dropped. Raises.
+bool peek(InputObject* self, std::string_view& bytes) {
+    uint64_t received = 0;
+    if (!bytes_received(self, received)) return false;
+    bytes = {};
+    if (received <= self->position) return true;
+    if (self->exchange->body.in_memory()) {
+        bytes = self->exchange->body.memory().substr(static_cast<size_t>(self->position));
+        return true;
+    }
+    const auto offset = [self] { return self->position - self->block_start; };
+    const bool has_block = self->block != nullptr && self->position >= self->block_start &&
+                           offset() < static_cast<uint64_t>(PyBytes_GET_SIZE(self->block));
+    if (!has_block) {
+        const uint64_t start = self->position;
+        const uint64_t size = std::min<uint64_t>(received - start, kLineBlockBytes);
+        PyRef block = copy_body(self, start, static_cast<size_t>(size));
+        if (!block) return false;
+        Py_XSETREF(self->block, block.release());  // the object owns its block
+        self->block_start = start;
+        self->position = start;  // another reader may have moved it meanwhile
+    }
+    bytes = bytes_view(self->block).substr(static_cast<size_t>(offset()));
+    return true;
+}
+
+/// One line with its newline, at most `size` bytes of it; empty at the end of the body. Raises.
+PyRef read_line(InputObject* self, uint64_t size) {
+    std::string line;
+    for (;;) {
+        std::string_view bytes;
+        if (!peek(self, bytes)) return {};
+        bytes = bytes.substr(0, static_cast<size_t>(std::min<uint64_t>(size, bytes.size())));
+        const size_t newline = bytes.find('\n');
+        const size_t taken = newline == std::string_view::npos ? bytes.size() : newline + 1;
+        size -= taken;
+        line.append(bytes.substr(0, taken));
+        if (taken > 0) advance(self, self->position + taken);
+        if (taken == 0 || size == 0 || newline != std::string_view::npos) break;
+    }
+    return PyRef::steal(
+        PyBytes_FromStringAndSize(line.data(), static_cast<Py_ssize_t>(line.size())));
+}
+
+PyObject* input_readline(PyObject* object, PyObject* const* arguments, Py_ssize_t count) {
+    uint64_t size = 0;
+    if (!size_argument("readline", arguments, count, size)) return nullptr;
+    return read_line(as_input(object), size).release();
+}
+
+PyObject* input_readlines(PyObject* object, PyObject* const* arguments, Py_ssize_t count) {
+    uint64_t hint = 0;  // as in io: stop after the line that passes it; 0 is no hint
+    if (!size_argument("readlines", arguments, count, hint)) return nullptr;
+    if (hint == 0) hint = kEverything;
+    PyRef lines = PyRef::steal(PyList_New(0));
+    for (uint64_t total = 0; lines && total < hint;) {
+        PyRef line = read_line(as_input(object), kEverything);
+        if (!line) return nullptr;
+        const auto size = static_cast<uint64_t>(PyBytes_GET_SIZE(line.get()));
+        if (size == 0) break;
+        if (PyList_Append(lines.get(), line.get()) < 0) return nullptr;
+        total += size;
+    }
+    return lines.release();
+}
+
+PyObject* return_self(PyObject* self) { return PyRef::borrow(self).release(); }
+
+PyObject* input_next(PyObject* object) {
+    PyRef line = read_line(as_input(object), kEverything);
+    if (line && PyBytes_GET_SIZE(line.get()) == 0) return nullptr;  // ends the iteration
+    return line.release();
+}
+
+void input_dealloc(PyObject* object) {
+    PyTypeObject* type = Py_TYPE(object);
+    Py_XDECREF(as_input(object)->block);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+PyMethodDef input_methods[] = {
+    {"read", method(input_read), METH_FASTCALL, "read([size]): up to size bytes, or all"},
+    {"readline", method(input_readline), METH_FASTCALL, "readline([size]): one line"},
+    {"readlines", method(input_readlines), METH_FASTCALL, "readlines([hint]): list of lines"},
+    {nullptr, nullptr, 0, nullptr},
+};
+PyType_Slot input_slots[] = {
+    {Py_tp_methods, input_methods},
+    {Py_tp_iter, slot(return_self)},
+    {Py_tp_iternext, slot(input_next)},
+    {Py_tp_dealloc, slot(input_dealloc)},
+    {0, nullptr},
+};
+PyType_Spec input_spec = {"gcorn.Input", sizeof(InputObject), 0,
+                          Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, input_slots};
+
+PyRef new_input(const PyRef& type, Exchange* exchange) {
+    auto* self = PyObject_New(InputObject, reinterpret_cast<PyTypeObject*>(type.get()));
+    if (self == nullptr) return {};
+    self->exchange = exchange;
+    self->block = nullptr;
+    self->block_start = self->position = 0;
+    self->error = 0;
+    self->is_over = false;
+    return PyRef::steal(reinterpret_cast<PyObject*>(self));
+}
+
+}  // namespace
+
+// --------------------------------------------------------------------------------- wsgi.errors
+
+/// Unfinished lines, one per thread, so that what two threads print is never mixed in one line.
+class Streams::ErrorsBuffer {
+public:
+    explicit ErrorsBuffer(Logger& log) : log_(log) {}
+
+    void write(std::string_view text) {
+        std::string& line = lines_[PyThread_get_thread_ident()];
+        line += text;
+        const size_t end = line.size() > kErrorsLineBytesMax ? line.size() - 1 : line.rfind('\n');
+        if (end == std::string::npos) return;
+        const std::string whole = line.substr(0, end + 1);
+        line.erase(0, end + 1);
+        if (line.empty()) lines_.erase(PyThread_get_thread_ident());
+        emit(whole);
+    }
+
+    void flush() {
+        const auto found = lines_.find(PyThread_get_thread_ident());
+        if (found == lines_.end()) return;
+        const std::string line = std::move(found->second);
+        lines_.erase(found);
+        emit(line + '\n');
+    }
+
+private:
+    void emit(const std::string& text) {
+        WithoutGil nogil;
+        log_.write_raw(text);
+    }
+
+    Logger& log_;
+    std::unordered_map<unsigned long, std::string> lines_;  // guarded by the GIL or the object's lock
+};
+
+namespace {
+
+struct ErrorsObject {
+    PyObject_HEAD
+    Streams::ErrorsBuffer* buffer;  ///< null once its owner is gone
+};
+
+Streams::ErrorsBuffer* buffer_of(PyObject* object) {
+    return reinterpret_cast<ErrorsObject*>(object)->buffer;
+}
+
+bool write_text(PyObject* self, PyObject* text) {
+    if (!PyUnicode_Check(text)) {
+        PyErr_Format(PyExc_TypeError, "wsgi.errors takes str, not %.100s", Py_TYPE(text)->tp_name);
+        return false;
+    }
+    // Lone surrogates (PEP 383 file names) are common in error messages and must not raise here.
+    PyRef bytes = PyRef::steal(PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace"));
+    if (!bytes) return false;
+    GCORN_BEGIN_CRITICAL_SECTION(self);
+    if (buffer_of(self) != nullptr) buffer_of(self)->write(bytes_view(bytes.get()));
+    GCORN_END_CRITICAL_SECTION();
+    return true;
+}
+
+PyObject* errors_write(PyObject* self, PyObject* text) {
+    if (!write_text(self, text)) return nullptr;
+    return PyLong_FromSsize_t(PyUnicode_GET_LENGTH(text));
+}
+
+PyObject* errors_writelines(PyObject* self, PyObject* lines) {
+    PyRef iterator = PyRef::steal(PyObject_GetIter(lines));
+    if (!iterator) return nullptr;
+    while (PyRef line = PyRef::steal(PyIter_Next(iterator.get())))
+        if (!write_text(self, line.get())) return nullptr;
+    if (PyErr_Occurred() != nullptr) return nullptr;
+    Py_RETURN_NONE;
+}
+
+PyObject* errors_flush(PyObject* self, PyObject*) {
+    GCORN_BEGIN_CRITICAL_SECTION(self);
+    if (buffer_of(self) != nullptr) buffer_of(self)->flush();
+    GCORN_END_CRITICAL_SECTION();
+    Py_RETURN_NONE;
+}
+
+void plain_dealloc(PyObject* object) {
+    PyTypeObject* type = Py_TYPE(object);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+PyMethodDef errors_methods[] = {
+    {"write", errors_write, METH_O, "write(text): into the error log, whole lines at a time"},
+    {"writelines", errors_writelines, METH_O, "writelines(lines)"},
+    {"flush", errors_flush, METH_NOARGS, "flush(): ends an unfinished line"},
+    {nullptr, nullptr, 0, nullptr},
+};
+PyType_Slot errors_slots[] = {
+    {Py_tp_methods, errors_methods},
+    {Py_tp_dealloc, slot(plain_dealloc)},
+    {0, nullptr},
+};
+PyType_Spec errors_spec = {"gcorn.Errors", sizeof(ErrorsObject), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, errors_slots};
+
+// --------------------------------------------------------------------------- wsgi.file_wrapper
+
+constexpr Py_ssize_t kFileBlockBytes = 8192;
+
+struct FileWrapperObject {
+    PyObject_HEAD
+    PyObject* filelike;
+    PyObject* close;  ///< the file's own close; null, and so no attribute, if it has none
+    Py_ssize_t block_size;
+};
+
+FileWrapperObject* as_wrapper(PyObject* object) {
+    return reinterpret_cast<FileWrapperObject*>(object);
+}
+
+PyObject* wrapper_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords) {
+    static const char* const names[] = {"filelike", "blksize", nullptr};
+    PyObject* filelike = nullptr;
+    Py_ssize_t block_size = kFileBlockBytes;
+    if (PyArg_ParseTupleAndKeywords(arguments, keywords, "O|n:file_wrapper",
+                                    const_cast<char**>(names), &filelike, &block_size) == 0)
+        return nullptr;
+    PyRef close_name = PyRef::steal(PyUnicode_InternFromString("close"));
+    PyRef close;
+    if (!close_name || !optional_attribute(filelike, close_name.get(), close)) return nullptr;
+    PyObject* object = type->tp_alloc(type, 0);
+    if (object == nullptr) return nullptr;
+    as_wrapper(object)->filelike = PyRef::borrow(filelike).release();  // the object owns both
+    as_wrapper(object)->close = close.release();
+    as_wrapper(object)->block_size = block_size;
+    return object;
+}
+
+/// The next block; empty at the end, whatever type the file's read() answers with. Raises.
+PyRef next_block(PyObject* object) {
+    FileWrapperObject* self = as_wrapper(object);
+    return PyRef::steal(PyObject_CallMethod(self->filelike, "read", "n", self->block_size));
+}
+
+PyObject* wrapper_next(PyObject* object) {
+    PyRef block = next_block(object);
+    if (block && PyObject_IsTrue(block.get()) == 1) return block.release();
+    return nullptr;  // the end, or an exception
+}
+
+/// The iteration of the oldest Python, which gunicorn's class still offers.
+PyObject* wrapper_item(PyObject* object, Py_ssize_t) {
+    PyObject* block = wrapper_next(object);
+    if (block == nullptr && PyErr_Occurred() == nullptr)
+        PyErr_SetString(PyExc_IndexError, "end of file");
+    return block;
+}
+
+int wrapper_traverse(PyObject* object, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(as_wrapper(object)->filelike);
+    Py_VISIT(as_wrapper(object)->close);
+    return 0;
+}
+
+int wrapper_clear(PyObject* object) {
+    Py_CLEAR(as_wrapper(object)->filelike);
+    Py_CLEAR(as_wrapper(object)->close);
+    return 0;
+}
+
+void wrapper_dealloc(PyObject* object) {
+    PyTypeObject* type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    wrapper_clear(object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+PyMemberDef wrapper_members[] = {
+    {"filelike", kMemberObject, offsetof(FileWrapperObject, filelike), kMemberReadOnly, nullptr},
+    {"close", kMemberObject, offsetof(FileWrapperObject, close), kMemberReadOnly, nullptr},
+    {"blksize", kMemberSize, offsetof(FileWrapperObject, block_size), kMemberReadOnly, nullptr},
+    {nullptr, 0, 0, 0, nullptr},
+};
+PyType_Slot wrapper_slots[] = {
+    {Py_tp_new, slot(wrapper_new)},
+    {Py_tp_members, wrapper_members},
+    {Py_tp_iter, slot(return_self)},
+    {Py_tp_iternext, slot(wrapper_next)},
+    {Py_sq_item, slot(wrapper_item)},
+    {Py_tp_traverse, slot(wrapper_traverse)},
+    {Py_tp_clear, slot(wrapper_clear)},
+    {Py_tp_dealloc, slot(wrapper_dealloc)},
+    {0, nullptr},
+};
+PyType_Spec wrapper_spec = {"gcorn.FileWrapper", sizeof(FileWrapperObject), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, wrapper_slots};
+
+/// An integer that a method without arguments returns; false, without exception, if it has none.
+bool call_for_integer(PyObject* object, const char* name, long long& value) {
+    PyRef result = PyRef::steal(PyObject_CallMethod(object, name, nullptr));
+    value = result ? PyLong_AsLongLong(result.get()) : -1;
+    if (PyErr_Occurred() == nullptr) return value >= 0;
+    PyErr_Clear();
+    return false;
+}
+
+bool is_exactly(PyObject* object, const PyRef& type) {
+    return reinterpret_cast<PyObject*>(Py_TYPE(object)) == type.get();
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------- Streams
+
+Streams::Streams() = default;
+
+Streams::~Streams() {
+    if (!errors_) return;
+    errors_buffer_->flush();
+    reinterpret_cast<ErrorsObject*>(errors_.get())->buffer = nullptr;
+}
+
+bool Streams::prepare(Logger& log) {
+    errors_buffer_ = std::make_unique<ErrorsBuffer>(log);
+    input_type_.reset(PyType_FromSpec(&input_spec));
+    errors_type_.reset(input_type_ ? PyType_FromSpec(&errors_spec) : nullptr);
+    file_wrapper_.reset(errors_type_ ? PyType_FromSpec(&wrapper_spec) : nullptr);
+    if (!file_wrapper_) return false;
+    no_input_ = new_input(input_type_, nullptr);
+    auto* errors = PyObject_New(ErrorsObject, reinterpret_cast<PyTypeObject*>(errors_type_.get()));
+    if (errors == nullptr) return false;
+    errors->buffer = errors_buffer_.get();
+    errors_.reset(reinterpret_cast<PyObject*>(errors));
+    file_io_ = import("io", "FileIO");
+    buffered_reader_ = file_io_ ? import("io", "BufferedReader") : PyRef();
+    buffered_random_ = buffered_reader_ ? import("io", "BufferedRandom") : PyRef();
+    return no_input_ && buffered_random_;
+}
+
+PyRef Streams::make_input(Exchange& exchange) const {
+    if (exchange.head.framing == Framing::None) return PyRef::borrow(no_input_.get());
+    return new_input(input_type_, &exchange);
+}
+
+void Streams::end_input(PyObject* input) const {
+    if (input == no_input_.get()) return;
+    as_input(input)->exchange = nullptr;
+    as_input(input)->is_over = true;
+    Py_CLEAR(as_input(input)->block);
+}
+
+int Streams::input_error(PyObject* input) const { return as_input(input)->error; }
+
+void Streams::flush_errors() const {
+    GCORN_BEGIN_CRITICAL_SECTION(errors_.get());
+    errors_buffer_->flush();
+    GCORN_END_CRITICAL_SECTION();
+}
+
+bool Streams::real_file(PyObject* wrapper, FileRange& range) const {
+    PyObject* file = as_wrapper(wrapper)->filelike;
+    if (file == nullptr) return false;
+    if (!is_exactly(file, file_io_)) {
+        if (!is_exactly(file, buffered_reader_) && !is_exactly(file, buffered_random_)) return false;
+        PyRef raw = attribute(file, "raw");
+        // What a BufferedRandom was given to write must be in the file before the kernel reads it.
+        PyRef flushed = raw && is_exactly(raw.get(), file_io_)
+                            ? PyRef::steal(PyObject_CallMethod(file, "flush", nullptr))
+                            : PyRef();
+        if (!flushed) {
+            PyErr_Clear();
+            return false;
+        }
+    }
+    long long fd = -1, offset = -1;
+    struct stat status;
+    if (!call_for_integer(file, "fileno", fd) || !call_for_integer(file, "tell", offset) ||
+        ::fstat(static_cast<int>(fd), &status) != 0 || !S_ISREG(status.st_mode))
+        return false;
+    range.fd = static_cast<int>(fd);
+    range.offset = static_cast<off_t>(offset);
+    range.size = static_cast<uint64_t>(std::max<long long>(status.st_size - offset, 0));
+    return true;
+}
+
+}  // namespace gcorn

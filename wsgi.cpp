@@ -1,0 +1,790 @@
+#include "wsgi.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/clock.h"
+#include "base/text.h"
+#include "net/exchange.h"
+#include "python/environ.h"
+#include "python/interpreter.h"
+#include "python/streams.h"
+
+namespace gcorn {
+namespace {
+
+/// Blocks of a list up to this size are joined, up to that many bytes, into one send.
+constexpr size_t kJoinedBlockMax = 16 * 1024;
+constexpr size_t kJoinedBytesMax = 64 * 1024;
+
+/// Finds the application (settings reference §9). Everything it cannot use is told by an Unusable, whose
+/// text is the whole story; any other exception is the application's own.
+constexpr const char* kLoaderSource = R"PYTHON(
+import ast, importlib, os, sys, traceback
+
+class Unusable(Exception):
+    pass
+
+def parse(expression):
+    unclear = Unusable("Failed to parse %r as an attribute name or function call." % expression)
+    try:
+        node = ast.parse(expression, mode="eval").body
+    except SyntaxError:
+        raise unclear from None
+    if isinstance(node, ast.Name):
+        return node.id, None, None
+    if not isinstance(node, ast.Call):
+        raise unclear
+    if not isinstance(node.func, ast.Name):
+        raise Unusable("Function reference must be a simple name: %r" % expression)
+    try:
+        if any(keyword.arg is None for keyword in node.keywords):
+            raise ValueError("**")
+        return (node.func.id, [ast.literal_eval(value) for value in node.args],
+                {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords})
+    except ValueError:
+        raise Unusable("Failed to parse arguments as literal values: %r" % expression) from None
+
+def import_module(name, expression):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        if name.endswith(".py") and os.path.exists(name):
+            raise ImportError("Failed to find application, did you mean '%s:%s'?"
+                              % (name[:-3], expression)) from None
+        raise
+
+def call_factory(factory, args, kwargs):
+    try:
+        return factory(*args, **kwargs)
+    except TypeError as error:
+        if error.__traceback__.tb_next is None:  # refused before its first line: wrong arguments
+            raise Unusable(traceback.format_exception_only(error)[-1].strip()) from None
+        raise
+
+def find(spec):
+    name, colon, expression = spec.partition(":")
+    if not colon:
+        expression = "application"
+    module = import_module(name, expression)
+    attribute, args, kwargs = parse(expression)
+    try:
+        found = getattr(module, attribute)
+    except AttributeError:
+        raise Unusable("Failed to find attribute %r in %r." % (attribute, name)) from None
+    if args is not None:
+        found = call_factory(found, args, kwargs)
+    if found is None:
+        raise Unusable("Failed to find application object: %r" % expression)
+    if not callable(found):
+        raise Unusable("Application object must be callable.")
+    return found
+
+def freeze():
+    import gc
+    gc.collect()
+    gc.freeze()
+
+def source_files():
+    # Through __dict__, for getattr would make lazy modules import themselves.
+    names = {getattr(module, "__dict__", {}).get("__file__")
+             for module in list(sys.modules.values())}
+    return [name[:-1] if name.endswith((".pyc", ".pyo")) else name
+            for name in names if isinstance(name, str)]
+
+def files_of(error):
+    names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        names.append(error.filename)
+    return [name for name in names if isinstance(name, str) and os.path.isfile(name)]
+)PYTHON";
+
+// --------------------------------------------- start_response, write and early_hints, as objects
+
+struct RequestCallable;
+using CallFunction = PyObject*(PyObject*, PyObject* const*, size_t, PyObject*);
+
+/// One type for the three callables of a request; `call` tells them apart.
+struct RequestCallable {
+    PyObject_HEAD
+    vectorcallfunc call;
+    Exchange* exchange;  ///< null once the request is over, and always in write()
+    PyObject* owner;     ///< of write(): its start_response; owned
+    bool is_started;     ///< of start_response: status and fields are set
+};
+
+RequestCallable* as_callable(PyObject* object) {
+    return reinterpret_cast<RequestCallable*>(object);
+}
+
+void callable_dealloc(PyObject* object) {
+    PyTypeObject* type = Py_TYPE(object);
+    Py_XDECREF(as_callable(object)->owner);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+PyMemberDef callable_members[] = {
+    {"__vectorcalloffset__", kMemberSize, offsetof(RequestCallable, call), kMemberReadOnly, nullptr},
+    {nullptr, 0, 0, 0, nullptr},
+};
+PyType_Slot callable_slots[] = {
+    {Py_tp_members, callable_members},
+    {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(callable_dealloc)},
+    {0, nullptr},
+};
+PyType_Spec callable_spec = {
+    "gcorn.RequestCallable", sizeof(RequestCallable), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
+    callable_slots};
+
+PyRef new_callable(PyTypeObject* type, CallFunction* call, Exchange* exchange, PyObject* owner) {
+    auto* self = PyObject_New(RequestCallable, type);
+    if (self == nullptr) return {};
+    self->call = call;
+    self->exchange = exchange;
+    self->owner = PyRef::borrow(owner).release();
+    self->is_started = false;
+    return PyRef::steal(reinterpret_cast<PyObject*>(self));
+}
+
+bool fail(PyObject* type, const std::string& message) {
+    PyErr_SetString(type, message.c_str());
+    return false;
+}
+
+/// The Exchange of a request that is still running. Raises.
+Exchange* running(PyObject* callable, const char* name) {
+    Exchange* exchange = as_callable(callable)->exchange;
+    if (exchange == nullptr) PyErr_Format(PyExc_ValueError, "%s() after its request ended", name);
+    return exchange;
+}
+
+/// The bytes of a str below U+0100 (PEP 3333 "native strings"), or of bytes if allowed. Raises.
+bool field_text(PyObject* object, const char* what, bool takes_bytes, std::string_view& text) {
+    if (latin1_view(object, text)) return true;
+    if (takes_bytes && PyBytes_Check(object)) {
+        text = bytes_view(object);
+        return true;
+    }
+    if (PyUnicode_Check(object))
+        PyErr_Format(PyExc_ValueError, "%s %R has characters outside latin-1", what, object);
+    else
+        PyErr_Format(PyExc_TypeError, "%s must be str, not %.100s", what,
+                     Py_TYPE(object)->tp_name);
+    return false;
+}
+
+/// One (name, value) pair of any sequence type. Raises.
+bool add_pair(ResponseWriter& response, PyObject* pair, bool takes_bytes) {
+    PyRef items = PyRef::steal(PySequence_Fast(pair, "a header must be a (name, value) tuple"));
+    if (!items) return false;
+    if (PySequence_Fast_GET_SIZE(items.get()) != 2)
+        return fail(PyExc_TypeError, "a header must be a (name, value) tuple");
+    std::string_view name, value;
+    if (!field_text(PySequence_Fast_GET_ITEM(items.get(), 0), "header name", takes_bytes, name) ||
+        !field_text(PySequence_Fast_GET_ITEM(items.get(), 1), "header value", takes_bytes, value))
+        return false;
+    const Status added = response.add_field(name, value);
+    return added || fail(PyExc_ValueError, added.message());
+}
+
+/// All headers: a list as PEP 3333 demands, or any other iterable as gunicorn takes. Raises.
+bool add_headers(ResponseWriter& response, PyObject* headers, bool takes_bytes) {
+    PyRef list = PyRef::steal(PySequence_Fast(headers, "headers must be a list of tuples"));
+    if (!list) return false;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(list.get()); ++i)
+        if (!add_pair(response, PySequence_Fast_GET_ITEM(list.get(), i), takes_bytes)) return false;
+    return true;
+}
+
+struct StartArguments {
+    PyObject* status = nullptr;
+    PyObject* headers = nullptr;
+    PyObject* exc_info = nullptr;
+};
+
+/// (status, headers, exc_info=None), by position or name. Raises.
+bool parse_arguments(PyObject* const* values, size_t positional, PyObject* names,
+                     StartArguments& arguments) {
+    PyObject** const slots[] = {&arguments.status, &arguments.headers, &arguments.exc_info};
+    static constexpr const char* kNames[] = {"status", "headers", "exc_info"};
+    const size_t named = names == nullptr ? 0 : static_cast<size_t>(PyTuple_GET_SIZE(names));
+    if (positional + named > std::size(slots))
+        return fail(PyExc_TypeError, "start_response() takes at most 3 arguments");
+    for (size_t i = 0; i < positional; ++i) *slots[i] = values[i];
+    for (size_t i = 0; i < named; ++i) {
+        PyObject* name = PyTuple_GET_ITEM(names, static_cast<Py_ssize_t>(i));
+        size_t at = 0;
+        while (at < std::size(slots) && PyUnicode_CompareWithASCIIString(name, kNames[at]) != 0)
+            ++at;
+        if (at == std::size(slots) || *slots[at] != nullptr) {
+            PyErr_Format(PyExc_TypeError, "start_response() got an unexpected argument %R", name);
+            return false;
+        }
+        *slots[at] = values[positional + i];
+    }
+    if (arguments.status == nullptr || arguments.headers == nullptr)
+        return fail(PyExc_TypeError, "start_response() needs a status and headers");
+    if (arguments.exc_info == Py_None) arguments.exc_info = nullptr;
+    return true;
+}
+
+/// Raises the application's own exception again: the head is out, it is too late to replace it.
+void raise_again(PyObject* exc_info) {
+    if (!PyTuple_Check(exc_info) || PyTuple_GET_SIZE(exc_info) != 3 ||
+        !PyExceptionInstance_Check(PyTuple_GET_ITEM(exc_info, 1))) {
+        PyErr_SetString(PyExc_TypeError, "exc_info must be what sys.exc_info() returns");
+        return;
+    }
+    PyObject* traceback = PyTuple_GET_ITEM(exc_info, 2);
+    PyObject* exception = PyTuple_GET_ITEM(exc_info, 1);
+    if (PyException_SetTraceback(exception, traceback) < 0) PyErr_Clear();  // no traceback: go on
+    restore_exception(PyRef::borrow(exception));
+}
+
+/// The bytes that end a response of known length can join the next response (pipelining).
+bool ends_here(const ResponseWriter& response) {
+    return response.has_content_length() && response.body_bytes() >= response.content_length();
+}
+
+PyObject* write_call(PyObject* self, PyObject* const* values, size_t flagged, PyObject* names) {
+    if (PyVectorcall_NARGS(flagged) != 1 || names != nullptr || !PyBytes_Check(values[0])) {
+        PyErr_SetString(PyExc_TypeError, "write() takes one bytes object");
+        return nullptr;
+    }
+    PyObject* start = as_callable(self)->owner;
+    Exchange* exchange = running(start, "write");
+    if (exchange == nullptr) return nullptr;
+    if (!as_callable(start)->is_started) {
+        PyErr_SetString(PyExc_AssertionError, "write() before start_response() succeeded");
+        return nullptr;
+    }
+    const std::string_view block = bytes_view(values[0]);
+    const ResponseWriter::Pieces pieces = exchange->response.body(block.size());
+    bool is_sent = false;
+    {
+        WithoutGil nogil;
+        is_sent = exchange->send(pieces, block, ends_here(exchange->response));
+    }
+    if (!is_sent) {
+        errno = EPIPE;
+        return PyErr_SetFromErrno(PyExc_OSError);  // BrokenPipeError
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t flagged,
+                              PyObject* names) {
+    RequestCallable* me = as_callable(self);
+    StartArguments arguments;
+    Exchange* exchange = running(self, "start_response");
+    if (exchange == nullptr ||
+        !parse_arguments(values, static_cast<size_t>(PyVectorcall_NARGS(flagged)), names, arguments))
+        return nullptr;
+    ResponseWriter& response = exchange->response;
+    if (arguments.exc_info != nullptr && response.head_sent()) {
+        raise_again(arguments.exc_info);
+        return nullptr;
+    }
+    if (arguments.exc_info == nullptr && me->is_started) {
+        PyErr_SetString(PyExc_AssertionError, "Response headers already set!");
+        return nullptr;
+    }
+    me->is_started = false;  // stays so if anything below is refused
+    std::string_view status;
+    if (!field_text(arguments.status, "status", false, status)) return nullptr;
+    if (const Status accepted = response.set_status(status); !accepted) {
+        PyErr_SetString(PyExc_ValueError, accepted.message().c_str());
+        return nullptr;
+    }
+    if (!add_headers(response, arguments.headers, false)) return nullptr;
+    me->is_started = true;
+    return new_callable(Py_TYPE(self), write_call, nullptr, self).release();
+}
+
+/// 103 Early Hints (RFC 8297), sent at once; silently nothing where the client cannot take it.
+PyObject* early_hints_call(PyObject* self, PyObject* const* values, size_t flagged,
+                           PyObject* names) {
+    if (PyVectorcall_NARGS(flagged) != 1 || names != nullptr) {
+        PyErr_SetString(PyExc_TypeError, "early_hints() takes one list of headers");
+        return nullptr;
+    }
+    Exchange* exchange = running(self, "early_hints");
+    if (exchange == nullptr) return nullptr;
+    if (!exchange->head.is_http_11() || exchange->response.head_sent()) Py_RETURN_NONE;
+    ResponseWriter hints;  // checks and renders the fields by the rules of a response
+    const ResponseOptions options;
+    hints.begin(exchange->head, false, options);
+    if (!add_headers(hints, values[0], true)) return nullptr;
+    std::string head = "HTTP/1.1 103 Early Hints\r\n";
+    head += hints.fields_block();
+    head += "\r\n";
+    {
+        WithoutGil nogil;
+        (void)exchange->send(head, {}, {}, false);  // a client that is gone shows with the response
+    }
+    Py_RETURN_NONE;
+}
+
+/// A list of str as file names; empty, and the exception cleared, if it is none.
+std::vector<std::string> paths_of(const PyRef& list) {
+    std::vector<std::string> paths;
+    for (Py_ssize_t i = 0; list && i < PyList_Size(list.get()); ++i) {
+        PyRef path = PyRef::steal(PyUnicode_EncodeFSDefault(PyList_GET_ITEM(list.get(), i)));
+        if (path) paths.emplace_back(bytes_view(path.get()));
+        PyErr_Clear();
+    }
+    PyErr_Clear();
+    return paths;
+}
+
+}  // namespace
+
+/// What load() makes once: types, shared objects, the environ's maker.
+class RequestObjects {
+public:
+    /// Raises.
+    [[nodiscard]] bool prepare(Logger& log, const WsgiOptions& options) {
+        callable_type.reset(PyType_FromSpec(&callable_spec));
+        close_name.reset(PyUnicode_InternFromString("close"));
+        if (!callable_type || !close_name || !streams.prepare(log) || !socket_proxy.prepare())
+            return false;
+        return environ.prepare({.errors = streams.errors(),
+                                .file_wrapper = streams.file_wrapper(),
+                                .is_multithread = options.is_multithread,
+                                .is_multiprocess = options.is_multiprocess});
+    }
+    [[nodiscard]] PyRef make_callable(CallFunction* call, Exchange& exchange) const {
+        return new_callable(reinterpret_cast<PyTypeObject*>(callable_type.get()), call, &exchange,
+                            nullptr);
+    }
+
+    PyRef callable_type;
+    PyRef close_name;
+    Streams streams;
+    SocketProxy socket_proxy;
+    EnvironMaker environ;
+};
+
+/// One request inside Python. Lives on the stack of the thread or greenlet that runs it: nothing may
+/// keep a pointer to it; what others need is in the Exchange and in the Python objects.
+class Call {
+public:
+    Call(WsgiApp& app, Exchange& exchange)
+        : app_(app), objects_(*app.objects_), exchange_(exchange), response_(exchange.response) {}
+
+    void run();
+
+private:
+    bool make_environ();
+    bool call_application();
+    bool send_result();
+    bool send_list();
+    bool send_iterable();
+    bool send_wrapped_file(bool& is_sent);
+    bool check_block(PyObject* block);
+    bool send_block(PyObject* block, bool is_last);
+    bool send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last);
+    bool end_response();
+    void warn_about_length();
+    void fail();
+    bool is_clients_fault();
+    void answer(int status);
+    void answer_broken_app();
+    void close_result();
+    void capture_environ();
+    void leave();
+
+    /// Nobody takes bytes any more: stop iterating.
+    [[nodiscard]] bool is_over() const { return exchange_.is_aborted() || exchange_.is_detached(); }
+    [[nodiscard]] std::string label() const;
+
+    WsgiApp& app_;
+    RequestObjects& objects_;
+    Exchange& exchange_;
+    ResponseWriter& response_;
+    PyRef input_, start_response_, early_hints_, socket_, environ_, result_;
+    bool is_ended_ = false;  ///< the last piece is framed already
+};
+
+void Call::run() {
+    if (!app_.callable_) {
+        answer_broken_app();
+        return;
+    }
+    const bool is_timed = app_.options_.measures_time;
+    const int64_t start_us = is_timed ? monotonic_us() : 0;
+    if (!make_environ() || !call_application() || !send_result() || !end_response()) fail();
+    close_result();
+    if (is_timed) exchange_.app_us = monotonic_us() - start_us;
+    if (app_.hooks_ != nullptr && !app_.hooks_->post_request(exchange_, environ_.get()))
+        log_python_error(app_.log_, Level::Error, "Exception in post_request hook");
+    leave();
+}
+
+bool Call::make_environ() {
+    if (app_.hooks_ != nullptr && !app_.hooks_->pre_request(exchange_)) return false;
+    input_ = objects_.streams.make_input(exchange_);
+    start_response_ = objects_.make_callable(start_response_call, exchange_);
+    early_hints_ = objects_.make_callable(early_hints_call, exchange_);
+    socket_ = objects_.socket_proxy.make(exchange_);
+    if (!input_ || !start_response_ || !early_hints_ || !socket_) return false;
+    environ_ = objects_.environ.make(exchange_, {.input = input_.get(),
+                                                 .early_hints = early_hints_.get(),
+                                                 .socket = socket_.get()});
+    return static_cast<bool>(environ_);
+}
+
+bool Call::call_application() {
+    PyObject* arguments[] = {environ_.get(), start_response_.get()};
+    result_.reset(PyObject_Vectorcall(app_.callable_.get(), arguments, 2, nullptr));
+    return static_cast<bool>(result_);
+}
+
+// --------------------------------------------------------------------------- sending the result
+
+bool Call::send_result() {
+    if (PyList_CheckExact(result_.get()) || PyTuple_CheckExact(result_.get())) return send_list();
+    bool is_sent = false;
+    if (objects_.streams.is_file_wrapper(result_.get()) && !send_wrapped_file(is_sent)) return false;
+    return is_sent || send_iterable();
+}
+
+/// A list or tuple: everything is there already, so small blocks leave together (PEP 3333 forbids to
+/// delay a block until the application makes the next one; here it has made them all).
+bool Call::send_list() {
+    PyObject* list = result_.get();
+    const auto size = [list] { return PySequence_Fast_GET_SIZE(list); };
+    if (size() == 1) return send_block(PySequence_Fast_GET_ITEM(list, 0), true);
+    std::string joined;
+    // The list may change while the GIL is dropped, so each step looks at its size anew.
+    for (Py_ssize_t i = 0; i < size() && !is_over(); ++i) {
+        PyRef block = PyRef::borrow(PySequence_Fast_GET_ITEM(list, i));
+        if (!check_block(block.get())) return false;
+        const std::string_view bytes = bytes_view(block.get());
+        if (bytes.empty()) continue;
+        const bool is_small = bytes.size() <= kJoinedBlockMax;
+        if (!joined.empty() && (!is_small || joined.size() >= kJoinedBytesMax)) {
+            send({joined, 0, {}}, {}, false);
+            joined.clear();
+        }
+        is_ended_ = i + 1 == size();
+        const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_ended_);
+        if (is_small) {
+            joined.append(pieces.before).append(bytes.substr(0, pieces.take)).append(pieces.after);
+        } else {
+            send(pieces, bytes, is_ended_ || ends_here(response_));
+        }
+    }
+    if (!joined.empty() && !is_over()) send({joined, 0, {}}, {}, is_ended_ || ends_here(response_));
+    return true;
+}
+
+bool Call::send_iterable() {
+    PyRef iterator = PyRef::steal(PyObject_GetIter(result_.get()));
+    if (!iterator) return false;
+    while (!is_over()) {
+        PyRef block = PyRef::steal(PyIter_Next(iterator.get()));
+        if (!block) return PyErr_Occurred() == nullptr;
+        if (!send_block(block.get(), false)) return false;
+    }
+    return true;
+}
+
+/// is_sent stays false where the wrapped object is no real file: then it is iterated.
+bool Call::send_wrapped_file(bool& is_sent) {
+    FileRange file;
+    if (!app_.options_.uses_sendfile || !as_callable(start_response_.get())->is_started ||
+        !objects_.streams.real_file(result_.get(), file))
+        return true;
+    is_sent = true;
+    // A Content-Length below what the file holds asks for a part of it.
+    if (response_.has_content_length())
+        file.size = std::min(file.size, response_.content_length() - response_.body_bytes());
+    if (file.size == 0 || is_over()) return true;
+    is_ended_ = true;
+    const ResponseWriter::Pieces pieces = response_.body(file.size, true);
+    if (pieces.take == 0) {
+        send(pieces, {}, true);
+        return true;
+    }
+    WithoutGil nogil;
+    (void)exchange_.send_file(pieces.before, file.fd, file.offset, pieces.take, pieces.after, true);
+    return true;
+}
+
+/// Is this a block of the body, and may one be sent by now? Raises.
+bool Call::check_block(PyObject* block) {
+    if (!PyBytes_Check(block)) {
+        PyErr_Format(PyExc_TypeError, "the application's iterable must yield bytes, not %.100s",
+                     Py_TYPE(block)->tp_name);
+        return false;
+    }
+    if (!as_callable(start_response_.get())->is_started && PyBytes_GET_SIZE(block) > 0) {
+        PyErr_SetString(PyExc_AssertionError,
+                        "start_response() was not called before the first block of the body");
+        return false;
+    }
+    return true;
+}
+
+/// Raises; a client that is gone is no error, see is_over(). An empty block sends nothing, not even
+/// the head (PEP 3333 "The start_response() Callable").
+bool Call::send_block(PyObject* block, bool is_last) {
+    if (!check_block(block)) return false;
+    const std::string_view bytes = bytes_view(block);
+    if (bytes.empty() || is_over()) return true;
+    is_ended_ = is_last;
+    const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
+    PyRef kept = PyRef::borrow(block);  // a list may drop it while the GIL is dropped
+    send(pieces, bytes, is_last || ends_here(response_));
+    return true;
+}
+
+bool Call::send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last) {
+    WithoutGil nogil;
+    return exchange_.send(pieces, block, is_last);
+}
+
+bool Call::end_response() {
+    if (is_over()) return true;
+    if (!as_callable(start_response_.get())->is_started) {
+        PyErr_SetString(PyExc_AssertionError, "the application never called start_response()");
+        return false;
+    }
+    if (!is_ended_) send(response_.finish(), {}, true);
+    warn_about_length();
+    return true;
+}
+
+/// Both ends count by Content-Length: what differs may not reach the next response.
+void Call::warn_about_length() {
+    if (is_over() || !(response_.is_short() || response_.is_cut())) return;
+    response_.must_close();
+    WithoutGil nogil;
+    app_.log_.warning(
+        "Response to %s has %s bytes than its Content-Length: %llu; closing the connection",
+        label().c_str(), response_.is_short() ? "fewer" : "more",
+        static_cast<unsigned long long>(response_.content_length()));
+}
+
+// -------------------------------------------------------------------------------------- failing
+
+std::string Call::label() const {
+    return escape_for_log(exchange_.head.method) + " " + escape_for_log(exchange_.head.target);
+}
+
+/// The exception that is set ends the request: logged with its traceback, and answered if that is
+/// still possible. SystemExit and KeyboardInterrupt are no different here: an application cannot stop
+/// its server, and when our own interrupt raised them the core knows and stops after this call.
+void Call::fail() {
+    if (is_clients_fault()) return;
+    // Libraries for gunicorn's workers leave with StopIteration when they took the socket.
+    if (exchange_.is_detached() && PyErr_ExceptionMatches(PyExc_StopIteration) != 0) {
+        PyErr_Clear();
+        return;
+    }
+    log_python_error(app_.log_, Level::Error, "Error handling request " + label());
+    answer(500);
+}
+
+/// A client that left or sent a broken body makes reading and writing raise OSError; if the
+/// application lets that pass it is no news about the application. Clears the exception then.
+bool Call::is_clients_fault() {
+    if (PyErr_ExceptionMatches(PyExc_OSError) == 0) return false;
+    const int body_error = input_ ? objects_.streams.input_error(input_.get()) : 0;
+    const bool is_gone = exchange_.is_aborted() || body_error == ECONNRESET;
+    if (!is_gone && body_error != EPROTO && body_error != ETIMEDOUT) return false;
+    const std::string reason = take_error_text(false);
+    {
+        WithoutGil nogil;
+        if (is_gone)
+            app_.log_.debug("Client left during %s: %s", label().c_str(), reason.c_str());
+        else
+            app_.log_.warning("Invalid request from ip=%s: %s",
+                              exchange_.facts->remote_addr.c_str(), reason.c_str());
+    }
+    if (is_gone) exchange_.abort();
+    else answer(body_error == ETIMEDOUT ? 408 : 400);
+    return true;
+}
+
+/// An error page if the head is not out; else the connection is cut, unless all is said.
+void Call::answer(int status) {
+    if (is_over()) return;
+    is_ended_ = true;
+    if (!response_.head_sent()) {
+        const std::string_view page = response_.error_page(status);
+        WithoutGil nogil;
+        (void)exchange_.send(page, {}, {}, true);
+    } else if (ends_here(response_)) {
+        response_.must_close();
+    } else {
+        exchange_.abort();
+    }
+}
+
+/// reload: the application does not import, and the developer sees why in the browser.
+void Call::answer_broken_app() {
+    const std::string& text = app_.broken_app_text_;
+    const Status set = response_.set_status("500 Internal Server Error");
+    const Status typed = response_.add_field("Content-Type", "text/plain; charset=utf-8");
+    const Status sized = response_.add_field("Content-Length", std::to_string(text.size()));
+    GCORN_CHECK(set && typed && sized);
+    send(response_.body(text.size(), true), text, true);
+}
+
+// --------------------------------------------------------------------------------------- leaving
+
+/// close() of the result, exactly once whatever happened (PEP 3333 "Buffering and Streaming").
+void Call::close_result() {
+    if (!result_ || PyList_CheckExact(result_.get()) || PyTuple_CheckExact(result_.get())) return;
+    PyRef close;
+    const bool is_closed =
+        optional_attribute(result_.get(), objects_.close_name.get(), close) &&
+        (!close || PyRef::steal(PyObject_CallNoArgs(close.get())));
+    if (is_closed) return;
+    response_.must_close();
+    log_python_error(app_.log_, Level::Error, "Error handling request " + label());
+}
+
+/// Values of the access format's %({name}e)s: names are lower case there, as in gunicorn.
+void Call::capture_environ() {
+    PyObject *key = nullptr, *value = nullptr;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(environ_.get(), &position, &key, &value) != 0) {
+        std::string_view name;
+        if (!latin1_view(key, name)) continue;
+        const std::string lower_name = lower(name);
+        const auto& wanted = app_.options_.logged_environ;
+        if (std::find(wanted.begin(), wanted.end(), lower_name) == wanted.end()) continue;
+        PyRef text = PyRef::steal(PyObject_Str(value));
+        std::string_view bytes;
+        if (text && utf8_view(text.get(), bytes))
+            exchange_.logged_environ.emplace_back(lower_name, bytes);
+        PyErr_Clear();
+    }
+}
+
+/// Cuts every tie between Python objects the application may have kept and this Exchange.
+void Call::leave() {
+    if (environ_ && !app_.options_.logged_environ.empty()) capture_environ();
+    objects_.streams.flush_errors();
+    if (input_) objects_.streams.end_input(input_.get());
+    if (start_response_) as_callable(start_response_.get())->exchange = nullptr;
+    if (early_hints_) as_callable(early_hints_.get())->exchange = nullptr;
+    if (socket_) SocketProxy::end(socket_.get());
+}
+
+// -------------------------------------------------------------------------------------- WsgiApp
+
+WsgiApp::WsgiApp(Logger& log, WsgiOptions options, RequestHooks* hooks)
+    : log_(log), options_(std::move(options)), hooks_(hooks) {}
+
+WsgiApp::~WsgiApp() {
+    if (Py_IsInitialized() == 0) {  // nobody is left who could free Python objects
+        (void)objects_.release();
+        (void)callable_.release();
+        (void)loader_.release();
+        return;
+    }
+    WithGil gil;
+    objects_.reset();
+    callable_.reset();
+    loader_.reset();
+}
+
+void WsgiApp::configure(WsgiOptions options, RequestHooks* hooks) {
+    options_ = std::move(options);
+    hooks_ = hooks;
+}
+
+/// A function or class of the loader text. Raises.
+PyRef WsgiApp::loader(const char* name) const {
+    PyRef found = PyRef::borrow(PyDict_GetItemString(loader_.get(), name));
+    if (!found) PyErr_SetString(PyExc_SystemError, "the loader text is incomplete");
+    return found;
+}
+
+Status WsgiApp::load() {
+    WithGil gil;
+    return load_with_gil();
+}
+
+Status WsgiApp::load_with_gil() {
+    broken_app_text_.clear();
+    broken_app_files_.clear();
+    callable_ = find_callable();
+    if (!callable_) return load_failed(take_exception());
+    PyRef freeze = options_.is_preload ? loader("freeze") : PyRef();
+    if (freeze && !PyRef::steal(PyObject_CallNoArgs(freeze.get())))
+        log_python_error(log_, Level::Warning, "Freezing the preloaded objects failed");
+    return {};
+}
+
+/// Makes what requests share, then imports. Raises.
+PyRef WsgiApp::find_callable() {
+    objects_ = std::make_unique<RequestObjects>();
+    loader_.reset(PyDict_New());
+    PyRef code = PyRef::steal(Py_CompileString(kLoaderSource, "<gcorn loader>", Py_file_input));
+    const bool is_ready =
+        loader_ && code &&
+        PyDict_SetItemString(loader_.get(), "__builtins__", PyEval_GetBuiltins()) == 0 &&
+        PyRef::steal(PyEval_EvalCode(code.get(), loader_.get(), loader_.get())) &&
+        objects_->prepare(log_, options_);
+    PyRef find = is_ready ? loader("find") : PyRef();
+    PyRef spec = find ? path_str(options_.app) : PyRef();
+    if (!spec) return {};
+    return PyRef::steal(PyObject_CallOneArg(find.get(), spec.get()));
+}
+
+Status WsgiApp::load_failed(PyRef exception) {
+    const auto raise = [&exception] { restore_exception(PyRef::borrow(exception.get())); };
+    raise();
+    std::string sentence = take_error_text(false);
+    PyRef unusable = loader("Unusable");
+    if (unusable && PyErr_GivenExceptionMatches(exception.get(), unusable.get()) != 0) {
+        // The loader's own sentence says everything; without the exception's name.
+        sentence = sentence.substr(sentence.find(": ") + 2);
+        if (!options_.survives_broken_app) return Error{kExitAppFailed, sentence};
+    }
+    PyErr_Clear();
+    raise();
+    if (!options_.survives_broken_app) {
+        log_python_error(log_, Level::Error, "Exception in worker process");
+        return Error{kExitBootFailed, sentence};
+    }
+    broken_app_text_ = take_error_text();
+    PyRef files_of = loader("files_of");
+    broken_app_files_ = paths_of(
+        files_of ? PyRef::steal(PyObject_CallOneArg(files_of.get(), exception.get())) : PyRef());
+    log_.write(Level::Error, "The application does not load\n" + broken_app_text_);
+    return {};
+}
+
+std::vector<std::string> WsgiApp::source_files() {
+    WithGil gil;
+    PyRef list = loader_ ? loader("source_files") : PyRef();
+    PyRef names = list ? PyRef::steal(PyObject_CallNoArgs(list.get())) : PyRef();
+    std::vector<std::string> files = paths_of(names);
+    files.insert(files.end(), broken_app_files_.begin(), broken_app_files_.end());
+    return files;
+}
+
+void WsgiApp::call(Exchange& exchange) {
+    {
+        WithGil gil;
+        Call(*this, exchange).run();
+    }
+    exchange.finish();
+}
+
+void WsgiApp::call_with_gil(Exchange& exchange) {
+    Call(*this, exchange).run();
+    WithoutGil nogil;
+    exchange.finish();
+}
+
+}  // namespace gcorn
