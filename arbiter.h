@@ -1,20 +1,26 @@
 // Arbiter: the process tree. Forks workers, keeps as many as asked alive, replaces, reloads,
 // re-executes and stops them; it does nothing else and serves nothing itself.
 //
-// One thread, one loop: sleep until a signal, a word on the scoreboard or the next deadline; handle
-// the queued signals one at a time; look at every worker; spawn or retire what is missing or too
-// many. Nothing here waits inside a handler: a reload or a stop is a state, so children are reaped and
-// timeouts watched all the time. Workers are told things by signals only and tell theirs by the
-// scoreboard and their exit status.
+// One thread, one loop: handle the queued signals one at a time, reap, look at every worker, spawn
+// or retire what is missing or too many, then sleep until a signal, a word on the scoreboard or the
+// next deadline. Nothing waits inside a handler: a reload or a stop is a state, so children are
+// reaped and timeouts watched all the time. Workers are told things by signals only, and tell
+// theirs by the scoreboard and their exit status.
 //
 // Replace before retire: whoever serves is told to leave only after its successor reported Ready. A
-// `Generation` is one configuration with its listeners; a reload boots the next one beside the
-// current one and changes over when all its workers are ready, or drops it when one of them fails.
+// Generation is one configuration with its listeners; a reload boots the next one beside the
+// current one and changes over when all its workers are ready, or drops it when one of them cannot
+// boot.
 //
-// Hooks that fail: nworkers_changed (first call), on_starting, when_ready and, before any worker was
-// ever ready, pre_fork end the start with exit code 1. Later a failing pre_fork counts as a worker
-// that could not boot (back-off), on_reload refuses the reload, pre_exec the upgrade, on_exit turns
-// exit code 0 into 1; nworkers_changed and child_exit are logged and survived.
+// Hooks that fail: nworkers_changed (its first call), on_starting, when_ready and, before any
+// worker was ever ready, pre_fork end the start with exit code 1. Later a failing pre_fork is a
+// worker that could not boot (back-off), on_reload refuses the reload, pre_exec the upgrade,
+// on_exit turns exit code 0 into 1; nworkers_changed and child_exit are logged and survived.
+//
+// Deviations from gunicorn: all of the above; addresses that cannot get free (EACCES …) are not
+// tried five times; a reload whose new address overlaps an old one (0.0.0.0:80 for 127.0.0.1:80) is
+// refused, because it could only be had with a gap. Limit: mode and owner of a unix socket that
+// stays are not changed by a reload.
 //
 // Made by server.cpp, run on the main thread without the GIL. Source: gunicorn: arbiter.
 #pragma once
@@ -40,6 +46,7 @@
 #include "os/pidfile.h"
 #include "os/process.h"
 #include "os/scoreboard.h"
+#include "os/signals.h"
 #include "os/systemd.h"
 #include "worker.h"
 
@@ -49,16 +56,18 @@ namespace gcorn {
 struct ArbiterOptions {
     std::string version;                   ///< "0.1.0", for the log and SERVER_SOFTWARE
     std::vector<std::string> argv;         ///< as given to this process, for USR2
-    std::vector<std::string> environment;  ///< "K=V" as it was at the start, for USR2
+    std::vector<std::string> environment;  ///< "K=V" as it was at the start, for USR2 and raw_env
     std::string executable;                ///< absolute path of this binary, for USR2
     std::string start_directory;           ///< where the operator started us, for USR2
-    /// Resolves all settings again from the same sources (HUP). Error: one sentence; nothing changed.
+    /// Resolves all settings again from the same sources (HUP). Error: one sentence; nothing
+    /// changed.
     std::function<Result<Config>()> reload_config;
-    /// Makes what server.cpp owns follow a configuration: log sinks, statsd, application spec. Called
-    /// on reload with the new one, and with the old one again if the reload fails. Error: nothing
-    /// changed. Null: nothing to do.
+    /// Makes what server.cpp owns follow a configuration: log sinks, statsd, application spec.
+    /// Called on reload with the new one, and with the old one again if the reload fails. Error:
+    /// nothing changed. Null: nothing to do.
     std::function<Status(const Config&)> use_config;
-    WorkerFactory make_worker;
+    WorkerFactory make_worker;  ///< never returns null
+    ResponseOptions response;   ///< the Server field
     Logger& log;
     Statsd& statsd;
     Runtime& runtime;
@@ -71,57 +80,159 @@ public:
     Arbiter(Config config, ArbiterOptions options);
     Arbiter(const Arbiter&) = delete;
     Arbiter& operator=(const Arbiter&) = delete;
-    ~Arbiter();
 
     /// The arbiter's life, from "Starting gcorn" to "Shutting down"; once. Returns the exit code: 0
-    /// after an orderly stop, 1 if the start failed, 3 (kExitBootFailed) or 4 (kExitAppFailed) if no
-    /// worker was ever ready and one could not boot. Workers never return from it: they end inside.
+    /// after an orderly stop, 1 if the start failed, 3 (kExitBootFailed) or 4 (kExitAppFailed) if
+    /// no worker was ever ready and one could not boot. Workers never return from it: they end
+    /// inside.
     int run();
 
     // For the hooks' views.
-    /// The configuration in force; during a reload, the new one.
-    [[nodiscard]] const Config& cfg() const;
+    /// The configuration in force; while a reload boots its workers, the new one.
+    [[nodiscard]] const Config& cfg() const { return target().cfg; }
     [[nodiscard]] Logger& log() const { return options_.log; }
     [[nodiscard]] pid_t pid() const { return pid_; }
     /// How many workers are wanted.
     [[nodiscard]] int num_workers() const { return num_workers_; }
-    /// Those that run, told to stop or not; valid for the call.
+    /// Those that run, told to leave or not. Borrowed for the call.
     [[nodiscard]] std::map<pid_t, Worker*> workers() const;
-    /// Shared ones; empty with reuse_port, where each worker opens its own TCP sockets.
-    [[nodiscard]] std::vector<Listener*> listeners() const;
+    /// The shared ones: without TCP if reuse_port is on, as each worker opens its own.
+    [[nodiscard]] const std::vector<Listener*>& listeners() const { return target().listeners; }
     /// "http://127.0.0.1:8000", … as "Listening at" shows them, with reuse_port too.
-    [[nodiscard]] std::vector<std::string> addresses() const;
-    /// In process titles; with ".2" while our predecessor lives.
+    [[nodiscard]] const std::vector<std::string>& addresses() const { return target().addresses; }
+    /// As in process titles; ends with ".2" while our predecessor lives.
     [[nodiscard]] std::string proc_name() const;
 
 private:
     enum class State : uint8_t { Running, Reloading, Stopping };
 
-    /// One configuration and what was opened for it. Kept until its last worker is gone, because the
-    /// workers' objects refer to it.
+    /// One configuration and what was opened for it. Lives until its last worker is gone, because
+    /// the Worker objects refer to it.
     struct Generation {
         Config cfg;
-        AccessLog access_log;
-        std::vector<BindSpec> specs;  ///< cfg.bind, parsed
-        std::vector<std::shared_ptr<Listener>> listeners;
+        std::optional<AccessLog> access_log;  // set by prepare()
+        std::vector<BindSpec> specs;
+        std::vector<Listener*> listeners;  // owned by listeners_
         std::vector<std::string> addresses;
     };
-    /// One living worker.
+
+    /// One living worker process.
     struct Child {
         std::unique_ptr<Worker> worker;
         Generation* generation = nullptr;
-        bool was_ready = false;
-        bool is_retiring = false;      ///< was told to leave
-        bool was_killed = false;       ///< by us, with SIGKILL
         int64_t spawned_ms = 0;
-        int64_t aborted_ms = 0;        ///< SIGABRT sent; 0 = no
-        int64_t kill_at_ms = INT64_MAX;
+        bool was_ready = false;
+        int64_t retired_ms = 0;                // told to leave; 0 = not
+        int64_t patience_ms = 0;               // how long it may take for that
+        int64_t aborted_ms = 0;                // SIGABRT sent; 0 = not
+        const char* killed_because = nullptr;  // SIGKILL sent; null = not
+        int64_t killed_ms = 0;
     };
+    using Children = std::map<pid_t, Child>;
+
+    // Start and end.
+    Status start();
+    int fail_start(const Error& error);
+    int finish();
+    Status prepare(Generation& generation);
+    Status load_application();
+    [[nodiscard]] std::string pidfile_path(const Config& cfg) const;
+    void announce_ready();
+    void note_error(const char* what, const Status& status);
+
+    // Listeners.
+    Status open_listeners(Generation& generation, const Generation* before);
+    Status open_listener(const BindSpec& spec, Generation& generation, bool is_patient);
+    void adopt_listeners(Generation& generation);
+    Result<ListenerOptions> open_options(const Config& cfg) const;
+    void close_unused_listeners();
+
+    // The loop.
+    int64_t turn();
+    void sleep_until(int64_t deadline_ms);
+    void handle_signal(int signal);
+    void signal_workers(int signal);
+    void change_num_workers(int count);
+    void note_readiness();
+    int64_t manage_workers();
+    int64_t watch_child(Child& child);
+    int64_t watch_host();
+    void prune();
+
+    // One worker.
+    bool spawn_worker();
+    [[noreturn]] void run_child(Child& child, signals::Hold& hold);
+    void fail_spawn(const std::string& why, bool ends_start);
+    void back_off(const std::string& why);
+    void retire(Child& child, int signal);
+    void abort_worker(Child& child, const char* sentence);
+    void kill_worker(Child& child, const char* because);
+
+    // Deaths.
+    void reap();
+    void bury(Child child, int status, int64_t oom_kills);
+    void report_death(const Child& child, int status, int64_t oom_kills);
+    void report_activities(const Child& child);
+    void successor_ended(int status);
+
+    // Reload, stop, upgrade.
+    void reload();
+    Status begin_reload();
+    void commit_reload();
+    void abandon_reload(const std::string& why);
+    void move_pidfile();
+    void apply_environment(const Config& cfg);
+    void undo_environment();
+    void stop(int signal, int code, std::string reason);
+    void hurry();
+    void upgrade();
+    [[noreturn]] void run_successor(signals::Hold& hold);
+    Status pass_by_number(std::vector<std::string>& environment);
+    Status pass_as_systemd(std::vector<std::string>& environment);
+    void promote();
+
+    [[nodiscard]] const Generation& target() const { return pending_ ? *pending_ : *current_; }
+    [[nodiscard]] Generation& target() { return pending_ ? *pending_ : *current_; }
+    [[nodiscard]] WorkerSlot& slot(const Child& child) const;
+    [[nodiscard]] bool is_active(const Child& child) const;
+    [[nodiscard]] bool has_relative() const { return predecessor_ != 0 || successor_ != 0; }
+    [[nodiscard]] const char* name() const { return predecessor_ != 0 ? "Master.2" : "Master"; }
 
     ArbiterOptions options_;
     pid_t pid_ = 0;
-    int num_workers_ = 0;
     State state_ = State::Running;
+
+    std::vector<std::unique_ptr<Generation>> generations_;  // oldest first
+    Generation* current_ = nullptr;
+    Generation* pending_ = nullptr;  // only while Reloading
+    std::vector<std::unique_ptr<Listener>> listeners_;
+    bool has_given_listeners_ = false;  // from a supervisor: cfg.bind does not matter
+    std::map<std::string, std::optional<std::string>> environment_before_;  // what raw_env changed
+
+    std::optional<Scoreboard> scoreboard_;
+    std::optional<Pidfile> pidfile_;
+    std::optional<systemd::Notifier> notifier_;
+    Pipe life_;
+
+    Children children_;
+    int num_workers_ = 0;
+    int num_workers_before_ = 0;  // the reload
+    int age_ = 0;
+    size_t workers_told_ = 0;  // to statsd
+    bool app_is_loaded_ = false;
+    bool has_been_ready_ = false;
+
+    int64_t backoff_ms_ = 0;     // the next one
+    int64_t next_spawn_ms_ = 0;  // no fork before
+    int64_t next_watchdog_ms_ = 0;
+    int64_t next_backlog_ms_ = 0;
+    int64_t oom_kills_ = -1;  // counted so far in our cgroup; -1 = unknown
+
+    int exit_code_ = 0;
+    std::string reason_;
+
+    pid_t predecessor_ = 0;  // whom we shall replace (USR2), while it lives
+    pid_t successor_ = 0;    // who shall replace us
 };
 
 }  // namespace gcorn

@@ -80,6 +80,9 @@ public:
     /// One connection. Never blocks.
     [[nodiscard]] Accepted accept() const;
 
+    /// Closes the socket now; the object stays for those who refer to it. Idempotent.
+    void close() { fd_.reset(); }
+
     /// Whether the descriptor survives the next exec.
     Status set_inheritable(bool is_inheritable);
 

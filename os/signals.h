@@ -32,10 +32,11 @@ Status open();
 /// ignored, so that a reader that left or a full quota is an errno.
 void catch_for_arbiter();
 
-/// TERM and USR1 are queued. INT, QUIT and ABRT are queued, then `interrupter` runs inside the
-/// handler, so it must be async-signal-safe (null: none); they also break off slow system calls.
-/// HUP, USR2, WINCH, PIPE and XFSZ are ignored: a signal for the whole family hurts no worker.
-/// CHLD, TTIN and TTOU get their default action: the application may have children.
+/// TERM and USR1 are queued. INT, QUIT and ABRT are queued, then interrupter(argument, signal) runs
+/// inside the handler, so it must be async-signal-safe (null: none); they also break off slow
+/// system calls. `argument` is borrowed for the life of the process. HUP, USR2, WINCH, PIPE and
+/// XFSZ are ignored: a signal for the whole family hurts no worker. CHLD, TTIN and TTOU get their
+/// default action: the application may have children.
 void catch_for_worker(void (*interrupter)(void* argument, int signal), void* argument);
 
 /// For a fresh child: every signal named above back to its default action, but HUP and USR2, which

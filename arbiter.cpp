@@ -1,0 +1,1100 @@
+#include "arbiter.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <netinet/tcp.h>
+#endif
+
+#include "base/clock.h"
+#include "base/text.h"
+#include "os/signals.h"
+
+namespace gcorn {
+
+namespace {
+
+constexpr int64_t kNever = INT64_MAX;
+constexpr int kBindAttempts = 5;              // one second apart (gunicorn: sock.create_sockets)
+constexpr int64_t kAbortPatienceMs = 1000;    // from SIGABRT to SIGKILL
+constexpr int64_t kQuickStopMs = 2000;        // a stop that was asked for twice
+constexpr int64_t kKillMarginMs = 500;        // workers keep graceful_timeout themselves, we watch
+constexpr int64_t kBootingPatienceMs = 2000;  // for a worker that has no request to lose
+constexpr int64_t kUnkillableMs = 5000;       // a process the kernel does not end: stop without it
+constexpr int64_t kBackoffMinMs = 1000;
+constexpr int64_t kBackoffMaxMs = 30000;
+constexpr int64_t kRelativeTickMs = 1000;  // looks at our predecessor, only while there is one
+constexpr int64_t kBacklogTickMs = 1000;   // enable_backlog_metric
+constexpr size_t kSlotsMin = 256;          // room for TTIN and for two generations
+constexpr int kExitCannotExec = 127;       // as the shell's
+
+/// In milliseconds; beyond thirty thousand years all durations are alike.
+int64_t seconds(int64_t count) {
+    return std::min<int64_t>(count, 1'000'000'000'000) * 1000;
+}
+
+std::string format(const char* pattern, ...) __attribute__((format(printf, 1, 2)));
+std::string format(const char* pattern, ...) {
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, pattern);
+    std::vsnprintf(text, sizeof(text), pattern, arguments);
+    va_end(arguments);
+    return text;
+}
+
+std::string join(const std::vector<std::string>& parts, const char* separator) {
+    std::string text;
+    for (const std::string& part : parts)
+        text += (text.empty() ? "" : separator) + part;
+    return text;
+}
+
+/// "term" for SIGTERM.
+std::string short_name(int signal) {
+    return lower(signals::name(signal).substr(3));
+}
+
+/// Ends the start; an empty sentence was told already.
+Error fatal(const Error& error) {
+    return Error{1, error.message};
+}
+
+const char* describe(Phase phase) {
+    switch (phase) {
+        case Phase::Idle: return "idle";
+        case Phase::Queued: return "waiting for the application";
+        case Phase::Application: return "in the application";
+        case Phase::Writing: return "writing the response";
+        case Phase::WaitingForBody: return "waiting for the request body";
+        case Phase::WaitingForClient: return "waiting for the client to read";
+    }
+    return "";
+}
+
+/// Two specs that cannot be open at once; a unix socket's mode and owner do not matter.
+bool is_same_place(const BindSpec& a, const BindSpec& b) {
+    if (a.kind != b.kind) return false;
+    return a.kind == BindSpec::Kind::Unix ? a.path == b.path : a == b;
+}
+
+std::optional<std::string> find_variable(const std::vector<std::string>& environment,
+                                         const std::string& name) {
+    for (const std::string& entry : environment) {
+        if (entry.compare(0, name.size() + 1, name + "=") == 0) {
+            return entry.substr(name.size() + 1);
+        }
+    }
+    return std::nullopt;
+}
+
+#ifdef __linux__
+/// Connections that wait in a listener's accept queue (tcp(7); for a listening socket the kernel
+/// reports them in tcpi_unacked).
+int64_t accept_queue_length(int fd) {
+    tcp_info info{};
+    socklen_t size = sizeof(info);
+    return ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_unacked : 0;
+}
+#else
+int64_t accept_queue_length(int) {
+    return 0;
+}
+#endif
+
+}  // namespace
+
+Arbiter::Arbiter(Config config, ArbiterOptions options) : options_(std::move(options)) {
+    generations_.push_back(std::make_unique<Generation>());
+    current_ = generations_.back().get();
+    current_->cfg = std::move(config);
+}
+
+std::map<pid_t, Worker*> Arbiter::workers() const {
+    std::map<pid_t, Worker*> living;
+    for (const auto& [pid, child] : children_)
+        living[pid] = child.worker.get();
+    return living;
+}
+
+std::string Arbiter::proc_name() const {
+    return cfg().process_name() + (predecessor_ != 0 ? ".2" : "");
+}
+
+// --- start and end ---
+
+int Arbiter::run() {
+    pid_ = ::getpid();
+    if (Status status = start(); !status) return fail_start(status.error());
+    int64_t wake_ms = 0;
+    while (state_ != State::Stopping || !children_.empty()) {
+        sleep_until(wake_ms);
+        wake_ms = turn();
+    }
+    return finish();
+}
+
+// The order is gunicorn's, as its hooks and log lines show it.
+Status Arbiter::start() {
+    if (const char* pid = std::getenv("GUNICORN_PID"); pid != nullptr) {
+        // Of another parent it was inherited by accident, or our predecessor is gone already.
+        if (parse_decimal(pid) == static_cast<uint64_t>(::getppid())) predecessor_ = ::getppid();
+        options_.runtime.set_environment("GUNICORN_PID", nullptr);
+    }
+    Generation& generation = *current_;
+    const std::string software = "gcorn/" + options_.version;
+    options_.runtime.set_environment("SERVER_SOFTWARE", &software);
+    if (Status status = prepare(generation); !status) return fatal(status.error());
+    apply_environment(generation.cfg);
+    num_workers_ = static_cast<int>(std::min<int64_t>(generation.cfg.workers, INT_MAX));
+    if (Status status = options_.hooks.nworkers_changed(*this, num_workers_, -1); !status) {
+        return fatal(status.error());
+    }
+    if (generation.cfg.preload_app) {
+        if (Status status = load_application(); !status) return status;
+    }
+    log().info("Starting gcorn %s", options_.version.c_str());
+
+    Result<Pipe> pipe = make_pipe();
+    if (!pipe) return fatal(pipe.error());
+    life_ = std::move(*pipe);
+    const size_t slots = std::max(kSlotsMin, static_cast<size_t>(num_workers_) * 4);
+    Result<Scoreboard> scoreboard = Scoreboard::create(slots);
+    if (!scoreboard) return fatal(scoreboard.error());
+    scoreboard_.emplace(std::move(*scoreboard));
+    notifier_.emplace();
+    oom_kills_ = cgroup_oom_kills();
+    backoff_ms_ = kBackoffMinMs;
+
+    if (!generation.cfg.pidfile.empty()) {
+        Result<Pidfile> pidfile = Pidfile::create(pidfile_path(generation.cfg), pid_);
+        if (!pidfile) return fatal(pidfile.error());
+        pidfile_.emplace(std::move(*pidfile));
+    }
+    if (Status status = options_.hooks.on_starting(*this); !status) return fatal(status.error());
+    if (Status status = signals::open(); !status) return fatal(status.error());
+    signals::catch_for_arbiter();
+
+    adopt_listeners(generation);
+    if (Status status = open_listeners(generation, nullptr); !status) return status;
+    log().debug("Arbiter booted");
+    log().info("Listening at: %s (%d)", join(addresses(), ",").c_str(), static_cast<int>(pid_));
+    const bool is_threaded = cfg().worker_class == "sync" && cfg().threads > 1;
+    log().info("Using worker: %s", is_threaded ? "gthread" : cfg().worker_class.c_str());
+    if (cfg().daemon && notifier_->is_active()) {
+        log().warning("daemon is set, but NOTIFY_SOCKET asks for a process in the foreground");
+    }
+    if (Status status = options_.hooks.when_ready(*this); !status) return fatal(status.error());
+    set_title("gcorn: master [" + proc_name() + "]");
+    announce_ready();
+    return {};
+}
+
+int Arbiter::fail_start(const Error& error) {
+    if (!error.message.empty()) {
+        // The terminal of whoever started us shows it, wherever the log goes.
+        std::fprintf(stderr, "\nError: %s\n", error.message.c_str());
+        if (log().error_fd() != STDERR_FILENO) log().error("%s", error.message.c_str());
+    }
+    for (const auto& listener : listeners_) {
+        if (has_relative()) break;
+        if (Status status = listener->unlink_path(); !status) {
+            log().warning("%s", status.message().c_str());
+        }
+    }
+    if (pidfile_) pidfile_->unlink();
+    return error.code;
+}
+
+int Arbiter::finish() {
+    if (exit_code_ == 0) {
+        log().info("Shutting down: %s", name());
+    } else {
+        log().error("Shutting down: %s", name());
+        log().error("Reason: %s", reason_.c_str());
+    }
+    if (pidfile_) pidfile_->unlink();
+    if (Status status = options_.hooks.on_exit(*this); !status) {
+        note_error("on_exit", status);
+        if (exit_code_ == 0) exit_code_ = 1;
+    }
+    return exit_code_;
+}
+
+/// What can be wrong with a configuration before anything is opened for it.
+Status Arbiter::prepare(Generation& generation) {
+    Config& cfg = generation.cfg;
+    Result<AccessLog> access_log = AccessLog::compile(
+        cfg.access_log_format.empty() ? kDefaultAccessFormat : cfg.access_log_format);
+    if (!access_log) return access_log.error();
+    generation.access_log.emplace(std::move(*access_log));
+    bool has_fd = false;
+    for (const std::string& text : cfg.bind) {
+        Result<BindSpec> spec = parse_bind(text);
+        if (!spec) return spec.error();
+        has_fd = has_fd || spec->kind == BindSpec::Kind::Fd;
+        generation.specs.push_back(std::move(*spec));
+    }
+    // gunicorn: given descriptors replace all addresses.
+    if (has_fd) {
+        std::erase_if(generation.specs,
+                      [](const BindSpec& spec) { return spec.kind != BindSpec::Kind::Fd; });
+        cfg.reuse_port = false;
+    }
+    return {};
+}
+
+Status Arbiter::load_application() {
+    if (Status status = options_.app.load(); !status) return status;
+    app_is_loaded_ = true;
+    return {};
+}
+
+std::string Arbiter::pidfile_path(const Config& cfg) const {
+    return cfg.pidfile + (predecessor_ != 0 ? ".2" : "");
+}
+
+/// Tells the supervisor once somebody serves, and again after each reload.
+void Arbiter::announce_ready() {
+    if (predecessor_ != 0 || (!has_been_ready_ && num_workers_ > 0)) return;
+    if (Status status = notifier_->ready("gcorn serves with " + std::to_string(num_workers_) +
+                                         (num_workers_ == 1 ? " worker" : " workers"));
+        !status) {
+        log().debug("%s", status.message().c_str());
+    }
+}
+
+void Arbiter::note_error(const char* what, const Status& status) {
+    if (!status) log().error("%s: %s", what, status.message().c_str());
+}
+
+// --- listeners ---
+
+Result<ListenerOptions> Arbiter::open_options(const Config& cfg) const {
+    ListenerOptions options = listener_options(cfg);
+    options.reuse_port = cfg.reuse_port;
+    if (!cfg.user.empty()) {
+        Result<uid_t> user = find_user(cfg.user);
+        if (!user) return user.error();
+        options.owner = *user;
+    }
+    if (!cfg.group.empty()) {
+        Result<gid_t> group = find_group(cfg.group);
+        if (!group) return group.error();
+        options.group = *group;
+    }
+    return options;
+}
+
+/// Sockets that a supervisor or our predecessor left open for us.
+void Arbiter::adopt_listeners(Generation& generation) {
+    std::vector<int> fds = systemd::take_listen_fds();
+    has_given_listeners_ = !fds.empty();
+    if (has_given_listeners_) {
+        for (const char* variable : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) {
+            options_.runtime.set_environment(variable, nullptr);
+        }
+    } else if (const char* list = std::getenv("GUNICORN_FD"); list != nullptr) {
+        for (const std::string_view text : split_list(list)) {
+            const auto fd = parse_decimal(text);
+            if (fd && *fd <= INT_MAX) fds.push_back(static_cast<int>(*fd));
+        }
+        options_.runtime.set_environment("GUNICORN_FD", nullptr);
+    }
+    if (fds.empty()) return;
+    const auto origin =
+        has_given_listeners_ ? Listener::Origin::Supervisor : Listener::Origin::Predecessor;
+    Result<ListenerOptions> options = open_options(generation.cfg);
+    if (!options) return;  // open_listeners() meets and tells the same error
+    for (const int fd : fds) {
+        Result<std::unique_ptr<Listener>> listener = Listener::adopt(fd, origin, *options);
+        if (!listener) {
+            log().warning("%s", listener.message().c_str());
+            continue;
+        }
+        generation.listeners.push_back(listener->get());
+        listeners_.push_back(std::move(*listener));
+    }
+    has_given_listeners_ = has_given_listeners_ && !generation.listeners.empty();
+}
+
+/// Opens what the generation's specs ask for and neither `before` nor adopt_listeners() has open.
+Status Arbiter::open_listeners(Generation& generation, const Generation* before) {
+    if (has_given_listeners_) {
+        generation.cfg.reuse_port = false;  // or workers would open the addresses as well
+        if (before != nullptr) generation.listeners = before->listeners;
+    }
+    // An inherited socket's spec may be spelt differently: while the setting stays, so do they.
+    const bool is_unchanged = before != nullptr && before->specs == generation.specs &&
+                              before->cfg.reuse_port == generation.cfg.reuse_port;
+    if (is_unchanged) generation.listeners = before->listeners;
+    const bool is_complete = is_unchanged || !generation.listeners.empty();
+    for (const BindSpec& spec : generation.specs) {
+        const bool is_workers_own = generation.cfg.reuse_port && spec.kind == BindSpec::Kind::Tcp;
+        if (is_complete && !is_workers_own) continue;
+        Listener* kept = nullptr;
+        if (before != nullptr && !is_workers_own) {
+            for (Listener* old : before->listeners) {
+                if (is_same_place(old->spec(), spec)) kept = old;
+            }
+        }
+        if (kept != nullptr) {
+            generation.listeners.push_back(kept);
+        } else if (Status status = open_listener(spec, generation, before == nullptr); !status) {
+            return status;
+        }
+    }
+    for (const Listener* listener : generation.listeners) {
+        generation.addresses.push_back(listener->name());
+    }
+    return {};
+}
+
+/// is_patient: retries an address that may get free.
+Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool is_patient) {
+    Result<ListenerOptions> options = open_options(generation.cfg);
+    if (!options) return fatal(options.error());
+    const std::string where = spec.log_text();
+    for (int attempt = 1;; ++attempt) {
+        Result<std::unique_ptr<Listener>> listener = Listener::open(spec, *options);
+        if (listener) {
+            if (generation.cfg.reuse_port && spec.kind == BindSpec::Kind::Tcp) {
+                // Only a trial: nobody would accept from our copy, and the kernel would use it.
+                generation.addresses.push_back((*listener)->name());
+                return {};
+            }
+            generation.listeners.push_back(listener->get());
+            listeners_.push_back(std::move(*listener));
+            return {};
+        }
+        const Error& error = listener.error();
+        if (error.code == EADDRINUSE) log().error("Connection in use: %s", where.c_str());
+        if (error.code == EADDRNOTAVAIL) log().error("Invalid address: %s", where.c_str());
+        log().error("connection to %s failed: [Errno %d] %s", where.c_str(), error.code,
+                    error.message.c_str());
+        const bool may_get_free = error.code == EADDRINUSE || error.code == EADDRNOTAVAIL;
+        if (!is_patient || !may_get_free || attempt == kBindAttempts) break;
+        log().debug("Retrying in 1 second.");
+        sleep_until(monotonic_ms() + 1000);
+        for (const int signal : signals::take()) {
+            if (signal != SIGTERM && signal != SIGINT && signal != SIGQUIT) continue;
+            log().info("Handling signal: %s", short_name(signal).c_str());
+            return Error{0, ""};
+        }
+    }
+    log().error("Can't connect to %s", where.c_str());
+    return Error{1, is_patient ? "" : "cannot listen on " + where};
+}
+
+/// Closes what the configuration in force does not use. The objects stay until prune(), because
+/// Worker objects may refer to them; old workers keep their own copies of the sockets.
+void Arbiter::close_unused_listeners() {
+    for (const auto& listener : listeners_) {
+        const auto& used = target().listeners;
+        if (std::find(used.begin(), used.end(), listener.get()) != used.end()) continue;
+        if (!has_relative()) note_error("unlink", listener->unlink_path());
+        listener->close();
+    }
+}
+
+// --- the loop ---
+
+/// Until a signal, a word on the scoreboard, or the deadline.
+void Arbiter::sleep_until(int64_t deadline_ms) {
+    int timeout_ms = -1;
+    if (deadline_ms != kNever) {
+        const int64_t left_ms = deadline_ms - monotonic_ms();
+        timeout_ms = static_cast<int>(std::clamp<int64_t>(left_ms, 0, INT_MAX));
+    }
+    pollfd fds[] = {{signals::fd(), POLLIN, 0}, {scoreboard_->notify_fd(), POLLIN, 0}};
+    // EINTR is as good a reason to wake up as any; other errors would mean a closed descriptor.
+    const int count = ::poll(fds, 2, timeout_ms);
+    GCORN_CHECK(count >= 0 || errno == EINTR || errno == ENOMEM);
+}
+
+/// One round; returns when the next one is due if nothing happens before.
+int64_t Arbiter::turn() {
+    scoreboard_->drain();
+    for (const int signal : signals::take())
+        handle_signal(signal);
+    note_readiness();  // before reap(): one that was ready and died did not fail to boot
+    reap();
+    if (state_ == State::Reloading) {
+        int ready = 0;
+        for (const auto& [pid, child] : children_) {
+            if (child.generation == pending_ && child.was_ready && is_active(child)) ++ready;
+        }
+        if (ready >= num_workers_) commit_reload();
+    }
+    int64_t wake_ms = state_ == State::Stopping ? kNever : manage_workers();
+    for (auto it = children_.begin(); it != children_.end();) {
+        Child& child = (it++)->second;  // watch_child() may drop it
+        wake_ms = std::min(wake_ms, watch_child(child));
+    }
+    wake_ms = std::min(wake_ms, watch_host());
+    prune();
+    return wake_ms;
+}
+
+void Arbiter::handle_signal(int signal) {
+    const std::string text = short_name(signal);
+    if (signal == SIGCHLD) return log().debug("Handling signal: %s", text.c_str());
+    if (state_ == State::Stopping) {
+        if (signal == SIGINT || signal == SIGQUIT) return hurry();
+        return log().debug("Ignoring signal while stopping: %s", text.c_str());
+    }
+    log().info("Handling signal: %s", text.c_str());
+    switch (signal) {
+        case SIGTERM: return stop(SIGTERM, 0, "");
+        case SIGINT:
+        case SIGQUIT: return stop(SIGQUIT, 0, "");
+        case SIGHUP: return reload();
+        case SIGUSR1: log().reopen(); return signal_workers(SIGUSR1);
+        case SIGUSR2: return upgrade();
+        case SIGTTIN: return change_num_workers(num_workers_ + 1);
+        case SIGTTOU:
+            if (num_workers_ > 1) change_num_workers(num_workers_ - 1);
+            return;
+        case SIGWINCH:
+            // A terminal sends it whenever its window changes; daemons have none.
+            if (!cfg().daemon) return log().debug("SIGWINCH ignored. Not daemonized.");
+            log().info("graceful stop of workers");
+            return change_num_workers(0);
+        default: return;
+    }
+}
+
+void Arbiter::signal_workers(int signal) {
+    // A worker that is gone already fails with ESRCH and is reaped next.
+    for (const auto& [pid, child] : children_)
+        ::kill(pid, signal);
+}
+
+void Arbiter::change_num_workers(int count) {
+    const int before = std::exchange(num_workers_, count);
+    note_error("nworkers_changed", options_.hooks.nworkers_changed(*this, count, before));
+}
+
+WorkerSlot& Arbiter::slot(const Child& child) const {
+    return scoreboard_->slot(child.worker->slot());
+}
+
+/// Counts as one of the wanted workers: neither told to leave nor leaving by itself.
+bool Arbiter::is_active(const Child& child) const {
+    return child.retired_ms == 0 && slot(child).state.load() != WorkerState::Stopping;
+}
+
+void Arbiter::note_readiness() {
+    for (auto& [pid, child] : children_) {
+        if (child.was_ready || slot(child).state.load() != WorkerState::Ready) continue;
+        child.was_ready = true;
+        backoff_ms_ = kBackoffMinMs;
+        next_spawn_ms_ = 0;
+        if (!std::exchange(has_been_ready_, true) && state_ != State::Stopping) announce_ready();
+    }
+}
+
+/// Spawns and retires workers of the target generation until there are num_workers_ of them. A
+/// worker that reached max_requests counts as missing, but serves on until there is one ready too
+/// many.
+int64_t Arbiter::manage_workers() {
+    std::vector<Child*> team;
+    for (auto& [pid, child] : children_) {
+        if (child.generation == &target() && is_active(child)) team.push_back(&child);
+    }
+    std::sort(team.begin(), team.end(),
+              [](const Child* a, const Child* b) { return a->worker->age() < b->worker->age(); });
+    const auto is_worn = [&](const Child& child) {
+        return child.was_ready && slot(child).wants_replacement.load();
+    };
+    int ready = 0, fresh = 0;
+    for (const Child* child : team) {
+        ready += child->was_ready ? 1 : 0;
+        fresh += is_worn(*child) ? 0 : 1;
+    }
+    for (Child* child : team) {  // oldest first
+        const bool worn = is_worn(*child);
+        if (!child->was_ready || ready <= num_workers_ || !(worn || fresh > num_workers_)) continue;
+        retire(*child, SIGTERM);
+        --ready;
+        if (!worn) --fresh;
+    }
+    for (auto it = team.rbegin(); it != team.rend() && fresh > num_workers_; ++it) {
+        if ((*it)->was_ready) continue;  // youngest first: it has done the least of its booting
+        retire(**it, SIGTERM);
+        --fresh;
+    }
+    for (; fresh < num_workers_; ++fresh) {
+        if (monotonic_ms() < next_spawn_ms_) return next_spawn_ms_;
+        if (!spawn_worker()) return state_ == State::Stopping ? kNever : next_spawn_ms_;
+    }
+    return kNever;
+}
+
+/// Acts on one worker's deadlines; returns the next of them.
+int64_t Arbiter::watch_child(Child& child) {
+    const int64_t now = monotonic_ms();
+    if (child.killed_because != nullptr) {
+        if (state_ != State::Stopping) return kNever;
+        const int64_t leave_ms = child.killed_ms + kUnkillableMs;
+        if (now < leave_ms) return leave_ms;
+        log().error("Worker (pid:%d) does not end even by SIGKILL; leaving it behind",
+                    static_cast<int>(child.worker->pid()));
+        children_.erase(child.worker->pid());
+        return 0;
+    }
+    const Config& cfg = child.generation->cfg;
+    const int64_t heartbeat_ms = slot(child).heartbeat_ms.load();
+    const bool is_booting = heartbeat_ms == 0;
+    int64_t wake_ms = kNever;
+    if (child.retired_ms != 0) {
+        const int64_t patience_ms =
+            is_booting ? std::min(child.patience_ms, kBootingPatienceMs) : child.patience_ms;
+        wake_ms = child.retired_ms + patience_ms;
+        if (now >= wake_ms) {
+            kill_worker(child, is_booting ? "it was still booting" : "graceful_timeout is over");
+            return 0;
+        }
+    }
+    // A worker that boots has no heartbeat: imports may take their time, unless boot_timeout is
+    // set.
+    const int64_t limit_ms = seconds(is_booting ? cfg.boot_timeout : cfg.timeout);
+    if (limit_ms == 0) return wake_ms;
+    const int64_t alive_ms = is_booting ? child.spawned_ms : heartbeat_ms;
+    const int64_t silent_ms = alive_ms + limit_ms + 1;
+    if (now < silent_ms) return std::min(wake_ms, silent_ms);
+    if (child.aborted_ms == 0) {
+        abort_worker(child, is_booting ? "WORKER BOOT TIMEOUT" : "WORKER TIMEOUT");
+    } else if (now >= child.aborted_ms + kAbortPatienceMs) {
+        kill_worker(child, is_booting ? "it booted for longer than boot_timeout"
+                                      : "it was silent for longer than timeout");
+        return 0;
+    }
+    return std::min(wake_ms, child.aborted_ms + kAbortPatienceMs);
+}
+
+/// Predecessor, supervisor's watchdog, metrics; returns when one of them is due again.
+int64_t Arbiter::watch_host() {
+    const int64_t now = monotonic_ms();
+    int64_t wake_ms = kNever;
+    if (predecessor_ != 0 && ::getppid() != predecessor_) promote();
+    if (predecessor_ != 0) {
+        wake_ms = now + kRelativeTickMs;
+    } else if (const int64_t interval_ms = notifier_->watchdog_interval_ms(); interval_ms > 0) {
+        if (now >= next_watchdog_ms_) {
+            // Best effort: what it costs if the supervisor does not hear us, it decides.
+            if (Status status = notifier_->watchdog(); !status) {
+                log().debug("%s", status.message().c_str());
+            }
+            next_watchdog_ms_ = now + interval_ms;
+        }
+        wake_ms = next_watchdog_ms_;
+    }
+    if (children_.size() != workers_told_) {
+        workers_told_ = children_.size();
+        log().debug("%zu workers", workers_told_);
+        options_.statsd.workers(static_cast<int64_t>(workers_told_));
+    }
+    if (cfg().enable_backlog_metric && options_.statsd.is_enabled()) {
+        if (now >= next_backlog_ms_) {
+            int64_t waiting = 0;
+            for (const Listener* listener : listeners()) {
+                if (!listener->is_unix()) waiting += accept_queue_length(listener->fd());
+            }
+            options_.statsd.backlog(waiting);
+            next_backlog_ms_ = now + kBacklogTickMs;
+        }
+        wake_ms = std::min(wake_ms, next_backlog_ms_);
+    }
+    return wake_ms;
+}
+
+/// Drops generations without workers, then listeners without a generation.
+void Arbiter::prune() {
+    std::erase_if(generations_, [&](const auto& generation) {
+        if (generation.get() == current_ || generation.get() == pending_) return false;
+        return std::none_of(children_.begin(), children_.end(), [&](const auto& entry) {
+            return entry.second.generation == generation.get();
+        });
+    });
+    std::erase_if(listeners_, [&](const auto& listener) {
+        return std::none_of(generations_.begin(), generations_.end(), [&](const auto& generation) {
+            const auto& used = generation->listeners;
+            return std::find(used.begin(), used.end(), listener.get()) != used.end();
+        });
+    });
+}
+
+// --- one worker ---
+
+/// False if there is no new worker; fail_spawn() has decided what follows.
+bool Arbiter::spawn_worker() {
+    Generation& generation = target();
+    const size_t slot_index = scoreboard_->claim();
+    if (slot_index == scoreboard_->size()) {
+        fail_spawn(format("all %zu scoreboard slots are taken", slot_index), false);
+        return false;
+    }
+    Child child{.worker = options_.make_worker(WorkerContext{.arbiter = *this,
+                                                             .cfg = generation.cfg,
+                                                             .log = options_.log,
+                                                             .access_log = *generation.access_log,
+                                                             .statsd = options_.statsd,
+                                                             .runtime = options_.runtime,
+                                                             .hooks = options_.hooks,
+                                                             .app = options_.app,
+                                                             .scoreboard = *scoreboard_,
+                                                             .slot = slot_index,
+                                                             .listeners = generation.listeners,
+                                                             .life_fd = life_.read.get(),
+                                                             .age = ++age_,
+                                                             .response = options_.response,
+                                                             .app_is_loaded = app_is_loaded_}),
+                .generation = &generation,
+                .spawned_ms = monotonic_ms()};
+    child.worker->set_ppid(pid_);
+    if (Status status = options_.hooks.pre_fork(*this, *child.worker); !status) {
+        scoreboard_->free(slot_index);
+        fail_spawn("pre_fork: " + status.message(), !has_been_ready_);
+        return false;
+    }
+    signals::Hold hold;
+    options_.runtime.before_fork();
+    const pid_t pid = ::fork();
+    const int saved_errno = errno;
+    if (pid == 0) run_child(child, hold);
+    options_.runtime.after_fork_parent();
+    if (pid < 0) {
+        scoreboard_->free(slot_index);
+        fail_spawn(errno_error(saved_errno, "fork").message, false);
+        return false;
+    }
+    child.worker->set_pid(pid);
+    slot(child).pid.store(pid);
+    children_.emplace(pid, std::move(child));
+    return true;
+}
+
+/// The child's side of the fork; design: "after fork, in this order".
+void Arbiter::run_child(Child& child, signals::Hold& hold) {
+    options_.runtime.after_fork_child();
+    life_.write.reset();
+    scoreboard_->after_fork();
+    // Another generation's sockets would stay open as long as this worker lives.
+    std::erase_if(listeners_, [&](const auto& listener) {
+        const auto& used = child.generation->listeners;
+        return std::find(used.begin(), used.end(), listener.get()) == used.end();
+    });
+    log().after_fork();
+    signals::reset_to_defaults();
+    if (Status status = signals::open(); !status) {
+        log().error("%s", status.message().c_str());
+        ::_exit(kExitBootFailed);
+    }
+    hold.release();
+    set_title("gcorn: worker [" + proc_name() + "]");
+    child.worker->set_pid(::getpid());
+    log().info("Booting worker with pid: %d", static_cast<int>(::getpid()));
+    const int code = child.worker->run();
+    // Not exit(): destructors and atexit handlers belong to the arbiter. What stdio holds does not.
+    std::fflush(nullptr);
+    ::_exit(code);
+}
+
+void Arbiter::fail_spawn(const std::string& why, bool ends_start) {
+    if (pending_ != nullptr) return abandon_reload(why);
+    if (ends_start) return stop(SIGTERM, 1, why);
+    back_off(why);
+}
+
+/// One step for each wave of failures: those that come while we wait already are its companions.
+void Arbiter::back_off(const std::string& why) {
+    const int64_t now = monotonic_ms();
+    if (now < next_spawn_ms_) return;
+    log().error("No new worker for %lld s: %s", static_cast<long long>(backoff_ms_ / 1000),
+                why.c_str());
+    next_spawn_ms_ = now + backoff_ms_;
+    backoff_ms_ = std::min(backoff_ms_ * 2, kBackoffMaxMs);
+}
+
+/// Tells a worker to leave, within the graceful timeout. A second time only a stronger signal is
+/// sent, and the deadline stays.
+void Arbiter::retire(Child& child, int signal) {
+    if (child.retired_ms == 0 || signal != SIGTERM) ::kill(child.worker->pid(), signal);
+    if (child.retired_ms != 0) return;
+    child.retired_ms = monotonic_ms();
+    child.patience_ms = seconds(child.generation->cfg.graceful_timeout) + kKillMarginMs;
+}
+
+void Arbiter::abort_worker(Child& child, const char* sentence) {
+    const pid_t pid = child.worker->pid();
+    log().critical("%s (pid:%d)", sentence, static_cast<int>(pid));
+    report_activities(child);
+    child.aborted_ms = monotonic_ms();
+    child.worker->set_aborted();
+    ::kill(pid, SIGABRT);
+}
+
+void Arbiter::kill_worker(Child& child, const char* because) {
+    child.killed_because = because;
+    child.killed_ms = monotonic_ms();
+    ::kill(child.worker->pid(), SIGKILL);
+}
+
+// --- deaths ---
+
+void Arbiter::reap() {
+    int64_t oom_kills = -1;
+    for (;;) {
+        int status = 0;
+        const pid_t pid = ::waitpid(-1, &status, WNOHANG);
+        if (pid < 0 && errno == EINTR) continue;
+        if (pid <= 0) break;
+        if (pid == successor_) {
+            successor_ended(status);
+            continue;
+        }
+        const auto it = children_.find(pid);
+        if (it == children_.end()) {
+            // As PID 1 we inherit orphans; their end is nobody's business but the kernel's.
+            log().debug("Reaped a foreign child (pid:%d)", static_cast<int>(pid));
+            continue;
+        }
+        Child child = std::move(it->second);
+        children_.erase(it);
+        if (oom_kills < 0) oom_kills = cgroup_oom_kills();
+        bury(std::move(child), status, oom_kills);
+    }
+    if (oom_kills >= 0) oom_kills_ = oom_kills;
+}
+
+void Arbiter::bury(Child child, int status, int64_t oom_kills) {
+    report_death(child, status, oom_kills);
+    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    const bool cannot_boot = code == kExitBootFailed || code == kExitAppFailed;
+    if (!cannot_boot) {
+        note_error("child_exit", options_.hooks.child_exit(*this, *child.worker));
+    }
+    const bool left_by_itself = slot(child).state.load() == WorkerState::Stopping && code == 0;
+    const bool was_slow = child.aborted_ms != 0;
+    scoreboard_->free(child.worker->slot());
+    if (state_ == State::Stopping || child.retired_ms != 0 || child.was_ready || left_by_itself) {
+        return;
+    }
+    const char* why = code == kExitAppFailed ? "App failed to load." : "Worker failed to boot.";
+    if (child.generation == pending_) return abandon_reload(why);
+    if (!has_been_ready_ && (cannot_boot || was_slow)) {
+        return stop(SIGTERM, cannot_boot ? code : kExitBootFailed, why);
+    }
+    back_off(why);
+}
+
+/// gunicorn's sentences, and behind them what it cannot say: who sent the signal.
+void Arbiter::report_death(const Child& child, int status, int64_t oom_kills) {
+    const int pid = static_cast<int>(child.worker->pid());
+    if (WIFEXITED(status)) {
+        const int code = WEXITSTATUS(status);
+        if (code == 0) return;
+        log().error("Worker (pid:%d) exited with code %d.", pid, code);
+        if (child.was_ready && child.aborted_ms == 0) report_activities(child);
+        return;
+    }
+    const int signal = WTERMSIG(status);
+    std::string text = format("Worker (pid:%d) was sent %s!", pid, signals::name(signal).c_str());
+    if (signal == SIGTERM) {
+        text += child.retired_ms != 0 ? " By gcorn." : " Not by gcorn.";
+        return log().write(Level::Info, text);
+    }
+    if (signal == SIGKILL && child.killed_because != nullptr) {
+        text += std::string(" By gcorn: ") + child.killed_because + ".";
+    } else if (signal == SIGKILL && oom_kills_ >= 0 && oom_kills > oom_kills_) {
+        text +=
+            format(" By the kernel: out of memory (oom_kill %lld in its cgroup's memory.events).",
+                   static_cast<long long>(oom_kills));
+    } else if (signal == SIGKILL && oom_kills >= 0) {
+        text += " Not by gcorn, and its cgroup has not run out of memory.";
+    } else if (signal == SIGKILL) {
+        text += " Perhaps out of memory?";
+    } else if (signal == SIGABRT && child.aborted_ms != 0) {
+        text += " By gcorn, after its timeout.";
+    }
+    log().write(signal == SIGKILL ? Level::Error : Level::Warning, text);
+    if (child.aborted_ms == 0) report_activities(child);
+}
+
+/// One line for each request that runs, or ran, in the worker.
+void Arbiter::report_activities(const Child& child) {
+    const int pid = static_cast<int>(child.worker->pid());
+    const int64_t now = monotonic_ms();
+    const WorkerSlot& board = slot(child);
+    int count = 0;
+    for (size_t index = 0; index < kActivitiesMax; ++index) {
+        ActivityView view;
+        if (!board.read(index, view)) continue;
+        ++count;
+        log().error("Worker (pid:%d) was running: %s %s for %.1f s, %s, from %s", pid,
+                    escape_for_log(view.method).c_str(), escape_for_log(view.target).c_str(),
+                    static_cast<double>(now - view.since_ms) / 1000.0, describe(view.phase),
+                    view.peer.empty() ? "an unnamed peer" : escape_for_log(view.peer).c_str());
+    }
+    if (count == 0) log().error("Worker (pid:%d) was running no request", pid);
+}
+
+void Arbiter::successor_ended(int status) {
+    const int pid = static_cast<int>(std::exchange(successor_, 0));
+    if (WIFEXITED(status) && WEXITSTATUS(status) == kExitCannotExec) {
+        log().error("Upgrade failed: cannot execute %s", options_.executable.c_str());
+    } else if (WIFEXITED(status)) {
+        log().warning("The new master (pid:%d) exited with code %d; this one goes on", pid,
+                      WEXITSTATUS(status));
+    } else {
+        log().warning("The new master (pid:%d) was sent %s; this one goes on", pid,
+                      signals::name(WTERMSIG(status)).c_str());
+    }
+}
+
+// --- reload ---
+
+void Arbiter::reload() {
+    log().info("Hang up: %s", name());
+    if (pending_ != nullptr) abandon_reload("");  // the newer wish counts
+    if (predecessor_ == 0) note_error("notify", notifier_->reloading());
+    if (Status status = begin_reload(); !status) abandon_reload(status.message());
+}
+
+Status Arbiter::begin_reload() {
+    undo_environment();
+    Result<Config> config = options_.reload_config();
+    if (!config) return config.error();
+    auto generation = std::make_unique<Generation>();
+    generation->cfg = std::move(*config);
+    if (Status status = prepare(*generation); !status) return status;
+    if (options_.use_config) {
+        if (Status status = options_.use_config(generation->cfg); !status) return status;
+    }
+    // From here on there is something to roll back, and abandon_reload() does.
+    pending_ = generation.get();
+    generations_.push_back(std::move(generation));
+    state_ = State::Reloading;
+    num_workers_before_ = num_workers_;
+    apply_environment(cfg());
+    log().reopen();
+    if (Status status = open_listeners(*pending_, current_); !status) return status;
+    if (cfg().preload_app && !app_is_loaded_) {
+        if (Status status = load_application(); !status) return status;
+    }
+    if (Status status = options_.hooks.on_reload(*this); !status) return status;
+    backoff_ms_ = kBackoffMinMs;
+    next_spawn_ms_ = 0;
+    change_num_workers(static_cast<int>(std::min<int64_t>(cfg().workers, INT_MAX)));
+    return {};
+}
+
+void Arbiter::commit_reload() {
+    const Generation& before = *std::exchange(current_, std::exchange(pending_, nullptr));
+    state_ = State::Running;
+    for (auto& [pid, child] : children_) {
+        if (child.generation != current_) retire(child, SIGTERM);
+    }
+    close_unused_listeners();
+    if (addresses() != before.addresses) {
+        log().info("Listening at: %s", join(addresses(), ",").c_str());
+    }
+    move_pidfile();
+    set_title("gcorn: master [" + proc_name() + "]");
+    announce_ready();
+}
+
+/// Back to the generation that serves. "" = without a word.
+void Arbiter::abandon_reload(const std::string& why) {
+    undo_environment();
+    apply_environment(current_->cfg);
+    state_ = State::Running;
+    if (const Generation* failed = std::exchange(pending_, nullptr)) {
+        for (auto& [pid, child] : children_) {
+            if (child.generation == failed) retire(child, SIGTERM);
+        }
+        close_unused_listeners();
+        if (options_.use_config) note_error("old configuration", options_.use_config(cfg()));
+        if (num_workers_ != num_workers_before_) change_num_workers(num_workers_before_);
+    }
+    if (!why.empty()) {
+        log().error("Reload failed, going on with the old workers and settings: %s", why.c_str());
+    }
+    announce_ready();
+}
+
+/// After a reload: the setting may be new, or somebody may have removed the file.
+void Arbiter::move_pidfile() {
+    const std::string path = cfg().pidfile.empty() ? "" : pidfile_path(cfg());
+    if (pidfile_ && pidfile_->path() != path) pidfile_->unlink();
+    if (path.empty()) return pidfile_.reset();
+    Result<Pidfile> pidfile = Pidfile::create(path, pid_);
+    if (!pidfile) return log().error("%s", pidfile.message().c_str());
+    pidfile_.emplace(std::move(*pidfile));
+}
+
+/// raw_env. What the variables were at the start is kept, so that a reload can take them back.
+void Arbiter::apply_environment(const Config& cfg) {
+    for (const std::string& entry : cfg.raw_env) {
+        const size_t equals = entry.find('=');
+        if (equals == std::string::npos) continue;  // refused when the setting was resolved
+        const std::string name = entry.substr(0, equals), value = entry.substr(equals + 1);
+        environment_before_.try_emplace(name, find_variable(options_.environment, name));
+        options_.runtime.set_environment(name, &value);
+    }
+}
+
+void Arbiter::undo_environment() {
+    for (const auto& [name, value] : environment_before_) {
+        options_.runtime.set_environment(name, value ? &*value : nullptr);
+    }
+    environment_before_.clear();
+}
+
+// --- stop ---
+
+void Arbiter::stop(int signal, int code, std::string reason) {
+    state_ = State::Stopping;
+    exit_code_ = code;
+    reason_ = std::move(reason);
+    // After an upgrade the service does not stop, it has a new main process; only the old one may
+    // say so (NotifyAccess=main).
+    if (predecessor_ == 0) {
+        note_error("notify",
+                   successor_ != 0 ? notifier_->main_pid(successor_) : notifier_->stopping());
+    }
+    for (const auto& listener : listeners_) {
+        if (!has_relative()) note_error("unlink", listener->unlink_path());
+        listener->close();
+    }
+    for (auto& [pid, child] : children_)
+        retire(child, signal);
+}
+
+/// Asked to stop while stopping.
+void Arbiter::hurry() {
+    log().info("Quick shutdown requested");
+    const int64_t now = monotonic_ms();
+    for (auto& [pid, child] : children_) {
+        retire(child, SIGQUIT);
+        const int64_t left_ms = child.retired_ms + child.patience_ms - now;
+        child.retired_ms = now;
+        child.patience_ms = std::min(left_ms, kQuickStopMs);
+    }
+}
+
+// --- upgrade ---
+
+void Arbiter::upgrade() {
+    if (successor_ != 0) return log().warning("USR2 signal ignored. Child exists.");
+    if (predecessor_ != 0) return log().warning("USR2 signal ignored. Parent exists.");
+    signals::Hold hold;
+    options_.runtime.before_fork();
+    const pid_t pid = ::fork();
+    const int saved_errno = errno;
+    if (pid == 0) run_successor(hold);
+    options_.runtime.after_fork_parent();
+    if (pid < 0) {
+        return log().error("Upgrade failed: %s", errno_error(saved_errno, "fork").message.c_str());
+    }
+    successor_ = pid;
+}
+
+/// Between fork and exec: hands over the listeners and becomes the binary at our path.
+void Arbiter::run_successor(signals::Hold& hold) {
+    options_.runtime.after_fork_child();
+    life_.write.reset();  // the workers' sign of our parent's life
+    log().after_fork();
+    signals::reset_to_defaults();
+    hold.release();
+    const auto give_up = [&](const Status& status) {
+        log().error("Upgrade failed: %s", status.message().c_str());
+        std::fflush(nullptr);
+        ::_exit(1);
+    };
+    if (Status status = options_.hooks.pre_exec(*this); !status) give_up(status);
+    if (Status status = change_directory(options_.start_directory); !status) give_up(status);
+
+    // WATCHDOG_PID names the old master; without it the new one keeps the watchdog quiet later.
+    static constexpr const char* kOurs[] = {"GUNICORN_PID", "GUNICORN_FD",    "LISTEN_PID",
+                                            "LISTEN_FDS",   "LISTEN_FDNAMES", "WATCHDOG_PID"};
+    std::vector<std::string> environment = options_.environment;
+    std::erase_if(environment, [](const std::string& entry) {
+        return std::any_of(std::begin(kOurs), std::end(kOurs), [&](const char* name) {
+            return entry.substr(0, entry.find('=')) == name;
+        });
+    });
+    environment.push_back("GUNICORN_PID=" + std::to_string(::getppid()));
+    Status status =
+        has_given_listeners_ ? pass_as_systemd(environment) : pass_by_number(environment);
+    if (!status) give_up(status);
+
+    const auto pointers = [](std::vector<std::string>& strings) {
+        std::vector<char*> list;
+        for (std::string& string : strings)
+            list.push_back(string.data());
+        list.push_back(nullptr);
+        return list;
+    };
+    std::fflush(nullptr);
+    ::execve(options_.executable.c_str(), pointers(options_.argv).data(),
+             pointers(environment).data());
+    ::_exit(kExitCannotExec);  // told by our parent: the log's descriptor may be a listener by now
+}
+
+Status Arbiter::pass_by_number(std::vector<std::string>& environment) {
+    std::vector<std::string> numbers;
+    for (Listener* listener : listeners()) {
+        if (Status status = listener->set_inheritable(true); !status) return status;
+        numbers.push_back(std::to_string(listener->fd()));
+    }
+    if (!numbers.empty()) environment.push_back("GUNICORN_FD=" + join(numbers, ","));
+    return {};
+}
+
+/// Moves the listeners to 3, 4, … where sd_listen_fds(3) looks, over whatever is there.
+Status Arbiter::pass_as_systemd(std::vector<std::string>& environment) {
+    const int count = static_cast<int>(listeners().size());
+    std::vector<Fd> aside;  // beyond the numbers that are about to be overwritten
+    for (const Listener* listener : listeners()) {
+        aside.emplace_back(
+            ::fcntl(listener->fd(), F_DUPFD_CLOEXEC, systemd::kListenFdsStart + count));
+        if (!aside.back()) return errno_error(errno, "dup " + listener->name());
+    }
+    for (int i = 0; i < count; ++i) {
+        if (::dup2(aside[static_cast<size_t>(i)].get(), systemd::kListenFdsStart + i) < 0) {
+            return errno_error(errno, "dup2 to " + std::to_string(systemd::kListenFdsStart + i));
+        }
+    }
+    environment.push_back("LISTEN_PID=" + std::to_string(::getpid()));
+    environment.push_back("LISTEN_FDS=" + std::to_string(count));
+    return {};
+}
+
+/// Our predecessor is gone: its name, pid file and place at the supervisor are ours.
+void Arbiter::promote() {
+    predecessor_ = 0;
+    log().info("Master has been promoted.");
+    if (pidfile_) note_error("pid file", pidfile_->rename(pidfile_path(cfg())));
+    set_title("gcorn: master [" + proc_name() + "]");
+    note_error("notify", notifier_->main_pid(pid_));
+    announce_ready();
+}
+
+}  // namespace gcorn
