@@ -2,93 +2,82 @@
 //
 // `server`, `worker`, `req`, `resp` are plain Python objects (python/bridge.py) that hold copies of
 // what the C++ objects said when the hook was called, so a view kept by a hook can grow old but never
-// dangles. Their own attributes are read-only; hooks may add others (`req.start = time()`), and find
+// dangles. Their own attributes are read-only; hooks may add others (`req.start = time()`) and find
 // them again, because each worker and each request keeps its one view. Only `worker.alive = False` is
 // an order: the worker leaves gracefully, as gunicorn's would.
 //
-// A hook that raises is logged once with its traceback; the Error carries "<hook> hook: <exception>",
-// and as its code the status of a SystemExit, else 0. What follows is the arbiter's or worker's
-// decision. Any thread of the application side; every method takes the GIL unless it says otherwise.
+// A hook that raises is logged once with its traceback; the Error says "<hook> hook: <exception>", and
+// its code is the status of a SystemExit or HaltServer, else 0. What follows is the arbiter's or the
+// worker's decision. Every method takes the GIL itself; application side.
 //
-// Limit: changing req.headers does not change the environ; worker_class objects of one's own and
-// cfg.set() are refused with a sentence.
+// Limit: changing req.headers does not change the environ; settings cannot be changed through cfg.
 #pragma once
 
 #include "python/pyref.h"
 
 #include <string>
+#include <unordered_map>
 
 #include "app.h"
 #include "base/result.h"
 #include "config.h"
 #include "log/log.h"
+#include "wsgi.h"
 
 namespace gcorn {
 
 class PythonLogging;
 
-/// What wsgi.cpp calls around the application, on whatever thread runs it. GIL held, no Python error
-/// set on entry. Not called at all while is_active() is false.
-class RequestHooks {
-public:
-    virtual ~RequestHooks() = default;
-
-    /// True if a request has anything to do here; constant between two configure().
-    [[nodiscard]] virtual bool is_active() const = 0;
-
-    /// Request complete, environ not built: makes its `req` and runs pre_request.
-    /// body  what becomes wsgi.input.
-    /// req   set even on failure; give it to the two calls below.
-    /// Raises: what the hook raised. The caller answers 500 without calling the application.
-    [[nodiscard]] virtual bool pre_request(Exchange& exchange, PyObject* body, PyRef& req) = 0;
-
-    /// Response sent, result not closed: the access record, where Python's logging writes it.
-    /// Never raises.
-    virtual void access(Exchange& exchange, PyObject* req, PyObject* environ) = 0;
-
-    /// Always, after everything else of the request: runs post_request. A failure is logged as
-    /// "Exception in post_request hook" and goes no further. environ: null before it was built.
-    virtual void post_request(Exchange& exchange, PyObject* req, PyObject* environ) = 0;
-};
-
 class PythonHooks final : public Hooks, public RequestHooks {
 public:
-    /// Both outlive this object.
-    PythonHooks(Logger& log, PythonLogging& logging);
+    /// All outlive this object. app: for worker.wsgi; may be null (then it is None).
+    PythonHooks(Logger& log, const PythonLogging& logging, const WsgiApp* app);
     ~PythonHooks() override;
     PythonHooks(const PythonHooks&) = delete;
     PythonHooks& operator=(const PythonHooks&) = delete;
 
-    /// Takes the hooks of `cfg` and makes its `cfg` view: at start, and on HUP before on_reload.
-    Status configure(const Config& cfg);
+    /// True if requests under `cfg` need the two RequestHooks below; if not, give WsgiApp none.
+    [[nodiscard]] bool has_request_hooks(const Config& cfg) const;
 
-    /// In the child, before post_fork: the worker whose requests these are. Outlives this process'
-    /// use of the hooks.
-    void set_worker(Worker* worker) { worker_ = worker; }
+    // Hooks. post_fork also remembers the worker for the request hooks.
+    Status nworkers_changed(Arbiter& arbiter, int new_value, int old_value) override;
+    Status on_starting(Arbiter& arbiter) override;
+    Status when_ready(Arbiter& arbiter) override;
+    Status on_reload(Arbiter& arbiter) override;
+    Status on_exit(Arbiter& arbiter) override;
+    Status pre_fork(Arbiter& arbiter, Worker& worker) override;
+    Status child_exit(Arbiter& arbiter, Worker& worker) override;
+    Status pre_exec(Arbiter& arbiter) override;
+    Status post_fork(Arbiter& arbiter, Worker& worker) override;
+    Status post_worker_init(Worker& worker) override;
+    Status worker_exit(Arbiter& arbiter, Worker& worker) override;
+    Status worker_int(Worker& worker) override;
+    Status worker_abort(Worker& worker) override;
 
-    Status nworkers_changed(Arbiter&, int new_value, int old_value) override;
-    Status on_starting(Arbiter&) override;
-    Status when_ready(Arbiter&) override;
-    Status on_reload(Arbiter&) override;
-    Status on_exit(Arbiter&) override;
-    Status pre_fork(Arbiter&, Worker&) override;
-    Status child_exit(Arbiter&, Worker&) override;
-    Status pre_exec(Arbiter&) override;
-    Status post_fork(Arbiter&, Worker&) override;
-    Status post_worker_init(Worker&) override;
-    Status worker_exit(Arbiter&, Worker&) override;
-    Status worker_int(Worker&) override;
-    Status worker_abort(Worker&) override;
-
-    bool is_active() const override;
-    bool pre_request(Exchange& exchange, PyObject* body, PyRef& req) override;
-    void access(Exchange& exchange, PyObject* req, PyObject* environ) override;
-    void post_request(Exchange& exchange, PyObject* req, PyObject* environ) override;
+    // RequestHooks. Without a pre_request hook the request is named in the debug log, as gunicorn's
+    // default hook does. post_request also writes the access record where Python's logging does that.
+    bool pre_request(Exchange& exchange) override;
+    bool post_request(Exchange& exchange, PyObject* environ_or_null) override;
 
 private:
+    using Member = HookRef Config::*;
+
+    Status run(const char* name, Member hook, Arbiter* arbiter, Worker* worker);
+    Status run(const char* name, PyObject* hook, PyObject* const* arguments, size_t count);
+    bool add_natives();
+    void write_access(Exchange& exchange, PyObject* request, PyObject* environ,
+                      PyObject* response);
+    PyObject* request_view(Exchange& exchange);
+
     Logger& log_;
-    PythonLogging& logging_;
-    Worker* worker_ = nullptr;
+    const PythonLogging& logging_;
+    const WsgiApp* app_;
+    Worker* worker_ = nullptr;  ///< in a worker: itself
+    bool has_natives_ = false;
+    /// The `req` of each request between its two hooks. Guarded by the GIL.
+    std::unordered_map<const Exchange*, PyRef> requests_;
+
+    friend struct HookNatives;
 };
 
 }  // namespace gcorn

@@ -1,0 +1,239 @@
+#include "python/config_file.h"
+
+#include <memory>
+#include <variant>
+
+#include "python/gunicorn_stub.h"
+#include "python/interpreter.h"
+#include "settings.h"
+
+namespace gcorn {
+namespace {
+
+/// The str's bytes as the system would write them; undecodable environment bytes survive (PEP 383).
+/// Raises (surrogates that stand for no byte).
+bool text_of(PyObject* text, std::string& out) {
+    const PyRef bytes = PyRef::steal(PyUnicode_EncodeFSDefault(text));
+    if (bytes) out = bytes_view(bytes.get());
+    return static_cast<bool>(bytes);
+}
+
+/// "module.Name" of a class or function; its repr if it has no such name. Never raises.
+std::string dotted_name(PyObject* object) {
+    const PyRef module = attribute(object, "__module__");
+    const PyRef name = module ? attribute(object, "__qualname__") : PyRef();
+    std::string_view module_text, name_text;
+    if (name && utf8_view(module.get(), module_text) && utf8_view(name.get(), name_text)) {
+        return std::string(module_text) + "." + std::string(name_text);
+    }
+    PyErr_Clear();
+    return Py_TYPE(object)->tp_name;
+}
+
+/// What no setting takes, described for the error sentence. Never raises.
+Value other_value(PyObject* object) {
+    OtherValue other{Py_TYPE(object)->tp_name, "?"};
+    const PyRef repr = PyRef::steal(PyObject_Repr(object));
+    std::string_view text;
+    if (repr && utf8_view(repr.get(), text)) other.repr = text.substr(0, 200);
+    PyErr_Clear();
+    return other;
+}
+
+/// A list, tuple or set of str; false without an exception if it has other members.
+bool string_list(PyObject* object, StringList& out) {
+    const PyRef items = PyRef::steal(PySequence_List(object));
+    for (Py_ssize_t i = 0; items && i < PyList_GET_SIZE(items.get()); i++) {
+        PyObject* item = PyList_GET_ITEM(items.get(), i);  // borrowed
+        std::string text;
+        if (!PyUnicode_Check(item) || !text_of(item, text)) {
+            PyErr_Clear();
+            return false;
+        }
+        out.push_back(std::move(text));
+    }
+    PyErr_Clear();
+    return static_cast<bool>(items);
+}
+
+/// A dict of str to str; false without an exception if it has other members.
+bool string_map(PyObject* object, StringMap& out) {
+    PyObject *key = nullptr, *value = nullptr;  // borrowed
+    Py_ssize_t position = 0;
+    while (PyDict_Next(object, &position, &key, &value)) {
+        std::string key_text, value_text;
+        if (!PyUnicode_Check(key) || !PyUnicode_Check(value) || !text_of(key, key_text) ||
+            !text_of(value, value_text)) {
+            PyErr_Clear();
+            return false;
+        }
+        out[std::move(key_text)] = std::move(value_text);
+    }
+    return true;
+}
+
+/// By the Python type alone; bool before int, of which it is a subclass. Never raises.
+Value plain_value(PyObject* object) {
+    if (object == Py_None) return std::monostate();
+    if (PyBool_Check(object)) return object == Py_True;
+    if (PyLong_Check(object)) {
+        int overflow = 0;
+        const long long number = PyLong_AsLongLongAndOverflow(object, &overflow);
+        return overflow == 0 ? Value(int64_t{number}) : other_value(object);
+    }
+    if (PyFloat_Check(object)) return PyFloat_AS_DOUBLE(object);
+    if (std::string text; PyUnicode_Check(object)) {
+        if (text_of(object, text)) return text;
+        PyErr_Clear();
+    }
+    if (StringList list; PyList_Check(object) || PyTuple_Check(object) || PyAnySet_Check(object)) {
+        if (string_list(object, list)) return list;
+    }
+    if (StringMap map; PyDict_Check(object) && string_map(object, map)) return map;
+    if (PyCallable_Check(object)) return make_hook_ref(object, dotted_name(object));
+    return other_value(object);
+}
+
+/// A hook is imported if it is a dotted name, and must take its arguments. Error: the reason.
+Result<Value> hook_value(PyObject* bridge, const Setting& setting, PyObject* object) {
+    const PyRef hook =
+        PyRef::steal(PyObject_CallMethod(bridge, "check_hook", "Oi", object, setting.arity));
+    if (!hook) {
+        std::string reason = take_error_text(false);
+        const std::string_view type = "TypeError: ";
+        if (reason.starts_with(type)) reason.erase(0, type.size());
+        return Error{1, reason + " (setting " + std::string(setting.name) + ")"};
+    }
+    std::string name = dotted_name(hook.get());
+    name.erase(0, name.rfind('.') + 1);
+    return Value(make_hook_ref(hook.get(), name + "()"));
+}
+
+/// The value of one setting. Error: only for hooks; other types are Config's to judge.
+Result<Value> setting_value(PyObject* bridge, const Setting& setting, PyObject* object) {
+    const bool is_reference = std::holds_alternative<HookRef Config::*>(setting.field);
+    if (object == Py_None) return Value();
+    if (setting.is_hook()) return hook_value(bridge, setting, object);
+    if (is_reference && PyDict_Check(object)) {  // logconfig_dict: nested, so it stays Python's
+        if (PyDict_GET_SIZE(object) == 0) return Value();
+        return Value(make_hook_ref(object, "dict"));
+    }
+    if (!is_reference && setting.form == Form::ClassName && PyType_Check(object)) {
+        return Value(dotted_name(object));
+    }
+    return plain_value(object);
+}
+
+/// Settings and their near misses; the latter only for Config to ask whether they were meant.
+Status collect_values(PyObject* bridge, PyObject* names, ConfigFile& file) {
+    PyObject *key = nullptr, *object = nullptr;  // borrowed; `names` is our own copy
+    Py_ssize_t position = 0;
+    while (PyDict_Next(names, &position, &key, &object)) {
+        std::string_view name;
+        if (!PyUnicode_Check(key) || !utf8_view(key, name)) {
+            PyErr_Clear();
+            continue;
+        }
+        if (const Setting* setting = find_setting(name)) {
+            auto value = setting_value(bridge, *setting, object);
+            if (!value) return value.error();
+            file.values.emplace_back(name, std::move(*value));
+        } else if (!nearest_setting(name).empty()) {
+            file.values.emplace_back(name, plain_value(object));
+        }
+    }
+    return {};
+}
+
+Error python_failure() {
+    return Error{1, "Cannot run the config file: " + take_error_text()};
+}
+
+PyRef string_list_view(const StringList& list) {
+    PyRef items = PyRef::steal(PyList_New(static_cast<Py_ssize_t>(list.size())));
+    for (size_t i = 0; items && i < list.size(); i++) {
+        PyObject* text = path_str(list[i]).release();  // stolen by the list
+        if (text == nullptr) return {};
+        PyList_SET_ITEM(items.get(), static_cast<Py_ssize_t>(i), text);
+    }
+    return items;
+}
+
+PyRef string_map_view(const StringMap& map) {
+    PyRef dict = PyRef::steal(PyDict_New());
+    for (const auto& [key, value] : map) {
+        const PyRef key_text = path_str(key), value_text = path_str(value);
+        if (!dict || !key_text || !value_text ||
+            PyDict_SetItem(dict.get(), key_text.get(), value_text.get()) < 0) {
+            return {};
+        }
+    }
+    return dict;
+}
+
+/// The inverse of plain_value(). Raises.
+struct ToPython {
+    PyRef operator()(std::monostate) const { return PyRef::borrow(Py_None); }
+    PyRef operator()(bool flag) const { return PyRef::borrow(flag ? Py_True : Py_False); }
+    PyRef operator()(int64_t number) const { return PyRef::steal(PyLong_FromLongLong(number)); }
+    PyRef operator()(double number) const { return PyRef::steal(PyFloat_FromDouble(number)); }
+    PyRef operator()(const std::string& text) const { return path_str(text); }
+    PyRef operator()(const StringList& list) const { return string_list_view(list); }
+    PyRef operator()(const StringMap& map) const { return string_map_view(map); }
+    PyRef operator()(const HookRef& hook) const {
+        if (hook) return PyRef::borrow(static_cast<PyObject*>(hook.object.get()));
+        return hook.name.empty() ? PyRef::borrow(Py_None) : utf8_str(hook.name);
+    }
+    PyRef operator()(const OtherValue& other) const { return utf8_str(other.repr); }
+};
+
+}  // namespace
+
+Result<ConfigFile> load_config_file(const std::string& location, const std::string& directory) {
+    WithGil gil;
+    const PyRef bridge = embedded_module("_gcorn");
+    const PyRef where = bridge ? path_str(location) : PyRef();
+    const PyRef base = where ? path_str(directory) : PyRef();
+    if (!base) return python_failure();
+    const PyRef result = PyRef::steal(
+        PyObject_CallMethod(bridge.get(), "run_config", "OO", where.get(), base.get()));
+    PyObject *names = nullptr, *warnings = nullptr, *failure = nullptr;  // borrowed from result
+    int status = 1;
+    if (!result ||
+        !PyArg_ParseTuple(result.get(), "OOOi", &names, &warnings, &failure, &status)) {
+        return python_failure();
+    }
+    ConfigFile file;
+    if (failure != Py_None) {
+        std::string text;
+        return text_of(failure, text) ? Error{status, std::move(text)} : python_failure();
+    }
+    if (Status collected = collect_values(bridge.get(), names, file); !collected) {
+        return collected.error();
+    }
+    if (!string_list(warnings, file.warnings)) return python_failure();
+    return file;
+}
+
+HookRef make_hook_ref(PyObject* object, std::string name) {
+    Py_INCREF(object);  // the handle's reference, dropped by its deleter
+    const auto drop = [](void* held) {
+        drop_reference(PyRef::steal(static_cast<PyObject*>(held)));
+    };
+    return HookRef{std::shared_ptr<void>(object, drop), std::move(name)};
+}
+
+PyRef make_config_view(const Config& cfg) {
+    const PyRef bridge = embedded_module("_gcorn");
+    const PyRef values = bridge ? PyRef::steal(PyDict_New()) : PyRef();
+    if (!values) return {};
+    for (const Setting& setting : settings()) {
+        if (setting.field.index() == 0) continue;  // out of scope, or without effect
+        const PyRef value = std::visit(ToPython{}, field_value(cfg, setting));
+        const PyRef name = value ? utf8_str(setting.name) : PyRef();
+        if (!name || PyDict_SetItem(values.get(), name.get(), value.get()) < 0) return {};
+    }
+    return PyRef::steal(PyObject_CallMethod(bridge.get(), "make_config", "O", values.get()));
+}
+
+}  // namespace gcorn

@@ -1,0 +1,440 @@
+#include "python/hooks.h"
+
+#include <array>
+#include <initializer_list>
+#include <memory>
+#include <utility>
+
+#include "arbiter.h"
+#include "base/clock.h"
+#include "base/text.h"
+#include "net/exchange.h"
+#include "python/gunicorn_stub.h"
+#include "python/interpreter.h"
+#include "python/logging.h"
+#include "worker.h"
+
+namespace gcorn {
+namespace {
+
+/// How much of a body Python gets at a time (req.body).
+constexpr size_t kBodyPieceMax = 1 << 20;
+
+PyRef number(int64_t value) {
+    return PyRef::steal(PyLong_FromLongLong(value));
+}
+
+PyRef boolean(bool value) {
+    return PyRef::borrow(value ? Py_True : Py_False);
+}
+
+/// A dict under construction; a value that could not be made spoils it and stays raised.
+class Facts {
+public:
+    Facts() : dict_(PyRef::steal(PyDict_New())) {}
+    Facts& add(const char* name, PyRef value) {
+        if (dict_ && (!value || PyDict_SetItemString(dict_.get(), name, value.get()) < 0)) {
+            dict_.reset();
+        }
+        return *this;
+    }
+    /// The dict. Raises, if a value did.
+    PyRef take() { return std::move(dict_); }
+
+private:
+    PyRef dict_;
+};
+
+/// A list under construction, likewise.
+class Items {
+public:
+    Items() : list_(PyRef::steal(PyList_New(0))) {}
+    void add(PyRef item) {
+        if (list_ && (!item || PyList_Append(list_.get(), item.get()) < 0)) list_.reset();
+    }
+    PyRef take() { return std::move(list_); }
+
+private:
+    PyRef list_;
+};
+
+PyRef pair(PyRef first, PyRef second) {
+    if (!first || !second) return {};
+    return PyRef::steal(PyTuple_Pack(2, first.get(), second.get()));
+}
+
+PyRef listener_facts(const std::vector<Listener*>& listeners) {
+    Items items;
+    for (const Listener* listener : listeners)
+        items.add(pair(number(listener->fd()), path_str(listener->name())));
+    return items.take();
+}
+
+PyRef worker_facts(const Worker& worker) {
+    // gunicorn's word for a worker that is not forked yet.
+    PyRef pid = worker.pid() == 0 ? utf8_str("[booting]") : number(worker.pid());
+    return Facts()
+        .add("pid", std::move(pid))
+        .add("ppid", number(worker.ppid()))
+        .add("age", number(worker.age()))
+        .add("nr", number(static_cast<int64_t>(worker.nr())))
+        .add("_alive", boolean(worker.alive()))
+        .add("booted", boolean(worker.booted()))
+        .add("aborted", boolean(worker.aborted()))
+        .add("listeners", listener_facts(worker.context().listeners))
+        .take();
+}
+
+PyRef server_facts(const Arbiter& arbiter) {
+    Items workers;
+    for (const auto& [pid, worker] : arbiter.workers())
+        workers.add(worker_facts(*worker));
+    return Facts()
+        .add("pid", number(arbiter.pid()))
+        .add("num_workers", number(arbiter.num_workers()))
+        .add("proc_name", path_str(arbiter.proc_name()))
+        .add("workers", workers.take())
+        .add("listeners", listener_facts(arbiter.listeners()))
+        .take();
+}
+
+/// _gcorn.function(...); the arguments as for Py_BuildValue. Raises.
+template <typename... Arguments>
+PyRef call_bridge(const char* function, const char* format, Arguments... arguments) {
+    const PyRef bridge = embedded_module("_gcorn");
+    if (!bridge) return {};
+    return PyRef::steal(PyObject_CallMethod(bridge.get(), function, format, arguments...));
+}
+
+/// (server, worker), each None if its argument is null. Raises.
+PyRef make_views(const Arbiter* arbiter, const Worker* worker) {
+    const PyRef server = arbiter != nullptr ? server_facts(*arbiter) : PyRef::borrow(Py_None);
+    if (!server) return {};
+    const PyRef own = worker != nullptr ? worker_facts(*worker) : PyRef::borrow(Py_None);
+    if (!own) return {};
+    return call_bridge("views", "OO", server.get(), own.get());
+}
+
+// --- req and resp ---
+
+constexpr char kExchangeCapsule[] = "gcorn.Exchange";
+
+/// A share of the Exchange, so that a kept `req.body` stays readable.
+PyRef exchange_capsule(Exchange& exchange) {
+    auto share = std::make_unique<std::shared_ptr<Exchange>>(exchange.shared_from_this());
+    const auto drop = [](PyObject* capsule) {
+        std::unique_ptr<std::shared_ptr<Exchange>> dropped(static_cast<std::shared_ptr<Exchange>*>(
+            PyCapsule_GetPointer(capsule, kExchangeCapsule)));
+    };
+    PyRef capsule = PyRef::steal(PyCapsule_New(share.get(), kExchangeCapsule, drop));
+    if (capsule) (void)share.release();  // the capsule's now
+    return capsule;
+}
+
+PyRef request_headers(const RequestHead& head) {
+    Items items;
+    for (const Field& field : head.fields)
+        items.add(pair(latin1_str(upper(field.name)), latin1_str(field.value)));
+    return items.take();
+}
+
+PyRef peer_address(const ConnectionFacts& facts) {
+    if (facts.is_unix) return latin1_str("");
+    const auto port = parse_decimal(facts.remote_port);
+    return pair(latin1_str(facts.remote_addr), number(static_cast<int64_t>(port.value_or(0))));
+}
+
+PyRef proxy_facts(const ConnectionFacts& facts) {
+    if (!facts.has_proxy_header) return PyRef::borrow(Py_None);
+    return Facts()
+        .add("proxy_protocol", latin1_str(facts.proxy_protocol))
+        .add("client_addr", latin1_str(facts.remote_addr))
+        .add("client_port", latin1_str(facts.remote_port))
+        .add("proxy_addr", latin1_str(facts.proxy_addr))
+        .add("proxy_port", latin1_str(facts.proxy_port))
+        .take();
+}
+
+PyRef make_request(Exchange& exchange) {
+    const RequestHead& head = exchange.head;
+    const std::string path = std::string(head.script_name) + std::string(head.raw_path);
+    const PyRef facts =
+        Facts()
+            .add("method", latin1_str(head.method))
+            .add("uri", latin1_str(head.target))
+            .add("path", latin1_str(path))
+            .add("query", latin1_str(head.query))
+            .add("fragment", latin1_str(head.fragment))
+            .add("version", pair(number(head.version_major), number(head.version_minor)))
+            .add("headers", request_headers(head))
+            .add("trailers", PyRef::steal(PyList_New(0)))
+            .add("scheme", latin1_str(head.is_https ? "https" : "http"))
+            .add("peer_addr", peer_address(*exchange.facts))
+            .add("proxy_protocol_info", proxy_facts(*exchange.facts))
+            .add("_should_close", boolean(!head.keep_alive))
+            .add("_exchange", exchange_capsule(exchange))
+            .take();
+    return facts ? call_bridge("request", "O", facts.get()) : PyRef();
+}
+
+/// The application's fields, from "Name: value\r\n"….
+PyRef response_headers(std::string_view block) {
+    Items items;
+    for (size_t end = block.find("\r\n"); end != block.npos; end = block.find("\r\n")) {
+        const std::string_view line = block.substr(0, end);
+        const size_t colon = line.find(':');
+        items.add(pair(latin1_str(line.substr(0, colon)),
+                       latin1_str(colon == line.npos ? "" : trim(line.substr(colon + 1)))));
+        block.remove_prefix(end + 2);
+    }
+    return items.take();
+}
+
+/// None before start_response was called. Raises.
+PyRef make_response(const ResponseWriter& response) {
+    if (!response.has_status()) return PyRef::borrow(Py_None);
+    PyRef length = PyRef::borrow(Py_None);
+    if (response.has_content_length()) {
+        length = PyRef::steal(PyLong_FromUnsignedLongLong(response.content_length()));
+    }
+    const PyRef facts = Facts()
+                            .add("status", latin1_str(response.status()))
+                            .add("status_code", number(response.status_code()))
+                            .add("headers", response_headers(response.fields_block()))
+                            .add("response_length", std::move(length))
+                            .add("sent", number(static_cast<int64_t>(response.body_bytes())))
+                            .add("headers_sent", boolean(response.head_sent()))
+                            .add("chunked", boolean(response.is_chunked()))
+                            .add("must_close", boolean(!response.keeps_alive()))
+                            .take();
+    return facts ? call_bridge("response", "O", facts.get()) : PyRef();
+}
+
+/// read_body(capsule, position, n) → bytes, b"" at the end. Raises OSError as wsgi.input would.
+PyObject* read_body(PyObject*, PyObject* arguments) {
+    PyObject* capsule = nullptr;  // borrowed
+    unsigned long long position = 0;
+    Py_ssize_t size = 0;
+    if (!PyArg_ParseTuple(arguments, "OKn", &capsule, &position, &size)) return nullptr;
+    auto* exchange =
+        static_cast<std::shared_ptr<Exchange>*>(PyCapsule_GetPointer(capsule, kExchangeCapsule));
+    if (exchange == nullptr) return nullptr;
+    std::string piece(std::min(static_cast<size_t>(std::max(size, Py_ssize_t{0})), kBodyPieceMax),
+                      '\0');
+    Result<size_t> taken = size_t{0};
+    {
+        WithoutGil nogil;
+        const auto received = (*exchange)->wait_for_body(position);
+        taken = received ? (*exchange)->body.read_at(position, piece.data(), piece.size())
+                         : Result<size_t>(received.error());
+    }
+    if (!taken) {
+        errno = taken.error().code;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyBytes_FromStringAndSize(piece.data(), static_cast<Py_ssize_t>(*taken));
+}
+
+/// The exit status a hook asked for by sys.exit() or HaltServer; else 0.
+int exit_status(PyObject* exception) {
+    const bool is_exit = PyErr_GivenExceptionMatches(exception, PyExc_SystemExit) != 0;
+    const PyRef status = attribute(exception, is_exit ? "code" : "exit_status");
+    const long code = status && PyLong_Check(status.get()) ? PyLong_AsLong(status.get()) : is_exit;
+    PyErr_Clear();
+    return static_cast<int>(code & 0xff);
+}
+
+}  // namespace
+
+/// Functions of _gcorn_native; `self` is a capsule of the PythonHooks.
+struct HookNatives {
+    static PyObject* wsgi(PyObject* self, PyObject*) {
+        const WsgiApp* app = native_self<PythonHooks>(self).app_;
+        PyObject* callable = app != nullptr ? app->callable() : nullptr;
+        return PyRef::borrow(callable != nullptr ? callable : Py_None).release();
+    }
+    static PyObject* notify(PyObject* self, PyObject*) {
+        if (Worker* worker = native_self<PythonHooks>(self).worker_) {
+            worker->context().scoreboard.slot(worker->slot()).beat();
+        }
+        Py_RETURN_NONE;
+    }
+    static inline PyMethodDef definitions[] = {
+        {"wsgi", wsgi, METH_NOARGS, nullptr},
+        {"notify", notify, METH_NOARGS, nullptr},
+        {"read_body", read_body, METH_VARARGS, nullptr},
+    };
+};
+
+PythonHooks::PythonHooks(Logger& log, const PythonLogging& logging, const WsgiApp* app)
+    : log_(log), logging_(logging), app_(app) {}
+
+PythonHooks::~PythonHooks() {
+    for (auto& [exchange, view] : requests_)
+        drop_reference(std::move(view));
+}
+
+bool PythonHooks::add_natives() {
+    if (has_natives_) return true;
+    for (PyMethodDef& definition : HookNatives::definitions)
+        if (!add_native(definition, this)) return false;
+    return has_natives_ = true;
+}
+
+Status PythonHooks::run(const char* name, Member hook, Arbiter* arbiter, Worker* worker) {
+    const HookRef& reference =
+        (arbiter != nullptr ? arbiter->cfg() : worker->context().cfg).*hook;
+    if (!reference) return {};
+    WithGil gil;
+    const PyRef views = add_natives() ? make_views(arbiter, worker) : PyRef();
+    std::array<PyObject*, 2> arguments{};
+    size_t count = 0;
+    if (views && arbiter != nullptr) arguments[count++] = PyTuple_GET_ITEM(views.get(), 0);
+    if (views && worker != nullptr) arguments[count++] = PyTuple_GET_ITEM(views.get(), 1);
+    return run(name, static_cast<PyObject*>(reference.object.get()), arguments.data(), count);
+}
+
+/// count 0: the arguments could not be made, which counts as the hook's failure.
+Status PythonHooks::run(const char* name, PyObject* hook, PyObject* const* arguments,
+                        size_t count) {
+    if (count > 0 && PyRef::steal(PyObject_Vectorcall(hook, arguments, count, nullptr))) return {};
+    PyRef exception = take_exception();
+    Error error{exit_status(exception.get()), std::string(name) + " hook: "};
+    restore_exception(PyRef::borrow(exception.get()));
+    error.message += take_error_text(false);
+    restore_exception(std::move(exception));
+    const bool is_exit_hook = std::string_view(name) == "worker_exit";
+    log_python_error(log_, is_exit_hook ? Level::Warning : Level::Error,
+                     is_exit_hook ? "Exception during worker exit"
+                                  : "Exception in " + std::string(name) + " hook");
+    return error;
+}
+
+Status PythonHooks::nworkers_changed(Arbiter& arbiter, int new_value, int old_value) {
+    const HookRef& hook = arbiter.cfg().nworkers_changed;
+    if (!hook) return {};
+    WithGil gil;
+    const PyRef views = add_natives() ? make_views(&arbiter, nullptr) : PyRef();
+    const PyRef fresh = views ? number(new_value) : PyRef();
+    const PyRef old = old_value < 0 ? PyRef::borrow(Py_None) : number(old_value);
+    const bool is_ready = fresh && old;
+    const std::array<PyObject*, 3> arguments = {
+        is_ready ? PyTuple_GET_ITEM(views.get(), 0) : nullptr, fresh.get(), old.get()};
+    return run("nworkers_changed", static_cast<PyObject*>(hook.object.get()), arguments.data(),
+               is_ready ? arguments.size() : 0);
+}
+
+Status PythonHooks::on_starting(Arbiter& arbiter) {
+    return run("on_starting", &Config::on_starting, &arbiter, nullptr);
+}
+
+Status PythonHooks::when_ready(Arbiter& arbiter) {
+    return run("when_ready", &Config::when_ready, &arbiter, nullptr);
+}
+
+Status PythonHooks::on_reload(Arbiter& arbiter) {
+    return run("on_reload", &Config::on_reload, &arbiter, nullptr);
+}
+
+Status PythonHooks::on_exit(Arbiter& arbiter) {
+    return run("on_exit", &Config::on_exit, &arbiter, nullptr);
+}
+
+Status PythonHooks::pre_fork(Arbiter& arbiter, Worker& worker) {
+    return run("pre_fork", &Config::pre_fork, &arbiter, &worker);
+}
+
+Status PythonHooks::child_exit(Arbiter& arbiter, Worker& worker) {
+    return run("child_exit", &Config::child_exit, &arbiter, &worker);
+}
+
+Status PythonHooks::pre_exec(Arbiter& arbiter) {
+    return run("pre_exec", &Config::pre_exec, &arbiter, nullptr);
+}
+
+Status PythonHooks::post_fork(Arbiter& arbiter, Worker& worker) {
+    worker_ = &worker;
+    return run("post_fork", &Config::post_fork, &arbiter, &worker);
+}
+
+Status PythonHooks::post_worker_init(Worker& worker) {
+    return run("post_worker_init", &Config::post_worker_init, nullptr, &worker);
+}
+
+Status PythonHooks::worker_exit(Arbiter& arbiter, Worker& worker) {
+    return run("worker_exit", &Config::worker_exit, &arbiter, &worker);
+}
+
+Status PythonHooks::worker_int(Worker& worker) {
+    return run("worker_int", &Config::worker_int, nullptr, &worker);
+}
+
+Status PythonHooks::worker_abort(Worker& worker) {
+    return run("worker_abort", &Config::worker_abort, nullptr, &worker);
+}
+
+bool PythonHooks::has_request_hooks(const Config& cfg) const {
+    return cfg.pre_request || cfg.post_request || logging_takes_over(cfg) ||
+           log_.enabled(Level::Debug);
+}
+
+PyObject* PythonHooks::request_view(Exchange& exchange) {
+    PyRef& view = requests_[&exchange];
+    if (view) return view.get();
+    PyRef made = add_natives() ? make_request(exchange) : PyRef();  // runs Python: `view` may move
+    return (requests_[&exchange] = std::move(made)).get();
+}
+
+bool PythonHooks::pre_request(Exchange& exchange) {
+    requests_.erase(&exchange);  // of an earlier request that never came to its end
+    const HookRef hook = worker_->context().cfg.pre_request;
+    if (!hook) {
+        if (log_.enabled(Level::Debug)) {
+            log_.debug("%s %s", escape_for_log(exchange.head.method).c_str(),
+                       escape_for_log(exchange.head.target).c_str());
+        }
+        return true;
+    }
+    const PyRef views = add_natives() ? make_views(nullptr, worker_) : PyRef();
+    PyObject* request = views ? request_view(exchange) : nullptr;
+    if (request == nullptr) return false;
+    const std::array<PyObject*, 2> arguments = {PyTuple_GET_ITEM(views.get(), 1), request};
+    return static_cast<bool>(
+        PyRef::steal(PyObject_Vectorcall(static_cast<PyObject*>(hook.object.get()),
+                                         arguments.data(), arguments.size(), nullptr)));
+}
+
+bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
+    const HookRef hook = worker_->context().cfg.post_request;
+    if (!hook && !logging_.takes_over()) return true;
+    const PyRef request = PyRef::borrow(request_view(exchange));
+    requests_.erase(&exchange);
+    const PyRef environ =
+        environ_or_null != nullptr ? PyRef::borrow(environ_or_null) : PyRef::steal(PyDict_New());
+    const PyRef response = request && environ ? make_response(exchange.response) : PyRef();
+    if (!response) return false;
+    if (logging_.takes_over() && environ_or_null != nullptr && response.get() != Py_None) {
+        write_access(exchange, request.get(), environ.get(), response.get());
+    }
+    if (!hook) return true;
+    const PyRef views = make_views(nullptr, worker_);
+    if (!views) return false;
+    const std::array<PyObject*, 4> arguments = {PyTuple_GET_ITEM(views.get(), 1), request.get(),
+                                                environ.get(), response.get()};
+    return static_cast<bool>(
+        PyRef::steal(PyObject_Vectorcall(static_cast<PyObject*>(hook.object.get()),
+                                         arguments.data(), arguments.size(), nullptr)));
+}
+
+void PythonHooks::write_access(Exchange& exchange, PyObject* request, PyObject* environ,
+                               PyObject* response) {
+    const PyRef module = embedded_module("_gcorn_logging");
+    const int64_t end_us = exchange.done_us != 0 ? exchange.done_us : monotonic_us();
+    if (!module || !PyRef::steal(PyObject_CallMethod(module.get(), "access", "OOOL", response,
+                                                     request, environ,
+                                                     end_us - exchange.received_us))) {
+        log_python_error(log_, Level::Error, "Exception in the logger class's access()");
+    }
+}
+
+}  // namespace gcorn

@@ -1,0 +1,190 @@
+#include "python/logging.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "python/config_file.h"
+#include "python/gunicorn_stub.h"
+#include "python/interpreter.h"
+
+namespace gcorn {
+namespace {
+
+/// The str as UTF-8, whatever is in it. Raises (not a str).
+bool log_text(PyObject* text, std::string& out) {
+    const PyRef bytes =
+        PyUnicode_Check(text)
+            ? PyRef::steal(PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace"))
+            : PyRef();
+    if (bytes) {
+        out = bytes_view(bytes.get());
+    } else if (PyErr_Occurred() == nullptr) {
+        PyErr_SetString(PyExc_TypeError, "a log takes str");
+    }
+    return static_cast<bool>(bytes);
+}
+
+/// Python's numeric level → ours; what lies between two counts as the lower one.
+Level level_of(long number) {
+    if (number >= 50) return Level::Critical;
+    if (number >= 40) return Level::Error;
+    if (number >= 30) return Level::Warning;
+    return number >= 20 ? Level::Info : Level::Debug;
+}
+
+const char* level_method(Level level) {
+    constexpr std::array kNames = {"debug", "info", "warning", "error", "critical"};
+    return kNames[static_cast<size_t>(level)];
+}
+
+// --- functions of _gcorn_native; `self` is a capsule of the Logger or of the Config ---
+
+/// write(levelno, text) → False, and nothing was written, if loglevel excludes it.
+PyObject* native_write(PyObject* self, PyObject* arguments) {
+    long number = 0;
+    PyObject* text = nullptr;  // borrowed
+    std::string message;
+    if (!PyArg_ParseTuple(arguments, "lO", &number, &text) || !log_text(text, message)) {
+        return nullptr;
+    }
+    Logger& log = native_self<Logger>(self);
+    if (!log.enabled(level_of(number))) Py_RETURN_FALSE;
+    {
+        WithoutGil nogil;
+        log.write(level_of(number), message);
+    }
+    Py_RETURN_TRUE;
+}
+
+PyObject* native_write_raw(PyObject* self, PyObject* text) {
+    std::string message;
+    if (!log_text(text, message)) return nullptr;
+    {
+        WithoutGil nogil;
+        if (!message.empty()) native_self<Logger>(self).write_raw(message);
+    }
+    return PyLong_FromSsize_t(PyUnicode_GET_LENGTH(text));
+}
+
+PyObject* native_write_access(PyObject* self, PyObject* text) {
+    std::string message;
+    if (!log_text(text, message)) return nullptr;
+    {
+        WithoutGil nogil;
+        native_self<Logger>(self).write_access(message);
+    }
+    return PyLong_FromSsize_t(PyUnicode_GET_LENGTH(text));
+}
+
+PyObject* native_error_fd(PyObject* self, PyObject*) {
+    return PyLong_FromLong(native_self<Logger>(self).error_fd());
+}
+
+PyObject* native_config(PyObject* self, PyObject*) {
+    return make_config_view(native_self<const Config>(self)).release();
+}
+
+PyMethodDef kWrite = {"write", native_write, METH_VARARGS, nullptr};
+PyMethodDef kWriteRaw = {"write_raw", native_write_raw, METH_O, nullptr};
+PyMethodDef kWriteAccess = {"write_access", native_write_access, METH_O, nullptr};
+PyMethodDef kErrorFd = {"error_fd", native_error_fd, METH_NOARGS, nullptr};
+PyMethodDef kConfig = {"config", native_config, METH_NOARGS, nullptr};
+
+/// The next config() asks C++ again. Raises.
+bool forget_config() {
+    if (!is_imported("_gcorn")) return true;
+    const PyRef bridge = import("_gcorn");
+    return bridge && PyObject_SetAttrString(bridge.get(), "_config", Py_None) == 0;
+}
+
+/// _gcorn_logging.function(...); the arguments as for Py_BuildValue. Raises.
+template <typename... Arguments>
+bool call_logging(const char* function, const char* format, Arguments... arguments) {
+    const PyRef module = embedded_module("_gcorn_logging");
+    return module &&
+           PyRef::steal(PyObject_CallMethod(module.get(), function, format, arguments...));
+}
+
+}  // namespace
+
+bool logging_takes_over(const Config& cfg) {
+    constexpr std::array<std::string_view, 5> kDefaults = {
+        "", "simple", "gunicorn.glogging.Logger", "_gcorn_logging.Logger",
+        "gunicorn.instrument.statsd.Statsd"};
+    const std::string_view logger = cfg.logger_class.name;
+    return std::find(kDefaults.begin(), kDefaults.end(), logger) == kDefaults.end() ||
+           cfg.logconfig_dict || !cfg.logconfig_json.empty() || !cfg.logconfig.empty();
+}
+
+PythonLogging::~PythonLogging() {
+    log_.set_observer(nullptr);
+}
+
+Status PythonLogging::configure(const Config& cfg) {
+    WithGil gil;
+    Config previous = std::exchange(cfg_, cfg);
+    Status status = set_up(logging_takes_over(cfg));
+    if (!status) {
+        cfg_ = std::move(previous);
+        if (!forget_config()) PyErr_Clear();
+        return status;
+    }
+    takes_over_ = logging_takes_over(cfg);
+    log_.set_observer(takes_over_ ? this : nullptr);
+    return {};
+}
+
+Status PythonLogging::set_up(bool takes_over) {
+    if (!install_gunicorn_stub() || !add_natives() || !forget_config()) return failure();
+    if (takes_over || is_imported("logging")) {
+        return call_logging("configure", nullptr) ? Status() : failure();
+    }
+    const PyRef finder = import("_gcorn_finder");
+    if (!finder || !PyRef::steal(PyObject_CallMethod(finder.get(), "watch_logging", nullptr))) {
+        return failure();
+    }
+    return {};
+}
+
+Status PythonLogging::failure() {
+    if (PyErr_ExceptionMatches(PyExc_RuntimeError) != 0) {  // a whole sentence, see glogging.py
+        std::string text = take_error_text(false);
+        return Error{1, text.substr(std::min(text.find(": ") + 2, text.size()))};
+    }
+    log_python_error(log_, Level::Error, "Exception in logger_class");
+    return Error{1, "logger_class cannot be set up"};
+}
+
+bool PythonLogging::add_natives() {
+    return add_native(kWrite, &log_) && add_native(kWriteRaw, &log_) &&
+           add_native(kWriteAccess, &log_) && add_native(kErrorFd, &log_) &&
+           add_native(kConfig, &cfg_);
+}
+
+void PythonLogging::error_record(Level level, std::string_view message) {
+    if (Py_IsInitialized() == 0) {  // the interpreter has ended: at least stderr hears of it
+        log_.write_raw(message);
+        return;
+    }
+    WithGil gil;
+    PyRef pending = take_exception();  // whoever logs may be about to handle one
+    const PyRef text = utf8_str(message);
+    if (!text || !call_logging("record", "sO", level_method(level), text.get())) {
+        log_.write_raw(std::string(message) + "\n" + take_error_text());
+    }
+    if (pending) restore_exception(std::move(pending));
+}
+
+void PythonLogging::reopened() {
+    if (Py_IsInitialized() == 0) return;
+    WithGil gil;
+    const PyRef module = embedded_module("_gcorn_logging");
+    const PyRef logger =
+        module ? PyRef::steal(PyObject_CallMethod(module.get(), "current", nullptr)) : PyRef();
+    if (!logger || !PyRef::steal(PyObject_CallMethod(logger.get(), "reopen_files", nullptr))) {
+        log_.write_raw("Log files cannot be reopened: " + take_error_text());
+    }
+}
+
+}  // namespace gcorn
