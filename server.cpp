@@ -1,0 +1,327 @@
+// gcorn: the whole program in one page.
+//
+// main() reads the command line, starts the interpreter, resolves the settings (the config file is
+// Python), opens the logs and becomes the arbiter, which forks workers and keeps them alive. What each
+// step does lives in its own room; this file only puts the rooms together and turns their errors into
+// exit codes. Read on in arbiter.h, then worker.h, app.h, net/connection.h, http_parse.h, wsgi.cpp.
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "arbiter.h"
+#include "base/text.h"
+#include "command_line.h"
+#include "config.h"
+#include "log/log.h"
+#include "log/statsd.h"
+#include "os/process.h"
+#include "os/signals.h"
+#include "python/config_file.h"
+#include "python/gunicorn_stub.h"
+#include "python/hooks.h"
+#include "python/interpreter.h"
+#include "python/logging.h"
+#include "python/tls.h"
+#include "settings.h"
+#include "wsgi.h"
+
+extern char** environ;
+
+namespace gcorn {
+namespace {
+
+constexpr size_t kHelpWidthDefault = 80;
+
+void print(const std::string& text) { std::fputs(text.c_str(), stdout); }
+
+int fail(const Error& error) {
+    std::fflush(stdout);
+    std::fputs(startup_error_text(error).c_str(), stderr);
+    return error.code != 0 ? error.code : kExitConfigError;
+}
+
+size_t terminal_width() {
+    winsize size{};
+    if (::isatty(STDOUT_FILENO) == 0 || ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0)
+        return kHelpWidthDefault;
+    return size.ws_col > 0 ? size.ws_col : kHelpWidthDefault;
+}
+
+/// The absolute path of this binary, so that a USR2 after a chdir still finds it, or a newer one that
+/// was put in its place. `argv0` is what the shell was told.
+std::string find_executable(const std::string& argv0, const std::string& start_dir) {
+    if (argv0.find('/') != std::string::npos)
+        return argv0[0] == '/' ? argv0 : start_dir + "/" + argv0;
+    const char* path = std::getenv("PATH");
+    for (const std::string_view directory : split(path != nullptr ? path : "", ':')) {
+        const std::string candidate = std::string(directory) + "/" + argv0;
+        if (::access(candidate.c_str(), X_OK) == 0) return candidate;
+    }
+    return "/proc/self/exe";
+}
+
+/// Everything that lives as long as the process, and the steps of its start.
+class Server {
+public:
+    Server(std::vector<std::string> argv, std::vector<std::string> environment)
+        : argv_(std::move(argv)),
+          environment_(std::move(environment)),
+          surroundings_(Surroundings::of_process()) {}
+
+    int run();
+
+private:
+    Status read_command_line();
+    Status start_python();
+    Result<ResolvedConfig> resolve();
+    Status apply_directories(const Config& cfg);
+    Status use(const Config& cfg);
+    Status start_worker(const Config& cfg);
+    int check(const ResolvedConfig& resolved);
+    Status detach(const Config& cfg);
+    std::unique_ptr<Worker> make_worker(WorkerContext context);
+    WsgiOptions wsgi_options(const Config& cfg, bool is_check) const;
+
+    std::vector<std::string> argv_, environment_;
+    Surroundings surroundings_;
+    CommandLine command_line_, environment_line_;
+    std::unique_ptr<Interpreter> interpreter_;
+    Logger log_;
+    Statsd statsd_;
+    PythonLogging logging_{log_};
+    std::unique_ptr<WsgiApp> app_;
+    std::unique_ptr<PythonHooks> hooks_;
+    ResponseOptions response_;
+    Worker* worker_ = nullptr;  ///< in a worker process: the one that runs
+};
+
+int Server::run() {
+    if (Status read = read_command_line(); !read) return fail(read.error());
+    if (command_line_.help) {
+        print(command_line_.help_form.empty()
+                  ? help_text(terminal_width())
+                  : help_in_form(command_line_.help_form, terminal_width()));
+        return 0;
+    }
+    if (command_line_.version) {
+        print("gcorn (version " GCORN_VERSION ")\n");
+        return 0;
+    }
+    if (Status started = start_python(); !started) return fail(started.error());
+    Result<ResolvedConfig> resolved = resolve();
+    if (!resolved) return fail(resolved.error());
+    const Config& cfg = resolved->config;
+    if (Status applied = apply_directories(cfg); !applied) return fail(applied.error());
+    if (cfg.print_config || cfg.check_config) return check(*resolved);
+
+    if (cfg.spew) {
+        if (cfg.daemon)
+            return fail({kExitConfigError, "spew writes to the terminal that daemon gives up: use "
+                                           "one of them"});
+        if (Status spewing = interpreter_->enable_spew(); !spewing) return fail(spewing.error());
+    }
+    if (Status detached = detach(cfg); !detached) return fail(detached.error());
+    app_ = std::make_unique<WsgiApp>(log_, wsgi_options(cfg, false));
+    hooks_ = std::make_unique<PythonHooks>(log_, logging_, app_.get());
+    if (Status used = use(cfg); !used) return fail(used.error());
+    for (const std::string& notice : resolved->notices) log_.warning("%s", notice.c_str());
+
+    ArbiterOptions options{
+        .version = GCORN_VERSION,
+        .argv = argv_,
+        .environment = environment_,
+        .executable = find_executable(argv_[0], surroundings_.start_dir),
+        .start_directory = surroundings_.start_dir,
+        .reload_config = [this]() -> Result<Config> {
+            Result<ResolvedConfig> fresh = resolve();
+            if (!fresh) return fresh.error();
+            return std::move(fresh->config);
+        },
+        .use_config = [this](const Config& fresh) { return use(fresh); },
+        .make_worker = [this](WorkerContext context) { return make_worker(std::move(context)); },
+        .response = response_,
+        .log = log_,
+        .statsd = statsd_,
+        .runtime = *interpreter_,
+        .hooks = *hooks_,
+        .app = *app_};
+    Arbiter arbiter(std::move(resolved->config), std::move(options));
+    return arbiter.run();
+}
+
+Status Server::read_command_line() {
+    Result<CommandLine> line =
+        parse_command_line(std::vector<std::string>(argv_.begin() + 1, argv_.end()));
+    if (!line) return line.error();
+    command_line_ = std::move(*line);
+    const std::optional<std::string> words = surroundings_.variable("GUNICORN_CMD_ARGS");
+    if (!words || command_line_.help || command_line_.version) return {};
+    Result<StringList> split_words = split_shell_words(*words);
+    if (!split_words) return split_words.error();
+    Result<CommandLine> more = parse_command_line(*split_words);
+    if (!more) return more.error();
+    environment_line_ = std::move(*more);
+    return {};
+}
+
+Status Server::start_python() {
+    const auto variable = [&](const char* name) {
+        return surroundings_.variable(name).value_or("");
+    };
+    Result<PythonChoice> python = choose_python(variable("VIRTUAL_ENV"), variable("PATH"));
+    if (!python) return python.error();
+    InterpreterOptions options;
+    options.argv = argv_;
+    options.python = std::move(*python);
+    options.make_tls = make_tls_factory;
+    options.worker_starting = [this](const Config& cfg) { return start_worker(cfg); };
+    Result<std::unique_ptr<Interpreter>> started = Interpreter::start(std::move(options));
+    if (!started) return started.error();
+    interpreter_ = std::move(*started);
+    interpreter_->set_logger(&log_);
+    return {};
+}
+
+/// All sources of settings, lowest first; at the start and on every HUP.
+Result<ResolvedConfig> Server::resolve() {
+    ConfigBuilder builder(surroundings_);
+    builder.apply_environment();
+    Result<std::string> file = choose_config_file(command_line_, environment_line_, surroundings_);
+    if (!file) return file.error();
+    std::vector<std::string> warnings;
+    if (!file->empty()) {
+        Result<ConfigFile> loaded = load_config_file(*file, surroundings_.start_dir);
+        if (!loaded) return loaded.error();
+        if (Status applied = builder.apply_file(*file, loaded->values); !applied)
+            return applied.error();
+        warnings = std::move(loaded->warnings);
+    }
+    if (Status applied = builder.apply_environment_arguments(environment_line_); !applied)
+        return applied.error();
+    if (Status applied = builder.apply_command_line(command_line_); !applied)
+        return applied.error();
+    Result<ResolvedConfig> resolved = builder.finish();
+    if (resolved)
+        resolved->notices.insert(resolved->notices.end(), warnings.begin(), warnings.end());
+    return resolved;
+}
+
+/// --chdir comes last, so that a relative config file means the start directory.
+Status Server::apply_directories(const Config& cfg) {
+    if (!cfg.chdir.empty()) {
+        if (Status changed = change_directory(cfg.chdir); !changed)
+            return Error{kExitConfigError, changed.message()};
+        if (Status prepended = interpreter_->prepend_path(cfg.chdir); !prepended) return prepended;
+    }
+    return {};
+}
+
+/// Makes logs, metrics, hooks and application follow a configuration; all or nothing.
+Status Server::use(const Config& cfg) {
+    Result<LogOptions> options = log_options(cfg);
+    if (!options) return options.error();
+    if (logging_takes_over(cfg)) options->errorlog = options->accesslog = "";
+    if (Status opened = log_.open(*options); !opened) return opened;
+    if (Status opened = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
+        !opened)
+        return opened;
+    for (const std::string_view entry : split_list(cfg.pythonpath)) {
+        std::string path(entry);
+        if (path[0] != '/') path = surroundings_.start_dir + "/" + path;
+        if (Status prepended = interpreter_->prepend_path(path); !prepended) return prepended;
+    }
+    if (Status configured = logging_.configure(cfg); !configured) return configured;
+    app_->configure(wsgi_options(cfg, false),
+                    hooks_->has_request_hooks(cfg) ? hooks_.get() : nullptr);
+    response_.server = patched_server_name().value_or(ResponseOptions().server);
+    // A bad certificate is found out here, once, and not by every worker.
+    Result<std::unique_ptr<TransformFactory>> tls = make_tls_factory(cfg);
+    return tls ? Status() : tls.error();
+}
+
+WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
+    WsgiOptions options;
+    options.app = cfg.wsgi_app;
+    options.is_multithread = cfg.worker_class != "sync";
+    options.is_multiprocess = cfg.workers > 1;
+    options.is_preload = cfg.preload_app && !is_check;
+    options.survives_broken_app = cfg.reload && !is_check;
+    options.uses_sendfile = cfg.sendfile.value_or(true) && !cfg.is_tls();
+    options.measures_time = !cfg.accesslog.empty() || !cfg.statsd_host.empty();
+    if (Result<AccessLog> format = AccessLog::compile(cfg.access_log_format))
+        options.logged_environ = format->environ_names();
+    return options;
+}
+
+/// --check-config and --print-config: everything short of serving, in this process.
+int Server::check(const ResolvedConfig& resolved) {
+    if (resolved.config.print_config) print(print_config_text(resolved));
+    std::fflush(stdout);
+    if (Result<LogOptions> options = log_options(resolved.config); !options)
+        return fail(options.error());
+    LogOptions plain;  // the traceback of a broken application goes to stderr
+    if (Status opened = log_.open(plain); !opened) return fail(opened.error());
+    if (auto tls = make_tls_factory(resolved.config); !tls) return fail(tls.error());
+    WsgiApp app(log_, wsgi_options(resolved.config, true));
+    if (Status loaded = app.load(); !loaded) {
+        std::fprintf(stderr, "\nError while loading the application: %s\n",
+                     loaded.message().c_str());
+        return kExitConfigError;
+    }
+    return 0;
+}
+
+Status Server::detach(const Config& cfg) {
+    // A re-executed master (USR2) is a daemon already.
+    if (!cfg.daemon || surroundings_.variable("GUNICORN_FD")) return {};
+    interpreter_->before_fork();
+    Status detached = daemonize(cfg.enable_stdio_inheritance);
+    interpreter_->after_fork_child();
+    return detached;
+}
+
+/// In a new worker, before its signals are caught and the application is loaded.
+Status Server::start_worker(const Config& cfg) {
+    if (Status dumping = interpreter_->enable_traceback_dump(log_.error_fd()); !dumping)
+        return dumping;
+    if (cfg.spew) {
+        if (Status spewing = interpreter_->enable_spew(); !spewing) return spewing;
+    }
+    return interpreter_->install_interrupts([this](int signal) {
+        if (worker_ == nullptr) return;
+        const Status called = signal == SIGABRT ? hooks_->worker_abort(*worker_)
+                                                : hooks_->worker_int(*worker_);
+        if (!called) log_.error("%s", called.message().c_str());
+    });
+}
+
+std::unique_ptr<Worker> Server::make_worker(WorkerContext context) {
+    context.response = response_;
+    std::unique_ptr<Worker> worker;
+    if (context.cfg.worker_class == "sync")
+        worker = std::make_unique<SyncWorker>(std::move(context));
+    else
+        worker = std::make_unique<ThreadWorker>(std::move(context));
+    worker_ = worker.get();
+    return worker;
+}
+
+}  // namespace
+}  // namespace gcorn
+
+int main(int argc, char** argv) {
+    std::vector<std::string> arguments(argv, argv + argc);
+    if (arguments.empty()) arguments.emplace_back("gcorn");
+    std::vector<std::string> environment;
+    for (char** entry = environ; *entry != nullptr; ++entry) environment.emplace_back(*entry);
+    gcorn::title_init(argc, argv);
+    ::signal(SIGPIPE, SIG_IGN);
+    gcorn::Server server(std::move(arguments), std::move(environment));
+    return server.run();
+}
