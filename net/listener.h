@@ -25,8 +25,8 @@ struct ListenerOptions {
     int defer_accept_s = 0;      ///< > 0: wake up only when data arrived (TCP_DEFER_ACCEPT, Linux)
     bool is_tls = false;         ///< only for name()
     mode_t umask = 0;            ///< unix: mode is 0777 & ~umask unless the spec names one
-    std::optional<uid_t> owner;  ///< unix: unless the spec names a user
-    std::optional<gid_t> group;  ///< unix: unless the spec names a group
+    std::optional<uid_t> owner{};  ///< unix: unless the spec names a user
+    std::optional<gid_t> group{};  ///< unix: unless the spec names a group
 };
 
 enum class AcceptStatus : uint8_t {

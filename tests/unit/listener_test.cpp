@@ -298,10 +298,12 @@ TEST(Listener, UnixSocketOwnerComesFromOptionsOrSpec) {
     const std::string uid = std::to_string(::geteuid()), gid = std::to_string(::getegid());
     EXPECT_TRUE(open("unix:" + path, {.owner = ::geteuid(), .group = ::getegid()}));
     EXPECT_TRUE(open("unix:" + path + "?user=" + uid + "&group=" + gid));
-    if (const passwd* me = ::getpwuid(::geteuid()))
+    if (const passwd* me = ::getpwuid(::geteuid())) {
         EXPECT_TRUE(open("unix:" + path + "?user=" + me->pw_name));
-    if (const group* mine = ::getgrgid(::getegid()))
+    }
+    if (const group* mine = ::getgrgid(::getegid())) {
         EXPECT_TRUE(open("unix:" + path + "?group=" + mine->gr_name));
+    }
     const auto other = try_open("unix:" + path + "?user=65534&group=65534");
     struct stat info {};
     if (::geteuid() == 0) {
