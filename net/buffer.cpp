@@ -98,7 +98,7 @@ Status Spool::move_to_file() {
 }
 
 Result<size_t> Spool::read_at(uint64_t position, char* out, size_t n) const {
-    if (position >= size_) return size_t{0};
+    if (position >= size_ || n == 0) return size_t{0};
     n = static_cast<size_t>(std::min<uint64_t>(n, size_ - position));
     if (in_memory()) {
         std::memcpy(out, memory_.data() + position, n);

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 
@@ -188,8 +189,20 @@ Status publish(int fd, const std::string& aside, const BindSpec& spec,
     return Status::ok();
 }
 
+/// `path` fits sun_path.
+Address unix_address(const std::string& path) {
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    std::memcpy(name.sun_path, path.data(), std::min(path.size(), kUnixPathMax));
+    Address address;
+    std::memcpy(&address.storage, &name, sizeof name);
+    address.size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
+    return address;
+}
+
 Result<Fd> open_unix(const BindSpec& spec, const ListenerOptions& options) {
     const std::string where = "unix:" + spec.path;
+    if (spec.path.size() > kUnixPathMax) return failed(ENAMETOOLONG, "bind", where);
     const std::string aside = aside_path(spec.path);
     if (Result<bool> exists = socket_exists(spec.path, where); !exists) return exists.error();
     // Left behind by a server that died between bind and rename.
@@ -198,13 +211,8 @@ Result<Fd> open_unix(const BindSpec& spec, const ListenerOptions& options) {
     if (*is_stale && ::unlink(aside.c_str()) != 0) return failed(errno, "unlink", where);
     Result<Fd> fd = open_socket(AF_UNIX, where);
     if (!fd) return fd;
-    sockaddr_un name{};
-    name.sun_family = AF_UNIX;
-    if (aside.size() > kUnixPathMax) return failed(ENAMETOOLONG, "bind", where);
-    std::memcpy(name.sun_path, aside.data(), aside.size());
-    const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + aside.size() + 1);
-    if (::bind(fd->get(), reinterpret_cast<const sockaddr*>(&name), size) != 0)
-        return failed(errno, "bind", where);
+    const Address address = unix_address(aside);
+    if (::bind(fd->get(), address.raw(), address.size) != 0) return failed(errno, "bind", where);
     if (Status status = publish(fd->get(), aside, spec, options, where); !status) {
         ::unlink(aside.c_str());
         return status.error();
@@ -214,7 +222,7 @@ Result<Fd> open_unix(const BindSpec& spec, const ListenerOptions& options) {
 
 // --- common ---
 
-/// The kernel's idea of a socket's own address, with the published path for a unix one.
+/// The kernel's idea of a socket's own address; for a unix one the name it was bound to.
 Result<Address> own_address(int fd, const std::string& where) {
     Address address;
     address.size = sizeof address.storage;
@@ -280,6 +288,9 @@ AcceptStatus classify(int error) {
 Listener::Listener(Fd fd, BindSpec spec, Address address, bool is_tls)
     : fd_(std::move(fd)), spec_(std::move(spec)), address_(address) {
     if (is_unix()) {
+        // What the kernel reports may be the name aside; abstract names are kept as they are.
+        if (!spec_.path.empty() && spec_.path != address_.host())
+            address_ = unix_address(spec_.path);
         server_name_ = spec_.path;
         name_ = "unix:" + spec_.path;
         return;

@@ -20,13 +20,13 @@
 namespace gcorn {
 
 struct ListenerOptions {
-    int backlog = 2048;          ///< the kernel caps it at somaxconn
-    bool reuse_port = false;     ///< SO_REUSEPORT: each worker opens a socket of its own
-    int defer_accept_s = 0;      ///< > 0: wake up only when data arrived (TCP_DEFER_ACCEPT, Linux)
-    bool is_tls = false;         ///< only for name()
-    mode_t umask = 0;            ///< unix: mode is 0777 & ~umask unless the spec names one
-    std::optional<uid_t> owner;  ///< unix: unless the spec names a user
-    std::optional<gid_t> group;  ///< unix: unless the spec names a group
+    int backlog = 2048;       ///< the kernel caps it at somaxconn
+    bool reuse_port = false;  ///< SO_REUSEPORT: each worker opens a socket of its own
+    int defer_accept_s = 0;   ///< > 0: wake up only when data arrived (TCP_DEFER_ACCEPT, Linux)
+    bool is_tls = false;      ///< only for name()
+    mode_t umask = 0;         ///< unix: mode is 0777 & ~umask unless the spec names one
+    std::optional<uid_t> owner{};  ///< unix: unless the spec names a user
+    std::optional<gid_t> group{};  ///< unix: unless the spec names a group
 };
 
 enum class AcceptStatus : uint8_t {
@@ -68,6 +68,7 @@ public:
 
     [[nodiscard]] int fd() const { return fd_.get(); }
     [[nodiscard]] bool is_unix() const { return address_.is_unix(); }
+    /// Where it can be reached: for a unix socket the published path.
     [[nodiscard]] const Address& address() const { return address_; }
     /// What was asked for; for an adopted socket what open() would need to make the same.
     [[nodiscard]] const BindSpec& spec() const { return spec_; }

@@ -35,6 +35,7 @@ bool canonical_ip(std::string_view text, int family, std::string& out) {
     unsigned char bytes[16];
     char canonical[INET6_ADDRSTRLEN];
     const std::string terminated(text);
+    if (terminated.find('\0') != std::string::npos) return false;  // would end the text early
     if (::inet_pton(family, terminated.c_str(), bytes) != 1) return false;
     if (::inet_ntop(family, bytes, canonical, sizeof canonical) == nullptr) return false;
     out = canonical;
@@ -49,7 +50,7 @@ bool canonical_port(std::string_view text, std::string& out) {
     return true;
 }
 
-/// A complete line without its CRLF; printable ASCII only.
+/// A complete line without its CRLF.
 ProxyParse parse_v1_line(std::string_view line, size_t used, ProxyHeader& out) {
     const std::vector<std::string_view> words = split(line, ' ');
     const std::string_view family_word = words[1];
@@ -73,13 +74,11 @@ ProxyParse parse_v1_line(std::string_view line, size_t used, ProxyHeader& out) {
 /// `in` starts with kV1Start.
 ProxyParse parse_v1(std::string_view in, ProxyHeader& out) {
     const std::string_view head = in.substr(0, kProxyV1BytesMax);
-    const auto end =
-        std::find_if(head.begin(), head.end(), [](char c) { return c < ' ' || c > '~'; });
-    const auto line_bytes = static_cast<size_t>(end - head.begin());
-    const std::string_view rest = head.substr(line_bytes);
-    if (rest.substr(0, 2) == "\r\n")
-        return parse_v1_line(head.substr(0, line_bytes), line_bytes + 2, out);
-    if (!rest.empty() && rest != "\r") return bad(out, "PROXY line has a control or 8-bit byte");
+    const size_t line_bytes = std::min(head.find_first_of("\r\n"), head.size());
+    const std::string_view line_end = head.substr(line_bytes, 2);
+    if (line_end == "\r\n") return parse_v1_line(head.substr(0, line_bytes), line_bytes + 2, out);
+    // Neither byte may end the line alone (§2.1).
+    if (!line_end.empty() && line_end != "\r") return bad(out, "PROXY line has a bare CR or LF");
     if (head.size() == kProxyV1BytesMax) return bad(out, "PROXY line is too long");
     return ProxyParse::NeedMore;
 }
@@ -111,8 +110,8 @@ struct V2Family {
     size_t block_bytes;  // length of its address block
     int family;          // AF_UNSPEC: no addresses for us
 };
-// Datagrams cannot carry HTTP/1; every other byte "must be rejected as invalid" (§2.2). A client on
-// a unix socket has no address an application could use, so it is treated as UNSPEC.
+// Datagrams cannot carry HTTP/1, and bytes that §2.2 does not list are to be refused. A client on a
+// unix socket is treated as UNSPEC.
 constexpr std::array<V2Family, 4> kV2Families = {
     {{0x00, 0, AF_UNSPEC}, {0x11, 12, AF_INET}, {0x21, 36, AF_INET6}, {0x31, 216, AF_UNSPEC}}};
 

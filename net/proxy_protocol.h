@@ -1,10 +1,11 @@
 // PROXY protocol: the client's real address, told by a load balancer in front of the first request.
 //
 // Reads version 1 (text) and version 2 (binary) of HAProxy's "The PROXY protocol" specification.
-// The header is optional: bytes that cannot start one are an ordinary request, decided at the first
-// byte that differs. Whether the peer may send one (proxy_allow_ips) is the caller's rule. Resumes
-// by parsing again from the first byte; the answer never depends on how the bytes were split. Pure.
-// Any thread.
+// Deviation: the specification forbids to guess whether a header is there; we follow gunicorn,
+// where it is optional: bytes that cannot start one are an ordinary request, decided at the first
+// byte that differs. What makes that safe, whom to take a header from (proxy_allow_ips), is the
+// caller's rule. Resumes by parsing again from the first byte; the answer never depends on how the
+// bytes were split. Limit: TLVs are skipped, the optional CRC32C among them. Pure. Any thread.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +20,8 @@ enum class ProxyMode : uint8_t { Off, V1, V2, Auto };
 
 /// A version 1 line with its CRLF is never longer (specification §2.1).
 constexpr size_t kProxyV1BytesMax = 107;
-/// Addresses and TLVs of a version 2 header. The specification wants at least what fits a 536-byte
-/// segment; client certificates in TLVs take some KiB more.
+/// Addresses and TLVs of a version 2 header. The specification promises less than a TCP segment, so
+/// this is generous; the length field alone would allow 64 KiB from anybody.
 constexpr size_t kProxyV2PayloadMax = 4096;
 /// A header needs more only below this many bytes.
 constexpr size_t kProxyHeaderBytesMax = 16 + kProxyV2PayloadMax;
@@ -36,8 +37,8 @@ struct ProxyHeader {
     size_t used = 0;             ///< Done: bytes to drop before the request
     const char* rule = nullptr;  ///< Bad: the broken rule, a phrase for the log
 
-    /// Done: the header names the client. False for UNKNOWN, LOCAL, UNSPEC and unix-socket clients:
-    /// keep the addresses of the connection itself.
+    /// Done: the header names the client. False for UNKNOWN, LOCAL, UNSPEC and unix-socket clients,
+    /// which have no address an application could use: keep those of the connection itself.
     bool has_addresses = false;
     const char* protocol = "";  ///< "TCP4" or "TCP6" (also for version 2), for PROXY_PROTOCOL
     std::string source_host, source_port;            ///< the client

@@ -80,19 +80,10 @@ std::unique_ptr<Listener> open(const std::string& bind, const ListenerOptions& o
     return listener ? std::move(*listener) : nullptr;
 }
 
-Fd connect_to(const Listener& listener, std::string unix_path = "") {
-    Fd fd(::socket(listener.address().family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un name{};
-    const sockaddr* address = listener.address().raw();
-    socklen_t size = listener.address().size;
-    if (listener.is_unix()) {  // the published path, not the bound one
-        if (unix_path.empty()) unix_path = listener.server_name();
-        name.sun_family = AF_UNIX;
-        std::memcpy(name.sun_path, unix_path.data(), unix_path.size());
-        address = reinterpret_cast<const sockaddr*>(&name);
-        size = sizeof name;
-    }
-    if (::connect(fd.get(), address, size) != 0) fd.reset();
+Fd connect_to(const Listener& listener) {
+    const Address& address = listener.address();
+    Fd fd(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::connect(fd.get(), address.raw(), address.size) != 0) fd.reset();
     return fd;
 }
 
@@ -298,10 +289,12 @@ TEST(Listener, UnixSocketOwnerComesFromOptionsOrSpec) {
     const std::string uid = std::to_string(::geteuid()), gid = std::to_string(::getegid());
     EXPECT_TRUE(open("unix:" + path, {.owner = ::geteuid(), .group = ::getegid()}));
     EXPECT_TRUE(open("unix:" + path + "?user=" + uid + "&group=" + gid));
-    if (const passwd* me = ::getpwuid(::geteuid()))
+    if (const passwd* me = ::getpwuid(::geteuid())) {
         EXPECT_TRUE(open("unix:" + path + "?user=" + me->pw_name));
-    if (const group* mine = ::getgrgid(::getegid()))
+    }
+    if (const group* mine = ::getgrgid(::getegid())) {
         EXPECT_TRUE(open("unix:" + path + "?group=" + mine->gr_name));
+    }
     const auto other = try_open("unix:" + path + "?user=65534&group=65534");
     struct stat info {};
     if (::geteuid() == 0) {
