@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <type_traits>
 
 #include <arpa/inet.h>
 
@@ -15,20 +17,26 @@ namespace {
 
 constexpr size_t kFieldCount = static_cast<size_t>(FieldId::Count);
 
-constexpr size_t longest_field_name() {
-    size_t longest = 0;
-    for (const std::string_view name : kFieldNames) longest = std::max(longest, name.size());
-    return longest;
+/// The four bytes at `text` in lower case, where they are letters. What else `| 0x20` merges does
+/// not matter, because a hit is compared in full.
+constexpr uint32_t folded_word(const char* text) {
+    if (!std::is_constant_evaluated()) {
+        uint32_t word;
+        std::memcpy(&word, text, sizeof word);
+        return word | 0x20202020u;
+    }
+    uint32_t word = 0;
+    for (unsigned i = 0; i < 4; ++i) {
+        const unsigned place = std::endian::native == std::endian::little ? i : 3 - i;
+        word |= static_cast<uint32_t>(static_cast<unsigned char>(text[i]) | 0x20u) << (8 * place);
+    }
+    return word;
 }
-constexpr size_t kLongestName = longest_field_name();
 
-/// Four characters and the length tell all known names apart. `| 0x20` folds the case of letters; what
-/// else it merges does not matter, because a hit is compared in full. `name` has two bytes or more.
+/// First four bytes, last four and the length tell all known names of four bytes or more apart.
 constexpr uint32_t field_key(std::string_view name) {
-    const auto folded = [&](size_t i) { return static_cast<uint32_t>(name[i] | 0x20) & 0xFF; };
-    const size_t n = name.size();
-    const uint32_t key = folded(0) | folded(n / 2) << 8 | folded(n - 2) << 16 | folded(n - 1) << 24;
-    return key ^ static_cast<uint32_t>(n) * 0x01000193;
+    const uint32_t size = static_cast<uint32_t>(name.size());
+    return folded_word(name.data()) * 31 + folded_word(name.data() + size - 4) + size;
 }
 
 /// A multiplicative hash into kSlots slots without collisions, found by the compiler.
@@ -48,6 +56,7 @@ constexpr FieldTable make_field_table() {
         table.multiplier = seed * 0x9E3779B1u | 1u;
         bool collides = false;
         for (size_t id = 1; id < kFieldCount && !collides; ++id) {
+            if (kFieldNames[id].size() < 4) continue;  // find_field() knows these by itself
             uint8_t& entry =
                 table.ids[FieldTable::slot(field_key(kFieldNames[id]), table.multiplier)];
             collides = entry != 0;
@@ -71,25 +80,30 @@ bool same_word(const char* name, const char* known) {
     return ((a ^ b) & ~((b & kLetterBits) >> 1)) == 0;
 }
 
-/// Case-blind equality with a known name of the same length, in overlapping words.
+/// Case-blind equality with a known name of the same length ≥ 4, in words that may overlap.
 inline bool same_known_name(const char* name, const char* known, size_t size) {
-    if (size >= 8) {
-        for (size_t i = 0; i + 8 < size; i += 8) {
-            if (!same_word<uint64_t>(name + i, known + i)) return false;
-        }
-        return same_word<uint64_t>(name + size - 8, known + size - 8);
-    }
-    if (size >= 4) {
+    if (size < 8) {
         return same_word<uint32_t>(name, known) &&
                same_word<uint32_t>(name + size - 4, known + size - 4);
     }
-    return iequals({name, size}, {known, size});
+    bool same =
+        same_word<uint64_t>(name, known) && same_word<uint64_t>(name + size - 8, known + size - 8);
+    for (size_t i = 8; i + 8 < size; i += 8)
+        same &= same_word<uint64_t>(name + i, known + i);
+    return same;
+}
+
+[[gnu::noinline]] FieldId find_short_field(std::string_view name) {
+    for (const FieldId id : {FieldId::Te, FieldId::Dnt, FieldId::Via}) {
+        if (iequals(name, kFieldNames[static_cast<size_t>(id)])) return id;
+    }
+    return FieldId::Unknown;
 }
 
 }  // namespace
 
 FieldId find_field(std::string_view name) {
-    if (name.size() < 2 || name.size() > kLongestName) return FieldId::Unknown;
+    if (name.size() < 4) return find_short_field(name);
     const uint8_t id = kFieldTable.ids[FieldTable::slot(field_key(name), kFieldTable.multiplier)];
     const std::string_view known = kFieldNames[id];
     const bool same =
@@ -137,11 +151,15 @@ bool refuse(HttpError& error, int status, const char* rule, std::string_view det
     return false;
 }
 
-constexpr bool is_blank(char c) { return c == ' ' || c == '\t'; }
+constexpr bool is_blank(char c) {
+    return c == ' ' || c == '\t';
+}
 
 inline std::string_view trim_blanks(const char* begin, const char* end) {
-    while (begin != end && is_blank(*begin)) ++begin;
-    while (begin != end && is_blank(end[-1])) --end;
+    while (begin != end && is_blank(*begin))
+        ++begin;
+    while (begin != end && is_blank(end[-1]))
+        --end;
     return {begin, static_cast<size_t>(end - begin)};
 }
 
@@ -157,7 +175,8 @@ void for_each_item(std::string_view list, Visit visit) {
 
 bool has_high_byte(std::string_view text) {
     uint8_t all = 0;
-    for (const char c : text) all |= static_cast<uint8_t>(c);  // the compiler makes this wide
+    for (const char c : text)
+        all |= static_cast<uint8_t>(c);  // the compiler makes this wide
     return all >= 0x80;
 }
 
@@ -172,7 +191,8 @@ inline size_t find_colon(std::string_view line) {
         if (hits != 0) return i + static_cast<size_t>(__builtin_ctz(static_cast<unsigned>(hits)));
     }
 #endif
-    while (i < line.size() && line[i] != ':') ++i;
+    while (i < line.size() && line[i] != ':')
+        ++i;
     return i;
 }
 
@@ -227,7 +247,8 @@ size_t reg_name_size(std::string_view text) {
 }
 
 /// Length of "[" IPv6address "]" at the start of `text`, or 0.
-/// Limit: IPvFuture and zone identifiers are refused; neither may appear in a Host that means a host.
+/// Limit: IPvFuture and zone identifiers are refused; neither may appear in a Host that means a
+/// host.
 size_t ip_literal_size(std::string_view text) {
     const size_t end = text.find(']');
     char address[INET6_ADDRSTRLEN] = {};
@@ -244,8 +265,8 @@ bool is_port(std::string_view text) {
     return port && *port <= 65535;
 }
 
-/// uri-host [ ":" port ] (RFC 9110 §7.2) with a host that is not empty. No userinfo: RFC 9110 §4.2.4
-/// has a recipient treat it as an error.
+/// uri-host [ ":" port ] (RFC 9110 §7.2) with a host that is not empty. No userinfo: RFC 9110
+/// §4.2.4 has a recipient treat it as an error.
 bool is_authority(std::string_view text, bool needs_port) {
     const bool is_literal = !text.empty() && text.front() == '[';
     const size_t host_size = is_literal ? ip_literal_size(text) : reg_name_size(text);
@@ -257,21 +278,25 @@ bool is_authority(std::string_view text, bool needs_port) {
 
 // ------------------------------------------------------------------------------- fields
 
-/// "Name: value" → its parts. Returns the rule it breaks, or nullptr. The line holds no control byte
-/// but HTAB: whoever found its end made sure.
+/// An unknown name: must be a token. RFC 9112 §5.1: no blank before the colon; it was a way to hide
+/// a field from a front end.
+const char* check_unknown_name(const HttpPolicy& policy, Field& field) {
+    if (policy.strip_header_spaces && !field.name.empty() && is_blank(field.name.back())) {
+        field.name = trim(field.name);
+        field.id = find_field(field.name);
+    }
+    return is_token(field.name) ? nullptr : "invalid header name";
+}
+
+/// "Name: value" → its parts. Returns the rule it breaks, or nullptr. The line holds no control
+/// byte but HTAB: whoever found its end made sure.
 inline const char* split_field(std::string_view line, const HttpPolicy& policy, Field& field) {
     const size_t colon = find_colon(line);
     if (colon == line.size()) return "header line without colon";
     field.name = line.substr(0, colon);
     field.value = trim_blanks(line.data() + colon + 1, line.data() + line.size());
     field.id = find_field(field.name);
-    if (field.id != FieldId::Unknown) return nullptr;
-    if (policy.strip_header_spaces && !field.name.empty() && is_blank(field.name.back())) {
-        field.name = trim(field.name);
-        field.id = find_field(field.name);
-    }
-    // RFC 9112 §5.1: no blank before the colon; it was a way to hide a field from a front end.
-    return is_token(field.name) ? nullptr : "invalid header name";
+    return field.id != FieldId::Unknown ? nullptr : check_unknown_name(policy, field);
 }
 
 enum class Fate : uint8_t { Keep, Drop, Refuse };
@@ -280,12 +305,12 @@ bool is_forwarder_name(std::string_view name, const HttpPolicy& policy, const Pe
     const auto matches = [&](const std::string& listed) {
         return listed == "*" || iequals(listed, name);
     };
-    return peer.is_trusted && std::any_of(policy.forwarder_headers.begin(),
-                                          policy.forwarder_headers.end(), matches);
+    return peer.is_trusted &&
+           std::any_of(policy.forwarder_headers.begin(), policy.forwarder_headers.end(), matches);
 }
 
-/// What header_map and forwarder_headers say about a name. X_Y and X-Y become the same environ key, so
-/// a client could forge with the one what its front end cleans from the other.
+/// What header_map and forwarder_headers say about a name. X_Y and X-Y become the same environ key,
+/// so a client could forge with the one what its front end cleans from the other.
 Fate fate_of(std::string_view name, const HttpPolicy& policy, const PeerFacts& peer) {
     if (name.find('_') == std::string_view::npos) return Fate::Keep;
     if (is_forwarder_name(name, policy, peer)) return Fate::Keep;
@@ -297,15 +322,22 @@ Fate fate_of(std::string_view name, const HttpPolicy& policy, const PeerFacts& p
     return Fate::Refuse;
 }
 
-// ------------------------------------------------------------------------------- the head's meaning
+// ------------------------------------------------------------------------------- the head's
+// meaning
 
-/// Turns the lines of one head into a RequestHead. Lines come without CRLF, free of control bytes (but
-/// HTAB in header lines), and outlive the head's views. Every method returns false after refusing.
+/// Turns the lines of one head into a RequestHead. Lines come without CRLF, free of control bytes
+/// (but HTAB in header lines), and outlive the head's views. Every method returns false after
+/// refusing.
 class HeadBuilder {
 public:
-    HeadBuilder(const HttpPolicy& policy, const PeerFacts& peer, RequestHead& head, HttpError& error)
+    HeadBuilder(const HttpPolicy& policy, const PeerFacts& peer, RequestHead& head,
+                HttpError& error)
         : policy_(policy), peer_(peer), head_(head), error_(error) {
         head_.is_https = peer.is_tls;
+        if (!peer.is_trusted) return;
+        for (const auto& entry : policy.secure_scheme_headers) {
+            scheme_ids_ |= uint64_t{1} << static_cast<unsigned>(find_field(entry.first));
+        }
     }
 
     [[nodiscard]] bool add_request_line(char* bytes, size_t size);
@@ -321,6 +353,7 @@ private:
     bool take_version(std::string_view word);
     bool take_target();
     void split_path(std::string_view rest);
+    bool add_unknown(Field& field);
     bool note(const Field& field);
     void note_connection(std::string_view value);
     bool note_transfer_encoding(std::string_view value);
@@ -334,8 +367,9 @@ private:
     RequestHead& head_;
     HttpError& error_;
 
-    uint64_t scheme_ids_ = ~uint64_t{0};  ///< fields that secure_scheme_headers may name; all = not known yet
-    const size_t kNone = SIZE_MAX;
+    uint64_t scheme_ids_ =
+        0;  ///< ids of the names in secure_scheme_headers, if the peer is trusted
+    static constexpr size_t kNone = SIZE_MAX;
     size_t host_ = kNone;  ///< its index in head_.fields
     bool has_content_type_ = false;
     bool has_length_ = false, has_transfer_encoding_ = false;
@@ -364,8 +398,8 @@ bool HeadBuilder::add_request_line(char* bytes, size_t size) {
 bool HeadBuilder::take_method(char* bytes, size_t size) {
     const std::string_view method(bytes, size);
     const auto is_unusual = [](char c) { return c == '#' || (c >= 'a' && c <= 'z'); };
-    const bool is_conventional = size >= 3 && size <= 20 &&
-                                 std::none_of(method.begin(), method.end(), is_unusual);
+    const bool is_conventional =
+        size >= 3 && size <= 20 && std::none_of(method.begin(), method.end(), is_unusual);
     if (!is_token(method) || !(is_conventional || policy_.permit_unconventional_http_method)) {
         return fail(400, "invalid method", method);
     }
@@ -418,7 +452,8 @@ bool HeadBuilder::take_target() {
            fail(400, "invalid authority in request target", head_.authority);
 }
 
-/// path [ "?" query ] [ "#" fragment ]. A fragment has no place in a target, but gunicorn takes it off.
+/// path [ "?" query ] [ "#" fragment ]. A fragment has no place in a target, but gunicorn takes it
+/// off.
 void HeadBuilder::split_path(std::string_view rest) {
     const size_t hash = rest.find('#');
     if (hash != std::string_view::npos) {
@@ -434,27 +469,32 @@ void HeadBuilder::split_path(std::string_view rest) {
 }
 
 inline bool HeadBuilder::add_field(std::string_view line) {
-    Field field;
+    Field& field = head_.fields.emplace_back();
     if (const char* rule = split_field(line, policy_, field)) return fail(400, rule, line);
-    if (peer_.is_trusted && !note_scheme(field)) return false;
-    if (field.id == FieldId::Unknown) {
-        switch (fate_of(field.name, policy_, peer_)) {
-            case Fate::Keep: break;
-            case Fate::Refuse: return fail(400, "underscore in header name", field.name);
-            case Fate::Drop:
-                if (head_.dropped_names.size() < kDroppedNamesMax) {
-                    head_.dropped_names.push_back(field.name);
-                }
-                return true;
-        }
-        if (iequals(field.name, "SCRIPT_NAME") && is_forwarder_name(field.name, policy_, peer_)) {
-            if (has_script_name_) return fail(400, "more than one SCRIPT_NAME", field.value);
-            has_script_name_ = true;
-            head_.script_name = field.value;
-        }
+    if ((scheme_ids_ >> static_cast<unsigned>(field.id) & 1) != 0 && !note_scheme(field))
+        return false;
+    if (field.id == FieldId::Unknown) return add_unknown(field);
+    return field.id > FieldId::Expect || note(field);
+}
+
+/// A name outside the list; `field` is the last one.
+bool HeadBuilder::add_unknown(Field& field) {
+    switch (fate_of(field.name, policy_, peer_)) {
+        case Fate::Keep: break;
+        case Fate::Refuse: return fail(400, "underscore in header name", field.name);
+        case Fate::Drop:
+            if (head_.dropped_names.size() < kDroppedNamesMax) {
+                head_.dropped_names.push_back(field.name);
+            }
+            head_.fields.pop_back();
+            return true;
     }
-    head_.fields.push_back(field);
-    return field.id > FieldId::Expect || field.id == FieldId::Unknown || note(field);
+    if (iequals(field.name, "SCRIPT_NAME") && is_forwarder_name(field.name, policy_, peer_)) {
+        if (has_script_name_) return fail(400, "more than one SCRIPT_NAME", field.value);
+        has_script_name_ = true;
+        head_.script_name = field.value;
+    }
+    return true;
 }
 
 /// The fields that decide what a request is. No doubt is allowed about any of them.
@@ -494,14 +534,17 @@ bool HeadBuilder::note(const Field& field) {
 /// Connection is a list of options, over all its lines (RFC 9110 §7.6.1).
 void HeadBuilder::note_connection(std::string_view value) {
     for_each_item(value, [&](std::string_view option) {
-        if (iequals(option, "close")) has_close_ = true;
-        else if (iequals(option, "keep-alive")) has_keep_alive_ = true;
-        else if (iequals(option, "upgrade")) head_.is_upgrade = true;
+        if (iequals(option, "close"))
+            has_close_ = true;
+        else if (iequals(option, "keep-alive"))
+            has_keep_alive_ = true;
+        else if (iequals(option, "upgrade"))
+            head_.is_upgrade = true;
     });
 }
 
-/// Collects the codings of all lines. Only blanks and commas separate them: 0x85 and 0xA0 are blanks
-/// to some parsers and therefore make another, unknown coding here.
+/// Collects the codings of all lines. Only blanks and commas separate them: 0x85 and 0xA0 are
+/// blanks to some parsers and therefore make another, unknown coding here.
 bool HeadBuilder::note_transfer_encoding(std::string_view value) {
     has_transfer_encoding_ = true;
     bool follows_chunked = false;
@@ -514,17 +557,12 @@ bool HeadBuilder::note_transfer_encoding(std::string_view value) {
     return !follows_chunked || fail(400, "transfer coding after chunked", value);
 }
 
-/// secure_scheme_headers of a trusted peer: the exact value means https, any other http.
+/// A name that secure_scheme_headers may list: the exact value means https, any other http.
 bool HeadBuilder::note_scheme(const Field& field) {
-    if (scheme_ids_ == ~uint64_t{0}) {
-        scheme_ids_ = 0;
-        for (const auto& entry : policy_.secure_scheme_headers) {
-            scheme_ids_ |= uint64_t{1} << static_cast<unsigned>(find_field(entry.first));
-        }
-    }
-    if ((scheme_ids_ >> static_cast<unsigned>(field.id) & 1) == 0) return true;
     for (const auto& [name, secure_value] : policy_.secure_scheme_headers) {
-        if (!iequals(name, field.name)) continue;
+        const bool same =
+            field.id == FieldId::Unknown ? iequals(name, field.name) : find_field(name) == field.id;
+        if (!same) continue;
         const bool is_https = field.value == secure_value;
         if (has_scheme_ && is_https != head_.is_https) {
             return fail(400, "contradictory scheme headers", field.name);
@@ -545,8 +583,7 @@ bool HeadBuilder::complete() {
     const bool has_body = head_.framing == Framing::Chunked || head_.content_length > 0;
     head_.expects_continue = is_http_11 && has_expect_ && has_body;
     // RFC 9112 §9.3. What follows a CONNECT may already be the tunnel's.
-    head_.keep_alive =
-        !has_close_ && (is_http_11 || has_keep_alive_) && head_.method != "CONNECT";
+    head_.keep_alive = !has_close_ && (is_http_11 || has_keep_alive_) && head_.method != "CONNECT";
     return true;
 }
 
@@ -584,7 +621,8 @@ bool HeadBuilder::complete_framing() {
 /// Takes the mount point off the path. A mismatch is a mistake between proxy and server: 500.
 bool HeadBuilder::complete_mount() {
     if (!has_script_name_) head_.script_name = policy_.script_name;
-    if (head_.script_name.empty() || head_.raw_path == "*" || head_.method == "CONNECT") return true;
+    if (head_.script_name.empty() || head_.raw_path == "*" || head_.method == "CONNECT")
+        return true;
     if (head_.raw_path.substr(0, head_.script_name.size()) != head_.script_name) {
         return fail(500, "path does not start with SCRIPT_NAME", head_.raw_path);
     }
@@ -596,37 +634,17 @@ bool HeadBuilder::complete_mount() {
 
 // ------------------------------------------------------------------------------- HeadParser
 
-/// How far the line being scanned may reach, its CRLF included, and what to say if it does not end.
-struct HeadParser::Limit {
-    size_t end;
-    int status;
-    const char* rule;
-};
-
-HeadParser::Limit HeadParser::line_limit(const HttpPolicy& policy, bool continues) const {
-    if (lines_ == 0) {
-        return {size_t{line_start_} + line_bytes_max(policy) + 2, 414, "request line too long"};
-    }
-    const size_t start = continues ? field_start_ : line_start_;
-    // The empty line that ends the head is no field.
-    const Limit field = {std::max(start + field_bytes_max(policy), size_t{line_start_} + 2), 431,
-                         "header field too long"};
-    const uint64_t section = std::min<uint64_t>(section_start_ + section_bytes_max(policy),
-                                                kHeadBytesMax);
-    if (field.end <= section) return field;
-    return {static_cast<size_t>(section), 431, "header section too long"};
-}
-
 Parse HeadParser::parse(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
                         RequestHead& head, size_t& used, HttpError& error) {
+    GCORN_CHECK(in.size() >= scanned_);
     if (scanned_ == 0) head.clear();
     const Parse outcome = scan(in, policy, peer, head, error);
     if (outcome == Parse::Done) {
         used = scanned_;
         return build(in, policy, peer, head, error) ? Parse::Done : Parse::Bad;
     }
-    // Not complete: judge the request line now. Its own fault is reported before any of a later line,
-    // so that the answer does not depend on how the head was cut into pieces.
+    // Not complete: judge the request line now. Its own fault is reported before any of a later
+    // line, so that the answer does not depend on how the head was cut into pieces.
     if (lines_ > 0 && !line_checked_) {
         line_checked_ = true;
         head.block_.assign(in.substr(skipped_, head.line_ends_[0] - skipped_));
@@ -640,49 +658,98 @@ Parse HeadParser::parse(std::string_view in, const HttpPolicy& policy, const Pee
     return outcome;
 }
 
-/// Finds the end of the head, line by line, and refuses on the way what no line may contain. Looks at
-/// every byte once, whatever the pieces, and only at those within the limit of their line: what comes
-/// first in the bytes is what is reported.
+/// Searches for the CRLF of the line at line_start_, which must end before `limit`. Done: scanned_
+/// is behind it. Looks at every byte once, whatever the pieces, and only at those before the limit:
+/// what comes first in the bytes is what is reported.
+inline Parse HeadParser::scan_line(std::string_view in, const Limit& limit, HttpError& error) {
+    const size_t end = std::min(in.size(), limit.end);
+    const size_t at = find_control(in.data(), scanned_, end);
+    if (end - at >= 2 && in[at] == '\r' && in[at + 1] == '\n') [[likely]] {
+        scanned_ = static_cast<uint32_t>(at + 2);
+        return Parse::Done;
+    }
+    return scan_oddity(in, at, limit, error);
+}
+
+/// The first control byte, at `at`, begins no CRLF inside the limit, or there is none.
+Parse HeadParser::scan_oddity(std::string_view in, size_t at, const Limit& limit,
+                              HttpError& error) {
+    const size_t end = std::min(in.size(), limit.end);
+    // HTAB is legal in header lines.
+    while (at < end && in[at] == '\t' && lines_ > 0)
+        at = find_control(in.data(), at + 1, end);
+    scanned_ = static_cast<uint32_t>(at);
+    const bool is_cr = at < end && in[at] == '\r';
+    // A CR whose LF would lie outside does not end the line in time.
+    if (at == limit.end || (is_cr && at + 1 == limit.end)) {
+        return bad_line(in, limit.end, limit.status, limit.rule, error);
+    }
+    if (at == in.size() || (is_cr && at + 1 == in.size())) return Parse::NeedMore;
+    if (!is_cr) {
+        const char* rule = in[at] == '\n' ? "bare LF in head" : "control byte in head";
+        return bad_line(in, at + 1, 400, rule, error);
+    }
+    if (in[at + 1] != '\n') return bad_line(in, at + 1, 400, "bare CR in head", error);
+    scanned_ = static_cast<uint32_t>(at + 2);
+    return Parse::Done;
+}
+
+/// Refuses the line at line_start_, quoting it up to `end`.
+Parse HeadParser::bad_line(std::string_view in, size_t end, int status, const char* rule,
+                           HttpError& error) const {
+    refuse(error, status, rule, in.substr(line_start_, end - line_start_));
+    return Parse::Bad;
+}
+
+/// The request line, after at most one empty line (RFC 9112 §2.2).
+Parse HeadParser::scan_request_line(std::string_view in, const HttpPolicy& policy,
+                                    RequestHead& head, HttpError& error) {
+    for (;;) {
+        const Limit limit = {size_t{line_start_} + line_bytes_max(policy) + 2, 414,
+                             "request line too long"};
+        const Parse outcome = scan_line(in, limit, error);
+        if (outcome != Parse::Done) return outcome;
+        if (scanned_ - line_start_ > 2) break;
+        if (skipped_ > 0) return bad_line(in, scanned_, 400, "empty request line", error);
+        skipped_ = line_start_ = scanned_;
+    }
+    head.line_ends_.push_back(scanned_ - 2);
+    line_start_ = section_start_ = scanned_;
+    lines_ = 1;
+    return Parse::Done;
+}
+
+/// Finds the end of the head, line by line, and refuses on the way what no line may contain.
 Parse HeadParser::scan(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
                        RequestHead& head, HttpError& error) {
-    const auto bad = [&](int status, const char* rule, size_t at) {
-        refuse(error, status, rule, in.substr(line_start_, at - line_start_ + 1));
-        return Parse::Bad;
-    };
+    if (lines_ == 0) {
+        const Parse outcome = scan_request_line(in, policy, head, error);
+        if (outcome != Parse::Done) return outcome;
+    }
+    const size_t field_max = std::max<size_t>(field_bytes_max(policy), 2);  // the empty line passes
+    const size_t section_end = static_cast<size_t>(
+        std::min<uint64_t>(section_start_ + section_bytes_max(policy), kHeadBytesMax));
+    const uint32_t lines_max = fields_max(policy) + 1;
     for (;;) {
-        const bool continues = lines_ > 0 && line_start_ < in.size() && is_blank(in[line_start_]);
-        if (continues && lines_ == 1) return bad(400, "blank before the first header", line_start_);
-        if (continues && !policy.permit_obsolete_folding) {
-            return bad(400, "obsolete line folding", line_start_);
+        Limit limit = {line_start_ + field_max, 431, "header field too long"};
+        const bool continues = line_start_ < in.size() && is_blank(in[line_start_]);
+        if (continues) {
+            if (lines_ == 1 || !policy.permit_obsolete_folding) {
+                const char* rule =
+                    lines_ == 1 ? "blank before the first header" : "obsolete line folding";
+                return bad_line(in, line_start_ + 1, 400, rule, error);
+            }
+            limit.end = std::max<size_t>(field_start_ + field_max, line_start_ + 2);
         }
-        const Limit limit = line_limit(policy, continues);
-        const size_t end = std::min(in.size(), limit.end);
-        size_t at = find_control(in.data(), scanned_, end);
-        while (at < end && in[at] == '\t' && lines_ > 0) at = find_control(in.data(), at + 1, end);
-        scanned_ = static_cast<uint32_t>(at);
-        // A CR whose LF would lie outside does not end the line in time.
-        const bool is_cr = at < end && in[at] == '\r';
-        if (at >= limit.end || (is_cr && at + 1 == limit.end)) {
-            return bad(limit.status, limit.rule, limit.end - 1);
-        }
-        if (at == in.size() || (is_cr && at + 1 == in.size())) return Parse::NeedMore;
-        if (in[at] == '\n') return bad(400, "bare LF in head", at);
-        if (!is_cr) return bad(400, "control byte in head", at);
-        if (in[at + 1] != '\n') return bad(400, "bare CR in head", at);
-
-        scanned_ = static_cast<uint32_t>(at + 2);
-        if (at == line_start_) {
-            if (lines_ > 0) return Parse::Done;
-            // RFC 9112 §2.2: ignore an empty line before the request line. One is enough.
-            if (skipped_ > 0) return bad(400, "empty request line", at);
-            skipped_ = line_start_ = scanned_;
-            continue;
-        }
-        if (lines_ == 0) section_start_ = scanned_;
-        else if (!continues) field_start_ = line_start_;
-        head.line_ends_.push_back(static_cast<uint32_t>(at));
-        if (++lines_ > fields_max(policy) + 1 && too_many_fields(in, policy, peer, head)) {
-            return bad(431, "too many header fields", at);
+        if (limit.end > section_end) limit = {section_end, 431, "header section too long"};
+        const Parse outcome = scan_line(in, limit, error);
+        if (outcome != Parse::Done) return outcome;
+        const uint32_t line_end = scanned_ - 2;
+        if (line_end == line_start_) return Parse::Done;
+        head.line_ends_.push_back(line_end);
+        if (!continues) field_start_ = line_start_;
+        if (++lines_ > lines_max && too_many_fields(in, policy, peer, head)) {
+            return bad_line(in, line_end, 431, "too many header fields", error);
         }
         line_start_ = scanned_;
     }
@@ -690,8 +757,8 @@ Parse HeadParser::scan(std::string_view in, const HttpPolicy& policy, const Peer
 
 /// There are more lines than fields allowed; are there more fields that header_map keeps? Looks at
 /// every line once per head.
-bool HeadParser::too_many_fields(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
-                                 const RequestHead& head) {
+bool HeadParser::too_many_fields(std::string_view in, const HttpPolicy& policy,
+                                 const PeerFacts& peer, const RequestHead& head) {
     for (; counted_ + 1 < lines_; ++counted_) {
         const size_t start = head.line_ends_[counted_] + 2;
         const std::string_view line = in.substr(start, head.line_ends_[counted_ + 1] - start);
@@ -715,9 +782,11 @@ bool HeadParser::build(std::string_view in, const HttpPolicy& policy, const Peer
         char* start = block + ends[i - 1] + 2;
         char* end = block + ends[i];
         // RFC 9112 §5.2: CRLF and the blanks around it become one blank; there is room for it.
-        while (policy.permit_obsolete_folding && i + 1 < ends.size() && is_blank(block[ends[i] + 2])) {
+        while (policy.permit_obsolete_folding && i + 1 < ends.size() &&
+               is_blank(block[ends[i] + 2])) {
             const std::string_view rest = trim_blanks(block + ends[i] + 2, block + ends[i + 1]);
-            while (end != start && is_blank(end[-1])) --end;
+            while (end != start && is_blank(end[-1]))
+                --end;
             *end++ = ' ';
             end = std::copy(rest.begin(), rest.end(), end);
             ++i;
@@ -727,7 +796,9 @@ bool HeadParser::build(std::string_view in, const HttpPolicy& policy, const Peer
     return builder.complete();
 }
 
-void HeadParser::reset() { *this = HeadParser(); }
+void HeadParser::reset() {
+    *this = HeadParser();
+}
 
 std::string_view HeadParser::request_line(std::string_view in) {
     if (in.substr(0, 2) == "\r\n") in.remove_prefix(2);
@@ -752,7 +823,8 @@ uint64_t BodyReader::remaining() const {
 }
 
 /// Chunked (RFC 9112 §7.1): one state for each place where the input may end.
-Parse BodyReader::next(std::string_view in, size_t& used, std::string_view& data, HttpError& error) {
+Parse BodyReader::next(std::string_view in, size_t& used, std::string_view& data,
+                       HttpError& error) {
     used = 0;
     data = {};
     const auto expect = [&](char byte, char wanted, State then, const char* rule) {
@@ -790,9 +862,7 @@ Parse BodyReader::next(std::string_view in, size_t& used, std::string_view& data
             case State::Blank:
             case State::Extension:
             case State::Quoted:
-            case State::QuotedPair:
-                is_good = size_byte(byte, error);
-                break;
+            case State::QuotedPair: is_good = size_byte(byte, error); break;
             case State::Finished: break;
         }
         if (!is_good) return Parse::Bad;
@@ -801,8 +871,8 @@ Parse BodyReader::next(std::string_view in, size_t& used, std::string_view& data
     return state_ == State::Finished ? Parse::Done : Parse::NeedMore;
 }
 
-/// One byte of chunk-size [ chunk-ext ] CR. Extensions mean nothing to us, but their bytes and quotes
-/// are followed, so that no one else sees the line end elsewhere (RFC 9112 §7.1.1).
+/// One byte of chunk-size [ chunk-ext ] CR. Extensions mean nothing to us, but their bytes and
+/// quotes are followed, so that no one else sees the line end elsewhere (RFC 9112 §7.1.1).
 bool BodyReader::size_byte(char byte, HttpError& error) {
     const std::string_view detail(&byte, 1);
     const int digit = hex_value(byte);
@@ -826,9 +896,12 @@ bool BodyReader::size_byte(char byte, HttpError& error) {
         if (is_control(byte) && byte != '\t') {
             return refuse(error, 400, "control byte in chunk extension", detail);
         }
-        if (state_ == State::QuotedPair) state_ = State::Quoted;
-        else if (state_ == State::Quoted && byte == '\\') state_ = State::QuotedPair;
-        else if (byte == '"') state_ = state_ == State::Quoted ? State::Extension : State::Quoted;
+        if (state_ == State::QuotedPair)
+            state_ = State::Quoted;
+        else if (state_ == State::Quoted && byte == '\\')
+            state_ = State::QuotedPair;
+        else if (byte == '"')
+            state_ = state_ == State::Quoted ? State::Extension : State::Quoted;
     }
     return ++overhead_bytes_ <= kChunkExtensionBytesMax ||
            refuse(error, 400, "chunk extensions too large", {});
@@ -843,8 +916,8 @@ bool BodyReader::start_chunk(HttpError& error) {
            refuse(error, 413, "request body too large", {});
 }
 
-/// Takes a stretch of the trailer section, at most to the end of a line. Its lines obey the rules and
-/// limits of the header section, then they are forgotten (RFC 9112 §7.1.2 allows it).
+/// Takes a stretch of the trailer section, at most to the end of a line. Its lines obey the rules
+/// and limits of the header section, then they are forgotten (RFC 9112 §7.1.2 allows it).
 bool BodyReader::take_trailer(std::string_view in, size_t& used, HttpError& error) {
     if (state_ == State::TrailerLf) {
         if (in[used] != '\n') return refuse(error, 400, "bare CR in trailer section", trailer_);
@@ -852,10 +925,13 @@ bool BodyReader::take_trailer(std::string_view in, size_t& used, HttpError& erro
         return end_trailer_line(error);
     }
     size_t stop = find_control(in.data(), used, in.size());
-    while (stop < in.size() && in[stop] == '\t') stop = find_control(in.data(), stop + 1, in.size());
+    while (stop < in.size() && in[stop] == '\t')
+        stop = find_control(in.data(), stop + 1, in.size());
     const size_t size = stop - used;
     // Is there room for this stretch and a CRLF?
-    const auto room = [](uint64_t most, uint64_t taken) { return most - std::min(most, taken + 2); };
+    const auto room = [](uint64_t most, uint64_t taken) {
+        return most - std::min(most, taken + 2);
+    };
     const uint64_t section_max = std::min<uint64_t>(section_bytes_max(*policy_), kHeadBytesMax);
     if (size > std::min(room(field_bytes_max(*policy_), trailer_.size()),
                         room(section_max, trailer_bytes_))) {
@@ -869,8 +945,10 @@ bool BodyReader::take_trailer(std::string_view in, size_t& used, HttpError& erro
         state_ = State::TrailerLf;
         return true;
     }
-    return refuse(error, 400, in[stop] == '\n' ? "bare LF in trailer section"
-                                               : "control byte in trailer section", trailer_);
+    return refuse(
+        error, 400,
+        in[stop] == '\n' ? "bare LF in trailer section" : "control byte in trailer section",
+        trailer_);
 }
 
 bool BodyReader::end_trailer_line(HttpError& error) {
@@ -888,7 +966,8 @@ bool BodyReader::end_trailer_line(HttpError& error) {
         if (const char* rule = split_field(trailer_, *policy_, field)) {
             return refuse(error, 400, rule, trailer_);
         }
-        // Fields that frame, route or authenticate a message cannot come after it (RFC 9110 §6.5.1).
+        // Fields that frame, route or authenticate a message cannot come after it (RFC 9110
+        // §6.5.1).
         constexpr FieldId kForbidden[] = {FieldId::Host,    FieldId::ContentLength,
                                           FieldId::Trailer, FieldId::TransferEncoding,
                                           FieldId::Te,      FieldId::Authorization};

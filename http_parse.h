@@ -23,10 +23,11 @@ enum class HeaderMap : uint8_t { Drop, Refuse, Dangerous };
 
 /// Limits and policy, taken from the settings once per worker. Sizes in bytes.
 struct HttpPolicy {
-    uint32_t limit_request_line = 4094;       ///< without CRLF; 0 or ≥ 8190 act as 8190
-    uint32_t limit_request_fields = 100;      ///< 0 or > 32768 act as 32768
-    uint32_t limit_request_field_size = 8190; ///< name + ':' + value + CRLF; 0: only head_bytes_max
-    uint64_t limit_request_body = 0;          ///< 0: unlimited
+    uint32_t limit_request_line = 4094;   ///< without CRLF; 0 or ≥ 8190 act as 8190
+    uint32_t limit_request_fields = 100;  ///< 0 or > 32768 act as 32768
+    uint32_t limit_request_field_size =
+        8190;                         ///< name + ':' + value + CRLF; 0: only head_bytes_max
+    uint64_t limit_request_body = 0;  ///< 0: unlimited
     HeaderMap header_map = HeaderMap::Drop;
     std::vector<std::string> forwarder_headers = {"SCRIPT_NAME", "PATH_INFO"};  ///< "*": all
     /// Upper-case field name ("X-FORWARDED-PROTO") and the value that means https.
@@ -37,7 +38,7 @@ struct HttpPolicy {
     bool permit_unconventional_http_method = false;
     bool permit_unconventional_http_version = false;
     bool casefold_http_method = false;
-    std::string script_name;                  ///< mount point from the environment, "" for none
+    std::string script_name;  ///< mount point from the environment, "" for none
 };
 
 /// No head may be larger, whatever the limits above say.
@@ -50,8 +51,8 @@ constexpr size_t kDroppedNamesMax = 16;
 
 /// What the connection knows about its peer; decided before the first byte is parsed.
 struct PeerFacts {
-    bool is_trusted = false;   ///< forwarded_allow_ips says so, or a unix socket
-    bool is_tls = false;       ///< default of wsgi.url_scheme
+    bool is_trusted = false;  ///< forwarded_allow_ips says so, or a unix socket
+    bool is_tls = false;      ///< default of wsgi.url_scheme
 };
 
 /// One field, in wire order. Views into the RequestHead that holds it.
@@ -71,26 +72,27 @@ public:
     RequestHead(const RequestHead&) = delete;
     RequestHead& operator=(const RequestHead&) = delete;
 
-    std::string_view method;      ///< "GET"; upper-cased with casefold_http_method
-    std::string_view target;      ///< exactly as received (RAW_URI)
-    std::string_view raw_path;    ///< path part of the target, undecoded, without mount point
-    std::string_view query;       ///< after '?', without fragment; "" for none
-    std::string_view fragment;    ///< after '#'; "" for none
-    std::string_view script_name; ///< mount point, undecoded; "" for none
-    std::string_view protocol;    ///< "HTTP/1.1" as received
-    std::string_view authority;   ///< of absolute- or authority-form; it replaces Host (RFC 9112 §3.2.2)
+    std::string_view method;       ///< "GET"; upper-cased with casefold_http_method
+    std::string_view target;       ///< exactly as received (RAW_URI)
+    std::string_view raw_path;     ///< path part of the target, undecoded, without mount point
+    std::string_view query;        ///< after '?', without fragment; "" for none
+    std::string_view fragment;     ///< after '#'; "" for none
+    std::string_view script_name;  ///< mount point, undecoded; "" for none
+    std::string_view protocol;     ///< "HTTP/1.1" as received
+    std::string_view
+        authority;  ///< of absolute- or authority-form; it replaces Host (RFC 9112 §3.2.2)
     uint8_t version_major = 1;
     uint8_t version_minor = 1;
-    std::vector<Field> fields;    ///< kept fields only (header_map may drop some)
+    std::vector<Field> fields;                    ///< kept fields only (header_map may drop some)
     std::vector<std::string_view> dropped_names;  ///< names header_map dropped (the first
                                                   ///< kDroppedNamesMax), to be logged once
 
     Framing framing = Framing::None;
-    uint64_t content_length = 0;  ///< valid with Framing::Length
-    bool is_https = false;        ///< wsgi.url_scheme, after secure_scheme_headers
-    bool keep_alive = false;      ///< what the request asks for: version and Connection tokens
-    bool expects_continue = false;///< Expect: 100-continue on HTTP/1.1 with a body to come
-    bool is_upgrade = false;      ///< Connection has the token "upgrade"
+    uint64_t content_length = 0;    ///< valid with Framing::Length
+    bool is_https = false;          ///< wsgi.url_scheme, after secure_scheme_headers
+    bool keep_alive = false;        ///< what the request asks for: version and Connection tokens
+    bool expects_continue = false;  ///< Expect: 100-continue on HTTP/1.1 with a body to come
+    bool is_upgrade = false;        ///< Connection has the token "upgrade"
 
     [[nodiscard]] bool is_head() const { return method == "HEAD"; }
     /// HTTP/1.1 or later.
@@ -108,7 +110,8 @@ public:
 private:
     friend class HeadParser;
     std::string block_;  ///< the head's bytes and some padding; the views' owner
-    std::vector<uint32_t> line_ends_;  ///< position of each line's CR in the head, while it is scanned
+    std::vector<uint32_t>
+        line_ends_;  ///< position of each line's CR in the head, while it is scanned
 };
 
 /// Why a request is refused. `rule` is a short constant phrase ("bare LF in header section");
@@ -141,8 +144,19 @@ public:
     [[nodiscard]] static std::string_view request_line(std::string_view in);
 
 private:
-    struct Limit;
-    [[nodiscard]] Limit line_limit(const HttpPolicy& policy, bool continues) const;
+    /// How far the line being scanned may reach, its CRLF included, and what to say if it goes on.
+    struct Limit {
+        size_t end;
+        int status;
+        const char* rule;
+    };
+    [[nodiscard]] Parse scan_line(std::string_view in, const Limit& limit, HttpError& error);
+    [[nodiscard]] Parse scan_oddity(std::string_view in, size_t at, const Limit& limit,
+                                    HttpError& error);
+    [[nodiscard]] Parse bad_line(std::string_view in, size_t end, int status, const char* rule,
+                                 HttpError& error) const;
+    [[nodiscard]] Parse scan_request_line(std::string_view in, const HttpPolicy& policy,
+                                          RequestHead& head, HttpError& error);
     [[nodiscard]] Parse scan(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
                              RequestHead& head, HttpError& error);
     [[nodiscard]] bool too_many_fields(std::string_view in, const HttpPolicy& policy,
@@ -167,11 +181,11 @@ class BodyReader {
 public:
     void begin(Framing framing, uint64_t content_length, const HttpPolicy& policy);
 
-    /// Takes a prefix of `in`. NeedMore: consumed `used` bytes, gave `data` (maybe empty), call again
-    /// with what follows (`used` may be smaller than `in.size()` when a piece ends: call again until
-    /// it takes nothing). Done: the body ends after `used` bytes; `data` may hold its last piece.
-    /// Bad: `error` says what to answer (400, 413, 431).
-    /// `data` points into `in`: decoding never copies.
+    /// Takes a prefix of `in`. NeedMore: consumed `used` bytes, gave `data` (maybe empty), call
+    /// again with what follows (`used` may be smaller than `in.size()` when a piece ends: call
+    /// again until it takes nothing). Done: the body ends after `used` bytes; `data` may hold its
+    /// last piece. Bad: `error` says what to answer (400, 413, 431). `data` points into `in`:
+    /// decoding never copies.
     [[nodiscard]] Parse next(std::string_view in, size_t& used, std::string_view& data,
                              HttpError& error);
 
@@ -181,7 +195,17 @@ public:
 
 private:
     enum class State : uint8_t {
-        Data, Size, Blank, Extension, Quoted, QuotedPair, SizeLf, DataCr, DataLf, Trailer, TrailerLf,
+        Data,
+        Size,
+        Blank,
+        Extension,
+        Quoted,
+        QuotedPair,
+        SizeLf,
+        DataCr,
+        DataLf,
+        Trailer,
+        TrailerLf,
         Finished
     };
     bool size_byte(char byte, HttpError& error);
@@ -192,13 +216,13 @@ private:
     const HttpPolicy* policy_ = nullptr;  ///< borrowed from the loop, which outlives the connection
     Framing framing_ = Framing::None;
     State state_ = State::Finished;
-    uint64_t left_ = 0;             ///< of the body (Length) or of the current chunk
+    uint64_t left_ = 0;  ///< of the body (Length) or of the current chunk
     uint64_t received_ = 0;
-    uint32_t size_digits_ = 0;      ///< of the chunk size being read
-    uint32_t overhead_bytes_ = 0;   ///< extensions and needless zeros of all chunks so far
-    uint32_t trailer_bytes_ = 0;    ///< of the trailer section so far
+    uint32_t size_digits_ = 0;     ///< of the chunk size being read
+    uint32_t overhead_bytes_ = 0;  ///< extensions and needless zeros of all chunks so far
+    uint32_t trailer_bytes_ = 0;   ///< of the trailer section so far
     uint32_t trailer_fields_ = 0;
-    std::string trailer_;           ///< the trailer line being received, bounded by the limits
+    std::string trailer_;  ///< the trailer line being received, bounded by the limits
 };
 
 }  // namespace gcorn

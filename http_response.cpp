@@ -80,6 +80,7 @@ Status ResponseWriter::set_status(std::string_view status) {
 }
 
 Status ResponseWriter::add_field(std::string_view name, std::string_view value) {
+    GCORN_CHECK(has_status());
     const FieldId id = find_field(name);
     if (id == FieldId::Unknown && !is_token(name)) {
         return Error{0, "invalid header name \"" + escape_for_log(name, 64) + '"'};
@@ -104,8 +105,9 @@ Status ResponseWriter::add_content_length(std::string_view name, std::string_vie
         if (*length == length_) return Status::ok();
         return Error{0, "two different Content-Length headers"};
     }
-    // RFC 9110 §8.6: never in 1xx or 204; in 304 it tells what the answer to a GET would have.
-    if (code_ == 204 || code_ < 200) return Status::ok();
+    // RFC 9110 §8.6: not in 204 and the unframed; in 304 it tells what the answer to a GET would
+    // have.
+    if (code_ == 204 || is_unframed()) return Status::ok();
     has_length_ = true;
     length_ = *length;
     append_field(name, value);
@@ -127,11 +129,16 @@ bool ResponseWriter::has_no_body() const {
     return code_ == 204 || code_ == 304 || head_->is_head();
 }
 
-/// RFC 9112 §6.3 and gunicorn's habits: a length if there is one, chunks for HTTP/1.1, else the end of
-/// the connection. After 101, and after success of CONNECT (RFC 9110 §9.3.6), no framing exists.
+/// After 101, and after success of CONNECT (RFC 9110 §9.3.6), the connection is no longer HTTP's.
+bool ResponseWriter::is_unframed() const {
+    return code_ == 101 || (code_ < 300 && head_->method == "CONNECT");
+}
+
+/// RFC 9112 §6.3 and gunicorn's habits: a length if there is one, chunks for HTTP/1.1, else the end
+/// of the connection.
 ResponseWriter::BodyKind ResponseWriter::body_kind() const {
     if (has_no_body()) return BodyKind::None;
-    if (code_ == 101 || (head_->method == "CONNECT" && code_ < 300)) return BodyKind::UntilClose;
+    if (is_unframed()) return BodyKind::UntilClose;
     if (has_length_) return BodyKind::Length;
     return head_->is_http_11() ? BodyKind::Chunked : BodyKind::UntilClose;
 }
@@ -159,8 +166,10 @@ void ResponseWriter::render_head() {
 
 ResponseWriter::Pieces ResponseWriter::body(uint64_t size, bool is_last) {
     GCORN_CHECK(!finished_);
-    if (head_sent_) out_.clear();
-    else render_head();
+    if (head_sent_)
+        out_.clear();
+    else
+        render_head();
     finished_ = is_last;
     Pieces pieces;
     switch (body_kind_) {

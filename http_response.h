@@ -1,9 +1,10 @@
 // Status and fields → response bytes. Pure: no sockets, no Python.
 //
 // The twin of http_parse: it checks everything an application passes, so that nothing can split or
-// corrupt a response, decides the framing (Content-Length, chunked or close: RFC 9112 §6.3, PEP 3333),
-// and counts the body against its length. It owns the head's bytes; body bytes pass by untouched.
-// One writer per Exchange, used by whoever answers: application side or, for refusals, the leader.
+// corrupt a response, decides the framing (Content-Length, chunked or close: RFC 9112 §6.3, PEP
+// 3333), and counts the body against its length. It owns the head's bytes; body bytes pass by
+// untouched. One writer per Exchange, used by whoever answers: application side or, for refusals,
+// the leader.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,8 @@
 
 namespace gcorn {
 
-/// The value of Server; the config file may change it (gunicorn.SERVER), "" leaves the field out, and
-/// so does a value no field may have.
+/// The value of Server; the config file may change it (gunicorn.SERVER), "" leaves the field out,
+/// and so does a value no field may have.
 struct ResponseOptions {
     std::string server = "gcorn";
 };
@@ -27,17 +28,18 @@ public:
     /// is persistent only if the request asks for it and its own framing permits it, too.
     void begin(const RequestHead& head, bool may_keep_alive, const ResponseOptions& options);
 
-    /// "200 OK", in latin-1. Forgets earlier status and fields (start_response with exc_info replaces,
-    /// PEP 3333), so it comes before the fields. Error: the sentence for the application's exception.
-    /// Refused: anything but three digits, or three digits, a blank and a reason; 1xx (an interim
-    /// status is no answer) but 101 to a request with `Connection: upgrade`; control bytes.
+    /// "200 OK", in latin-1. Forgets earlier status and fields (start_response with exc_info
+    /// replaces, PEP 3333), so it comes before the fields. Error: the sentence for the
+    /// application's exception. Refused: anything but three digits, or three digits, a blank and a
+    /// reason; 1xx (an interim status is no answer) but 101 to a request with `Connection:
+    /// upgrade`; control bytes.
     Status set_status(std::string_view status);
 
-    /// One field, in the application's order and spelling, in latin-1. Names must be tokens, values free
-    /// of control bytes; outer blanks are trimmed. Hop-by-hop fields, Server and Date are dropped as
-    /// gunicorn does (Connection: upgrade and Upgrade: websocket survive; `Connection: close` is
-    /// honoured, Deviation: gunicorn ignores it). A Content-Length that is no number, or differs from
-    /// an earlier one, is refused.
+    /// One field, in the application's order and spelling, in latin-1. Names must be tokens, values
+    /// free of control bytes; outer blanks are trimmed. Hop-by-hop fields, Server and Date are
+    /// dropped as gunicorn does (Connection: upgrade and Upgrade: websocket survive; `Connection:
+    /// close` is honoured, Deviation: gunicorn ignores it). A Content-Length that is no number, or
+    /// differs from an earlier one, is refused.
     Status add_field(std::string_view name, std::string_view value);
 
     /// What goes on the wire around one block of body.
@@ -81,13 +83,15 @@ public:
     [[nodiscard]] int status_code() const { return code_; }
     [[nodiscard]] uint64_t body_bytes() const { return body_bytes_; }
     [[nodiscard]] std::string_view fields_block() const { return fields_; }
-    /// The last value with this (case-blind) name among the application's fields; "" with found=false.
+    /// The last value with this (case-blind) name among the application's fields; "" with
+    /// found=false.
     [[nodiscard]] std::string_view field(std::string_view name, bool& found) const;
 
 private:
     enum class BodyKind : uint8_t { None, Length, Chunked, UntilClose };
     [[nodiscard]] BodyKind body_kind() const;
     [[nodiscard]] bool has_no_body() const;
+    [[nodiscard]] bool is_unframed() const;
     Status add_content_length(std::string_view name, std::string_view value);
     void note_connection(std::string_view value);
     void append_field(std::string_view name, std::string_view value);
@@ -97,7 +101,7 @@ private:
     const ResponseOptions* options_ = nullptr;  ///< borrowed from the worker
     std::string status_;
     std::string fields_;
-    std::string out_;          ///< bytes of the last Pieces::before
+    std::string out_;  ///< bytes of the last Pieces::before
     uint64_t length_ = 0;
     uint64_t body_bytes_ = 0;
     int code_ = 0;
@@ -109,7 +113,7 @@ private:
     bool head_sent_ = false;
     bool cut_ = false;
     bool finished_ = false;
-    bool is_upgrade_ = false;   ///< the application's Connection has the token "upgrade"
+    bool is_upgrade_ = false;  ///< the application's Connection has the token "upgrade"
 };
 
 /// The reason phrase for a status this server sends by itself ("Bad Request"); "Error" if unknown.
