@@ -1,0 +1,91 @@
+// For unit tests of Python rooms: one interpreter a test program, small ways to ask it things, and a
+// directory of its own for each test.
+//
+// The interpreter sees the standard library only (no site-packages), so a real gunicorn of the machine
+// is not found and the stand-in is.
+#pragma once
+
+#include "python/pyref.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+
+#include "python/interpreter.h"
+
+namespace gcorn {
+
+/// Runs statements in __main__; false after printing the traceback.
+inline bool run_python(const std::string& code) {
+    WithGil gil;
+    return PyRun_SimpleString(code.c_str()) == 0;
+}
+
+/// str(expression), evaluated in __main__; "! Type: text" if it raised.
+inline std::string eval_python(const std::string& expression) {
+    WithGil gil;
+    PyObject* names = PyModule_GetDict(PyImport_AddModule("__main__"));
+    const PyRef value =
+        PyRef::steal(PyRun_String(expression.c_str(), Py_eval_input, names, names));
+    const PyRef text = value ? PyRef::steal(PyObject_Str(value.get())) : PyRef();
+    std::string_view view;
+    if (!text || !utf8_view(text.get(), view)) return "! " + take_error_text(false);
+    return std::string(view);
+}
+
+class PythonTest : public ::testing::Test {
+protected:
+    static void SetUpTestSuite() {
+        if (Py_IsInitialized() != 0) return;
+        auto started = Interpreter::start({});
+        ASSERT_TRUE(started) << started.message();
+        // Never finalised: the program ends, and other suites of it may follow.
+        static Interpreter* interpreter = started->release();
+        ASSERT_NE(interpreter, nullptr);
+        ASSERT_TRUE(run_python("import sys\nsys.dont_write_bytecode = True\n"
+                               "sys.path[:] = [p for p in sys.path if '-packages' not in p]\n"));
+    }
+
+    void SetUp() override {
+        start_ = std::filesystem::current_path();
+        std::string pattern = std::filesystem::temp_directory_path() / "gcorn-test-XXXXXX";
+        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+        directory_ = pattern;
+        std::filesystem::current_path(directory_);
+    }
+
+    void TearDown() override {
+        std::filesystem::current_path(start_);
+        std::filesystem::remove_all(directory_);
+    }
+
+    /// Writes a file of the test's directory; returns its path.
+    std::string write_file(const std::string& name, const std::string& text) const {
+        std::ofstream(directory_ + "/" + name) << text;
+        return directory_ + "/" + name;
+    }
+
+    static std::string read_file(const std::string& path) {
+        std::ostringstream text;
+        text << std::ifstream(path).rdbuf();
+        return text.str();
+    }
+
+    /// tests/configs
+    static std::string configs_directory() {
+        return (std::filesystem::path(__FILE__).parent_path().parent_path() / "configs").string();
+    }
+
+    std::string directory_;  ///< the current directory during the test
+
+private:
+    std::filesystem::path start_;
+};
+
+}  // namespace gcorn
