@@ -166,10 +166,14 @@ void ResponseWriter::render_head() {
 
 ResponseWriter::Pieces ResponseWriter::body(uint64_t size, bool is_last) {
     GCORN_CHECK(!finished_);
-    if (head_sent_)
+    if (head_sent_) {
         out_.clear();
-    else
+    } else {
+        // A body known to miss its length ends the connection: better to say so while we can.
+        const bool misses_length = size > length_ || (is_last && size < length_);
+        if (has_length_ && misses_length && !has_no_body()) must_close();
         render_head();
+    }
     finished_ = is_last;
     Pieces pieces;
     switch (body_kind_) {
