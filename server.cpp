@@ -23,6 +23,7 @@
 #include "os/process.h"
 #include "os/signals.h"
 #include "python/config_file.h"
+#include "python/greenlet.h"
 #include "python/gunicorn_stub.h"
 #include "python/hooks.h"
 #include "python/interpreter.h"
@@ -240,6 +241,10 @@ Status Server::use(const Config& cfg) {
     app_->configure(wsgi_options(cfg, false),
                     hooks_->has_request_hooks(cfg) ? hooks_.get() : nullptr);
     response_.server = patched_server_name().value_or(ResponseOptions().server);
+    if (Status usable = check_greenlet_library(cfg); !usable) return usable;
+    if (cfg.preload_app) {
+        if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
+    }
     // A bad certificate is found out here, once, and not by every worker.
     Result<std::unique_ptr<TransformFactory>> tls = make_tls_factory(cfg);
     return tls ? Status() : tls.error();
@@ -290,6 +295,7 @@ Status Server::detach(const Config& cfg) {
 Status Server::start_worker(const Config& cfg) {
     if (Status dumping = interpreter_->enable_traceback_dump(log_.error_fd()); !dumping)
         return dumping;
+    if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
     if (cfg.spew) {
         if (Status spewing = interpreter_->enable_spew(); !spewing) return spewing;
     }
@@ -304,7 +310,9 @@ Status Server::start_worker(const Config& cfg) {
 std::unique_ptr<Worker> Server::make_worker(WorkerContext context) {
     context.response = response_;
     std::unique_ptr<Worker> worker;
-    if (context.cfg.worker_class == "sync")
+    if (is_greenlet_class(context.cfg))
+        worker = std::make_unique<GreenletWorker>(std::move(context), *app_);
+    else if (context.cfg.worker_class == "sync")
         worker = std::make_unique<SyncWorker>(std::move(context));
     else
         worker = std::make_unique<ThreadWorker>(std::move(context));

@@ -254,6 +254,7 @@ LoopOptions Worker::loop_options() {
     options.measures_time = measures_time_;
     options.reads_at_once = listener_options(cfg).defer_accept_s > 0;
     options.beat = [this] { board().beat(); };
+    options.pause = pause();
     return options;
 }
 
@@ -327,7 +328,9 @@ void Worker::set_stop(Stop stop, int64_t patience_ms) {
     stop_by_ms_.store(monotonic_ms() + patience_ms);
     stop_.store(stop);
     board().state.store(WorkerState::Stopping);
-    if (loop_ != nullptr) loop_->stop();
+    if (loop_ == nullptr) return;
+    loop_->stop();
+    on_stop();
 }
 
 bool Worker::is_finished() {
@@ -369,7 +372,7 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
         context_.cfg.workers > 1 && ready_->size() > 0 &&
         context_.scoreboard.has_idle_sibling(context_.slot);
     if (loop_->is_stopping() || is_behind) exchange.response.must_close();
-    context_.app.call(exchange);
+    call_app(exchange);
     slot.busy.fetch_sub(1, std::memory_order_relaxed);
     slot.end(index);
     count_request();

@@ -88,8 +88,14 @@ protected:
 
     /// Requests it can run at once, and whether that is worth a guard, is what a class decides.
     [[nodiscard]] virtual size_t slots() const = 0;
-    /// Serves until is_finished(); see serve_turns().
+    /// Serves until is_finished().
     virtual void serve(EventLoop& loop, ReadyQueue& ready) = 0;
+    /// Runs the application; classes that hold the GIL already have their own way.
+    virtual void call_app(Exchange& exchange) { context_.app.call(exchange); }
+    /// The worker was told to stop, on whichever thread leads the loop.
+    virtual void on_stop() {}
+    /// How a call that waits for its client lets others go on; empty: it blocks its thread.
+    [[nodiscard]] virtual std::function<void()> pause() { return {}; }
 
     // --- for serve() ---
     /// Runs one request on the calling thread; `index` is its place on the scoreboard.

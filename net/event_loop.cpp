@@ -213,6 +213,12 @@ void EventLoop::beat_while_waiting() {
     if (options_.beat) options_.beat();
 }
 
+bool EventLoop::pause() {
+    if (!options_.pause) return false;
+    options_.pause();
+    return true;
+}
+
 void EventLoop::exchange_completed(Exchange& exchange) {
     if (!exchange.response.has_status()) return;  // dropped unrun: nobody was answered
     if (options_.measures_time) exchange.done_us = monotonic_us();

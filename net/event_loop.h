@@ -47,6 +47,7 @@ struct LoopOptions {
     bool measures_time = false;          ///< the access format or statsd wants durations
     bool reads_at_once = false;          ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
     std::function<void()> beat;          ///< heartbeat of a thread that waits for a client
+    std::function<void()> pause;         ///< greenlets: let others run instead of blocking; may be empty
 };
 
 class EventLoop final : public ExchangeOwner {
@@ -89,6 +90,7 @@ public:
 
     void exchange_needs_leader(Exchange& exchange) override;
     void beat_while_waiting() override;
+    bool pause() override;
     void exchange_completed(Exchange& exchange) override;
 
     [[nodiscard]] const LoopOptions& options() const { return options_; }

@@ -235,13 +235,17 @@ bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view byte
     return !is_aborted();
 }
 
+/// Until something changed, a second at most; the worker keeps beating, and greenlets keep running.
+void Exchange::wait_a_moment(std::unique_lock<std::mutex>& lock) {
+    lock.unlock();
+    owner_.beat_while_waiting();
+    const bool has_paused = owner_.pause();
+    lock.lock();
+    if (!has_paused) changed_.wait_for(lock, std::chrono::seconds(1));
+}
+
 bool Exchange::wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const) {
-    while ((this->*blocked)() && !is_aborted()) {
-        changed_.wait_for(lock, std::chrono::seconds(1));
-        lock.unlock();
-        owner_.beat_while_waiting();
-        lock.lock();
-    }
+    while ((this->*blocked)() && !is_aborted()) wait_a_moment(lock);
     return !is_aborted();
 }
 
@@ -269,12 +273,8 @@ void Exchange::finish() {
 
 Result<uint64_t> Exchange::wait_for_body(uint64_t position) {
     std::unique_lock lock(mutex_);
-    while (body_received_ <= position && !body_complete() && body_error_ == 0 && !is_aborted()) {
-        changed_.wait_for(lock, std::chrono::seconds(1));
-        lock.unlock();
-        owner_.beat_while_waiting();
-        lock.lock();
-    }
+    while (body_received_ <= position && !body_complete() && body_error_ == 0 && !is_aborted())
+        wait_a_moment(lock);
     if (body_received_ > position || body_complete()) return body_received_;
     switch (body_error_) {
         case ETIMEDOUT: return Error{ETIMEDOUT, "the client stopped sending the request body"};
@@ -497,14 +497,22 @@ void ReadyQueue::push(std::shared_ptr<Exchange> exchange) {
         const std::lock_guard lock(mutex_);
         items_.push_back(std::move(exchange));
         must_notify = waiting_ > 0;
-        if (event_read_) {
-            const uint64_t one = 1;
-            const int event = event_write_ ? event_write_.get() : event_read_.get();
-            // A full pipe says "not empty" as well; nothing else can go wrong with 8 bytes.
-            [[maybe_unused]] const ssize_t ignored = ::write(event, &one, sizeof one);
-        }
+        signal_event();
     }
     if (must_notify) not_empty_.notify_one();
+}
+
+void ReadyQueue::signal_event() {
+    if (!event_read_) return;
+    const uint64_t one = 1;
+    const int event = event_write_ ? event_write_.get() : event_read_.get();
+    // A full pipe says "not empty" as well; nothing else can go wrong with 8 bytes.
+    [[maybe_unused]] const ssize_t ignored = ::write(event, &one, sizeof one);
+}
+
+void ReadyQueue::poke() {
+    const std::lock_guard lock(mutex_);
+    signal_event();
 }
 
 std::shared_ptr<Exchange> ReadyQueue::try_pop() {
@@ -512,10 +520,12 @@ std::shared_ptr<Exchange> ReadyQueue::try_pop() {
         std::shared_ptr<Exchange> exchange;
         {
             const std::lock_guard lock(mutex_);
-            if (items_.empty()) return nullptr;
-            exchange = std::move(items_.front());
-            items_.pop_front();
+            if (!items_.empty()) {
+                exchange = std::move(items_.front());
+                items_.pop_front();
+            }
             if (items_.empty() && event_read_) drain_event();
+            if (!exchange) return nullptr;
         }
         // Nobody waits for the answer to an aborted request: drop it unrun.
         if (!exchange->is_aborted()) return exchange;

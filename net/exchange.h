@@ -65,6 +65,8 @@ public:
     virtual void exchange_needs_leader(Exchange& exchange) = 0;
     /// Called about once a second by a thread that waits for a client (it still beats).
     virtual void beat_while_waiting() = 0;
+    /// Greenlets: lets others of this thread go on for a moment. False: the thread may block.
+    virtual bool pause() { return false; }
     /// The last byte was handed to the kernel, or the response was cut: write access line, count.
     virtual void exchange_completed(Exchange& exchange) = 0;
 
@@ -178,6 +180,7 @@ private:
     // Application side.
     [[nodiscard]] bool may_send_directly(bool is_last, size_t size) const;
     bool enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes);
+    void wait_a_moment(std::unique_lock<std::mutex>& lock);
     bool wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const);
     [[nodiscard]] bool is_output_full() const { return queued_bytes_ > kBodyBytesInFlightMax; }
     [[nodiscard]] bool is_memory_full() const { return queued_memory_ > kOutboxMemoryMax; }
@@ -229,11 +232,14 @@ public:
     [[nodiscard]] std::shared_ptr<Exchange> try_pop();
     /// Waits; null after close() once the queue is empty.
     [[nodiscard]] std::shared_ptr<Exchange> pop();
+    /// Makes fd() readable once although nothing is queued: its watcher should look around.
+    void poke();
     /// No more requests will come: waiting threads return when the queue is empty.
     void close();
     [[nodiscard]] size_t size();
 
 private:
+    void signal_event();
     void drain_event();
 
     std::mutex mutex_;

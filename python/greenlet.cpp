@@ -1,0 +1,266 @@
+#include "python/greenlet.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "net/event_loop.h"
+#include "net/exchange.h"
+#include "os/signals.h"
+#include "python/interpreter.h"
+
+namespace gcorn {
+
+namespace {
+
+constexpr const char kWorkerCapsule[] = "gcorn.worker";
+constexpr const char kExchangeCapsule[] = "gcorn.exchange";
+/// How long the hub sleeps between two looks of a worker that is told to stop.
+constexpr double kStoppingWaitS = 0.02;
+/// A greenlet that waits for a client looks again after this.
+constexpr double kPauseS = 0.02;
+
+// Each text defines patch(), sleep(seconds) and serve(native, size). native has fd (readable while
+// requests wait), take() → request or None, run(request), and tend() → seconds to the next look, or
+// a negative number when the worker is done.
+constexpr const char kGeventSource[] = R"(
+import gevent
+from gevent import monkey, pool
+from gevent import sleep
+
+def patch():
+    monkey.patch_all()
+
+def serve(native, size):
+    greenlets = pool.Pool(size)
+    hub = gevent.get_hub()
+    ready = hub.loop.io(native.fd, 1)
+    try:
+        while True:
+            seconds = native.tend()
+            if seconds < 0:
+                return
+            with gevent.Timeout(seconds, False):
+                hub.wait(ready)
+            request = native.take()
+            while request is not None:
+                greenlets.spawn(native.run, request)
+                request = native.take()
+    finally:
+        ready.stop()
+        ready.close()
+)";
+
+constexpr const char kEventletSource[] = R"(
+import eventlet
+from eventlet import hubs, sleep
+
+def patch():
+    eventlet.monkey_patch()
+
+def serve(native, size):
+    hubs.use_hub()
+    greenlets = eventlet.GreenPool(size)
+    while True:
+        seconds = native.tend()
+        if seconds < 0:
+            return
+        try:
+            hubs.trampoline(native.fd, read=True, timeout=seconds, timeout_exc=eventlet.Timeout)
+        except eventlet.Timeout:
+            pass
+        request = native.take()
+        while request is not None:
+            greenlets.spawn_n(native.run, request)
+            request = native.take()
+)";
+
+constexpr const char kCheckSource[] = R"(
+def version_of(name):
+    from importlib import metadata, util
+    if util.find_spec(name) is None:
+        return None
+    try:
+        text = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        text = __import__(name).__version__
+    return tuple(int(part) for part in text.split(".")[:2])
+)";
+
+struct Library {
+    const char* worker_class;
+    const char* source;
+    int major, minor;  ///< oldest version that is known to work
+};
+constexpr Library kLibraries[] = {{"gevent", kGeventSource, 20, 9},
+                                  {"eventlet", kEventletSource, 0, 30}};
+
+const Library* library_of(const Config& cfg) {
+    for (const Library& library : kLibraries)
+        if (cfg.worker_class == library.worker_class) return &library;
+    return nullptr;
+}
+
+/// Runs a text and returns its names. Raises.
+PyRef run_text(const char* source) {
+    PyRef names = PyRef::steal(PyDict_New());
+    if (!names || PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) < 0)
+        return {};
+    const PyRef done =
+        PyRef::steal(PyRun_String(source, Py_file_input, names.get(), names.get()));
+    return done ? std::move(names) : PyRef();
+}
+
+PyRef function_of(const PyRef& names, const char* name) {
+    return PyRef::borrow(PyDict_GetItemString(names.get(), name));
+}
+
+Status python_failed(const std::string& what) {
+    return Error{kExitBootFailed, what + ": " + take_error_text(/*with_traceback=*/false)};
+}
+
+GreenletWorker* worker_in(PyObject* capsule) {
+    return static_cast<GreenletWorker*>(PyCapsule_GetPointer(capsule, kWorkerCapsule));
+}
+
+void free_exchange(PyObject* capsule) {
+    delete static_cast<std::shared_ptr<Exchange>*>(
+        PyCapsule_GetPointer(capsule, kExchangeCapsule));
+}
+
+}  // namespace
+
+bool is_greenlet_class(const Config& cfg) { return library_of(cfg) != nullptr; }
+
+Status check_greenlet_library(const Config& cfg) {
+    const Library* library = library_of(cfg);
+    if (library == nullptr) return {};
+    const std::string name = library->worker_class;
+    const std::string wanted = name + " " + std::to_string(library->major) + "." +
+                               std::to_string(library->minor) + " or newer";
+    const std::string hint =
+        ": install python3-" + name + " (Debian, Ubuntu), or run 'pip install " + name + "'";
+    const WithGil gil;
+    const PyRef names = run_text(kCheckSource);
+    const PyRef check = names ? function_of(names, "version_of") : PyRef();
+    const PyRef version =
+        check ? PyRef::steal(PyObject_CallFunction(check.get(), "s", name.c_str())) : PyRef();
+    int major = 0, minor = 0;
+    if (!version) return python_failed("worker class " + name);
+    if (version.get() == Py_None)
+        return Error{kExitConfigError, "worker class " + name + " needs the package " + wanted + hint};
+    if (PyArg_ParseTuple(version.get(), "ii", &major, &minor) == 0)
+        return python_failed("version of " + name);
+    if (std::pair(major, minor) < std::pair(library->major, library->minor))
+        return Error{kExitConfigError, "worker class " + name + " needs " + wanted + ", found " +
+                                           std::to_string(major) + "." + std::to_string(minor) +
+                                           hint};
+    return {};
+}
+
+Status patch_for_greenlets(const Config& cfg) {
+    const Library* library = library_of(cfg);
+    if (library == nullptr) return {};
+    const WithGil gil;
+    const PyRef names = run_text(library->source);
+    const PyRef patch = names ? function_of(names, "patch") : PyRef();
+    const PyRef done = patch ? PyRef::steal(PyObject_CallNoArgs(patch.get())) : PyRef();
+    if (!done) return python_failed(std::string("monkey patching for ") + library->worker_class);
+    return {};
+}
+
+size_t GreenletWorker::slots() const {
+    return static_cast<size_t>(std::max<int64_t>(context_.cfg.worker_connections, 1));
+}
+
+void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
+    std::atomic<bool> is_done{false};
+    std::thread guard([&loop, &is_done] {
+        signals::block_all_in_this_thread();
+        const std::unique_lock lead(loop.lead());
+        while (!is_done.load()) loop.turn(-1);
+    });
+    ready_ = &ready;
+    {
+        const WithGil gil;
+        const PyRef names = run_text(library_of(context_.cfg)->source);
+        const PyRef function = names ? function_of(names, "serve") : PyRef();
+        if (names) sleep_ = function_of(names, "sleep");
+        const PyRef capsule = PyRef::steal(PyCapsule_New(this, kWorkerCapsule, nullptr));
+        const PyRef native = capsule ? make_native(capsule.get()) : PyRef();
+        const PyRef done =
+            function && native
+                ? PyRef::steal(PyObject_CallFunction(function.get(), "On", native.get(),
+                                                     static_cast<Py_ssize_t>(slots())))
+                : PyRef();
+        // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else a failure of the hub.
+        if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0) PyErr_Clear();
+        else if (!done) log_python_error(context_.log, Level::Error, "The hub failed");
+        sleep_.reset();
+    }
+    ready_ = nullptr;
+    is_done.store(true);
+    loop.wake();
+    guard.join();
+}
+
+void GreenletWorker::on_stop() {
+    if (ReadyQueue* ready = ready_) ready->poke();
+}
+
+/// The calling greenlet sleeps a moment, so that the hub goes on. Called without the GIL.
+std::function<void()> GreenletWorker::pause() {
+    return [this] {
+        const WithGil gil;
+        const PyRef slept =
+            sleep_ ? PyRef::steal(PyObject_CallFunction(sleep_.get(), "d", kPauseS)) : PyRef();
+        if (!slept) PyErr_Clear();  // a killed greenlet: the next look finds the abort or goes on
+    };
+}
+
+/// The object that serve() gets: types.SimpleNamespace(fd=…, take=…, run=…, tend=…). Raises.
+PyRef GreenletWorker::make_native(PyObject* capsule) {
+    static PyMethodDef methods[] = {
+        {"take", take, METH_NOARGS, nullptr},
+        {"run", run_item, METH_O, nullptr},
+        {"tend", tend_hub, METH_NOARGS, nullptr},
+    };
+    const PyRef names = PyRef::steal(Py_BuildValue("{s:i}", "fd", ready_->fd()));
+    if (!names) return {};
+    for (PyMethodDef& method : methods) {
+        const PyRef function = PyRef::steal(PyCFunction_New(&method, capsule));
+        if (!function || PyDict_SetItemString(names.get(), method.ml_name, function.get()) < 0)
+            return {};
+    }
+    const PyRef type = import("types", "SimpleNamespace");
+    const PyRef empty = type ? PyRef::steal(PyTuple_New(0)) : PyRef();
+    return empty ? PyRef::steal(PyObject_Call(type.get(), empty.get(), names.get())) : PyRef();
+}
+
+PyObject* GreenletWorker::take(PyObject* self, PyObject*) {
+    GreenletWorker* worker = worker_in(self);
+    std::shared_ptr<Exchange> exchange = worker->ready_->try_pop();
+    if (!exchange) Py_RETURN_NONE;
+    auto* held = new std::shared_ptr<Exchange>(std::move(exchange));  // owned by the capsule
+    PyRef capsule = PyRef::steal(PyCapsule_New(held, kExchangeCapsule, free_exchange));
+    if (!capsule) delete held;
+    return capsule.release();
+}
+
+PyObject* GreenletWorker::run_item(PyObject* self, PyObject* item) {
+    GreenletWorker* worker = worker_in(self);
+    auto* held = static_cast<std::shared_ptr<Exchange>*>(
+        PyCapsule_GetPointer(item, kExchangeCapsule));
+    if (held == nullptr) return nullptr;
+    // The item's reference keeps the exchange alive, also while this greenlet is switched away.
+    worker->run_exchange(**held, worker->next_index_++);
+    Py_RETURN_NONE;
+}
+
+PyObject* GreenletWorker::tend_hub(PyObject* self, PyObject*) {
+    GreenletWorker* worker = worker_in(self);
+    worker->tend();
+    if (worker->is_finished()) return PyFloat_FromDouble(-1);
+    return PyFloat_FromDouble(worker->alive() ? 1.0 : kStoppingWaitS);
+}
+
+}  // namespace gcorn

@@ -1,0 +1,58 @@
+// Worker classes gevent and eventlet: a greenlet for each request, the loop led by a native thread.
+//
+// The hub of the greenlet library owns the main thread. It watches ReadyQueue::fd() and spawns a greenlet
+// for each complete request; a guard thread leads the EventLoop all the time, so neither a blocked hub
+// nor a slow client stops the other. What the two libraries do differently is two short Python texts.
+// greenlet moves slices of the C stack away while it switches: nothing here stores the address of a
+// stack object where another thread or greenlet could find it.
+#pragma once
+
+#include "python/pyref.h"
+
+#include <atomic>
+#include <memory>
+
+#include "base/result.h"
+#include "config.h"
+#include "worker.h"
+#include "wsgi.h"
+
+namespace gcorn {
+
+/// True for the worker classes of this room.
+[[nodiscard]] bool is_greenlet_class(const Config& cfg);
+
+/// Arbiter, before anything is opened: the library is there and new enough. Error: one line that says
+/// what to install. Takes the GIL.
+[[nodiscard]] Status check_greenlet_library(const Config& cfg);
+
+/// Monkey-patches the standard library: in a worker before its application loads, in the arbiter before
+/// it preloads one. Idempotent. Takes the GIL.
+[[nodiscard]] Status patch_for_greenlets(const Config& cfg);
+
+class GreenletWorker final : public Worker {
+public:
+    /// `app` is the context's own, by its full type: greenlets call it with the GIL held.
+    GreenletWorker(WorkerContext context, WsgiApp& app) : Worker(std::move(context)), app_(app) {}
+
+protected:
+    [[nodiscard]] size_t slots() const override;
+    void serve(EventLoop& loop, ReadyQueue& ready) override;
+    void call_app(Exchange& exchange) override { app_.call_with_gil(exchange); }
+    void on_stop() override;
+    [[nodiscard]] std::function<void()> pause() override;
+
+private:
+    // What the Python texts call; self is a capsule with the worker.
+    static PyObject* take(PyObject* self, PyObject* unused);
+    static PyObject* run_item(PyObject* self, PyObject* item);
+    static PyObject* tend_hub(PyObject* self, PyObject* unused);
+    PyRef make_native(PyObject* capsule);
+
+    WsgiApp& app_;
+    ReadyQueue* ready_ = nullptr;  ///< while serving
+    PyRef sleep_;                  ///< the library's sleep(), while serving
+    size_t next_index_ = 0;        ///< places on the scoreboard, in turn
+};
+
+}  // namespace gcorn
