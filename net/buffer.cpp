@@ -16,7 +16,7 @@ namespace {
 /// so that each byte is moved at most once or so in its life.
 constexpr size_t kCompactBytesMin = 4096;
 /// Spool: memory worth keeping between two bodies of a connection.
-constexpr size_t kKeptBytesMax = 16 * 1024;
+constexpr size_t kKeptBytesMax = size_t{16} * 1024;
 /// Spool: blocks are freed in steps of this size, one system call each.
 constexpr uint64_t kDiscardStepBytes = uint64_t{1} << 20;
 

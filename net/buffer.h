@@ -15,7 +15,7 @@
 namespace gcorn {
 
 /// A body up to this size stays in memory (the size unicorn and puma spool at).
-constexpr size_t kSpoolMemoryMax = 112 * 1024;
+constexpr size_t kSpoolMemoryMax = size_t{112} * 1024;
 
 /// Growing byte queue: append at the end, consume at the front. Gives its memory back when emptied
 /// by release(), so that an idle connection costs nothing.
