@@ -362,7 +362,8 @@ TEST(SettingsTexts, CompletionsKnowEveryOfferedOption) {
         const std::string script = settings_completion(shell);
         for (const Setting& setting : settings()) {
             if (setting.flags.empty()) continue;
-            const std::string flag(split(setting.flags, ' ').back().substr(2));
+            const std::string name(split(setting.flags, ' ').back().substr(2));
+            const std::string flag = (script.starts_with("complete") ? "-l " : "--") + name;
             EXPECT_EQ(script.find(flag) != script.npos, setting.section != Section::OutOfScope)
                 << shell << ' ' << flag;
         }
