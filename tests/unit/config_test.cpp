@@ -538,15 +538,6 @@ TEST(ConfigOptions, LogOptionsCarryTheLoggingSettings) {
     EXPECT_EQ(log_options(cfg).message(), "No such group: 'no-such-group'");
 }
 
-TEST(ConfigOptions, UsersAndGroupsAreNamesOrNumbers) {
-    EXPECT_EQ(*user_id(""), -1);
-    EXPECT_EQ(*user_id("0"), 0);
-    EXPECT_EQ(*user_id("root"), 0);
-    EXPECT_EQ(*group_id("4294967294"), 4294967294);
-    EXPECT_FALSE(group_id("4294967295")) << "-1 would mean unchanged to the kernel";
-    EXPECT_EQ(user_id("no-such-user").message(), "No such user: 'no-such-user'");
-}
-
 TEST(ConfigTexts, PrintConfigAlignsSortsAndNamesSources) {
     Sources sources;
     sources.arguments = {"app:app", "-w2"};
