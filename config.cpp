@@ -370,20 +370,6 @@ std::string absolute_path(const std::string& base, const std::string& path) {
     return absolute;
 }
 
-/// $PWD if it names the current directory (it keeps the symbolic links of the path), else that.
-std::string current_directory() {
-    const char* pwd = std::getenv("PWD");
-    struct stat by_name {
-    }, by_cwd{};
-    const bool pwd_is_true = pwd != nullptr && pwd[0] == '/' && ::stat(pwd, &by_name) == 0 &&
-                             ::stat(".", &by_cwd) == 0 && by_name.st_ino == by_cwd.st_ino &&
-                             by_name.st_dev == by_cwd.st_dev;
-    if (pwd_is_true) return pwd;
-    std::error_code error;
-    const std::filesystem::path cwd = std::filesystem::current_path(error);
-    return error ? "/" : cwd.string();
-}
-
 }  // namespace
 
 Surroundings Surroundings::of_process() {
@@ -396,7 +382,8 @@ Surroundings Surroundings::of_process() {
     surroundings.file_exists = [](const std::string& path) {
         return ::access(path.c_str(), F_OK) == 0;
     };
-    surroundings.start_dir = current_directory();
+    const Result<std::string> here = current_directory();
+    if (here) surroundings.start_dir = *here;  // a removed one: finish() asks for another
     return surroundings;
 }
 
