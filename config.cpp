@@ -1,7 +1,5 @@
 #include "config.h"
 
-#include <grp.h>
-#include <pwd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +10,7 @@
 
 #include "base/text.h"
 #include "command_line.h"
+#include "os/process.h"
 #include "settings.h"
 
 namespace gcorn {
@@ -204,7 +203,7 @@ Value fallback_value(const Setting& setting) {
     return map;
 }
 
-/// "an integer, 0 or more", for the tail of an error sentence.
+/// "an integer from 0 to 511", for the tail of an error sentence.
 std::string allowed_text(const Setting& setting) {
     if (!setting.allowed.empty()) return std::string(setting.allowed);
     if (!setting.choices.empty()) return std::string(setting.choices);
@@ -225,11 +224,11 @@ std::string allowed_text(const Setting& setting) {
 
 Status assign_field(Config& cfg, const Setting& setting, const Value& value,
                     std::string_view source) {
-    std::string where = source.empty() ? "" : ", from " + std::string(source);
+    const std::string where = source.empty() ? "" : ", from " + std::string(source);
     if (!setting.refused.empty())
         return Error{kExitConfigError, std::string(setting.name) + " cannot be set" + where + ": " +
                                            std::string(setting.refused)};
-    const Status status = std::visit(Cast{cfg, setting, value}, setting.field);
+    Status status = std::visit(Cast{cfg, setting, value}, setting.field);
     if (status) return status;
     return Error{kExitConfigError, status.message() + " (" + std::string(setting.name) + where +
                                        "; allowed: " + allowed_text(setting) + ")"};
@@ -245,18 +244,18 @@ std::optional<int64_t> parse_python_int(std::string_view text, bool c_octal) {
     if (is_negative || text.starts_with('+')) text.remove_prefix(1);
     int base = 10;
     if (text.size() > 1 && text[0] == '0') {
-        const char mark = to_lower(text[1]);
-        if (mark == 'x')
-            base = 16;
-        else if (mark == 'o')
-            base = 8;
-        else if (mark == 'b')
-            base = 2;
+        switch (to_lower(text[1])) {
+            case 'x': base = 16; break;
+            case 'o': base = 8; break;
+            case 'b': base = 2; break;
+            default: break;
+        }
+        if (base != 10)
+            text.remove_prefix(2);
         else if (c_octal)
             base = 8;
         else if (text.find_first_not_of('0') != text.npos)
             return std::nullopt;
-        if (mark == 'x' || mark == 'o' || mark == 'b') text.remove_prefix(2);
     }
     uint64_t magnitude = 0;
     const char* const end = text.data() + text.size();
@@ -371,20 +370,6 @@ std::string absolute_path(const std::string& base, const std::string& path) {
     return absolute;
 }
 
-/// $PWD if it names the current directory (it keeps the symbolic links of the path), else that.
-std::string current_directory() {
-    const char* pwd = std::getenv("PWD");
-    struct stat by_name {
-    }, by_cwd{};
-    const bool pwd_is_true = pwd != nullptr && pwd[0] == '/' && ::stat(pwd, &by_name) == 0 &&
-                             ::stat(".", &by_cwd) == 0 && by_name.st_ino == by_cwd.st_ino &&
-                             by_name.st_dev == by_cwd.st_dev;
-    if (pwd_is_true) return pwd;
-    std::error_code error;
-    const std::filesystem::path cwd = std::filesystem::current_path(error);
-    return error ? "/" : cwd.string();
-}
-
 }  // namespace
 
 Surroundings Surroundings::of_process() {
@@ -397,7 +382,8 @@ Surroundings Surroundings::of_process() {
     surroundings.file_exists = [](const std::string& path) {
         return ::access(path.c_str(), F_OK) == 0;
     };
-    surroundings.start_dir = current_directory();
+    const Result<std::string> here = current_directory();
+    if (here) surroundings.start_dir = *here;  // a removed one: finish() asks for another
     return surroundings;
 }
 
@@ -541,24 +527,6 @@ std::vector<std::string_view> restart_only_changes(const Config& running, const 
 
 // -------------------------------------------------------------------------------- conversions
 
-Result<int64_t> user_id(const std::string& name_or_number) {
-    if (name_or_number.empty()) return int64_t{-1};
-    if (const auto number = parse_decimal(name_or_number); number && *number < UINT32_MAX)
-        return static_cast<int64_t>(*number);
-    const passwd* entry = ::getpwnam(name_or_number.c_str());
-    if (entry == nullptr) return Error{kExitConfigError, "No such user: '" + name_or_number + "'"};
-    return static_cast<int64_t>(entry->pw_uid);
-}
-
-Result<int64_t> group_id(const std::string& name_or_number) {
-    if (name_or_number.empty()) return int64_t{-1};
-    if (const auto number = parse_decimal(name_or_number); number && *number < UINT32_MAX)
-        return static_cast<int64_t>(*number);
-    const group* entry = ::getgrnam(name_or_number.c_str());
-    if (entry == nullptr) return Error{kExitConfigError, "No such group: '" + name_or_number + "'"};
-    return static_cast<int64_t>(entry->gr_gid);
-}
-
 HttpPolicy http_policy(const Config& cfg, std::string script_name) {
     HttpPolicy policy;
     policy.limit_request_line = static_cast<uint32_t>(cfg.limit_request_line);
@@ -582,11 +550,17 @@ HttpPolicy http_policy(const Config& cfg, std::string script_name) {
 }
 
 Result<LogOptions> log_options(const Config& cfg) {
-    const Result<int64_t> uid = user_id(cfg.user);
-    if (!uid) return uid.error();
-    const Result<int64_t> gid = group_id(cfg.group);
-    if (!gid) return gid.error();
     LogOptions options;
+    if (!cfg.user.empty()) {
+        const Result<uid_t> uid = find_user(cfg.user);
+        if (!uid) return uid.error();
+        options.owner_uid = *uid;
+    }
+    if (!cfg.group.empty()) {
+        const Result<gid_t> gid = find_group(cfg.group);
+        if (!gid) return gid.error();
+        options.owner_gid = *gid;
+    }
     options.errorlog = cfg.errorlog;
     options.accesslog = cfg.accesslog;
     GCORN_CHECK(parse_level(cfg.loglevel, options.level));
@@ -598,8 +572,6 @@ Result<LogOptions> log_options(const Config& cfg) {
     options.syslog_prefix = cfg.syslog_prefix;
     options.process_name = cfg.process_name();
     options.syslog_facility = cfg.syslog_facility;
-    options.owner_uid = *uid;
-    options.owner_gid = *gid;
     return options;
 }
 

@@ -223,10 +223,6 @@ private:
 /// Error: unknown user or group.
 Result<LogOptions> log_options(const Config& cfg);
 
-/// user and group as numbers; -1 = unchanged. Error: "No such user: 'x'".
-Result<int64_t> user_id(const std::string& name_or_number);
-Result<int64_t> group_id(const std::string& name_or_number);
-
 // --- Texts made from the values (those made from the table alone are in settings.h) ---
 
 /// --print-config: "name<padding> = value  # source", sorted by name.

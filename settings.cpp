@@ -11,29 +11,46 @@
 #include "log/access_log.h"
 #include "log/statsd.h"
 #include "net/address.h"
+#include "os/process.h"
 
 namespace gcorn {
 namespace {
 
 // ------------------------------------------------------------------------------------ checks
 
-std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
+std::string quoted(std::string_view text) {
+    return "'" + std::string(text) + "'";
+}
 
 template <typename T>
 Status status_of(const Result<T>& result) {
     return result ? Status{} : Status{result.error()};
 }
 
-Status bind_spec(std::string& text) { return status_of(parse_bind(text)); }
-Status networks(std::string& text) { return status_of(NetworkList::parse(text)); }
-Status known_user(std::string& text) { return status_of(user_id(text)); }
-Status known_group(std::string& text) { return status_of(group_id(text)); }
-Status access_format(std::string& text) { return status_of(AccessLog::compile(text)); }
+Status bind_spec(std::string& text) {
+    return status_of(parse_bind(text));
+}
+Status networks(std::string& text) {
+    return status_of(NetworkList::parse(text));
+}
+Status known_user(std::string& text) {
+    return status_of(user_id(text));
+}
+Status known_group(std::string& text) {
+    return status_of(group_id(text));
+}
+Status access_format(std::string& text) {
+    return status_of(AccessLog::compile(text));
+}
 Status statsd_target(std::string& text) {
     return text.empty() ? Status{} : validate_statsd_host(text);
 }
-Status syslog_target(std::string& text) { return validate_syslog_address(text); }
-Status syslog_facility_name(std::string& text) { return validate_syslog_facility(text); }
+Status syslog_target(std::string& text) {
+    return validate_syslog_address(text);
+}
+Status syslog_facility_name(std::string& text) {
+    return validate_syslog_facility(text);
+}
 
 Status upper_case(std::string& text) {
     text = upper(text);
@@ -55,7 +72,8 @@ Status proxy_mode(std::string& text) {
 
 Status http_only(std::string& text) {
     if (!iequals(text, "uwsgi")) return {};
-    return Error{0, "gcorn does not speak the uwsgi protocol: use proxy_pass instead of uwsgi_pass"};
+    return Error{0,
+                 "gcorn does not speak the uwsgi protocol: use proxy_pass instead of uwsgi_pass"};
 }
 
 Status key_value(std::string& text) {
@@ -114,10 +132,12 @@ Status worker_class_name(std::string& text) {
         return {};
     }
     if (text == "asgi" || text.find("uvicorn") != std::string::npos)
-        return Error{0, "worker class " + quoted(text) + " is for ASGI applications: gcorn serves WSGI"};
+        return Error{
+            0, "worker class " + quoted(text) + " is for ASGI applications: gcorn serves WSGI"};
     if (text == "tornado")
         return Error{0, "worker class 'tornado' is not supported: run Tornado by its own server"};
-    return Error{0, "worker class " + quoted(text) + " is not known: gcorn has its own classes and cannot run others"};
+    return Error{0, "worker class " + quoted(text) +
+                        " is not known: gcorn has its own classes and cannot run others"};
 }
 
 // ------------------------------------------------------------------------------------- table
@@ -145,13 +165,19 @@ constexpr std::string_view kOneParser = "gcorn has one HTTP parser, always the s
 
 constexpr Setting refused(std::string_view name, std::string_view flags, std::string_view metavar,
                           std::string_view why) {
-    return {.name = name, .section = Section::OutOfScope, .flags = flags, .metavar = metavar,
+    return {.name = name,
+            .section = Section::OutOfScope,
+            .flags = flags,
+            .metavar = metavar,
             .refused = why};
 }
 
 constexpr Setting hook(std::string_view name, int arity, HookRef Config::*field,
                        std::string_view help) {
-    return {.name = name, .section = Section::ServerHooks, .field = field, .arity = arity,
+    return {.name = name,
+            .section = Section::ServerHooks,
+            .field = field,
+            .arity = arity,
             .help = help};
 }
 
@@ -182,7 +208,7 @@ constexpr Setting kSettings[] = {
      .help = "Connections the kernel may hold for us until they are accepted; it caps the number at "
              "somaxconn."},
     {.name = "reuse_port", .section = ServerSocket, .flags = "--reuse-port",
-     .field = &Config::reuse_port, .fallback = "False", .on_reload = NeedsRestart,
+     .field = &Config::reuse_port, .fallback = "False",
      .help = "Give each worker a listening socket of its own (SO_REUSEPORT), so that the kernel "
              "spreads connections."},
 
@@ -243,8 +269,8 @@ constexpr Setting kSettings[] = {
      .note = "Not in gunicorn."},
     {.name = "boot_timeout", .section = WorkerProcesses, .flags = "--boot-timeout",
      .metavar = "INT", .field = &Config::boot_timeout, .fallback = "0",
-     .help = "Seconds a worker may take to load the application; 0 is no limit of its own.",
-     .note = "Not in gunicorn."},
+     .help = "Seconds a worker may take to load the application; 0 is no limit.",
+     .note = "Not in gunicorn, which counts loading against timeout."},
 
     // --- Security ---
     {.name = "limit_request_line", .section = Security, .flags = "--limit-request-line",
@@ -550,7 +576,9 @@ constexpr Setting kSettings[] = {
 
 }  // namespace
 
-std::span<const Setting> settings() { return kSettings; }
+std::span<const Setting> settings() {
+    return kSettings;
+}
 
 const Setting* find_setting(std::string_view name) {
     const auto* row = std::ranges::find(kSettings, name, &Setting::name);

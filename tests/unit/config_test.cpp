@@ -1,0 +1,563 @@
+#include "config.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <set>
+
+#include "command_line.h"
+
+namespace gcorn {
+namespace {
+
+/// Applies one value to fresh settings: how it reads back, or "error: <sentence>".
+std::string applied(std::string_view name, const Value& value) {
+    Config cfg;
+    const Status status = cfg.apply(name, value);
+    return status ? value_text(*cfg.get(name)) : "error: " + status.message();
+}
+
+HookRef hook(std::string name) {
+    return HookRef{std::make_shared<int>(1), std::move(name)};
+}
+
+// ------------------------------------------------------------------------------------ values
+
+TEST(Values, PrintAsPythonPrintsThem) {
+    EXPECT_EQ(value_text(Value{}), "None");
+    EXPECT_EQ(value_text(true), "True");
+    EXPECT_EQ(value_text(int64_t{-4}), "-4");
+    EXPECT_EQ(value_text(2.5), "2.5");
+    EXPECT_EQ(value_text(std::string("it's")), "it's");
+    EXPECT_EQ(value_text(StringList{"a", "it's", "\"it's\"", "back\\", "two\nlines"}),
+              R"(['a', "it's", '"it\'s"', 'back\\', 'two\nlines'])");
+    EXPECT_EQ(value_text(StringList{}), "[]");
+    EXPECT_EQ(value_text(StringMap{{"A", "1"}, {"B", "2"}}), "{'A': '1', 'B': '2'}");
+    EXPECT_EQ(value_text(hook("post_fork()")), "<post_fork()>");
+    EXPECT_EQ(value_text(HookRef{nullptr, "pkg.Logger"}), "pkg.Logger");
+    EXPECT_EQ(value_text(OtherValue{"module", "<module 'syslog'>"}), "<module 'syslog'>");
+}
+
+TEST(Values, ReadIntegersAsPythonDoes) {
+    EXPECT_EQ(parse_python_int(" 42 ", false), 42);
+    EXPECT_EQ(parse_python_int("-0x1F", false), -31);
+    EXPECT_EQ(parse_python_int("0o17", false), 15);
+    EXPECT_EQ(parse_python_int("0B101", false), 5);
+    EXPECT_EQ(parse_python_int("00", false), 0);
+    EXPECT_EQ(parse_python_int("022", true), 18);
+    EXPECT_EQ(parse_python_int("9223372036854775807", false), INT64_MAX);
+    for (const char* bad : {"", "-", "022", "0x", "1.0", "1 2", "--1", "9223372036854775808"})
+        EXPECT_FALSE(parse_python_int(bad, false)) << bad;
+    EXPECT_FALSE(parse_python_int("08", true));
+}
+
+// -------------------------------------------------------------------------------------- casts
+
+TEST(ConfigCasts, IntegersTakeIntegersBoolsAndTexts) {
+    EXPECT_EQ(applied("workers", int64_t{0}), "0") << "no workers at all is allowed";
+    EXPECT_EQ(applied("workers", int64_t{7}), "7");
+    EXPECT_EQ(applied("workers", true), "1");
+    EXPECT_EQ(applied("workers", std::string("0x4")), "4");
+}
+
+TEST(ConfigCasts, IntegersRefuseEverythingElse) {
+    const std::string tail = " (workers; allowed: an integer from 0 to 2147483647)";
+    EXPECT_EQ(applied("workers", int64_t{-1}), "error: Value must be positive: -1" + tail);
+    EXPECT_EQ(applied("workers", 2.0), "error: Not an integer: 2" + tail);
+    EXPECT_EQ(applied("workers", Value{}), "error: Not an integer: None" + tail);
+    EXPECT_EQ(applied("workers", std::string("four")), "error: Not an integer: four" + tail);
+    EXPECT_EQ(applied("workers", StringList{"4"}), "error: Not an integer: ['4']" + tail);
+}
+
+TEST(ConfigCasts, ATimeoutOfTwoAndAHalfIsAnError) {
+    EXPECT_EQ(applied("timeout", 2.5).substr(0, 26), "error: Not an integer: 2.5");
+}
+
+TEST(ConfigCasts, IntegersHaveAnUpperLimit) {
+    EXPECT_EQ(applied("backlog", int64_t{INT32_MAX}), "2147483647");
+    EXPECT_EQ(applied("backlog", int64_t{INT32_MAX} + 1).substr(0, 42),
+              "error: Value must be at most 2147483647: 2");
+    EXPECT_EQ(applied("limit_request_body", int64_t{INT64_MAX}), "9223372036854775807");
+    EXPECT_EQ(applied("umask", int64_t{0777}), "511");
+    EXPECT_EQ(applied("umask", int64_t{01000}),
+              "error: Value must be at most 511: 512 (umask; allowed: 0 to 0777)");
+    EXPECT_EQ(applied("umask", std::string("022")), "18");
+    EXPECT_EQ(applied("cert_reqs", int64_t{2}), "2");
+    EXPECT_EQ(applied("cert_reqs", int64_t{3}),
+              "error: Value must be at most 2: 3 (cert_reqs; allowed: 0, 1 or 2)");
+}
+
+TEST(ConfigCasts, BoolsTakeBoolsNoneAndTheirNames) {
+    EXPECT_EQ(applied("reload", true), "True");
+    EXPECT_EQ(applied("reload", std::string("TRUE ")), "True");
+    EXPECT_EQ(applied("suppress_ragged_eofs", std::string("false")), "False");
+    EXPECT_EQ(applied("suppress_ragged_eofs", Value{}), "False");
+}
+
+TEST(ConfigCasts, BoolsRefuseEverythingElse) {
+    const std::string tail = " (reload; allowed: True or False)";
+    EXPECT_EQ(applied("reload", int64_t{1}), "error: Invalid type for casting: 1" + tail);
+    EXPECT_EQ(applied("reload", std::string("yes")), "error: Invalid boolean: yes" + tail);
+    EXPECT_EQ(applied("reload", OtherValue{"module", "<module>"}),
+              "error: Invalid type for casting: <module>" + tail);
+}
+
+TEST(ConfigCasts, SendfileHasThreeStatesAndTrueMeansOn) {
+    Config cfg;
+    EXPECT_FALSE(cfg.sendfile.has_value());
+    ASSERT_TRUE(cfg.apply("sendfile", true));
+    EXPECT_EQ(cfg.sendfile, true);
+    ASSERT_TRUE(cfg.apply("sendfile", false));
+    EXPECT_EQ(cfg.sendfile, false);
+    ASSERT_TRUE(cfg.apply("sendfile", Value{}));
+    EXPECT_FALSE(cfg.sendfile.has_value());
+}
+
+TEST(ConfigCasts, TextsAreTrimmedAndMayBeNone) {
+    EXPECT_EQ(applied("proc_name", std::string("  shop\n")), "shop");
+    EXPECT_EQ(applied("pidfile", Value{}), "None");
+    EXPECT_EQ(applied("pidfile", int64_t{5}),
+              "error: Not a string: 5 (pidfile; allowed: a string)");
+    EXPECT_EQ(applied("errorlog", Value{}), "") << "no error log at all";
+}
+
+TEST(ConfigCasts, ListsTakeListsAndOneText) {
+    EXPECT_EQ(applied("bind", StringList{" :1", ":2"}), "[':1', ':2']");
+    EXPECT_EQ(applied("bind", std::string(":1")), "[':1']");
+    EXPECT_EQ(applied("bind", StringList{}), "[]");
+    for (const Value& falsy : {Value{}, Value{false}, Value{int64_t{0}}, Value{0.0},
+                               Value{std::string()}, Value{StringMap{}}})
+        EXPECT_EQ(applied("raw_env", falsy), "[]");
+    EXPECT_EQ(applied("raw_env", OtherValue{"list", "['A=1', 2]"}),
+              "error: Not a string: ['A=1', 2] (raw_env; allowed: KEY=VALUE)");
+    EXPECT_EQ(applied("raw_env", int64_t{1}),
+              "error: Not a string: 1 (raw_env; allowed: KEY=VALUE)");
+}
+
+TEST(ConfigCasts, CommaTextsAreSplitAndCapitalised) {
+    EXPECT_EQ(applied("forwarder_headers", std::string(" script_name, ,Remote_User ")),
+              "['SCRIPT_NAME', 'REMOTE_USER']");
+    EXPECT_EQ(applied("forwarder_headers", Value{}), "[]");
+}
+
+TEST(ConfigCasts, DictionariesTakeDictionaries) {
+    EXPECT_EQ(applied("secure_scheme_headers", StringMap{{"X-SSL", "1"}}), "{'X-SSL': '1'}");
+    EXPECT_EQ(
+        applied("secure_scheme_headers", std::string("X")),
+        "error: Value is not a dictionary: X (secure_scheme_headers; allowed: a dictionary of "
+        "strings)");
+}
+
+TEST(ConfigCasts, HooksTakeFunctionsAndDottedNames) {
+    EXPECT_EQ(applied("post_fork", hook("post_fork()")), "<post_fork()>");
+    EXPECT_EQ(applied("post_fork", std::string("pkg.hooks.post_fork")), "pkg.hooks.post_fork");
+    EXPECT_EQ(
+        applied("post_fork", int64_t{1}),
+        "error: Value is not callable: 1 (post_fork; allowed: a function, or its dotted name)");
+    EXPECT_EQ(applied("post_fork", Value{}).substr(0, 35), "error: Value is not callable: None ");
+}
+
+TEST(ConfigCasts, LogConfigDictTakesAnObjectOnly) {
+    EXPECT_EQ(applied("logconfig_dict", hook("dict")), "<dict>");
+    EXPECT_EQ(applied("logconfig_dict", Value{}), "None");
+    EXPECT_EQ(applied("logconfig_dict", StringMap{}), "None");
+    EXPECT_EQ(applied("logconfig_dict", std::string("x")),
+              "error: Value is not a dictionary: x (logconfig_dict; allowed: a dictionary)");
+}
+
+TEST(ConfigCasts, UnknownNamesAreToldApart) {
+    Config cfg;
+    const Status status = cfg.apply("Workers", int64_t{4});
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().code, kUnknownSetting);
+    EXPECT_EQ(cfg.workers, 1);
+    EXPECT_FALSE(cfg.get("Workers").has_value());
+}
+
+TEST(ConfigCasts, ARefusedValueChangesNothingAndNamesItsSource) {
+    Config cfg;
+    const Status status = cfg.apply("workers", int64_t{-1}, "app.conf.py");
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().code, kExitConfigError);
+    EXPECT_EQ(
+        status.message(),
+        "Value must be positive: -1 (workers, from app.conf.py; allowed: an integer from 0 to "
+        "2147483647)");
+    EXPECT_EQ(cfg.workers, 1);
+}
+
+TEST(ConfigCasts, OutOfScopeSettingsAreRefusedWithTheirReason) {
+    EXPECT_EQ(applied("dirty_apps", StringList{"x"}),
+              "error: dirty_apps cannot be set: gcorn has no dirty workers; use a task queue");
+    EXPECT_EQ(applied("control_socket_disable", true), "None") << "accepted, nothing to remember";
+    EXPECT_EQ(applied("protocol", std::string("http")), "None");
+    EXPECT_EQ(
+        applied("protocol", std::string("uwsgi")),
+        "error: gcorn does not speak the uwsgi protocol: use proxy_pass instead of uwsgi_pass "
+        "(protocol; allowed: http)");
+}
+
+TEST(ConfigCasts, NearestSettingIsOneEditAway) {
+    EXPECT_EQ(nearest_setting("worker"), "workers");
+    EXPECT_EQ(nearest_setting("time_out"), "timeout");
+    EXPECT_EQ(nearest_setting("post_frok"), "post_fork");
+    EXPECT_EQ(nearest_setting("workers"), "") << "not a mistake";
+    EXPECT_EQ(nearest_setting("WORKERS"), "");
+    EXPECT_EQ(nearest_setting("bin"), "") << "too short to tell";
+    EXPECT_EQ(nearest_setting("wrkr"), "");
+}
+
+// ------------------------------------------------------------------------------------ sources
+
+/// A machine without surprises: no variables, no files but those named.
+struct FakeMachine {
+    std::map<std::string, std::string> variables;
+    std::set<std::string> files;
+
+    [[nodiscard]] Surroundings surroundings() const {
+        return {[this](const char* name) -> std::optional<std::string> {
+                    const auto found = variables.find(name);
+                    if (found == variables.end()) return std::nullopt;
+                    return found->second;
+                },
+                [this](const std::string& path) { return files.contains(path); }, "/"};
+    }
+};
+
+using Names = std::vector<std::pair<std::string, Value>>;
+
+struct Sources {
+    FakeMachine machine;
+    Names file;
+    StringList environment_arguments;
+    StringList arguments = {"app:app"};
+};
+
+/// Runs the resolver over all four sources, as the server does.
+Result<ResolvedConfig> resolve(const Sources& sources) {
+    const auto environment = parse_command_line(sources.environment_arguments);
+    if (!environment) return environment.error();
+    const auto line = parse_command_line(sources.arguments);
+    if (!line) return line.error();
+    ConfigBuilder builder(sources.machine.surroundings());
+    builder.apply_environment();
+    if (Status status = builder.apply_file("./gunicorn.conf.py", sources.file); !status)
+        return status.error();
+    if (Status status = builder.apply_environment_arguments(*environment); !status)
+        return status.error();
+    if (Status status = builder.apply_command_line(*line); !status) return status.error();
+    return builder.finish();
+}
+
+ResolvedConfig resolved(const Sources& sources) {
+    Result<ResolvedConfig> result = resolve(sources);
+    EXPECT_TRUE(result.is_ok()) << (result ? "" : result.message());
+    return result ? std::move(*result) : ResolvedConfig{};
+}
+
+std::string error_of(const Sources& sources) {
+    const Result<ResolvedConfig> result = resolve(sources);
+    return result ? "accepted" : std::to_string(result.error().code) + " " + result.message();
+}
+
+bool has_notice(const ResolvedConfig& result, std::string_view part) {
+    return std::ranges::any_of(result.notices, [&](const std::string& notice) {
+        return notice.find(part) != std::string::npos;
+    });
+}
+
+TEST(ConfigSources, EachReplacesTheOneBelow) {
+    Sources sources;
+    const auto workers = [&] { return resolved(sources).config.workers; };
+    EXPECT_EQ(workers(), 1);
+    sources.machine.variables["WEB_CONCURRENCY"] = "2";
+    EXPECT_EQ(workers(), 2);
+    sources.file = {{"workers", int64_t{3}}};
+    EXPECT_EQ(workers(), 3);
+    sources.environment_arguments = {"-w", "4"};
+    EXPECT_EQ(workers(), 4);
+    sources.arguments = {"-w5", "app:app"};
+    EXPECT_EQ(workers(), 5);
+}
+
+TEST(ConfigSources, AHigherListReplacesTheWholeLowerOne) {
+    Sources sources;
+    sources.file = {{"bind", StringList{":1", ":2"}}};
+    sources.environment_arguments = {"-b", ":3", "-b", ":4"};
+    EXPECT_EQ(resolved(sources).config.bind, (StringList{":3", ":4"}));
+    sources.arguments = {"app:app", "-b", ":5"};
+    EXPECT_EQ(resolved(sources).config.bind, StringList{":5"});
+}
+
+TEST(ConfigSources, AreRememberedForEachSetting) {
+    Sources sources;
+    sources.machine.variables["PORT"] = "80";
+    sources.file = {{"workers", int64_t{3}}};
+    sources.environment_arguments = {"--threads", "4"};
+    sources.arguments = {"-t5", "app:app"};
+    const ResolvedConfig result = resolved(sources);
+    EXPECT_EQ(result.sources.at("bind"), "environment PORT");
+    EXPECT_EQ(result.sources.at("workers"), "./gunicorn.conf.py");
+    EXPECT_EQ(result.sources.at("threads"), "GUNICORN_CMD_ARGS");
+    EXPECT_EQ(result.sources.at("timeout"), "command line");
+    EXPECT_EQ(result.sources.at("config"), "found in the start directory");
+    EXPECT_FALSE(result.sources.contains("backlog"));
+}
+
+TEST(ConfigSources, PortSetsTheDefaultBind) {
+    Sources sources;
+    sources.machine.variables["PORT"] = "9000";
+    EXPECT_EQ(resolved(sources).config.bind, StringList{"0.0.0.0:9000"});
+    sources.machine.variables["PORT"] = "";
+    EXPECT_EQ(error_of(sources).substr(0, 2), "1 ") << "an empty PORT counts as set";
+}
+
+TEST(ConfigSources, ABadVariableMattersOnlyIfNothingReplacesIt) {
+    Sources sources;
+    sources.machine.variables = {{"PORT", "tcp://10.0.0.1:80"}, {"WEB_CONCURRENCY", "-3"}};
+    sources.arguments = {"app:app", "-b", ":80"};
+    EXPECT_EQ(
+        error_of(sources),
+        "1 Value must be positive: -3 (workers, from environment WEB_CONCURRENCY; allowed: an "
+        "integer from 0 to 2147483647)");
+    sources.arguments = {"app:app", "-b", ":80", "-w2"};
+    EXPECT_EQ(resolved(sources).config.workers, 2);
+}
+
+TEST(ConfigSources, ForwardedAllowIpsAndSendfileHaveVariables) {
+    Sources sources;
+    sources.machine.variables = {{"FORWARDED_ALLOW_IPS", "*"}, {"SENDFILE", "Yes"}};
+    EXPECT_EQ(resolved(sources).config.forwarded_allow_ips, "*");
+    EXPECT_EQ(resolved(sources).config.sendfile, true);
+    sources.machine.variables["SENDFILE"] = "off";
+    EXPECT_EQ(resolved(sources).config.sendfile, false);
+}
+
+TEST(ConfigSources, FileErrorsNameTheFile) {
+    Sources sources;
+    sources.file = {{"reload_engine", std::string("fast")}};
+    EXPECT_EQ(error_of(sources),
+              "1 Invalid reload_engine: 'fast' (reload_engine, from ./gunicorn.conf.py; allowed: "
+              "auto, poll, inotify)");
+}
+
+TEST(ConfigSources, ImportsNamedLikeASettingAreTakenForIt) {
+    Sources sources;
+    sources.file = {{"syslog", OtherValue{"module", "<module 'syslog'>"}}};
+    EXPECT_EQ(error_of(sources).substr(0, 52),
+              "1 Invalid type for casting: <module 'syslog'> (syslo");
+}
+
+TEST(ConfigSources, UnknownNamesInAFileAreIgnoredNearMissesTold) {
+    Sources sources;
+    sources.file = {{"helper", hook("helper()")},
+                    {"worker", int64_t{4}},
+                    {"bindd", OtherValue{"module", "<module 'bindd'>"}},
+                    {"threadss", int64_t{2}},
+                    {"threads", int64_t{3}}};
+    const ResolvedConfig result = resolved(sources);
+    EXPECT_EQ(result.config.workers, 1);
+    EXPECT_EQ(
+        result.notices,
+        StringList{"./gunicorn.conf.py sets worker, which is no setting; did you mean workers?"});
+}
+
+TEST(ConfigSources, PositionalWordWinsOverTheApplicationOfTheFile) {
+    Sources sources;
+    sources.file = {{"wsgi_app", std::string("file:app")}};
+    EXPECT_EQ(resolved(sources).config.wsgi_app, "app:app");
+    EXPECT_EQ(resolved(sources).config.default_proc_name, "app:app");
+    sources.arguments.clear();
+    EXPECT_EQ(resolved(sources).config.wsgi_app, "file:app");
+    sources.file.clear();
+    EXPECT_EQ(error_of(sources), "1 No application module specified.");
+}
+
+TEST(ConfigSources, PositionalWordsOfTheVariableAreIgnored) {
+    Sources sources;
+    sources.environment_arguments = {"env:app"};
+    sources.arguments.clear();
+    EXPECT_EQ(error_of(sources), "1 No application module specified.");
+}
+
+TEST(ConfigSources, ExtraWordsAreIgnoredWithANotice) {
+    Sources sources;
+    sources.arguments = {"app:app", "x", "y"};
+    EXPECT_TRUE(has_notice(resolved(sources), "ignored: x y"));
+}
+
+TEST(ConfigSources, SeveralThreadsTurnSyncIntoGthread) {
+    Sources sources;
+    sources.arguments = {"app:app", "--threads", "2"};
+    EXPECT_EQ(resolved(sources).config.worker_class, "gthread");
+    EXPECT_EQ(resolved(sources).sources.at("worker_class"), "threads is above 1");
+    sources.arguments = {"app:app", "--threads", "2", "-k", "gevent"};
+    EXPECT_EQ(resolved(sources).config.worker_class, "gevent");
+}
+
+TEST(ConfigSources, OtherNamesForAChoiceAreTold) {
+    Sources sources;
+    sources.arguments = {"app:app", "-k", "gevent_pywsgi"};
+    EXPECT_EQ(resolved(sources).config.worker_class, "gevent");
+    EXPECT_TRUE(
+        has_notice(resolved(sources), "worker_class 'gevent_pywsgi' is taken for 'gevent'"));
+    sources.arguments = {"app:app", "--log-level", "DEBUG"};
+    EXPECT_TRUE(resolved(sources).notices.empty()) << "only the case differs";
+}
+
+TEST(ConfigSources, SettingsWithoutEffectSaySo) {
+    Sources sources;
+    sources.arguments = {"app:app", "--worker-tmp-dir", "/dev/shm"};
+    EXPECT_EQ(resolved(sources).notices,
+              StringList{"worker_tmp_dir has no effect: heartbeats live in shared memory, no "
+                         "directory is needed"});
+    sources.arguments = {"app:app", "--no-control-socket"};
+    EXPECT_TRUE(resolved(sources).notices.empty());
+}
+
+TEST(ConfigSources, ChdirIsSeenFromTheStartDirectory) {
+    Sources sources;
+    EXPECT_EQ(resolved(sources).config.chdir, "/");
+    sources.arguments = {"app:app", "--chdir", "usr/../tmp/"};
+    EXPECT_EQ(resolved(sources).config.chdir, "/tmp");
+    sources.arguments = {"app:app", "--chdir", "no-such-place"};
+    EXPECT_EQ(error_of(sources),
+              "1 can't chdir to '/no-such-place' (chdir; allowed: an existing directory)");
+}
+
+TEST(ConfigSources, SpewAndDaemonExcludeEachOther) {
+    Sources sources;
+    sources.arguments = {"app:app", "--spew", "-D"};
+    EXPECT_EQ(error_of(sources),
+              "1 spew prints to the terminal that daemon leaves: set one of them");
+}
+
+// -------------------------------------------------------------------------------- config file
+
+std::string chosen(const StringList& arguments, const StringList& environment,
+                   const FakeMachine& machine) {
+    const auto path = choose_config_file(*parse_command_line(arguments),
+                                         *parse_command_line(environment), machine.surroundings());
+    return path ? *path : std::to_string(path.error().code) + " " + path.message();
+}
+
+TEST(ConfigFileChoice, PrefersTheCommandLine) {
+    FakeMachine machine{{}, {"/a.py", "/b.py", "/gunicorn.conf.py", "/gcorn.conf.py"}};
+    EXPECT_EQ(chosen({"-c", "a.py"}, {"-c", "b.py"}, machine), "a.py");
+    EXPECT_EQ(chosen({}, {"-c", "b.py"}, machine), "b.py");
+    EXPECT_EQ(chosen({}, {}, machine), "./gcorn.conf.py");
+    machine.files.erase("/gcorn.conf.py");
+    EXPECT_EQ(chosen({}, {}, machine), "./gunicorn.conf.py");
+    machine.files.erase("/gunicorn.conf.py");
+    EXPECT_EQ(chosen({}, {}, machine), "");
+}
+
+TEST(ConfigFileChoice, KnowsThreeForms) {
+    const FakeMachine machine{{}, {"/etc/a.py"}};
+    EXPECT_EQ(chosen({"-c", "file:/etc/a.py"}, {}, machine), "file:/etc/a.py");
+    EXPECT_EQ(chosen({"-c", "python:pkg.conf"}, {}, machine), "python:pkg.conf");
+    EXPECT_EQ(chosen({"-c", "etc/a.py"}, {}, machine), "etc/a.py");
+}
+
+TEST(ConfigFileChoice, ANamedFileMustExist) {
+    const FakeMachine machine{{}, {"/gunicorn.conf.py"}};
+    EXPECT_EQ(chosen({"-c", "gone.py"}, {}, machine), "1 'gone.py' doesn't exist");
+    EXPECT_EQ(chosen({"-c", "file:gone.py"}, {}, machine), "1 'gone.py' doesn't exist");
+}
+
+TEST(Surroundings, OfTheProcessAreTrue) {
+    const Surroundings real = Surroundings::of_process();
+    EXPECT_EQ(real.start_dir[0], '/');
+    EXPECT_TRUE(real.file_exists("/"));
+    EXPECT_FALSE(real.file_exists("/no/such/file"));
+    EXPECT_EQ(real.variable("GCORN_NO_SUCH_VARIABLE"), std::nullopt);
+    EXPECT_EQ(real.variable("PATH").value_or(""), std::getenv("PATH") ? std::getenv("PATH") : "");
+}
+
+// ------------------------------------------------------------------------------ reload, options
+
+TEST(ConfigReload, NamesChangesThatNeedARestart) {
+    const Config running;
+    Config fresh;
+    EXPECT_TRUE(restart_only_changes(running, fresh).empty());
+    fresh.workers = 9;
+    fresh.timeout = 9;
+    EXPECT_TRUE(restart_only_changes(running, fresh).empty());
+    fresh.daemon = true;
+    fresh.preload_app = true;
+    EXPECT_EQ(restart_only_changes(running, fresh),
+              (std::vector<std::string_view>{"preload_app", "daemon"}));
+}
+
+TEST(ConfigOptions, HttpPolicyCarriesEveryRule) {
+    const HttpPolicy defaults = http_policy(Config{}, "");
+    EXPECT_EQ(defaults.limit_request_line, HttpPolicy{}.limit_request_line);
+    EXPECT_EQ(defaults.limit_request_fields, HttpPolicy{}.limit_request_fields);
+    EXPECT_EQ(defaults.limit_request_field_size, HttpPolicy{}.limit_request_field_size);
+    EXPECT_EQ(defaults.header_map, HeaderMap::Drop);
+    EXPECT_EQ(defaults.forwarder_headers, HttpPolicy{}.forwarder_headers);
+    EXPECT_EQ(defaults.secure_scheme_headers.size(), 3u);
+
+    Config cfg;
+    for (const auto& [mode, meant] : std::map<std::string, HeaderMap>{
+             {"refuse", HeaderMap::Refuse}, {"dangerous", HeaderMap::Dangerous}}) {
+        ASSERT_TRUE(cfg.apply("header_map", mode));
+        EXPECT_EQ(http_policy(cfg, "").header_map, meant);
+    }
+    cfg.secure_scheme_headers = {{"x-ssl", "On"}};
+    cfg.limit_request_body = 5;
+    cfg.strip_header_spaces = cfg.casefold_http_method = true;
+    const HttpPolicy policy = http_policy(cfg, "/mount");
+    EXPECT_EQ(policy.secure_scheme_headers,
+              (std::vector<std::pair<std::string, std::string>>{{"X-SSL", "On"}}));
+    EXPECT_EQ(policy.limit_request_body, 5u);
+    EXPECT_TRUE(policy.strip_header_spaces && policy.casefold_http_method);
+    EXPECT_FALSE(policy.permit_obsolete_folding || policy.permit_unconventional_http_method ||
+                 policy.permit_unconventional_http_version);
+    EXPECT_EQ(policy.script_name, "/mount");
+}
+
+TEST(ConfigOptions, LogOptionsCarryTheLoggingSettings) {
+    Config cfg;
+    cfg.loglevel = "warning";
+    cfg.error_log_format = "json";
+    cfg.disable_redirect_access_to_syslog = true;
+    cfg.default_proc_name = "app:app";
+    cfg.user = "12";
+    const Result<LogOptions> options = log_options(cfg);
+    ASSERT_TRUE(options.is_ok());
+    EXPECT_EQ(options->level, Level::Warning);
+    EXPECT_TRUE(options->json);
+    EXPECT_FALSE(options->access_to_syslog);
+    EXPECT_EQ(options->errorlog, "-");
+    EXPECT_EQ(options->process_name, "app:app");
+    EXPECT_EQ(options->owner_uid, 12);
+    EXPECT_EQ(options->owner_gid, -1);
+    cfg.group = "no-such-group";
+    EXPECT_EQ(log_options(cfg).message(), "No such group: 'no-such-group'");
+}
+
+TEST(ConfigTexts, PrintConfigAlignsSortsAndNamesSources) {
+    Sources sources;
+    sources.arguments = {"app:app", "-w2"};
+    const std::string text = print_config_text(resolved(sources));
+    EXPECT_EQ(text.substr(0, text.find('\n')),
+              "access_log_format                  = %(h)s %(l)s %(u)s %(t)s \"%(r)s\" %(s)s %(b)s "
+              "\"%(f)s\" \"%(a)s\"  # default");
+    EXPECT_NE(text.find("\nworkers                            = 2  # command line\n"),
+              std::string::npos);
+    EXPECT_NE(text.find("\naccesslog                          = None  # default\n"),
+              std::string::npos);
+    EXPECT_EQ(text.find("control_socket"), std::string::npos);
+}
+
+TEST(ConfigTexts, DebugListingHasOneLineForEachSetting) {
+    const std::string text = current_configuration(Config{});
+    EXPECT_EQ(text.substr(0, 23), "Current configuration:\n");
+    EXPECT_NE(text.find("\n  workers: 1\n"), std::string::npos);
+    EXPECT_NE(text.find("\n  bind: ['127.0.0.1:8000']\n"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace gcorn
