@@ -16,7 +16,7 @@ import _gcorn
 import _gcorn_native as native
 
 _current = None   # the Logger in use
-_installed = []   # (logger, handler) pairs that the last configure() brought in
+_installed = []   # (logger, its handlers, its filters) that the last configure() brought in
 
 CONFIG_DEFAULTS = {
     "version": 1,
@@ -291,8 +291,10 @@ def configure():
     cfg = _gcorn.config()
     before = {log: _state(log) for log in _all_loggers()}
     try:
-        for log, handler in _installed:
-            log.removeHandler(handler)
+        for log, handlers, filters in _installed:
+            log.handlers[:] = [h for h in log.handlers if h not in handlers]
+            log.filters[:] = [f for f in log.filters if f not in filters]
+        clean = {log: _state(log) for log in _all_loggers()}
         made = _logger_class(cfg)(cfg)
     except BaseException:
         for log, (handlers, filters, level, propagate, disabled) in before.items():
@@ -300,8 +302,14 @@ def configure():
             log.setLevel(level)
             log.propagate, log.disabled = propagate, disabled
         raise
-    _installed = [(log, handler) for log in _all_loggers() for handler in log.handlers
-                  if log not in before or handler not in before[log][0]]
+    in_use = {handler for log in _all_loggers() for handler in log.handlers}
+    for handler in {h for _, handlers, _ in _installed for h in handlers} - in_use:
+        handler.close()  # its file would stay open; who borrowed it makes it open again
+    _installed = []
+    for log in _all_loggers():
+        handlers, filters = clean.get(log, ((), ()))[:2]
+        _installed.append((log, [h for h in log.handlers if h not in handlers],
+                           [f for f in log.filters if f not in filters]))
     _current = made
 
 

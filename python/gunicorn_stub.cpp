@@ -62,8 +62,9 @@ class LoggingWatch:
 
         def exec_module(module):
             execute(module)
-            import _gcorn_logging
-            _gcorn_logging.current()
+            if "_gcorn_logging" not in sys.modules:  # else it is what imports logging
+                import _gcorn_logging
+                _gcorn_logging.current()
 
         spec.loader.exec_module = exec_module
         return spec

@@ -78,9 +78,7 @@ protected:
     }
 
     /// tests/configs
-    static std::string configs_directory() {
-        return (std::filesystem::path(__FILE__).parent_path().parent_path() / "configs").string();
-    }
+    static std::string configs_directory() { return GCORN_SOURCE_DIR "/tests/configs"; }
 
     std::string directory_;  ///< the current directory during the test
 

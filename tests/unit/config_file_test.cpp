@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "command_line.h"
 #include "python/gunicorn_stub.h"
 #include "tests/support/python_fixture.h"
 
@@ -51,7 +52,7 @@ protected:
         }
         auto line = parse_command_line({"site:app"});
         EXPECT_TRUE(line);
-        EXPECT_TRUE(builder.apply_arguments(*line, "command line"));
+        EXPECT_TRUE(builder.apply_command_line(*line));
         auto resolved = builder.finish();
         EXPECT_TRUE(resolved) << (resolved ? "" : resolved.message());
         return resolved ? std::move(*resolved) : ResolvedConfig();
@@ -110,7 +111,7 @@ TEST_F(ConfigFileTest, ReportsAMisspeltSettingOnce) {
     ConfigBuilder builder(Surroundings::of_process());
     ASSERT_TRUE(builder.apply_file("conf.py", file->values));
     auto line = parse_command_line({"site:app"});
-    ASSERT_TRUE(builder.apply_arguments(*line, "command line"));
+    ASSERT_TRUE(builder.apply_command_line(*line));
     auto resolved = builder.finish();
     ASSERT_TRUE(resolved);
     ASSERT_EQ(resolved->notices.size(), 1u);
@@ -217,7 +218,7 @@ TEST_F(ConfigFileTest, ExecutesTheFileAsAModuleOfItsOwn) {
 
 TEST_F(ConfigFileTest, FindsTheFileByPathByFileUrlAndByModuleName) {
     write_file("other_conf.py", "workers = 7\n");
-    for (const std::string location :
+    for (const std::string& location :
          {std::string("other_conf.py"), std::string("./other_conf.py"),
           std::string("file:other_conf.py"), directory_ + "/other_conf.py",
           std::string("python:other_conf")}) {
@@ -299,18 +300,21 @@ TEST_F(ConfigFileTest, SurvivesAFileThatExits) {
 
 // --- the cfg view ---
 
+/// Makes the view of `cfg` the name cfg of __main__.
+void show(const Config& cfg) {
+    WithGil gil;
+    const PyRef view = make_config_view(cfg);
+    ASSERT_TRUE(view) << take_error_text();
+    ASSERT_EQ(PyObject_SetAttrString(PyImport_AddModule("__main__"), "cfg", view.get()), 0);
+}
+
 TEST_F(ConfigFileTest, ShowsSettingsWithTheirPythonTypes) {
     Config cfg;
     ASSERT_TRUE(cfg.apply("workers", int64_t{3}));
     ASSERT_TRUE(cfg.apply("bind", StringList{"127.0.0.1:80", "unix:/x.sock", "[::1]:8"}));
     ASSERT_TRUE(cfg.apply("raw_env", StringList{"A=b=c"}));
     ASSERT_TRUE(cfg.apply("user", std::string("1")));
-    {
-        WithGil gil;
-        const PyRef view = make_config_view(cfg);
-        ASSERT_TRUE(view) << take_error_text();
-        ASSERT_EQ(PyObject_SetAttrString(PyImport_AddModule("__main__"), "cfg", view.get()), 0);
-    }
+    show(cfg);
     EXPECT_EQ(eval_python("cfg.workers + 1"), "4");
     EXPECT_EQ(eval_python("cfg.bind"), "['127.0.0.1:80', 'unix:/x.sock', '[::1]:8']");
     EXPECT_EQ(eval_python("cfg.address"), "[('127.0.0.1', 80), '/x.sock', ('::1', 8)]");
@@ -326,6 +330,7 @@ TEST_F(ConfigFileTest, ShowsSettingsWithTheirPythonTypes) {
 }
 
 TEST_F(ConfigFileTest, ShowsSettingsReadOnlyAndNamesThoseThatExist) {
+    show(Config());
     const std::string change = eval_python("setattr(cfg, 'workers', 5)");
     EXPECT_TRUE(change.starts_with("! AttributeError: 'workers'")) << change;
     EXPECT_TRUE(eval_python("cfg.set('workers', 5)").starts_with("! AttributeError")) << change;
