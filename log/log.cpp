@@ -191,9 +191,10 @@ int FileSink::write(std::string_view record, const LogOptions& options) {
     if (is_checked && !has_name()) reopen(options);
     if (const int reason = vanished_.load(std::memory_order_relaxed)) return reason;
     if (!is_torn_.load(std::memory_order_relaxed)) return write_all(record);
-    is_torn_ = false;
     std::string on_a_fresh_line = "\n";
-    return write_all(on_a_fresh_line += record);
+    const int reason = write_all(on_a_fresh_line += record);
+    if (reason == 0) is_torn_ = false;
+    return reason;
 }
 
 int FileSink::write_all(std::string_view record) {
@@ -217,7 +218,7 @@ int FileSink::write_all(std::string_view record) {
                 continue;
             }
         }
-        is_torn_ = done > 0;
+        if (done > 0) is_torn_ = true;
         return reason;
     }
     return 0;
@@ -328,12 +329,14 @@ int SyslogSink::write(std::string_view kind, int severity, int pid, std::string_
 
 int SyslogSink::send_stream(std::string_view bytes) {
     for (;;) {
+        // Writable means room for far more than one record, so that none is sent by half.
+        if (!is_writable(socket_.get(), 0)) return EAGAIN;
         const ssize_t sent =
             ::send(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
         const int reason = sent < 0 ? errno : EAGAIN;
         if (sent == static_cast<ssize_t>(bytes.size())) return 0;
         if (reason == EINTR) continue;
-        // Half a line would spoil the next one: that connection is finished.
+        // It happened all the same: half a line spoils the next one, that connection is finished.
         if (sent >= 0)
             ::shutdown(socket_.get(), SHUT_RDWR);
         else if (reason == EAGAIN)

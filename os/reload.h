@@ -5,11 +5,12 @@
 // file matching a watched glob, differs from what was recorded (mtime in ns, inode, size),
 // appeared, or stayed away. Compiled files (.pyc, .pyo, __pycache__) never count. Saves that follow
 // each other closely are one change: it is reported after kQuietMs without an event, kBurstMs at
-// the latest. Runs in the worker's event loop (leader's thread), no Python, nothing blocks: the
-// caller polls fd() if there is one, and calls changed() when it is readable or next_check_ms() has
-// passed. Deviation: gunicorn's inotify engine reports any event in those directories, ours only
-// the files. Limit: re-pointing a symbolic link to a directory is not seen; links to files are
-// (they are polled).
+// the latest. Where inotify can't help (no watches left, a directory that does not exist, a file
+// that is a symbolic link) the same files are polled. Runs in the worker's event loop (leader's
+// thread), no Python, nothing blocks: the caller polls fd() if there is one, and calls changed()
+// when it is readable or next_check_ms() has passed. Deviation: gunicorn's inotify engine reports
+// any event in those directories, ours only the files. Limit: re-pointing a symbolic link to a
+// directory is not seen. "**" follows no such links and, like all wildcards, no hidden names.
 #pragma once
 
 #include <cstdint>
@@ -39,9 +40,10 @@ public:
     /// engine, or inotify asked for and not available.
     Status start(std::string_view engine);
 
-    /// Replaces the list. files: of imported modules ("x.pyc" means "x.py"). extra: paths and globs
-    /// with *, ?, [] and ** (any depth). What is new in the list is recorded, not reported. Cheap
-    /// when both lists are the same as before, so it may be called once a second.
+    /// Adds to what is watched. files: of imported modules ("x.pyc" means "x.py"). extra: paths and
+    /// globs with *, ?, [] and ** (directories at any depth), looked up afresh all the time.
+    /// Relative paths start where the process was at start(). What is new is recorded, not
+    /// reported. Cheap when both lists are the same as before, so it may be called once a second.
     void watch(std::vector<std::string> files, std::vector<std::string> extra);
 
     /// Descriptor that polls readable when there is something to look at; -1 when polling.
@@ -57,35 +59,46 @@ private:
     struct Signature {
         int64_t mtime_ns = 0;
         uint64_t inode = 0;
-        int64_t size = -1;  ///< -1: the file does not exist
+        int64_t size = -1;  ///< -1: there is no such file
         bool operator==(const Signature&) const = default;
     };
-    struct Watched {
-        Signature seen;
-        bool is_polled = false;  ///< no inotify watch covers it
+    struct Directory {
+        int watch = -1;                          ///< inotify's number; -1: polled
+        std::map<std::string, Signature> files;  ///< by name, as last seen
     };
+    using Pattern =
+        std::vector<std::string>;  ///< a glob's components; the first is "" (from the root)
 
     static Signature look(const std::string& path);
+    [[nodiscard]] std::string absolute(std::string_view path) const;
     void add_file(const std::string& path);
-    void expand_globs(bool report_new);
-    bool watch_directory(const std::string& path);
+    void expand_globs();
+    void expand(const std::string& directory, const Pattern& pattern, size_t component);
+    void found(const std::string& directory, const std::string& name);
+    void watch_directory(const std::string& path);
+    bool attach(const std::string& path, Directory& directory);
+    void unwatch(int watch);
     void drain_events();
+    void handle_event(int watch, uint32_t mask, std::string_view name);
     void suspect(const std::string& path);
     void poll_files();
     std::string judge();
+    [[nodiscard]] bool is_polling() const;
+    [[nodiscard]] int64_t judgement_ms() const;
 
     Fd inotify_;
-    bool is_started_ = false;
-    std::vector<std::string> files_, extra_;  ///< as given to watch()
-    std::map<std::string, Watched> watched_;  ///< by path
-    std::map<std::string, int> directories_;  ///< path → inotify watch, -1: could not be watched
-    std::map<int, std::vector<std::string>>
-        by_watch_;                    ///< the other way; several names, one directory
-    std::set<std::string> suspects_;  ///< paths with an event, not judged yet
-    bool globs_are_stale_ = false;    ///< a directory or an unknown file appeared
-    int64_t first_event_ms_ = 0, last_event_ms_ = 0;
+    std::string start_directory_;
+    std::vector<std::string> given_files_, given_extra_;  ///< as last given to watch()
+    std::vector<Pattern> globs_;
+    std::map<std::string, Directory> directories_;      ///< by absolute path
+    std::map<int, std::vector<std::string>> by_watch_;  ///< paths of a watch: several with links
+    std::set<std::string> always_polled_;  ///< symbolic links, directories given as files
+    std::set<std::string> suspects_;       ///< paths with an event, to be judged
+    bool are_globs_stale_ = false;         ///< a directory appeared
+    bool is_first_expansion_ = false;      ///< what it finds is recorded, not suspected
+    size_t listings_left_ = 0;             ///< of one expansion
+    int64_t first_event_ms_ = 0, last_event_ms_ = 0;  ///< of the suspects
     int64_t next_poll_ms_ = 0;
-    bool has_polled_ = false;  ///< some file needs polling
 };
 
 }  // namespace gcorn
