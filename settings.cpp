@@ -34,10 +34,10 @@ Status networks(std::string& text) {
     return status_of(NetworkList::parse(text));
 }
 Status known_user(std::string& text) {
-    return status_of(user_id(text));
+    return text.empty() ? Status{} : status_of(find_user(text));
 }
 Status known_group(std::string& text) {
-    return status_of(group_id(text));
+    return text.empty() ? Status{} : status_of(find_group(text));
 }
 Status access_format(std::string& text) {
     return status_of(AccessLog::compile(text));
