@@ -276,12 +276,16 @@ void EventLoop::set_listening(bool is_listening) {
 void EventLoop::ListenerTarget::on_event(const PollEvent&) { loop.accept_from(listener); }
 
 void EventLoop::accept_from(const Listener& listener) {
-    while (accept_budget_ > 0) {
-        if (connections_.size() >= options_.worker_connections && !make_room()) {
-            // All connections are busy: wait until one of them is not.
-            accept_again_ms_ = now_ms_ + kDeadlineStepMs;
-            accept_budget_ = 0;
-            return;
+    for (bool is_first = true; accept_budget_ > 0; is_first = false) {
+        if (connections_.size() >= options_.worker_connections) {
+            // One waits for sure, so an idle connection yields; whether more wait, the next turn tells.
+            if (!is_first) return;
+            if (!make_room()) {
+                // All connections are busy: wait until one of them is not.
+                accept_again_ms_ = now_ms_ + kDeadlineStepMs;
+                accept_budget_ = 0;
+                return;
+            }
         }
         Accepted accepted = listener.accept();
         switch (accepted.status) {
