@@ -30,12 +30,12 @@ struct CorpusCase {
 /// What became of an input: everything a connection could tell, in comparable form.
 struct Outcome {
     enum class Kind { Waits, Complete, Refused } kind = Kind::Waits;
-    int status = 0;       ///< Refused
-    std::string rule;     ///< Refused
+    int status = 0;    ///< Refused
+    std::string rule;  ///< Refused
     bool has_head = false;
     std::vector<std::pair<std::string, std::string>> head;  ///< keys as in the corpus
     std::string body;
-    size_t used = 0;      ///< Complete: bytes of head and body
+    size_t used = 0;  ///< Complete: bytes of head and body
 
     bool operator==(const Outcome&) const = default;
 };
@@ -48,11 +48,16 @@ inline std::string unescape(std::string_view text) {
             continue;
         }
         const char kind = text[++i];
-        if (kind == 'r') out += '\r';
-        else if (kind == 'n') out += '\n';
-        else if (kind == 't') out += '\t';
-        else if (kind == '0') out += '\0';
-        else if (kind == 's') out += ' ';
+        if (kind == 'r')
+            out += '\r';
+        else if (kind == 'n')
+            out += '\n';
+        else if (kind == 't')
+            out += '\t';
+        else if (kind == '0')
+            out += '\0';
+        else if (kind == 's')
+            out += ' ';
         else if (kind == 'x') {
             out += static_cast<char>(hex_value(text[i + 1]) * 16 + hex_value(text[i + 2]));
             i += 2;
@@ -61,7 +66,8 @@ inline std::string unescape(std::string_view text) {
             const size_t close = text.find('}', colon);
             const std::string repeated = unescape(text.substr(colon + 1, close - colon - 1));
             const uint64_t count = parse_decimal(text.substr(i + 1, colon - i - 1)).value_or(0);
-            for (uint64_t n = 0; n < count; ++n) out += repeated;
+            for (uint64_t n = 0; n < count; ++n)
+                out += repeated;
             i = close;
         } else {
             out += kind;  // "\\" and every byte that stands for itself
@@ -79,34 +85,47 @@ inline std::vector<std::string> comma_list(std::string_view text) {
 inline bool apply_setting(CorpusCase& test, std::string_view name, std::string_view value) {
     HttpPolicy& policy = test.policy;
     const auto number = static_cast<uint32_t>(parse_decimal(value).value_or(0));
-    if (name == "limit_request_line") policy.limit_request_line = number;
-    else if (name == "limit_request_fields") policy.limit_request_fields = number;
-    else if (name == "limit_request_field_size") policy.limit_request_field_size = number;
-    else if (name == "limit_request_body") policy.limit_request_body = number;
+    if (name == "limit_request_line")
+        policy.limit_request_line = number;
+    else if (name == "limit_request_fields")
+        policy.limit_request_fields = number;
+    else if (name == "limit_request_field_size")
+        policy.limit_request_field_size = number;
+    else if (name == "limit_request_body")
+        policy.limit_request_body = number;
     else if (name == "header_map")
         policy.header_map = value == "drop"     ? HeaderMap::Drop
                             : value == "refuse" ? HeaderMap::Refuse
                                                 : HeaderMap::Dangerous;
-    else if (name == "forwarder_headers") policy.forwarder_headers = comma_list(value);
+    else if (name == "forwarder_headers")
+        policy.forwarder_headers = comma_list(value);
     else if (name == "secure_scheme_header") {
         const size_t equals = value.find('=');
-        policy.secure_scheme_headers.emplace_back(value.substr(0, equals), value.substr(equals + 1));
-    } else if (name == "script_name") policy.script_name = value;
-    else if (name == "permit_obsolete_folding") policy.permit_obsolete_folding = true;
-    else if (name == "strip_header_spaces") policy.strip_header_spaces = true;
+        policy.secure_scheme_headers.emplace_back(value.substr(0, equals),
+                                                  value.substr(equals + 1));
+    } else if (name == "script_name")
+        policy.script_name = value;
+    else if (name == "permit_obsolete_folding")
+        policy.permit_obsolete_folding = true;
+    else if (name == "strip_header_spaces")
+        policy.strip_header_spaces = true;
     else if (name == "permit_unconventional_http_method")
         policy.permit_unconventional_http_method = true;
     else if (name == "permit_unconventional_http_version")
         policy.permit_unconventional_http_version = true;
-    else if (name == "casefold_http_method") policy.casefold_http_method = true;
-    else if (name == "trusted") test.peer.is_trusted = true;
-    else if (name == "tls") test.peer.is_tls = true;
-    else return false;
+    else if (name == "casefold_http_method")
+        policy.casefold_http_method = true;
+    else if (name == "trusted")
+        test.peer.is_trusted = true;
+    else if (name == "tls")
+        test.peer.is_tls = true;
+    else
+        return false;
     return true;
 }
 
-/// Every case of the files below `directory`, in order of their names. Ends the process on a line it
-/// does not understand: a test nobody can read proves nothing.
+/// Every case of the files below `directory`, in order of their names. Ends the process on a line
+/// it does not understand: a test nobody can read proves nothing.
 inline std::vector<CorpusCase> read_corpus(const std::filesystem::path& directory) {
     std::vector<std::filesystem::path> paths;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
@@ -147,8 +166,8 @@ inline std::vector<CorpusCase> read_corpus(const std::filesystem::path& director
     return cases;
 }
 
-/// The corpus' directory: GCORN_TEST_REQUESTS, or tests/requests of the tree we run in (at its top, or
-/// in a build directory inside it).
+/// The corpus' directory: GCORN_TEST_REQUESTS, or tests/requests of the tree we run in (at its top,
+/// or in a build directory inside it).
 inline std::filesystem::path corpus_directory() {
     if (const char* other = std::getenv("GCORN_TEST_REQUESTS")) return other;
     for (std::filesystem::path up = "."; up.string().size() < 20; up /= "..") {
@@ -160,7 +179,9 @@ inline std::filesystem::path corpus_directory() {
 
 inline std::vector<std::pair<std::string, std::string>> describe(const RequestHead& head) {
     std::vector<std::pair<std::string, std::string>> lines;
-    const auto add = [&](const char* key, std::string_view value) { lines.emplace_back(key, value); };
+    const auto add = [&](const char* key, std::string_view value) {
+        lines.emplace_back(key, value);
+    };
     add("method", head.method);
     add("target", head.target);
     add("path", head.raw_path);
@@ -170,23 +191,25 @@ inline std::vector<std::pair<std::string, std::string>> describe(const RequestHe
     add("script_name", head.script_name);
     add("protocol", head.protocol);
     add("scheme", head.is_https ? "https" : "http");
-    add("framing", head.framing == Framing::Chunked  ? "chunked"
-                   : head.framing == Framing::Length ? "length " + std::to_string(head.content_length)
-                                                     : "none");
+    add("framing", head.framing == Framing::Chunked ? "chunked"
+                   : head.framing == Framing::Length
+                       ? "length " + std::to_string(head.content_length)
+                       : "none");
     add("keep-alive", head.keep_alive ? "yes" : "no");
     add("continue", head.expects_continue ? "yes" : "no");
     add("upgrade", head.is_upgrade ? "yes" : "no");
     for (const Field& field : head.fields) {
         add("field", std::string(field.name) + ": " + std::string(field.value));
     }
-    for (const std::string_view name : head.dropped_names) add("dropped", name);
+    for (const std::string_view name : head.dropped_names)
+        add("dropped", name);
     return lines;
 }
 
 /// Feeds the input in pieces that end at `cuts` (ascending) and at its end, like a connection: what
 /// the head does not use is left in the buffer, and the body is decoded as it arrives.
-inline Outcome run(std::string_view input, const std::vector<size_t>& cuts, const HttpPolicy& policy,
-                   const PeerFacts& peer) {
+inline Outcome run(std::string_view input, const std::vector<size_t>& cuts,
+                   const HttpPolicy& policy, const PeerFacts& peer) {
     Outcome outcome;
     RequestHead head;
     HeadParser parser;
@@ -200,7 +223,8 @@ inline Outcome run(std::string_view input, const std::vector<size_t>& cuts, cons
         return outcome;
     };
     for (size_t piece = 0; piece <= cuts.size(); ++piece) {
-        const std::string_view in = input.substr(0, piece < cuts.size() ? cuts[piece] : input.size());
+        const std::string_view in =
+            input.substr(0, piece < cuts.size() ? cuts[piece] : input.size());
         if (!outcome.has_head) {
             size_t used = 0;
             const Parse parse = parser.parse(in, policy, peer, head, used, error);
@@ -235,7 +259,8 @@ inline Outcome run(std::string_view input, const std::vector<size_t>& cuts, cons
 
 inline std::vector<size_t> every_byte(size_t size) {
     std::vector<size_t> cuts;
-    for (size_t i = 1; i < size; ++i) cuts.push_back(i);
+    for (size_t i = 1; i < size; ++i)
+        cuts.push_back(i);
     return cuts;
 }
 

@@ -1,4 +1,5 @@
-// http_parse: the corpus in every way of cutting it up, the limits at their edges, and what needs C++.
+// http_parse: the corpus in every way of cutting it up, the limits at their edges, and what needs
+// C++.
 #include "http_parse.h"
 
 #include <gtest/gtest.h>
@@ -42,8 +43,8 @@ void check(const CorpusCase& test, const Outcome& outcome) {
         const std::vector<std::string> body = values_of(test.expected, "body");
         EXPECT_EQ(outcome.body, body.empty() ? "" : body.front());
     }
-    const std::set<std::string> handled = {"refused", "waits", "rest", "body", "field", "no-fields",
-                                           "dropped"};
+    const std::set<std::string> handled = {"refused", "waits",     "rest",   "body",
+                                           "field",   "no-fields", "dropped"};
     for (const auto& [key, value] : test.expected) {
         if (handled.count(key) > 0) continue;
         EXPECT_EQ(values_of(outcome.head, key), std::vector<std::string>{value}) << key;
@@ -80,7 +81,9 @@ protected:
 };
 std::vector<CorpusCase>* HttpParseCorpus::cases_ = nullptr;
 
-TEST_F(HttpParseCorpus, IsThere) { EXPECT_GE(cases_->size(), 150u); }
+TEST_F(HttpParseCorpus, IsThere) {
+    EXPECT_GE(cases_->size(), 150u);
+}
 
 TEST_F(HttpParseCorpus, NamesAreUnique) {
     std::set<std::string> names;
@@ -125,7 +128,8 @@ TEST_F(HttpParseCorpus, ReadsNothingBehindTheInput) {
     });
 }
 
-// ------------------------------------------------------------------------------- without the corpus
+// ------------------------------------------------------------------------------- without the
+// corpus
 
 Outcome parse(std::string_view input, const HttpPolicy& policy = {}, const PeerFacts& peer = {}) {
     const Outcome whole = test::run(input, {}, policy, peer);
@@ -151,7 +155,8 @@ TEST(HttpParse, FindsEveryKnownFieldInAnyCase) {
         EXPECT_EQ(find_field(name), static_cast<FieldId>(id)) << name;
         EXPECT_EQ(find_field(upper(name)), static_cast<FieldId>(id)) << name;
         std::string mixed = name;
-        for (size_t i = 0; i < mixed.size(); i += 2) mixed[i] = to_upper(mixed[i]);
+        for (size_t i = 0; i < mixed.size(); i += 2)
+            mixed[i] = to_upper(mixed[i]);
         EXPECT_EQ(find_field(mixed), static_cast<FieldId>(id)) << name;
     }
 }
@@ -214,8 +219,8 @@ TEST(HttpParse, HoldsTheRequestLineLimitExactly) {
     const struct {
         uint32_t setting;
         size_t acts_as;
-    } rows[] = {{4094, 4094}, {20, 20}, {8189, 8189}, {8190, 8190}, {8191, 8190}, {0, 8190},
-                {100000, 8190}};
+    } rows[] = {{4094, 4094}, {20, 20},  {8189, 8189},  {8190, 8190},
+                {8191, 8190}, {0, 8190}, {100000, 8190}};
     for (const auto& row : rows) {
         HttpPolicy policy;
         policy.limit_request_line = row.setting;
@@ -239,8 +244,7 @@ TEST(HttpParse, HoldsTheFieldSizeLimitExactly) {
         EXPECT_EQ(verdict(parse(head_of(setting - 1), policy)), "complete");
         EXPECT_EQ(verdict(parse(head_of(setting), policy)), "complete");
         EXPECT_EQ(verdict(parse(head_of(setting + 1), policy)), "431 header field too long");
-        const std::string open =
-            "GET / HTTP/1.1\r\nHost: a\r\nX:" + std::string(setting - 2, 'v');
+        const std::string open = "GET / HTTP/1.1\r\nHost: a\r\nX:" + std::string(setting - 2, 'v');
         EXPECT_EQ(verdict(parse(open, policy)), "431 header field too long");
         EXPECT_EQ(verdict(parse(open.substr(0, open.size() - 1), policy)), "waits");
     }
@@ -277,7 +281,8 @@ TEST(HttpParse, WithoutFieldSizeLimitHoldsTheHeadLimit) {
 TEST(HttpParse, HoldsTheFieldCountExactly) {
     const auto head_of = [](size_t count) {
         std::string head = "GET / HTTP/1.1\r\nHost: a\r\n";
-        for (size_t i = 1; i < count; ++i) head += "X: v\r\n";
+        for (size_t i = 1; i < count; ++i)
+            head += "X: v\r\n";
         return head + "\r\n";
     };
     const struct {
@@ -321,7 +326,8 @@ TEST(HttpParse, DroppedFieldsCannotFillTheHeadWithoutEnd) {
 
 TEST(HttpParse, RemembersOnlyTheFirstDroppedNames) {
     std::string head = "GET / HTTP/1.1\r\nHost: a\r\n";
-    for (size_t i = 0; i < kDroppedNamesMax + 5; ++i) head += "X_" + std::to_string(i) + ": v\r\n";
+    for (size_t i = 0; i < kDroppedNamesMax + 5; ++i)
+        head += "X_" + std::to_string(i) + ": v\r\n";
     const Outcome outcome = parse(head + "\r\n");
     EXPECT_EQ(values_of(outcome.head, "dropped").size(), kDroppedNamesMax);
 }
@@ -336,9 +342,11 @@ TEST(HttpParse, RefusesABodyAboveTheLimitBeforeItArrives) {
     EXPECT_EQ(verdict(parse(post("10") + "1234567890", policy)), "complete");
     EXPECT_EQ(verdict(parse(post("11"), policy)), "413 request body too large");
     const std::string chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-    EXPECT_EQ(verdict(parse(chunked + "5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n", policy)), "complete");
+    EXPECT_EQ(verdict(parse(chunked + "5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n", policy)),
+              "complete");
     EXPECT_EQ(verdict(parse(chunked + "b\r\n", policy)), "413 request body too large");
-    EXPECT_EQ(verdict(parse(chunked + "5\r\nhello\r\n6\r\n", policy)), "413 request body too large");
+    EXPECT_EQ(verdict(parse(chunked + "5\r\nhello\r\n6\r\n", policy)),
+              "413 request body too large");
     EXPECT_EQ(verdict(parse(chunked + "7fffffffffffffff\r\n", policy)),
               "413 request body too large");
 }
@@ -401,8 +409,9 @@ TEST(HttpParse, AClearedHeadIsEmpty) {
     HeadParser parser;
     HttpError error;
     size_t used = 0;
-    ASSERT_EQ(parser.parse("GET /a HTTP/1.1\r\nHost: a\r\n\r\n", HttpPolicy(), {}, head, used, error),
-              Parse::Done);
+    ASSERT_EQ(
+        parser.parse("GET /a HTTP/1.1\r\nHost: a\r\n\r\n", HttpPolicy(), {}, head, used, error),
+        Parse::Done);
     head.clear();
     EXPECT_EQ(test::describe(head), test::describe(empty));
 }
@@ -473,8 +482,8 @@ TEST(HttpParse, FindsTheRequestLineOfARefusedRequest) {
 }
 
 TEST(HttpParse, AHeadByteByByteCostsLinearTime) {
-    // Counted in bytes looked at, not in time: the scanner may look at no byte twice, so a prefix that
-    // was searched can be overwritten with anything without being seen again.
+    // Counted in bytes looked at, not in time: the scanner may look at no byte twice, so a prefix
+    // that was searched can be overwritten with anything without being seen again.
     const HttpPolicy policy;
     RequestHead head;
     HeadParser parser;
