@@ -1041,9 +1041,7 @@ void Arbiter::run_successor(signals::Hold& hold) {
         });
     });
     environment.push_back("GUNICORN_PID=" + std::to_string(::getppid()));
-    Status status =
-        has_given_listeners_ ? pass_as_systemd(environment) : pass_by_number(environment);
-    if (!status) give_up(status);
+    if (Status status = pass_listeners(environment); !status) give_up(status);
 
     const auto pointers = [](std::vector<std::string>& strings) {
         std::vector<char*> list;
@@ -1058,32 +1056,17 @@ void Arbiter::run_successor(signals::Hold& hold) {
     ::_exit(kExitCannotExec);  // told by our parent: the log's descriptor may be a listener by now
 }
 
-Status Arbiter::pass_by_number(std::vector<std::string>& environment) {
+/// Makes the listeners survive the exec, in the way they were given to us.
+Status Arbiter::pass_listeners(std::vector<std::string>& environment) {
+    std::vector<int> fds;
     std::vector<std::string> numbers;
     for (Listener* listener : listeners()) {
         if (Status status = listener->set_inheritable(true); !status) return status;
+        fds.push_back(listener->fd());
         numbers.push_back(std::to_string(listener->fd()));
     }
-    if (!numbers.empty()) environment.push_back("GUNICORN_FD=" + join(numbers, ","));
-    return {};
-}
-
-/// Moves the listeners to 3, 4, … where sd_listen_fds(3) looks, over whatever is there.
-Status Arbiter::pass_as_systemd(std::vector<std::string>& environment) {
-    const int count = static_cast<int>(listeners().size());
-    std::vector<Fd> aside;  // beyond the numbers that are about to be overwritten
-    for (const Listener* listener : listeners()) {
-        aside.emplace_back(
-            ::fcntl(listener->fd(), F_DUPFD_CLOEXEC, systemd::kListenFdsStart + count));
-        if (!aside.back()) return errno_error(errno, "dup " + listener->name());
-    }
-    for (int i = 0; i < count; ++i) {
-        if (::dup2(aside[static_cast<size_t>(i)].get(), systemd::kListenFdsStart + i) < 0) {
-            return errno_error(errno, "dup2 to " + std::to_string(systemd::kListenFdsStart + i));
-        }
-    }
-    environment.push_back("LISTEN_PID=" + std::to_string(::getpid()));
-    environment.push_back("LISTEN_FDS=" + std::to_string(count));
+    if (has_given_listeners_) return systemd::pass_listen_fds(fds, environment);
+    environment.push_back("GUNICORN_FD=" + join(numbers, ","));
     return {};
 }
 

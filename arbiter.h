@@ -187,8 +187,7 @@ private:
     void hurry();
     void upgrade();
     [[noreturn]] void run_successor(signals::Hold& hold);
-    Status pass_by_number(std::vector<std::string>& environment);
-    Status pass_as_systemd(std::vector<std::string>& environment);
+    Status pass_listeners(std::vector<std::string>& environment);
     void promote();
 
     [[nodiscard]] const Generation& target() const { return pending_ ? *pending_ : *current_; }

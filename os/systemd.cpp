@@ -49,6 +49,24 @@ std::vector<int> take_listen_fds() {
     return fds;
 }
 
+Status pass_listen_fds(const std::vector<int>& fds, std::vector<std::string>& environment) {
+    const int count = static_cast<int>(fds.size());
+    std::vector<Fd> aside;  // beyond the numbers that are about to be overwritten
+    for (const int fd : fds) {
+        aside.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, kListenFdsStart + count));
+        if (!aside.back()) return errno_error(errno, "dup fd " + std::to_string(fd));
+    }
+    for (int i = 0; i < count; ++i) {
+        // The copy that dup2 makes is not close-on-exec.
+        if (::dup2(aside[static_cast<size_t>(i)].get(), kListenFdsStart + i) < 0) {
+            return errno_error(errno, "dup2 to fd " + std::to_string(kListenFdsStart + i));
+        }
+    }
+    environment.push_back("LISTEN_PID=" + std::to_string(::getpid()));
+    environment.push_back("LISTEN_FDS=" + std::to_string(count));
+    return {};
+}
+
 Notifier::Notifier() {
     const char* path = std::getenv("NOTIFY_SOCKET");
     // Only these two families are defined for us; vsock is for virtual machine monitors.

@@ -23,6 +23,11 @@ constexpr int kListenFdsStart = 3;
 /// interpreter. Descriptors that are not open are left out.
 [[nodiscard]] std::vector<int> take_listen_fds();
 
+/// The sender's side, between fork and exec: moves `fds` to 3, 4, … in their order, over whatever
+/// is there, and appends LISTEN_PID (ours) and LISTEN_FDS to the next program's environment. Error:
+/// errno in code.
+Status pass_listen_fds(const std::vector<int>& fds, std::vector<std::string>& environment);
+
 /// Sends state changes to the supervisor that NOTIFY_SOCKET names.
 class Notifier {
 public:

@@ -1,0 +1,315 @@
+#include "os/process.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <vector>
+
+#include <fcntl.h>
+#include <grp.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace gcorn {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Runs `body` in a child of fork; its exit code.
+template <typename Body>
+int in_child(Body body) {
+    const pid_t pid = ::fork();
+    if (pid == 0) ::_exit(body());
+    int status = 0;
+    EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/// Everything up to the end of the file.
+std::string read_all(int fd) {
+    std::string text;
+    char bytes[4096];
+    for (ssize_t count; (count = ::read(fd, bytes, sizeof(bytes))) > 0;) {
+        text.append(bytes, static_cast<size_t>(count));
+    }
+    return text;
+}
+
+std::string read_file(const std::string& path) {
+    std::ostringstream text;
+    text << std::ifstream(path).rdbuf();
+    return text.str();
+}
+
+class TemporaryDirectory : public ::testing::Test {
+protected:
+    void SetUp() override {
+        char pattern[] = "/tmp/gcorn-process-XXXXXX";
+        ASSERT_NE(::mkdtemp(pattern), nullptr);
+        directory_ = fs::canonical(pattern);
+    }
+    void TearDown() override { fs::remove_all(directory_); }
+    void write(const std::string& path, const std::string& text) const {
+        fs::create_directories(fs::path(directory_ + path).parent_path());
+        std::ofstream(directory_ + path) << text;
+    }
+    std::string directory_;
+};
+
+// --- daemon ---
+
+struct DaemonReport {
+    std::string text;       // "pid sid ppid umask stdin cwd"
+    std::string to_stdout;  // what it wrote to file descriptor 1
+};
+
+/// Daemonises a child whose stdout is a pipe, as under `nohup server | logger`.
+DaemonReport run_daemon(bool enable_stdio_inheritance) {
+    int report[2], output[2];
+    EXPECT_EQ(::pipe(report), 0);
+    EXPECT_EQ(::pipe(output), 0);
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+        ::close(report[0]);
+        ::close(output[0]);
+        ::dup2(output[1], 1);
+        ::dup2(output[1], 2);
+        ::close(output[1]);
+        if (!daemonize(enable_stdio_inheritance)) ::_exit(9);
+        if (::write(1, "hello", 5) != 5) ::_exit(8);
+        struct stat input {};
+        ::fstat(0, &input);
+        const mode_t mask = ::umask(0);
+        std::ostringstream text;
+        text << (::getsid(0) == ::getpid() ? "leads" : "follows") << ' ' << std::oct << mask << ' '
+             << (S_ISCHR(input.st_mode) ? "null" : "other") << ' ' << ::getpid();
+        const std::string line = text.str();
+        ::_exit(::write(report[1], line.data(), line.size()) > 0 ? 0 : 7);
+    }
+    ::close(report[1]);
+    ::close(output[1]);
+    int status = -1;
+    EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+    EXPECT_EQ(status, 0);  // what the shell sees
+    DaemonReport result{read_all(report[0]), read_all(output[0])};
+    EXPECT_EQ(result.text.find(" " + std::to_string(pid)), std::string::npos);
+    ::close(report[0]);
+    ::close(output[0]);
+    return result;
+}
+
+TEST(Process, DaemonGivesUpTerminalSessionAndStreams) {
+    const DaemonReport daemon = run_daemon(false);
+    EXPECT_EQ(daemon.text.substr(0, 16), "follows 22 null ");
+    EXPECT_EQ(daemon.to_stdout, "");
+}
+
+TEST(Process, DaemonKeepsRedirectedStreamsIfAsked) {
+    const DaemonReport daemon = run_daemon(true);
+    EXPECT_EQ(daemon.text.substr(0, 16), "follows 22 null ");
+    EXPECT_EQ(daemon.to_stdout, "hello");
+}
+
+// --- title ---
+
+#ifdef __linux__
+
+/// argv as the kernel laid it out, from arg_start in proc(5), /proc/pid/stat.
+std::vector<char*> kernel_argv() {
+    std::string stat = read_file("/proc/self/stat");
+    std::istringstream fields(stat.substr(stat.rfind(')') + 2));
+    std::string field;
+    for (int number = 3; number <= 48; ++number)
+        fields >> field;
+    auto* next = reinterpret_cast<char*>(std::stoull(field));
+    const std::string command_line = read_file("/proc/self/cmdline");
+    std::vector<char*> argv;
+    for (size_t at = 0; at < command_line.size(); at = command_line.find('\0', at) + 1) {
+        argv.push_back(next + at);
+    }
+    return argv;
+}
+
+TEST(Process, TitleReplacesTheCommandLineAndKeepsTheEnvironment) {
+    EXPECT_EQ(in_child([] {
+                  ::setenv("GCORN_TITLE_TEST", "kept", 1);
+                  std::vector<char*> argv = kernel_argv();
+                  const std::string path = std::getenv("PATH");
+                  title_init(static_cast<int>(argv.size()), argv.data());
+                  for (const char* title :
+                       {"gcorn: master [a rather long name of an app]", "gcorn: worker [x]"}) {
+                      set_title(title);
+                      const std::string shown = read_file("/proc/self/cmdline");
+                      if (shown.substr(0, shown.find('\0')) != title) return 1;
+                      if (shown.find_first_not_of('\0', shown.find('\0')) != std::string::npos) {
+                          return 2;
+                      }
+                  }
+                  if (path != std::getenv("PATH")) return 3;
+                  if (std::string("kept") != std::getenv("GCORN_TITLE_TEST")) return 4;
+                  set_title(std::string(1 << 20, 'x'));  // cut, not written behind the area
+                  const std::string shown = read_file("/proc/self/cmdline");
+                  return shown.size() > 16 && path == std::getenv("PATH") ? 0 : 5;
+              }),
+              0);
+}
+
+TEST(Process, TitleWithoutAnAreaDoesNothing) {
+    EXPECT_EQ(in_child([] {
+                  const std::string before = read_file("/proc/self/cmdline");
+                  set_title("ignored");
+                  return read_file("/proc/self/cmdline") == before ? 0 : 1;
+              }),
+              0);
+}
+
+#endif
+
+// --- users ---
+
+TEST(Process, FindsUsersAndGroupsByNameAndNumber) {
+    EXPECT_EQ(*find_user("root"), 0u);
+    EXPECT_EQ(*find_user("0"), 0u);
+    EXPECT_EQ(*find_user("4294967294"), 4294967294u);  // the last that is not "no change"
+    EXPECT_EQ(*find_group("0"), 0u);
+    const group* own = ::getgrgid(::getgid());
+    if (own != nullptr) {
+        EXPECT_EQ(*find_group(own->gr_name), ::getgid());
+    }
+}
+
+TEST(Process, NamesTheUserThatDoesNotExist) {
+    for (const char* name : {"no-such-user", "4294967295", "-1", "1x", ""}) {
+        const Result<uid_t> user = find_user(name);
+        ASSERT_FALSE(user) << name;
+        EXPECT_EQ(user.message(), std::string("No such user: '") + name + "'");
+    }
+    EXPECT_EQ(find_group("no-such-group").message(), "No such group: 'no-such-group'");
+}
+
+TEST(Process, DroppingToNobodyInParticularChangesNothing) {
+    EXPECT_EQ(in_child([] {
+                  if (!drop_privileges(0, 0, true)) return 1;
+                  if (!drop_privileges(::geteuid(), ::getegid(), false)) return 2;
+                  return 0;
+              }),
+              0);
+}
+
+TEST(Process, DropsPrivilegesForGood) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+    EXPECT_EQ(in_child([] {
+                  if (!drop_privileges(65534, 65533, false)) return 1;
+                  if (::getuid() != 65534 || ::geteuid() != 65534) return 2;
+                  if (::getgid() != 65533 || ::getegid() != 65533) return 3;
+                  return ::setuid(0) != 0 && ::setgid(0) != 0 ? 0 : 4;
+              }),
+              0);
+}
+
+TEST(Process, InitgroupsReplacesRootsGroups) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+    const Result<uid_t> nobody = find_user("nobody");
+    if (!nobody) GTEST_SKIP() << "needs a user nobody";
+    EXPECT_EQ(in_child([&] {
+                  const gid_t marker = 54321;
+                  if (::setgroups(1, &marker) != 0) return 1;
+                  if (!drop_privileges(*nobody, 65533, true)) return 2;
+                  gid_t groups[64];
+                  const int count = ::getgroups(64, groups);
+                  for (int i = 0; i < count; ++i) {
+                      if (groups[i] == marker) return 3;
+                  }
+                  return count >= 1 && ::getgid() == 65533 ? 0 : 4;
+              }),
+              0);
+}
+
+TEST(Process, CannotDropToAStrangerWithoutPrivileges) {
+    EXPECT_EQ(in_child([] {
+                  if (::geteuid() == 0 && !drop_privileges(65534, 65534, false)) return 1;
+                  const uid_t other = ::geteuid() + 1;
+                  const Status status = drop_privileges(other, 0, false);
+                  return !status && status.error().code == EPERM ? 0 : 2;
+              }),
+              0);
+}
+
+// --- descriptors ---
+
+TEST(Process, SetsAndClearsCloseOnExec) {
+    Result<Pipe> pipe = make_pipe();
+    ASSERT_TRUE(pipe);
+    const int fd = pipe->read.get();
+    EXPECT_NE(::fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
+    EXPECT_NE(::fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+    EXPECT_NE(::fcntl(pipe->write.get(), F_GETFL) & O_NONBLOCK, 0);
+    EXPECT_TRUE(set_close_on_exec(fd, false));
+    EXPECT_EQ(::fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
+    EXPECT_TRUE(set_close_on_exec(fd, true));
+    EXPECT_NE(::fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
+    EXPECT_FALSE(set_close_on_exec(-1, true));
+}
+
+// --- working directory ---
+
+TEST_F(TemporaryDirectory, CurrentDirectoryKeepsTheOperatorsSymlink) {
+    fs::create_directory(directory_ + "/release-1");
+    fs::create_directory_symlink(directory_ + "/release-1", directory_ + "/current");
+    EXPECT_EQ(in_child([&] {
+                  if (!change_directory(directory_ + "/current")) return 1;
+                  ::setenv("PWD", (directory_ + "/current").c_str(), 1);
+                  if (*current_directory() != directory_ + "/current") return 2;
+                  for (const std::string wrong :
+                       {directory_, std::string("."), std::string("/no"), std::string("")}) {
+                      ::setenv("PWD", wrong.c_str(), 1);
+                      if (*current_directory() != directory_ + "/release-1") return 3;
+                  }
+                  ::unsetenv("PWD");
+                  return *current_directory() == directory_ + "/release-1" ? 0 : 4;
+              }),
+              0);
+}
+
+TEST_F(TemporaryDirectory, SaysWhereItCannotGo) {
+    const std::string missing = directory_ + "/missing";
+    const Status status = change_directory(missing);
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.message(), "can't chdir to '" + missing + "': No such file or directory");
+    EXPECT_EQ(in_child([&] {
+                  fs::create_directory(missing);
+                  if (!change_directory(missing)) return 1;
+                  fs::remove(missing);
+                  ::unsetenv("PWD");
+                  return current_directory() ? 2 : 0;
+              }),
+              0);
+}
+
+// --- cgroup ---
+
+TEST_F(TemporaryDirectory, ReadsOutOfMemoryKillsOfItsCgroup) {
+    EXPECT_EQ(cgroup_oom_kills(directory_), -1);
+    write("/proc/self/cgroup", "12:cpu:/elsewhere\n0::/app.slice/web\n");
+    EXPECT_EQ(cgroup_oom_kills(directory_), -1);
+    write("/sys/fs/cgroup/app.slice/web/memory.events",
+          "low 0\nhigh 4\nmax 17\noom 9\noom_kill 3\noom_group_kill 8\n");
+    EXPECT_EQ(cgroup_oom_kills(directory_), 3);
+    write("/sys/fs/cgroup/app.slice/web/memory.events", "oom_kill x\n");
+    EXPECT_EQ(cgroup_oom_kills(directory_), -1);
+    write("/proc/self/cgroup", "4:memory:/only/version/one\n");
+    EXPECT_EQ(cgroup_oom_kills(directory_), -1);
+}
+
+TEST_F(TemporaryDirectory, ReadsTheRootCgroupOfAContainer) {
+    write("/proc/self/cgroup", "0::/\n");
+    write("/sys/fs/cgroup/memory.events", "oom_kill 0\n");
+    EXPECT_EQ(cgroup_oom_kills(directory_), 0);
+}
+
+}  // namespace
+}  // namespace gcorn
