@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "net/exchange.h"
 #include "python/environ.h"
+#include "python/hooks.h"
 #include "python/interpreter.h"
 #include "python/streams.h"
 
@@ -17,8 +18,8 @@ namespace {
 constexpr size_t kJoinedBlockMax = 16 * 1024;
 constexpr size_t kJoinedBytesMax = 64 * 1024;
 
-/// Finds the application (settings reference §9). Everything it cannot use is told by an Unusable, whose
-/// text is the whole story; any other exception is the application's own.
+/// Finds the application (settings reference §9). Everything it cannot use is told by an Unusable,
+/// whose text is the whole story; any other exception is the application's own.
 constexpr const char* kLoaderSource = R"PYTHON(
 import ast, importlib, os, sys, traceback
 
@@ -106,11 +107,12 @@ using CallFunction = PyObject*(PyObject*, PyObject* const*, size_t, PyObject*);
 
 /// One type for the three callables of a request; `call` tells them apart.
 struct RequestCallable {
-    PyObject_HEAD
-    vectorcallfunc call;
+    PyObject_HEAD vectorcallfunc call;
     Exchange* exchange;  ///< null once the request is over, and always in write()
     PyObject* owner;     ///< of write(): its start_response; owned
-    bool is_started;     ///< of start_response: status and fields are set
+    // Of start_response:
+    bool is_started;  ///< status and fields are set
+    bool is_ended;    ///< the last piece of the response is framed, or an error page sent
 };
 
 RequestCallable* as_callable(PyObject* object) {
@@ -125,7 +127,8 @@ void callable_dealloc(PyObject* object) {
 }
 
 PyMemberDef callable_members[] = {
-    {"__vectorcalloffset__", kMemberSize, offsetof(RequestCallable, call), kMemberReadOnly, nullptr},
+    {"__vectorcalloffset__", kMemberSize, offsetof(RequestCallable, call), kMemberReadOnly,
+     nullptr},
     {nullptr, 0, 0, 0, nullptr},
 };
 PyType_Slot callable_slots[] = {
@@ -145,7 +148,7 @@ PyRef new_callable(PyTypeObject* type, CallFunction* call, Exchange* exchange, P
     self->call = call;
     self->exchange = exchange;
     self->owner = PyRef::borrow(owner).release();
-    self->is_started = false;
+    self->is_started = self->is_ended = false;
     return PyRef::steal(reinterpret_cast<PyObject*>(self));
 }
 
@@ -171,8 +174,7 @@ bool field_text(PyObject* object, const char* what, bool takes_bytes, std::strin
     if (PyUnicode_Check(object))
         PyErr_Format(PyExc_ValueError, "%s %R has characters outside latin-1", what, object);
     else
-        PyErr_Format(PyExc_TypeError, "%s must be str, not %.100s", what,
-                     Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s must be str, not %.100s", what, Py_TYPE(object)->tp_name);
     return false;
 }
 
@@ -213,7 +215,8 @@ bool parse_arguments(PyObject* const* values, size_t positional, PyObject* names
     const size_t named = names == nullptr ? 0 : static_cast<size_t>(PyTuple_GET_SIZE(names));
     if (positional + named > std::size(slots))
         return fail(PyExc_TypeError, "start_response() takes at most 3 arguments");
-    for (size_t i = 0; i < positional; ++i) *slots[i] = values[i];
+    for (size_t i = 0; i < positional; ++i)
+        *slots[i] = values[i];
     for (size_t i = 0; i < named; ++i) {
         PyObject* name = PyTuple_GET_ITEM(names, static_cast<Py_ssize_t>(i));
         size_t at = 0;
@@ -257,8 +260,8 @@ PyObject* write_call(PyObject* self, PyObject* const* values, size_t flagged, Py
     PyObject* start = as_callable(self)->owner;
     Exchange* exchange = running(start, "write");
     if (exchange == nullptr) return nullptr;
-    if (!as_callable(start)->is_started) {
-        PyErr_SetString(PyExc_AssertionError, "write() before start_response() succeeded");
+    if (!as_callable(start)->is_started || as_callable(start)->is_ended) {
+        PyErr_SetString(PyExc_AssertionError, "write() outside of the response");
         return nullptr;
     }
     const std::string_view block = bytes_view(values[0]);
@@ -281,14 +284,15 @@ PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t fl
     StartArguments arguments;
     Exchange* exchange = running(self, "start_response");
     if (exchange == nullptr ||
-        !parse_arguments(values, static_cast<size_t>(PyVectorcall_NARGS(flagged)), names, arguments))
+        !parse_arguments(values, static_cast<size_t>(PyVectorcall_NARGS(flagged)), names,
+                         arguments))
         return nullptr;
     ResponseWriter& response = exchange->response;
     if (arguments.exc_info != nullptr && response.head_sent()) {
         raise_again(arguments.exc_info);
         return nullptr;
     }
-    if (arguments.exc_info == nullptr && me->is_started) {
+    if (me->is_ended || (arguments.exc_info == nullptr && me->is_started)) {
         PyErr_SetString(PyExc_AssertionError, "Response headers already set!");
         return nullptr;
     }
@@ -368,12 +372,16 @@ public:
     EnvironMaker environ;
 };
 
-/// One request inside Python. Lives on the stack of the thread or greenlet that runs it: nothing may
-/// keep a pointer to it; what others need is in the Exchange and in the Python objects.
+/// One request inside Python. Lives on the stack of the thread or greenlet that runs it: nothing
+/// may keep a pointer to it; what others need is in the Exchange and in the Python objects.
 class Call {
 public:
     Call(WsgiApp& app, Exchange& exchange)
-        : app_(app), objects_(*app.objects_), exchange_(exchange), response_(exchange.response) {}
+        : app_(app),
+          objects_(*app.objects_),
+          exchange_(exchange),
+          response_(exchange.response),
+          hooks_(app.hooks_ != nullptr && app.hooks_->is_active() ? app.hooks_ : nullptr) {}
 
     void run();
 
@@ -400,13 +408,20 @@ private:
     /// Nobody takes bytes any more: stop iterating.
     [[nodiscard]] bool is_over() const { return exchange_.is_aborted() || exchange_.is_detached(); }
     [[nodiscard]] std::string label() const;
+    // They live in the start_response object, where write() sees them, too.
+    [[nodiscard]] bool is_started() const { return as_callable(start_response_.get())->is_started; }
+    [[nodiscard]] bool is_ended() const { return as_callable(start_response_.get())->is_ended; }
+    void set_ended() const {
+        if (start_response_) as_callable(start_response_.get())->is_ended = true;
+    }
 
     WsgiApp& app_;
     RequestObjects& objects_;
     Exchange& exchange_;
     ResponseWriter& response_;
+    RequestHooks* hooks_;  ///< null if there is nothing to call
     PyRef input_, start_response_, early_hints_, socket_, environ_, result_;
-    bool is_ended_ = false;  ///< the last piece is framed already
+    PyRef hook_request_;  ///< the hooks' own view of the request
 };
 
 void Call::run() {
@@ -417,23 +432,25 @@ void Call::run() {
     const bool is_timed = app_.options_.measures_time;
     const int64_t start_us = is_timed ? monotonic_us() : 0;
     if (!make_environ() || !call_application() || !send_result() || !end_response()) fail();
+    if (hooks_ != nullptr) hooks_->access(exchange_, hook_request_.get(), environ_.get());
     close_result();
     if (is_timed) exchange_.app_us = monotonic_us() - start_us;
-    if (app_.hooks_ != nullptr && !app_.hooks_->post_request(exchange_, environ_.get()))
-        log_python_error(app_.log_, Level::Error, "Exception in post_request hook");
+    if (hooks_ != nullptr) hooks_->post_request(exchange_, hook_request_.get(), environ_.get());
     leave();
 }
 
 bool Call::make_environ() {
-    if (app_.hooks_ != nullptr && !app_.hooks_->pre_request(exchange_)) return false;
     input_ = objects_.streams.make_input(exchange_);
+    if (!input_) return false;
+    if (hooks_ != nullptr && !hooks_->pre_request(exchange_, input_.get(), hook_request_))
+        return false;
     start_response_ = objects_.make_callable(start_response_call, exchange_);
     early_hints_ = objects_.make_callable(early_hints_call, exchange_);
     socket_ = objects_.socket_proxy.make(exchange_);
-    if (!input_ || !start_response_ || !early_hints_ || !socket_) return false;
-    environ_ = objects_.environ.make(exchange_, {.input = input_.get(),
-                                                 .early_hints = early_hints_.get(),
-                                                 .socket = socket_.get()});
+    if (!start_response_ || !early_hints_ || !socket_) return false;
+    environ_ = objects_.environ.make(
+        exchange_,
+        {.input = input_.get(), .early_hints = early_hints_.get(), .socket = socket_.get()});
     return static_cast<bool>(environ_);
 }
 
@@ -448,19 +465,20 @@ bool Call::call_application() {
 bool Call::send_result() {
     if (PyList_CheckExact(result_.get()) || PyTuple_CheckExact(result_.get())) return send_list();
     bool is_sent = false;
-    if (objects_.streams.is_file_wrapper(result_.get()) && !send_wrapped_file(is_sent)) return false;
+    if (objects_.streams.is_file_wrapper(result_.get()) && !send_wrapped_file(is_sent))
+        return false;
     return is_sent || send_iterable();
 }
 
-/// A list or tuple: everything is there already, so small blocks leave together (PEP 3333 forbids to
-/// delay a block until the application makes the next one; here it has made them all).
+/// A list or tuple: everything is there already, so small blocks leave together (PEP 3333 forbids
+/// to delay a block until the application makes the next one; here it has made them all).
 bool Call::send_list() {
     PyObject* list = result_.get();
     const auto size = [list] { return PySequence_Fast_GET_SIZE(list); };
     if (size() == 1) return send_block(PySequence_Fast_GET_ITEM(list, 0), true);
     std::string joined;
     // The list may change while the GIL is dropped, so each step looks at its size anew.
-    for (Py_ssize_t i = 0; i < size() && !is_over(); ++i) {
+    for (Py_ssize_t i = 0; i < size() && !is_ended() && !is_over(); ++i) {
         PyRef block = PyRef::borrow(PySequence_Fast_GET_ITEM(list, i));
         if (!check_block(block.get())) return false;
         const std::string_view bytes = bytes_view(block.get());
@@ -470,15 +488,15 @@ bool Call::send_list() {
             send({joined, 0, {}}, {}, false);
             joined.clear();
         }
-        is_ended_ = i + 1 == size();
-        const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_ended_);
-        if (is_small) {
+        const bool is_last = i + 1 == size();
+        if (is_last) set_ended();
+        const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
+        if (is_small)
             joined.append(pieces.before).append(bytes.substr(0, pieces.take)).append(pieces.after);
-        } else {
-            send(pieces, bytes, is_ended_ || ends_here(response_));
-        }
+        else
+            send(pieces, bytes, is_last || ends_here(response_));
     }
-    if (!joined.empty() && !is_over()) send({joined, 0, {}}, {}, is_ended_ || ends_here(response_));
+    if (!joined.empty()) send({joined, 0, {}}, {}, is_ended() || ends_here(response_));
     return true;
 }
 
@@ -496,7 +514,7 @@ bool Call::send_iterable() {
 /// is_sent stays false where the wrapped object is no real file: then it is iterated.
 bool Call::send_wrapped_file(bool& is_sent) {
     FileRange file;
-    if (!app_.options_.uses_sendfile || !as_callable(start_response_.get())->is_started ||
+    if (!app_.options_.uses_sendfile || !is_started() ||
         !objects_.streams.real_file(result_.get(), file))
         return true;
     is_sent = true;
@@ -504,7 +522,7 @@ bool Call::send_wrapped_file(bool& is_sent) {
     if (response_.has_content_length())
         file.size = std::min(file.size, response_.content_length() - response_.body_bytes());
     if (file.size == 0 || is_over()) return true;
-    is_ended_ = true;
+    set_ended();
     const ResponseWriter::Pieces pieces = response_.body(file.size, true);
     if (pieces.take == 0) {
         send(pieces, {}, true);
@@ -522,7 +540,7 @@ bool Call::check_block(PyObject* block) {
                      Py_TYPE(block)->tp_name);
         return false;
     }
-    if (!as_callable(start_response_.get())->is_started && PyBytes_GET_SIZE(block) > 0) {
+    if (!is_started() && PyBytes_GET_SIZE(block) > 0) {
         PyErr_SetString(PyExc_AssertionError,
                         "start_response() was not called before the first block of the body");
         return false;
@@ -536,7 +554,7 @@ bool Call::send_block(PyObject* block, bool is_last) {
     if (!check_block(block)) return false;
     const std::string_view bytes = bytes_view(block);
     if (bytes.empty() || is_over()) return true;
-    is_ended_ = is_last;
+    if (is_last) set_ended();
     const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
     PyRef kept = PyRef::borrow(block);  // a list may drop it while the GIL is dropped
     send(pieces, bytes, is_last || ends_here(response_));
@@ -550,11 +568,14 @@ bool Call::send(const ResponseWriter::Pieces& pieces, std::string_view block, bo
 
 bool Call::end_response() {
     if (is_over()) return true;
-    if (!as_callable(start_response_.get())->is_started) {
+    if (!is_started()) {
         PyErr_SetString(PyExc_AssertionError, "the application never called start_response()");
         return false;
     }
-    if (!is_ended_) send(response_.finish(), {}, true);
+    if (!is_ended()) {
+        set_ended();
+        send(response_.finish(), {}, true);
+    }
     warn_about_length();
     return true;
 }
@@ -577,8 +598,9 @@ std::string Call::label() const {
 }
 
 /// The exception that is set ends the request: logged with its traceback, and answered if that is
-/// still possible. SystemExit and KeyboardInterrupt are no different here: an application cannot stop
-/// its server, and when our own interrupt raised them the core knows and stops after this call.
+/// still possible. SystemExit and KeyboardInterrupt are no different here: an application cannot
+/// stop its server, and when our own interrupt raised them the core knows and stops after this
+/// call.
 void Call::fail() {
     if (is_clients_fault()) return;
     // Libraries for gunicorn's workers leave with StopIteration when they took the socket.
@@ -606,15 +628,17 @@ bool Call::is_clients_fault() {
             app_.log_.warning("Invalid request from ip=%s: %s",
                               exchange_.facts->remote_addr.c_str(), reason.c_str());
     }
-    if (is_gone) exchange_.abort();
-    else answer(body_error == ETIMEDOUT ? 408 : 400);
+    if (is_gone)
+        exchange_.abort();
+    else
+        answer(body_error == ETIMEDOUT ? 408 : 400);
     return true;
 }
 
 /// An error page if the head is not out; else the connection is cut, unless all is said.
 void Call::answer(int status) {
     if (is_over()) return;
-    is_ended_ = true;
+    set_ended();
     if (!response_.head_sent()) {
         const std::string_view page = response_.error_page(status);
         WithoutGil nogil;
@@ -642,9 +666,8 @@ void Call::answer_broken_app() {
 void Call::close_result() {
     if (!result_ || PyList_CheckExact(result_.get()) || PyTuple_CheckExact(result_.get())) return;
     PyRef close;
-    const bool is_closed =
-        optional_attribute(result_.get(), objects_.close_name.get(), close) &&
-        (!close || PyRef::steal(PyObject_CallNoArgs(close.get())));
+    const bool is_closed = optional_attribute(result_.get(), objects_.close_name.get(), close) &&
+                           (!close || PyRef::steal(PyObject_CallNoArgs(close.get())));
     if (is_closed) return;
     response_.must_close();
     log_python_error(app_.log_, Level::Error, "Error handling request " + label());

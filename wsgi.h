@@ -1,9 +1,9 @@
 // PEP 3333: finds the application, calls it, and turns what it returns into a response.
 //
-// Stands on both sides of the seam (app.h): implements App for the core, and holds everything a request
-// shares in Python. Parsing, framing and sending are not done here; see http_parse, http_response,
-// net/exchange. environ is made in python/environ, the objects inside it in python/streams.
-// Application side: one thread (sync), several (gthread), or greenlets.
+// Stands on both sides of the seam (app.h): implements App for the core, and holds everything a
+// request shares in Python. Parsing, framing and sending are not done here; see http_parse,
+// http_response, net/exchange. environ is made in python/environ, the objects inside it in
+// python/streams. Application side: one thread (sync), several (gthread), or greenlets.
 #pragma once
 
 #include "python/pyref.h"
@@ -19,45 +19,34 @@
 
 namespace gcorn {
 
+class RequestHooks;
 class RequestObjects;
 
-/// The two hooks around a request (python/hooks implements them, if the configuration has any). Called
-/// with the GIL held.
-class RequestHooks {
-public:
-    virtual ~RequestHooks() = default;
-    /// Before the environ is made. False: raised, the request is answered with 500. Raises.
-    virtual bool pre_request(Exchange& exchange) = 0;
-    /// When everything is sent and the iterable closed. environ is null if it was never made.
-    /// False: raised, the error is logged and forgotten. Raises.
-    virtual bool post_request(Exchange& exchange, PyObject* environ_or_null) = 0;
-};
-
 struct WsgiOptions {
-    std::string app;                 ///< "module:attribute" or "module:factory(…)"; see load()
-    bool is_multithread = false;     ///< wsgi.multithread
-    bool is_multiprocess = false;    ///< wsgi.multiprocess
-    bool is_preload = false;         ///< freezes the collector's objects after loading (gc.freeze)
-    bool survives_broken_app = false;///< reload: an application that does not import answers 500 pages
-    bool uses_sendfile = true;       ///< file_wrapper may hand real files to the kernel
-    bool measures_time = true;       ///< fills Exchange::app_us
+    std::string app;               ///< "module", "module:name" or "module:factory(literals)"
+    bool is_multithread = false;   ///< wsgi.multithread
+    bool is_multiprocess = false;  ///< wsgi.multiprocess
+    bool is_preload = false;       ///< freezes the collector's objects after loading (gc.freeze)
+    bool survives_broken_app =
+        false;                  ///< reload: an application that does not import answers 500 pages
+    bool uses_sendfile = true;  ///< file_wrapper may hand real files to the kernel
+    bool measures_time = true;  ///< fills Exchange::app_us
     std::vector<std::string> logged_environ;  ///< AccessLog::environ_names()
 };
 
 class WsgiApp final : public App {
 public:
-    /// All references are borrowed and must outlive this object; hooks may be null. The interpreter
-    /// must run already.
+    /// References are borrowed and outlive this object; hooks may be null, and are called only
+    /// while they are active. The interpreter must run already.
     WsgiApp(Logger& log, WsgiOptions options, RequestHooks* hooks = nullptr);
     ~WsgiApp() override;
 
     /// New options (a reload); the next load() uses them.
     void configure(WsgiOptions options, RequestHooks* hooks);
 
-    /// Imports and checks the application (settings reference §9). kExitBootFailed: importing or the
-    /// factory raised; "Exception in worker process" and a traceback are logged. kExitAppFailed: what
-    /// the specification names is not there or no application; the message is the whole story, the
-    /// caller prints it.
+    /// Imports and checks the application. kExitBootFailed: importing or the factory raised;
+    /// "Exception in worker process" and a traceback are logged. kExitAppFailed: what options.app
+    /// names is not there or no application; the message is the whole story, the caller prints it.
     Status load() override;
     void call(Exchange& exchange) override;
     std::vector<std::string> source_files() override;
@@ -79,10 +68,10 @@ private:
     Logger& log_;
     WsgiOptions options_;
     RequestHooks* hooks_;
-    PyRef loader_;                            ///< globals of the embedded loader text
-    std::unique_ptr<RequestObjects> objects_; ///< made by load()
+    PyRef loader_;                             ///< globals of the embedded loader text
+    std::unique_ptr<RequestObjects> objects_;  ///< made by load()
     PyRef callable_;
-    std::string broken_app_text_;             ///< survives_broken_app: the traceback to show
+    std::string broken_app_text_;  ///< survives_broken_app: the traceback to show
     std::vector<std::string> broken_app_files_;
 };
 

@@ -9,33 +9,34 @@
 namespace gcorn {
 namespace {
 
-// X(identifier, "key"): all keys a request always has. They are more than 21 on purpose: a dictionary
-// of that size has room for 42, so a copy of the template takes a browser's fields without growing.
-#define GCORN_ENVIRON_KEYS(X)                        \
-    X(request_method, "REQUEST_METHOD")              \
-    X(raw_uri, "RAW_URI")                            \
-    X(script_name, "SCRIPT_NAME")                    \
-    X(path_info, "PATH_INFO")                        \
-    X(query_string, "QUERY_STRING")                  \
-    X(server_protocol, "SERVER_PROTOCOL")            \
-    X(server_name, "SERVER_NAME")                    \
-    X(server_port, "SERVER_PORT")                    \
-    X(server_software, "SERVER_SOFTWARE")            \
-    X(remote_addr, "REMOTE_ADDR")                    \
-    X(remote_port, "REMOTE_PORT")                    \
-    X(wsgi_version, "wsgi.version")                  \
-    X(wsgi_url_scheme, "wsgi.url_scheme")            \
-    X(wsgi_input, "wsgi.input")                      \
-    X(wsgi_input_terminated, "wsgi.input_terminated")\
-    X(wsgi_errors, "wsgi.errors")                    \
-    X(wsgi_multithread, "wsgi.multithread")          \
-    X(wsgi_multiprocess, "wsgi.multiprocess")        \
-    X(wsgi_run_once, "wsgi.run_once")                \
-    X(wsgi_file_wrapper, "wsgi.file_wrapper")        \
-    X(wsgi_early_hints, "wsgi.early_hints")          \
+// X(identifier, "key"): all keys a request always has. They are more than 21 on purpose: a
+// dictionary of that size has room for 42, so a copy of the template takes a browser's fields
+// without growing.
+#define GCORN_ENVIRON_KEYS(X)                         \
+    X(request_method, "REQUEST_METHOD")               \
+    X(raw_uri, "RAW_URI")                             \
+    X(script_name, "SCRIPT_NAME")                     \
+    X(path_info, "PATH_INFO")                         \
+    X(query_string, "QUERY_STRING")                   \
+    X(server_protocol, "SERVER_PROTOCOL")             \
+    X(server_name, "SERVER_NAME")                     \
+    X(server_port, "SERVER_PORT")                     \
+    X(server_software, "SERVER_SOFTWARE")             \
+    X(remote_addr, "REMOTE_ADDR")                     \
+    X(remote_port, "REMOTE_PORT")                     \
+    X(wsgi_version, "wsgi.version")                   \
+    X(wsgi_url_scheme, "wsgi.url_scheme")             \
+    X(wsgi_input, "wsgi.input")                       \
+    X(wsgi_input_terminated, "wsgi.input_terminated") \
+    X(wsgi_errors, "wsgi.errors")                     \
+    X(wsgi_multithread, "wsgi.multithread")           \
+    X(wsgi_multiprocess, "wsgi.multiprocess")         \
+    X(wsgi_run_once, "wsgi.run_once")                 \
+    X(wsgi_file_wrapper, "wsgi.file_wrapper")         \
+    X(wsgi_early_hints, "wsgi.early_hints")           \
     X(gunicorn_socket, "gunicorn.socket")
 
-constexpr std::string_view kMethods[] = {"GET",    "HEAD",    "POST",  "PUT",
+constexpr std::string_view kMethods[] = {"GET",    "HEAD",    "POST", "PUT",
                                          "DELETE", "OPTIONS", "PATCH"};
 constexpr size_t kFieldIds = static_cast<size_t>(FieldId::Count);
 
@@ -53,7 +54,8 @@ std::string environ_key(std::string_view field_name) {
     const FieldId id = find_field(field_name);
     const bool is_bare = id == FieldId::ContentType || id == FieldId::ContentLength;
     std::string key = is_bare ? "" : "HTTP_";
-    for (const char c : field_name) key += c == '-' ? '_' : to_upper(c);
+    for (const char c : field_name)
+        key += c == '-' ? '_' : to_upper(c);
     return key;
 }
 
@@ -174,8 +176,8 @@ bool EnvironMaker::set_request_line(PyObject* environ, const RequestHead& head) 
     const Names& n = *names_;
     PyRef path = n.path(head.raw_path);
     // Most targets are nothing but a plain path: one str serves both keys.
-    const bool is_plain = head.target == head.raw_path &&
-                          head.target.find('%') == std::string_view::npos;
+    const bool is_plain =
+        head.target == head.raw_path && head.target.find('%') == std::string_view::npos;
     PyRef target = is_plain ? PyRef::borrow(path.get()) : latin1_str(head.target);
     bool is_set = set(environ, n.request_method, n.method(head.method)) &&
                   set(environ, n.raw_uri, target) && set(environ, n.path_info, path) &&
@@ -195,10 +197,10 @@ bool EnvironMaker::set_addresses(PyObject* environ, const Exchange& exchange) {
     const ConnectionFacts& facts = *exchange.facts;
     // A unix socket's peer has a name only if a PROXY header gave it one.
     const bool has_peer = !facts.remote_port.empty();
-    const bool is_set =
-        has_peer ? set(environ, n.remote_addr, remote_addr_.get(facts.remote_addr)) &&
-                       set(environ, n.remote_port, latin1_str(facts.remote_port))
-                 : PyDict_DelItem(environ, n.remote_port.get()) == 0;
+    const bool is_set = has_peer
+                            ? set(environ, n.remote_addr, remote_addr_.get(facts.remote_addr)) &&
+                                  set(environ, n.remote_port, latin1_str(facts.remote_port))
+                            : PyDict_DelItem(environ, n.remote_port.get()) == 0;
     if (!is_set) return false;
     if (facts.is_unix) return set_unix_server(environ, exchange);
     return set(environ, n.server_name, server_name_.get(facts.server_name)) &&
@@ -216,8 +218,8 @@ bool EnvironMaker::set_unix_server(PyObject* environ, const Exchange& exchange) 
         return set(environ, n.server_name, server_name_.get(exchange.facts->server_name));
     std::string_view port = head.is_https ? "443" : "80";
     const size_t colon = name.rfind(':');
-    const bool has_port = colon != std::string_view::npos &&
-                          name.find(']', colon) == std::string_view::npos;
+    const bool has_port =
+        colon != std::string_view::npos && name.find(']', colon) == std::string_view::npos;
     if (has_port) {
         if (colon + 1 < name.size()) port = name.substr(colon + 1);
         name = name.substr(0, colon);
@@ -253,8 +255,8 @@ bool EnvironMaker::set_fields(PyObject* environ, const RequestHead& head) {
     return head.authority.empty() || set(environ, host, latin1_str(head.authority));
 }
 
-/// Sets a field, or appends to its earlier value: gunicorn joins with a bare comma. Deviation: Cookie
-/// with "; " (RFC 6265 §5.4), for a comma would spoil both cookies.
+/// Sets a field, or appends to its earlier value: gunicorn joins with a bare comma. Deviation:
+/// Cookie with "; " (RFC 6265 §5.4), for a comma would spoil both cookies.
 bool EnvironMaker::set_repeatable(PyObject* environ, PyObject* key, const Field& field) {
     PyObject* earlier = PyDict_GetItemWithError(environ, key);  // borrowed
     PyRef value;
@@ -271,10 +273,9 @@ bool EnvironMaker::set_repeatable(PyObject* environ, PyObject* key, const Field&
 }
 
 bool EnvironMaker::set_transport(PyObject* environ, const ConnectionFacts& facts) {
-    if (facts.has_proxy_header &&
-        !(set_text(environ, "PROXY_PROTOCOL", facts.proxy_protocol) &&
-          set_text(environ, "PROXY_ADDR", facts.proxy_addr) &&
-          set_text(environ, "PROXY_PORT", facts.proxy_port)))
+    if (facts.has_proxy_header && !(set_text(environ, "PROXY_PROTOCOL", facts.proxy_protocol) &&
+                                    set_text(environ, "PROXY_ADDR", facts.proxy_addr) &&
+                                    set_text(environ, "PROXY_PORT", facts.proxy_port)))
         return false;
     for (const auto& [key, value] : facts.tls_environ)
         if (!set_text(environ, key.c_str(), value)) return false;
@@ -286,12 +287,13 @@ bool EnvironMaker::set_transport(PyObject* environ, const ConnectionFacts& facts
 namespace {
 
 struct SocketObject {
-    PyObject_HEAD
-    Exchange* exchange;  ///< null once the request is over
-    PyObject* socket;    ///< socket.socket after the first use; owned
+    PyObject_HEAD Exchange* exchange;  ///< null once the request is over
+    PyObject* socket;                  ///< socket.socket after the first use; owned
 };
 
-SocketObject* as_socket(PyObject* object) { return reinterpret_cast<SocketObject*>(object); }
+SocketObject* as_socket(PyObject* object) {
+    return reinterpret_cast<SocketObject*>(object);
+}
 
 /// The real socket, taken from the server now if it was not yet. Borrowed. Raises.
 PyObject* real_socket(SocketObject* self) {
@@ -307,7 +309,8 @@ PyObject* real_socket(SocketObject* self) {
     }
     PyRef type = import("socket", "socket");
     PyRef arguments = type ? PyRef::steal(PyTuple_New(0)) : PyRef();
-    PyRef keywords = arguments ? PyRef::steal(Py_BuildValue("{s:i}", "fileno", fd->get())) : PyRef();
+    PyRef keywords =
+        arguments ? PyRef::steal(Py_BuildValue("{s:i}", "fileno", fd->get())) : PyRef();
     if (!keywords) return nullptr;
     self->socket = PyObject_Call(type.get(), arguments.get(), keywords.get());
     if (self->socket == nullptr) return nullptr;
@@ -366,6 +369,8 @@ PyRef SocketProxy::make(Exchange& exchange) const {
     return PyRef::steal(reinterpret_cast<PyObject*>(self));
 }
 
-void SocketProxy::end(PyObject* proxy) { as_socket(proxy)->exchange = nullptr; }
+void SocketProxy::end(PyObject* proxy) {
+    as_socket(proxy)->exchange = nullptr;
+}
 
 }  // namespace gcorn

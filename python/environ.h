@@ -1,8 +1,9 @@
-// RequestHead → environ: the dictionary of PEP 3333 "environ Variables", and its lazy gunicorn.socket.
+// RequestHead → environ: the dictionary of PEP 3333 "environ Variables", and its lazy
+// gunicorn.socket.
 //
-// Every value is a fact the parser or the connection has decided already; nothing is judged here. What
-// is the same for all requests (keys, constant values, the dictionary's size, known field names) is made
-// once. Application side, GIL held.
+// Every value is a fact the parser or the connection has decided already; nothing is judged here.
+// What is the same for all requests (keys, constant values, the dictionary's size, known field
+// names) is made once. Application side, GIL held.
 #pragma once
 
 #include "python/pyref.h"

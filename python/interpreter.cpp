@@ -21,10 +21,11 @@ constexpr size_t kVenvFileBytesMax = 16 * 1024;  // a pyvenv.cfg has a few hundr
 #define GCORN_TEXT2(x) #x
 #define GCORN_TEXT(x) GCORN_TEXT2(x)
 /// "3.11": environments and this binary fit together when these agree.
-constexpr const char* kPythonVersion = GCORN_TEXT(PY_MAJOR_VERSION) "." GCORN_TEXT(PY_MINOR_VERSION);
+constexpr const char* kPythonVersion =
+    GCORN_TEXT(PY_MAJOR_VERSION) "." GCORN_TEXT(PY_MINOR_VERSION);
 
-/// The signal faulthandler listens on: interrupt(SIGABRT) raises it, because faulthandler itself refuses
-/// to be registered for SIGABRT. A real-time signal no program is known to use.
+/// The signal faulthandler listens on: interrupt(SIGABRT) raises it, because faulthandler itself
+/// refuses to be registered for SIGABRT. A real-time signal no program is known to use.
 int dump_signal() {
 #ifdef SIGRTMIN
     return SIGRTMIN + 7;
@@ -35,7 +36,9 @@ int dump_signal() {
 
 // --- choosing an interpreter ---
 
-bool is_executable(const std::string& path) { return ::access(path.c_str(), X_OK) == 0; }
+bool is_executable(const std::string& path) {
+    return ::access(path.c_str(), X_OK) == 0;
+}
 
 /// The text of a small file; "" if there is none.
 std::string read_small_file(const std::string& path) {
@@ -78,10 +81,11 @@ Result<bool> take_venv(const std::string& directory, PythonChoice& choice) {
         ::access((directory + "/lib/python" + kPythonVersion).c_str(), F_OK) == 0)
         version = kPythonVersion;
     if (version != kPythonVersion)
-        return Error{0, "virtual environment " + directory + " is of Python " +
-                            (version.empty() ? "(unknown version)" : version) +
-                            ", this gcorn embeds Python " + kPythonVersion +
-                            ": make the environment with that Python, or build gcorn for the other"};
+        return Error{0,
+                     "virtual environment " + directory + " is of Python " +
+                         (version.empty() ? "(unknown version)" : version) +
+                         ", this gcorn embeds Python " + kPythonVersion +
+                         ": make the environment with that Python, or build gcorn for the other"};
     choice.venv = directory;
     choice.executable = directory + "/bin/python3";
     if (!is_executable(choice.executable)) choice.executable = directory + "/bin/python";
@@ -159,14 +163,15 @@ Result<PythonChoice> choose_python(const std::string& virtual_env, const std::st
 
 Result<std::unique_ptr<Interpreter>> Interpreter::start(InterpreterOptions options) {
     std::vector<char*> argv;
-    for (std::string& argument : options.argv) argv.push_back(argument.data());
+    for (std::string& argument : options.argv)
+        argv.push_back(argument.data());
 
     PyConfig config;
     PyConfig_InitPythonConfig(&config);
     config.parse_argv = 0;               // the command line is ours
     config.install_signal_handlers = 0;  // so are the signals
-    PyStatus status = PyConfig_SetBytesArgv(&config, static_cast<Py_ssize_t>(argv.size()),
-                                            argv.data());
+    PyStatus status =
+        PyConfig_SetBytesArgv(&config, static_cast<Py_ssize_t>(argv.size()), argv.data());
     const char* executable = options.python.executable.c_str();
     if (*executable != '\0') {
         if (!PyStatus_Exception(status))
@@ -190,7 +195,9 @@ Result<std::unique_ptr<Interpreter>> Interpreter::start(InterpreterOptions optio
     return interpreter;
 }
 
-Interpreter::~Interpreter() { finalize(); }
+Interpreter::~Interpreter() {
+    finalize();
+}
 
 void Interpreter::finalize() {
     if (std::exchange(finalized_, true)) return;
@@ -304,8 +311,8 @@ Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
     PyRef handler = self ? PyRef::steal(PyCFunction_New(&method, self.get())) : PyRef();
     PyRef set_handler = handler ? import("signal", "signal") : PyRef();
     for (const int signal : {SIGINT, SIGQUIT, SIGABRT}) {
-        if (!set_handler || !PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO", signal,
-                                                                handler.get())))
+        if (!set_handler ||
+            !PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO", signal, handler.get())))
             return python_error("install the worker's signal handlers");
     }
     return {};
@@ -314,10 +321,10 @@ Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
 Status Interpreter::enable_traceback_dump(int fd) {
     WithGil gil;
     PyRef module = import("faulthandler");
-    PyRef registered =
-        module ? PyRef::steal(PyObject_CallMethod(module.get(), "register", "iiOO", dump_signal(),
-                                                  fd, Py_True, Py_False))
-               : PyRef();
+    PyRef registered = module
+                           ? PyRef::steal(PyObject_CallMethod(module.get(), "register", "iiOO",
+                                                              dump_signal(), fd, Py_True, Py_False))
+                           : PyRef();
     dumps_tracebacks_ = static_cast<bool>(registered);
     return registered ? Status::ok() : python_error("prepare stack dumps");
 }
@@ -326,8 +333,7 @@ Status Interpreter::enable_spew() {
     WithGil gil;
     PyRef globals = PyRef::steal(PyDict_New());
     PyRef done;
-    if (globals &&
-        PyDict_SetItemString(globals.get(), "__builtins__", PyEval_GetBuiltins()) == 0)
+    if (globals && PyDict_SetItemString(globals.get(), "__builtins__", PyEval_GetBuiltins()) == 0)
         done.reset(PyRun_String(kSpewSource, Py_file_input, globals.get(), globals.get()));
     return done ? Status::ok() : python_error("start spew");
 }
@@ -367,10 +373,10 @@ bool Interpreter::join_threads(int timeout_ms) {
     WithGil gil;
     for (const PyRef& thread : threads_) {
         const int64_t left_ms = std::max<int64_t>(deadline_ms - monotonic_ms(), 0);
-        PyRef joined = PyRef::steal(PyObject_CallMethod(thread.get(), "join", "d",
-                                                        static_cast<double>(left_ms) / 1000.0));
-        PyRef alive = joined ? PyRef::steal(PyObject_CallMethod(thread.get(), "is_alive", nullptr))
-                             : PyRef();
+        PyRef joined = PyRef::steal(
+            PyObject_CallMethod(thread.get(), "join", "d", static_cast<double>(left_ms) / 1000.0));
+        PyRef alive =
+            joined ? PyRef::steal(PyObject_CallMethod(thread.get(), "is_alive", nullptr)) : PyRef();
         if (!alive) report("Joining application threads");
         if (alive.get() != Py_False) threads_stuck_ = true;
     }
@@ -394,15 +400,15 @@ std::string take_error_text(bool with_traceback) {
     if (!exception) return "unknown error";
     const char* formatter = with_traceback ? "format_exception" : "format_exception_only";
     PyRef module = import("traceback");
-    PyRef lines = module ? PyRef::steal(PyObject_CallMethod(module.get(), formatter, "O",
-                                                            exception.get()))
-                         : PyRef();
+    PyRef lines =
+        module ? PyRef::steal(PyObject_CallMethod(module.get(), formatter, "O", exception.get()))
+               : PyRef();
     PyRef empty = lines ? utf8_str("") : PyRef();
     PyRef text = empty ? PyRef::steal(PyUnicode_Join(empty.get(), lines.get())) : PyRef();
     // Source lines may hold lone surrogates; a log line may not fail because of them.
-    PyRef bytes = text ? PyRef::steal(PyUnicode_AsEncodedString(text.get(), "utf-8",
-                                                                "backslashreplace"))
-                       : PyRef();
+    PyRef bytes =
+        text ? PyRef::steal(PyUnicode_AsEncodedString(text.get(), "utf-8", "backslashreplace"))
+             : PyRef();
     if (!bytes) {
         PyErr_Clear();
         return Py_TYPE(exception.get())->tp_name;

@@ -1,9 +1,9 @@
 // The embedded interpreter: which Python, its start, fork, threads, interrupts and end.
 //
-// One per process, made by server.cpp before anything else of Python. start() leaves the GIL released:
-// everybody takes it in scopes (pyref.h). The interpreter installs no signal handler of its own; the
-// core owns the signals, and interrupt() is its way to reach running Python code.
-// Also here: the one function that prints tracebacks.
+// One per process, made by server.cpp before anything else of Python. start() leaves the GIL
+// released: everybody takes it in scopes (pyref.h). The interpreter installs no signal handler of
+// its own; the core owns the signals, and interrupt() is its way to reach running Python code. Also
+// here: the one function that prints tracebacks.
 #pragma once
 
 #include "python/pyref.h"
@@ -26,8 +26,8 @@ struct PythonChoice {
     std::string venv;        ///< directory of the virtual environment, "" = none
 };
 
-/// Finds the interpreter to impersonate: the active virtual environment (VIRTUAL_ENV, else the first
-/// python3 on PATH if a pyvenv.cfg says it is one), else the one this binary was built for.
+/// Finds the interpreter to impersonate: the active virtual environment (VIRTUAL_ENV, else the
+/// first python3 on PATH if a pyvenv.cfg says it is one), else the one this binary was built for.
 ///
 /// virtual_env, path   the values of VIRTUAL_ENV and PATH, "" = unset.
 /// Error               the environment is of another Python version; the sentence names both.
@@ -45,8 +45,8 @@ struct InterpreterOptions {
 
 class Interpreter final : public Runtime {
 public:
-    /// Starts Python on this thread, which becomes its main thread, and releases the GIL. sys.path[0]
-    /// is the current directory. Error: Python's own sentence.
+    /// Starts Python on this thread, which becomes its main thread, and releases the GIL.
+    /// sys.path[0] is the current directory. Error: Python's own sentence.
     [[nodiscard]] static Result<std::unique_ptr<Interpreter>> start(InterpreterOptions options);
     ~Interpreter() override;  ///< finalize()
 
@@ -74,19 +74,19 @@ public:
     /// Inserts a directory in front of sys.path unless it is there already (--chdir, pythonpath).
     Status prepend_path(const std::string& directory);
 
-    /// Python-level handlers for SIGINT, SIGQUIT and SIGABRT: they call on_interrupt(signal) with the
-    /// GIL held (hooks worker_int, worker_abort), then raise SystemExit(0), or SystemExit(1) for
-    /// SIGABRT, in whatever the main thread runs. Worker only, on the main thread.
-    /// Order: this replaces the process's C handlers of the three signals, so the core's
-    /// catch_for_worker comes after it.
+    /// Python-level handlers for SIGINT, SIGQUIT and SIGABRT: they call on_interrupt(signal) with
+    /// the GIL held (hooks worker_int, worker_abort), then raise SystemExit(0), or SystemExit(1)
+    /// for SIGABRT, in whatever the main thread runs. Worker only, on the main thread. Order: this
+    /// replaces the process's C handlers of the three signals, so the core's catch_for_worker comes
+    /// after it.
     Status install_interrupts(std::function<void(int)> on_interrupt);
 
     /// Where interrupt(SIGABRT) writes the Python stacks: a descriptor that stays open (the error
     /// log's). Call again when it changed. Uses faulthandler, so it works inside C extensions.
     Status enable_traceback_dump(int fd);
 
-    /// Prints every executed line of the main thread and of threads started later to standard output
-    /// as "module:LINENO: source" (gunicorn: --spew).
+    /// Prints every executed line of the main thread and of threads started later to standard
+    /// output as "module:LINENO: source" (gunicorn: --spew).
     Status enable_spew();
 
     /// Where errors of asynchronous things (signal handlers) go; null = stderr. Borrowed.

@@ -1,9 +1,9 @@
 // What every file that touches Python includes first: <Python.h>, owned references, GIL scopes, and
 // the shims that let one source build against CPython 3.10 to 3.14.
 //
-// Rules of the bridge: an owned reference is a PyRef, a PyObject* in a signature is borrowed; the GIL is
-// held only inside scopes; only documented API is called. A function that can fail with a Python
-// exception says "Raises." and returns a null PyRef or false with the exception set.
+// Rules of the bridge: an owned reference is a PyRef, a PyObject* in a signature is borrowed; the
+// GIL is held only inside scopes; only documented API is called. A function that can fail with a
+// Python exception says "Raises." and returns a null PyRef or false with the exception set.
 #pragma once
 
 #define PY_SSIZE_T_CLEAN
@@ -17,8 +17,9 @@
 
 namespace gcorn {
 
-/// One owned reference, or none. Destroying or resetting a non-null one needs the GIL (or the thread
-/// state, on a free-threaded build). Never with static storage: it would outlive the interpreter.
+/// One owned reference, or none. Destroying or resetting a non-null one needs the GIL (or the
+/// thread state, on a free-threaded build). Never with static storage: it would outlive the
+/// interpreter.
 class PyRef {
 public:
     PyRef() = default;
@@ -87,8 +88,8 @@ private:
     PyThreadState* state_;
 };
 
-/// For owners whose destructor may run without the GIL or after the interpreter has ended: drops the
-/// reference if that is still possible, else leaves it to the dead process image.
+/// For owners whose destructor may run without the GIL or after the interpreter has ended: drops
+/// the reference if that is still possible, else leaves it to the dead process image.
 inline void drop_reference(PyRef reference) {
     if (!reference) return;
     if (Py_IsInitialized() == 0) {
@@ -128,8 +129,8 @@ inline void drop_reference(PyRef reference) {
     return true;
 }
 
-/// The bytes of a str whose characters are all below U+0100, in place; the view lives as long as the
-/// object. False without an exception if it is no str or has other characters.
+/// The bytes of a str whose characters are all below U+0100, in place; the view lives as long as
+/// the object. False without an exception if it is no str or has other characters.
 [[nodiscard]] inline bool latin1_view(PyObject* text, std::string_view& out) {
     if (!PyUnicode_Check(text)) return false;
 #if PY_VERSION_HEX < 0x030C0000
@@ -156,8 +157,8 @@ inline void drop_reference(PyRef reference) {
     return PyRef::steal(PyObject_GetAttrString(object, name));
 }
 
-/// getattr(object, name, None) as a null PyRef: false only if something other than AttributeError was
-/// raised. Raises.
+/// getattr(object, name, None) as a null PyRef: false only if something other than AttributeError
+/// was raised. Raises.
 [[nodiscard]] inline bool optional_attribute(PyObject* object, PyObject* name, PyRef& out) {
 #if PY_VERSION_HEX >= 0x030D0000
     PyObject* value = nullptr;
@@ -182,7 +183,8 @@ inline void drop_reference(PyRef reference) {
 
 // --- exceptions ---
 
-/// The exception that is set, cleared from the thread; null if there is none. Its traceback is attached.
+/// The exception that is set, cleared from the thread; null if there is none. Its traceback is
+/// attached.
 [[nodiscard]] inline PyRef take_exception() {
 #if PY_VERSION_HEX >= 0x030C0000
     return PyRef::steal(PyErr_GetRaisedException());

@@ -26,7 +26,8 @@ PyCFunction method(Function* function) {
     return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
-/// The optional size argument of the read methods: absent, None and negative mean everything. Raises.
+/// The optional size argument of the read methods: absent, None and negative mean everything.
+/// Raises.
 bool size_argument(const char* name, PyObject* const* arguments, Py_ssize_t count, uint64_t& size) {
     size = kEverything;
     if (count > 1) {
@@ -43,18 +44,21 @@ bool size_argument(const char* name, PyObject* const* arguments, Py_ssize_t coun
 // ---------------------------------------------------------------------------------- wsgi.input
 
 struct InputObject {
-    PyObject_HEAD
-    Exchange* exchange;    ///< null: there is no body, or the request is over
-    PyObject* block;       ///< bytes of a spooled body at block_start, for readline(); owned
+    PyObject_HEAD Exchange* exchange;  ///< null: there is no body, or the request is over
+    PyObject* block;  ///< bytes of a spooled body at block_start, for readline(); owned
     uint64_t block_start;
     uint64_t position;
-    int error;             ///< errno of the body's failure
+    int error;  ///< errno of the body's failure
     bool is_over;
 };
 
-InputObject* as_input(PyObject* object) { return reinterpret_cast<InputObject*>(object); }
+InputObject* as_input(PyObject* object) {
+    return reinterpret_cast<InputObject*>(object);
+}
 
-PyObject* empty_bytes() { return PyBytes_FromStringAndSize(nullptr, 0); }
+PyObject* empty_bytes() {
+    return PyBytes_FromStringAndSize(nullptr, 0);
+}
 
 bool fail_os_error(InputObject* self, const Error& error) {
     self->error = error.code;
@@ -115,8 +119,10 @@ PyRef copy_body(InputObject* self, uint64_t position, size_t size) {
     int error = 0;
     {
         WithoutGil nogil;
-        if (body.in_memory()) std::memcpy(out, body.memory().data() + position, size);
-        else error = read_file(body.file(), position, out, size);
+        if (body.in_memory())
+            std::memcpy(out, body.memory().data() + position, size);
+        else
+            error = read_file(body.file(), position, out, size);
     }
     if (error != 0) {
         fail_os_error(self, errno_error(error, "read the spooled request body"));
@@ -235,7 +241,9 @@ PyObject* input_readlines(PyObject* object, PyObject* const* arguments, Py_ssize
     return lines.release();
 }
 
-PyObject* return_self(PyObject* self) { return PyRef::borrow(self).release(); }
+PyObject* return_self(PyObject* self) {
+    return PyRef::borrow(self).release();
+}
 
 PyObject* input_next(PyObject* object) {
     PyRef line = read_line(as_input(object), kEverything);
@@ -312,14 +320,14 @@ private:
     }
 
     Logger& log_;
-    std::unordered_map<unsigned long, std::string> lines_;  // guarded by the GIL or the object's lock
+    std::unordered_map<unsigned long, std::string>
+        lines_;  // guarded by the GIL or the object's lock
 };
 
 namespace {
 
 struct ErrorsObject {
-    PyObject_HEAD
-    Streams::ErrorsBuffer* buffer;  ///< null once its owner is gone
+    PyObject_HEAD Streams::ErrorsBuffer* buffer;  ///< null once its owner is gone
 };
 
 Streams::ErrorsBuffer* buffer_of(PyObject* object) {
@@ -386,8 +394,7 @@ PyType_Spec errors_spec = {"gcorn.Errors", sizeof(ErrorsObject), 0,
 constexpr Py_ssize_t kFileBlockBytes = 8192;
 
 struct FileWrapperObject {
-    PyObject_HEAD
-    PyObject* filelike;
+    PyObject_HEAD PyObject* filelike;
     PyObject* close;  ///< the file's own close; null, and so no attribute, if it has none
     Py_ssize_t block_size;
 };
@@ -529,7 +536,9 @@ void Streams::end_input(PyObject* input) const {
     Py_CLEAR(as_input(input)->block);
 }
 
-int Streams::input_error(PyObject* input) const { return as_input(input)->error; }
+int Streams::input_error(PyObject* input) const {
+    return as_input(input)->error;
+}
 
 void Streams::flush_errors() const {
     GCORN_BEGIN_CRITICAL_SECTION(errors_.get());
@@ -541,7 +550,8 @@ bool Streams::real_file(PyObject* wrapper, FileRange& range) const {
     PyObject* file = as_wrapper(wrapper)->filelike;
     if (file == nullptr) return false;
     if (!is_exactly(file, file_io_)) {
-        if (!is_exactly(file, buffered_reader_) && !is_exactly(file, buffered_random_)) return false;
+        if (!is_exactly(file, buffered_reader_) && !is_exactly(file, buffered_random_))
+            return false;
         PyRef raw = attribute(file, "raw");
         // What a BufferedRandom was given to write must be in the file before the kernel reads it.
         PyRef flushed = raw && is_exactly(raw.get(), file_io_)

@@ -1,8 +1,8 @@
 // The file-like objects of PEP 3333: wsgi.input, wsgi.errors, wsgi.file_wrapper.
 //
-// wsgi.input reads the Exchange's body where it lies, memory or file, and waits for bytes only of a body
-// so large that its request was dispatched early. It refuses politely once its request is over, and
-// raises OSError where the body ended early: a short body never looks complete.
+// wsgi.input reads the Exchange's body where it lies, memory or file, and waits for bytes only of a
+// body so large that its request was dispatched early. It refuses politely once its request is
+// over, and raises OSError where the body ended early: a short body never looks complete.
 // Application side, GIL held; it is dropped for files, waits and copies of more than 64 KiB.
 #pragma once
 
@@ -33,7 +33,8 @@ struct FileRange {
 class Streams {
 public:
     Streams();
-    /// Writes what wsgi.errors still holds; the object itself may live on and then drops what it is given.
+    /// Writes what wsgi.errors still holds; the object itself may live on and then drops what it is
+    /// given.
     ~Streams();
     Streams(const Streams&) = delete;
     Streams& operator=(const Streams&) = delete;

@@ -1,0 +1,207 @@
+#include "python/environ.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/wsgi_harness.h"
+
+namespace gcorn {
+namespace {
+
+/// Makes environs and looks into them.
+class Environ : public ::testing::Test {
+protected:
+    Environ() {
+        interpreter();
+        WithGil gil;
+        maker_ = std::make_unique<EnvironMaker>();
+        errors_ = utf8_str("errors");
+        EXPECT_TRUE(maker_->prepare({.errors = errors_.get(),
+                                     .file_wrapper = reinterpret_cast<PyObject*>(&PyList_Type),
+                                     .is_multithread = true,
+                                     .is_multiprocess = false}));
+    }
+    ~Environ() override {
+        WithGil gil;
+        maker_.reset();
+        errors_.reset();
+    }
+    void make(std::string_view head) {
+        request_ = std::make_unique<ExchangeTest>(head);
+        make_again();
+    }
+    void make_again() {
+        WithGil gil;
+        PyRef environ = maker_->make(*request_->exchange,
+                                     {.input = Py_None, .early_hints = Py_None, .socket = Py_None});
+        ASSERT_TRUE(environ);
+        PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), "e", environ.get());
+    }
+    [[nodiscard]] static std::string value(const std::string& key) {
+        return eval_python("repr(e.get('" + key + "', None))");
+    }
+    ConnectionFacts& facts() { return request_->facts; }
+
+    std::unique_ptr<EnvironMaker> maker_;
+    PyRef errors_;
+    std::unique_ptr<ExchangeTest> request_;
+};
+
+TEST_F(Environ, HoldsWhatEveryRequestHas) {
+    make("GET /a%20b?x=%20y HTTP/1.1\r\nHost: example.org\r\n\r\n");
+    EXPECT_EQ(value("REQUEST_METHOD"), "'GET'");
+    EXPECT_EQ(value("RAW_URI"), "'/a%20b?x=%20y'");
+    EXPECT_EQ(value("PATH_INFO"), "'/a b'");
+    EXPECT_EQ(value("QUERY_STRING"), "'x=%20y'");
+    EXPECT_EQ(value("SCRIPT_NAME"), "''");
+    EXPECT_EQ(value("SERVER_PROTOCOL"), "'HTTP/1.1'");
+    EXPECT_EQ(value("SERVER_NAME"), "'0.0.0.0'");
+    EXPECT_EQ(value("SERVER_PORT"), "'8000'");
+    EXPECT_EQ(value("SERVER_SOFTWARE"), "'gcorn/" GCORN_VERSION "'");
+    EXPECT_EQ(value("REMOTE_ADDR"), "'127.0.0.1'");
+    EXPECT_EQ(value("REMOTE_PORT"), "'50123'");
+    EXPECT_EQ(value("HTTP_HOST"), "'example.org'");
+    EXPECT_EQ(value("wsgi.version"), "(1, 0)");
+    EXPECT_EQ(value("wsgi.url_scheme"), "'http'");
+    EXPECT_EQ(value("wsgi.input_terminated"), "True");
+    EXPECT_EQ(value("wsgi.multithread"), "True");
+    EXPECT_EQ(value("wsgi.multiprocess"), "False");
+    EXPECT_EQ(value("wsgi.run_once"), "False");
+    EXPECT_EQ(value("wsgi.errors"), "'errors'");
+    EXPECT_EQ(value("wsgi.file_wrapper"), "<class 'list'>");
+    EXPECT_EQ(eval_python("type(e) is dict"), "True");
+    EXPECT_EQ(eval_python("sorted(k for k in e if k.startswith(('HTTP_', 'CONTENT_')))"),
+              "['HTTP_HOST']");
+}
+
+TEST_F(Environ, OneRequestLeavesNothingInTheNext) {
+    make(
+        "POST /a?q HTTP/1.1\r\nHost: h\r\nX-One: 1\r\nContent-Type: t\r\nContent-Length: "
+        "0\r\n\r\n");
+    run_python("e['mine'] = 1");
+    make("GET / HTTP/1.0\r\n\r\n");
+    EXPECT_EQ(eval_python("[k for k in e if k in ('mine', 'HTTP_HOST', 'HTTP_X_ONE', "
+                          "'CONTENT_TYPE', 'CONTENT_LENGTH')]"),
+              "[]");
+    EXPECT_EQ(value("QUERY_STRING"), "''");
+    EXPECT_EQ(value("PATH_INFO"), "'/'");
+    EXPECT_EQ(value("SERVER_PROTOCOL"), "'HTTP/1.0'");
+}
+
+TEST_F(Environ, DecodesThePathAndNothingElse) {
+    make("GET /%41%2F%ff%zz%2?a%41 HTTP/1.1\r\nHost: a\r\n\r\n");
+    EXPECT_EQ(value("PATH_INFO"), "'/A/\xc3\xbf%zz%2'");
+    EXPECT_EQ(value("QUERY_STRING"), "'a%41'");
+    EXPECT_EQ(value("RAW_URI"), "'/%41%2F%ff%zz%2?a%41'");
+}
+
+TEST_F(Environ, ContentFieldsHaveNoPrefix) {
+    make("POST / HTTP/1.1\r\nHost: a\r\ncontent-type:  text/x \r\nCONTENT-LENGTH: 0\r\n\r\n");
+    EXPECT_EQ(value("CONTENT_TYPE"), "'text/x'");
+    EXPECT_EQ(value("CONTENT_LENGTH"), "'0'");
+    EXPECT_EQ(eval_python("[k for k in e if k.startswith('HTTP_CONTENT')]"), "[]");
+}
+
+TEST_F(Environ, MapsKnownAndUnknownNames) {
+    make("GET / HTTP/1.1\r\nHost: a\r\nuser-AGENT: u\r\nX-My-thing: \xe4\r\nX-Empty:\r\n\r\n");
+    EXPECT_EQ(value("HTTP_USER_AGENT"), "'u'");
+    EXPECT_EQ(value("HTTP_X_MY_THING"), "'\xc3\xa4'");
+    EXPECT_EQ(value("HTTP_X_EMPTY"), "''");
+}
+
+TEST_F(Environ, JoinsRepeatedFieldsInOrder) {
+    make(
+        "GET / HTTP/1.1\r\nHost: a\r\nAccept: a\r\nX-A: 1\r\nCookie: a=1\r\nAccept: b\r\n"
+        "x-a: 2\r\nCookie: b=2\r\nX-A: 3\r\n\r\n");
+    EXPECT_EQ(value("HTTP_ACCEPT"), "'a,b'");
+    EXPECT_EQ(value("HTTP_X_A"), "'1,2,3'");
+    EXPECT_EQ(value("HTTP_COOKIE"), "'a=1; b=2'");
+}
+
+TEST_F(Environ, NamesThatMeetInOneKeyAreJoinedInOrder) {
+    request_ = std::make_unique<ExchangeTest>("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    auto& fields = request_->exchange->head.fields;  // as header_map = dangerous lets them pass
+    fields.push_back({"X_Request_Id", "forged", FieldId::Unknown});
+    fields.push_back({"X-Request-Id", "real", FieldId::XRequestId});
+    make_again();
+    EXPECT_EQ(value("HTTP_X_REQUEST_ID"), "'forged,real'");
+}
+
+TEST_F(Environ, TheTargetsAuthorityReplacesHost) {
+    make("GET http://other.example:81/x HTTP/1.1\r\nHost: other.example:81\r\n\r\n");
+    EXPECT_EQ(value("HTTP_HOST"), "'other.example:81'");
+    make("GET http://other.example/x HTTP/1.0\r\n\r\n");
+    EXPECT_EQ(value("HTTP_HOST"), "'other.example'");
+    EXPECT_EQ(value("PATH_INFO"), "'/x'");
+}
+
+TEST_F(Environ, AUnixSocketTakesItsNameFromHost) {
+    const std::pair<const char*, std::pair<const char*, const char*>> cases[] = {
+        {"example.org", {"'example.org'", "'80'"}},  {"example.org:81", {"'example.org'", "'81'"}},
+        {"[::1]:81", {"'[::1]'", "'81'"}},           {"[::1]", {"'[::1]'", "'80'"}},
+        {"example.org:", {"'example.org'", "'80'"}},
+    };
+    for (const auto& [host, expected] : cases) {
+        request_ = std::make_unique<ExchangeTest>("GET / HTTP/1.1\r\nHost: " + std::string(host) +
+                                                  "\r\n\r\n");
+        facts().is_unix = true;
+        facts().remote_addr = facts().remote_port = "";
+        facts().server_name = "/run/gcorn.sock";
+        facts().server_port = "";
+        make_again();
+        EXPECT_EQ(value("SERVER_NAME"), expected.first) << host;
+        EXPECT_EQ(value("SERVER_PORT"), expected.second) << host;
+        EXPECT_EQ(value("REMOTE_ADDR"), "''");
+        EXPECT_EQ(eval_python("'REMOTE_PORT' in e"), "False");
+    }
+    request_ = std::make_unique<ExchangeTest>("GET / HTTP/1.0\r\n\r\n");
+    facts().is_unix = true;
+    facts().server_name = "/run/gcorn.sock";
+    make_again();
+    EXPECT_EQ(value("SERVER_NAME"), "'/run/gcorn.sock'");
+    EXPECT_EQ(value("SERVER_PORT"), "''");
+}
+
+TEST_F(Environ, PassesOnProxyHeaderAndTlsVariables) {
+    request_ = std::make_unique<ExchangeTest>("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    facts().has_proxy_header = true;
+    facts().proxy_protocol = "TCP4";
+    facts().proxy_addr = "192.0.2.1";
+    facts().proxy_port = "443";
+    facts().tls_environ = {{"SSL_CIPHER", "x"}};
+    request_->exchange->head.is_https = true;
+    make_again();
+    EXPECT_EQ(value("PROXY_PROTOCOL") + value("PROXY_ADDR") + value("PROXY_PORT"),
+              "'TCP4''192.0.2.1''443'");
+    EXPECT_EQ(value("SSL_CIPHER"), "'x'");
+    EXPECT_EQ(value("wsgi.url_scheme"), "'https'");
+}
+
+TEST_F(Environ, ARepeatedAddressIsOneObject) {
+    make(kGet);
+    run_python("first = e");
+    make(kGet);
+    EXPECT_EQ(eval_python("first['REMOTE_ADDR'] is e['REMOTE_ADDR']"), "True");
+    request_->facts.remote_addr = "127.0.0.2";
+    make_again();
+    EXPECT_EQ(value("REMOTE_ADDR"), "'127.0.0.2'");
+}
+
+TEST_F(Environ, LookingAtTheSocketProxyDoesNotTakeTheSocket) {
+    make(kGet);
+    SocketProxy proxy;
+    WithGil gil;
+    ASSERT_TRUE(proxy.prepare());
+    PyRef socket = proxy.make(*request_->exchange);
+    PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), "s", socket.get());
+    EXPECT_EQ(eval_python("repr(s), isinstance(s, int), hasattr(s, '__await__')"),
+              "('<gunicorn.socket, not taken>', False, False)");
+    EXPECT_FALSE(request_->exchange->is_detached());
+    EXPECT_EQ(eval_python("s.fileno() > 2 and s.getblocking()"), "True");
+    EXPECT_TRUE(request_->exchange->is_detached());
+    SocketProxy::end(socket.get());
+    EXPECT_EQ(eval_python("s.send(b'still works')"), "11");
+    run_python("s.close(); del s");
+}
+
+}  // namespace
+}  // namespace gcorn
