@@ -2,12 +2,11 @@ R"PY("  # Python to an editor, a raw string to C++, which includes this file and
 """gcorn's Python side of the config file and of the hooks: the module `_gcorn`.
 
 Imported on first need (gunicorn_stub.cpp). `native` are the functions of C++: config and write… by
-logging.cpp, notify, wsgi and read_body by hooks.cpp.
+logging.cpp, the others by hooks.cpp.
 """
 
 import io
 import os
-import signal
 import sys
 
 import _gcorn_native as native
@@ -236,7 +235,7 @@ class Worker(View):
         elif not value:
             if self.pid != os.getpid():
                 raise AttributeError("worker.alive can only be set inside that worker")
-            os.kill(self.pid, signal.SIGTERM)  # leave gracefully, by the one road there is
+            native.leave()
 
     @property
     def alive(self):

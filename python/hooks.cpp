@@ -259,9 +259,14 @@ struct HookNatives {
         }
         Py_RETURN_NONE;
     }
+    static PyObject* leave(PyObject* self, PyObject*) {
+        if (Worker* worker = native_self<PythonHooks>(self).worker_) worker->leave();
+        Py_RETURN_NONE;
+    }
     static inline PyMethodDef definitions[] = {
         {"wsgi", wsgi, METH_NOARGS, nullptr},
         {"notify", notify, METH_NOARGS, nullptr},
+        {"leave", leave, METH_NOARGS, nullptr},
         {"read_body", read_body, METH_VARARGS, nullptr},
     };
 };
@@ -345,7 +350,8 @@ Status PythonHooks::pre_fork(Arbiter& arbiter, Worker& worker) {
 }
 
 Status PythonHooks::child_exit(Arbiter& arbiter, Worker& worker) {
-    return run("child_exit", &Config::child_exit, &arbiter, &worker);
+    (void)run("child_exit", &Config::child_exit, &arbiter, &worker);
+    return {};
 }
 
 Status PythonHooks::pre_exec(Arbiter& arbiter) {
@@ -362,15 +368,18 @@ Status PythonHooks::post_worker_init(Worker& worker) {
 }
 
 Status PythonHooks::worker_exit(Arbiter& arbiter, Worker& worker) {
-    return run("worker_exit", &Config::worker_exit, &arbiter, &worker);
+    (void)run("worker_exit", &Config::worker_exit, &arbiter, &worker);
+    return {};
 }
 
 Status PythonHooks::worker_int(Worker& worker) {
-    return run("worker_int", &Config::worker_int, nullptr, &worker);
+    (void)run("worker_int", &Config::worker_int, nullptr, &worker);
+    return {};
 }
 
 Status PythonHooks::worker_abort(Worker& worker) {
-    return run("worker_abort", &Config::worker_abort, nullptr, &worker);
+    (void)run("worker_abort", &Config::worker_abort, nullptr, &worker);
+    return {};
 }
 
 bool PythonHooks::has_request_hooks(const Config& cfg) const {

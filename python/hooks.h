@@ -6,9 +6,10 @@
 // them again, because each worker and each request keeps its one view. Only `worker.alive = False` is
 // an order: the worker leaves gracefully, as gunicorn's would.
 //
-// A hook that raises is logged once with its traceback; the Error says "<hook> hook: <exception>", and
-// its code is the status of a SystemExit or HaltServer, else 0. What follows is the arbiter's or the
-// worker's decision. Every method takes the GIL itself; application side.
+// A hook that raises is logged once, here, with its traceback; the Error says "<hook> hook: <exception>",
+// and its code is the status of a SystemExit or HaltServer, else 0. What follows is the arbiter's or
+// the worker's decision; child_exit, worker_exit, worker_int and worker_abort, whose failure changes
+// nothing, never return an Error. Every method takes the GIL itself; application side.
 //
 // Limit: changing req.headers does not change the environ; settings cannot be changed through cfg.
 #pragma once
