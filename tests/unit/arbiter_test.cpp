@@ -148,18 +148,6 @@ private:
     std::string directory_;
 };
 
-/// Logs that it is ready.
-class TestWorker : public SyncWorker {
-public:
-    using SyncWorker::SyncWorker;
-
-protected:
-    void serve(EventLoop& loop, ReadyQueue& ready) override {
-        context_.log.info("Worker serves");
-        SyncWorker::serve(loop, ready);
-    }
-};
-
 /// Runs an arbiter in this process, to its end.
 int run_master(const std::string& directory, const Config& cfg,
                std::function<Result<Config>()> reload_config) {
@@ -190,7 +178,7 @@ int run_master(const std::string& directory, const Config& cfg,
                               return {};
                           },
                           .make_worker = [](WorkerContext context) -> std::unique_ptr<Worker> {
-                              return std::make_unique<TestWorker>(std::move(context));
+                              return std::make_unique<SyncWorker>(std::move(context));
                           },
                           .response = {},
                           .log = log,
@@ -243,7 +231,7 @@ protected:
     void start_ready(size_t workers = 1) {
         cfg.workers = static_cast<int64_t>(workers);
         start();
-        ASSERT_TRUE(logged("Worker serves", workers));
+        ASSERT_TRUE(logged(") is ready after ", workers));
     }
 
     // --- steering ---
