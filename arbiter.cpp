@@ -503,6 +503,8 @@ void Arbiter::note_readiness() {
     for (auto& [pid, child] : children_) {
         if (child.was_ready || slot(child).state.load() != WorkerState::Ready) continue;
         child.was_ready = true;
+        log().debug("Worker (pid:%d) is ready after %.1f s", static_cast<int>(pid),
+                    static_cast<double>(monotonic_ms() - child.spawned_ms) / 1000.0);
         backoff_ms_ = kBackoffMinMs;
         next_spawn_ms_ = 0;
         if (!std::exchange(has_been_ready_, true) && state_ != State::Stopping) announce_ready();
