@@ -373,7 +373,7 @@ int Reloader::next_check_ms() const {
     if (are_globs_stale_) due_ms = 0;
     if (is_polling()) due_ms = std::min(due_ms, next_poll_ms_);
     if (due_ms == INT64_MAX) return -1;
-    return static_cast<int>(std::clamp<int64_t>(due_ms - monotonic_ms(), 0, kPollMs));
+    return static_cast<int>(std::clamp<int64_t>(due_ms - monotonic_ms(), 0, poll_ms_));
 }
 
 std::string Reloader::changed() {
@@ -381,7 +381,7 @@ std::string Reloader::changed() {
     const int64_t now_ms = monotonic_ms();
     if (now_ms >= next_poll_ms_ && is_polling()) {
         poll_files();
-        next_poll_ms_ = now_ms + kPollMs;
+        next_poll_ms_ = now_ms + poll_ms_;
     }
     if (are_globs_stale_) expand_globs();
     if (suspects_.empty() || monotonic_ms() < judgement_ms()) return "";

@@ -32,7 +32,8 @@ public:
     static constexpr int kBurstMs =
         500;  ///< longest wait of a burst; also until a file counts as gone
 
-    Reloader() = default;
+    /// poll_ms: time between two looks when polling (tests shorten it).
+    explicit Reloader(int poll_ms = kPollMs) : poll_ms_(poll_ms) {}
     Reloader(const Reloader&) = delete;
     Reloader& operator=(const Reloader&) = delete;
 
@@ -86,6 +87,7 @@ private:
     [[nodiscard]] bool is_polling() const;
     [[nodiscard]] int64_t judgement_ms() const;
 
+    const int poll_ms_;
     Fd inotify_;
     std::string start_directory_;
     std::vector<std::string> given_files_, given_extra_;  ///< as last given to watch()
