@@ -138,10 +138,10 @@ class View:
             raise AttributeError(name)
         raise AttributeError(
             f"gcorn's {type(self).__name__.lower()} object has no {name!r}; it has "
-            + ", ".join(sorted(self._own.union(n for n in vars(type(self)) if n[0] != "_"))))
+            + ", ".join(sorted(self._own.union(n for n in dir(type(self)) if n[0] != "_"))))
 
     def __setattr__(self, name, value):
-        if name in self._own or name in vars(type(self)):
+        if name in self._own or hasattr(type(self), name):
             raise AttributeError(f"{name!r} of gcorn's {type(self).__name__.lower()} object is read-only")
         object.__setattr__(self, name, value)
 

@@ -199,8 +199,7 @@ Result<ConfigFile> load_config_file(const std::string& location, const std::stri
         PyObject_CallMethod(bridge.get(), "run_config", "OO", where.get(), base.get()));
     PyObject *names = nullptr, *warnings = nullptr, *failure = nullptr;  // borrowed from result
     int status = 1;
-    if (!result ||
-        !PyArg_ParseTuple(result.get(), "OOOi", &names, &warnings, &failure, &status)) {
+    if (!result || !PyArg_ParseTuple(result.get(), "OOOi", &names, &warnings, &failure, &status)) {
         return python_failure();
     }
     ConfigFile file;

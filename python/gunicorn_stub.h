@@ -1,12 +1,12 @@
 // The embedded Python texts and how they are imported: bridge.py (module `_gcorn`), glogging.py
-// (`_gcorn_logging`), and gunicorn_stub.py, the stand-in for the package `gunicorn` that config files
-// and applications import.
+// (`_gcorn_logging`), and gunicorn_stub.py, the stand-in for the package `gunicorn` that config
+// files and applications import.
 //
-// The stand-in is found only where no real package is (its finder is last on sys.meta_path) and offers
-// what config files really use; anything else fails with a sentence that says so. All texts are
-// compiled on first use: a server without config file, hooks and logging never pays for them.
-// Functions of C++ that the texts call live in the module `_gcorn_native`. GIL held in all functions
-// but the last; once Python runs, on any thread.
+// The stand-in is found only where no real package is (its finder is last on sys.meta_path) and
+// offers what config files really use; anything else fails with a sentence that says so. All texts
+// are compiled on first use: a server without config file, hooks and logging never pays for them.
+// Functions of C++ that the texts call live in the module `_gcorn_native`. GIL held in all
+// functions but the last; once Python runs, on any thread.
 #pragma once
 
 #include "python/pyref.h"
@@ -25,8 +25,8 @@ namespace gcorn {
 /// True if sys.modules has `name`. Never raises.
 [[nodiscard]] bool is_imported(const char* name);
 
-/// Adds a function to `_gcorn_native`. definition: static storage. self: what native_self() gives back
-/// inside the function; must outlive the interpreter's use of it. Raises.
+/// Adds a function to `_gcorn_native`. definition: static storage. self: what native_self() gives
+/// back inside the function; must outlive the interpreter's use of it. Raises.
 [[nodiscard]] bool add_native(PyMethodDef& definition, void* self);
 
 /// The `self` that add_native() was given. Never raises.

@@ -287,8 +287,7 @@ bool PythonHooks::add_natives() {
 }
 
 Status PythonHooks::run(const char* name, Member hook, Arbiter* arbiter, Worker* worker) {
-    const HookRef& reference =
-        (arbiter != nullptr ? arbiter->cfg() : worker->context().cfg).*hook;
+    const HookRef& reference = (arbiter != nullptr ? arbiter->cfg() : worker->context().cfg).*hook;
     if (!reference) return {};
     WithGil gil;
     const PyRef views = add_natives() ? make_views(arbiter, worker) : PyRef();
@@ -408,9 +407,8 @@ bool PythonHooks::pre_request(Exchange& exchange) {
     PyObject* request = views ? request_view(exchange) : nullptr;
     if (request == nullptr) return false;
     const std::array<PyObject*, 2> arguments = {PyTuple_GET_ITEM(views.get(), 1), request};
-    return static_cast<bool>(
-        PyRef::steal(PyObject_Vectorcall(static_cast<PyObject*>(hook.object.get()),
-                                         arguments.data(), arguments.size(), nullptr)));
+    return static_cast<bool>(PyRef::steal(PyObject_Vectorcall(
+        static_cast<PyObject*>(hook.object.get()), arguments.data(), arguments.size(), nullptr)));
 }
 
 bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
@@ -430,18 +428,17 @@ bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
     if (!views) return false;
     const std::array<PyObject*, 4> arguments = {PyTuple_GET_ITEM(views.get(), 1), request.get(),
                                                 environ.get(), response.get()};
-    return static_cast<bool>(
-        PyRef::steal(PyObject_Vectorcall(static_cast<PyObject*>(hook.object.get()),
-                                         arguments.data(), arguments.size(), nullptr)));
+    return static_cast<bool>(PyRef::steal(PyObject_Vectorcall(
+        static_cast<PyObject*>(hook.object.get()), arguments.data(), arguments.size(), nullptr)));
 }
 
 void PythonHooks::write_access(Exchange& exchange, PyObject* request, PyObject* environ,
                                PyObject* response) {
     const PyRef module = embedded_module("_gcorn_logging");
     const int64_t end_us = exchange.done_us != 0 ? exchange.done_us : monotonic_us();
-    if (!module || !PyRef::steal(PyObject_CallMethod(module.get(), "access", "OOOL", response,
-                                                     request, environ,
-                                                     end_us - exchange.received_us))) {
+    if (!module ||
+        !PyRef::steal(PyObject_CallMethod(module.get(), "access", "OOOL", response, request,
+                                          environ, end_us - exchange.received_us))) {
         log_python_error(log_, Level::Error, "Exception in the logger class's access()");
     }
 }

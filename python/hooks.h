@@ -1,15 +1,16 @@
 // The sixteen server hooks: Python callables of the config file, called with small views.
 //
 // `server`, `worker`, `req`, `resp` are plain Python objects (python/bridge.py) that hold copies of
-// what the C++ objects said when the hook was called, so a view kept by a hook can grow old but never
-// dangles. Their own attributes are read-only; hooks may add others (`req.start = time()`) and find
-// them again, because each worker and each request keeps its one view. Only `worker.alive = False` is
-// an order: the worker leaves gracefully, as gunicorn's would.
+// what the C++ objects said when the hook was called, so a view kept by a hook can grow old but
+// never dangles. Their own attributes are read-only; hooks may add others (`req.start = time()`)
+// and find them again, because each worker and each request keeps its one view. Only `worker.alive
+// = False` is an order: the worker leaves gracefully, as gunicorn's would.
 //
-// A hook that raises is logged once, here, with its traceback; the Error says "<hook> hook: <exception>",
-// and its code is the status of a SystemExit or HaltServer, else 0. What follows is the arbiter's or
-// the worker's decision; child_exit, worker_exit, worker_int and worker_abort, whose failure changes
-// nothing, never return an Error. Every method takes the GIL itself; application side.
+// A hook that raises is logged once, here, with its traceback; the Error says "<hook> hook:
+// <exception>", and its code is the status of a SystemExit or HaltServer, else 0. What follows is
+// the arbiter's or the worker's decision; child_exit, worker_exit, worker_int and worker_abort,
+// whose failure changes nothing, never return an Error. Every method takes the GIL itself;
+// application side.
 //
 // Limit: changing req.headers does not change the environ; settings cannot be changed through cfg.
 #pragma once
@@ -56,7 +57,8 @@ public:
     Status worker_abort(Worker& worker) override;
 
     // RequestHooks. Without a pre_request hook the request is named in the debug log, as gunicorn's
-    // default hook does. post_request also writes the access record where Python's logging does that.
+    // default hook does. post_request also writes the access record where Python's logging does
+    // that.
     bool pre_request(Exchange& exchange) override;
     bool post_request(Exchange& exchange, PyObject* environ_or_null) override;
 
@@ -66,8 +68,7 @@ private:
     Status run(const char* name, Member hook, Arbiter* arbiter, Worker* worker);
     Status run(const char* name, PyObject* hook, PyObject* const* arguments, size_t count);
     bool add_natives();
-    void write_access(Exchange& exchange, PyObject* request, PyObject* environ,
-                      PyObject* response);
+    void write_access(Exchange& exchange, PyObject* request, PyObject* environ, PyObject* response);
     PyObject* request_view(Exchange& exchange);
 
     Logger& log_;

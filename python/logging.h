@@ -1,15 +1,16 @@
 // Python's logging and ours: the loggers `gunicorn.error` and `gunicorn.access`.
 //
-// Usually C++ writes every log line, and the two Python loggers have a handler that leads to the same
-// files: for hooks (`server.log`) and applications that borrow the handlers. `import logging` is slow
-// and large, so nothing of this exists until somebody imports logging.
+// Usually C++ writes every log line, and the two Python loggers have a handler that leads to the
+// same files: for hooks (`server.log`) and applications that borrow the handlers. `import logging`
+// is slow and large, so nothing of this exists until somebody imports logging.
 //
 // With logconfig, logconfig_dict, logconfig_json or logger_class Python's logging takes over, as it
 // does in gunicorn: handlers of Python write errorlog and accesslog, or what the log configuration
-// says, and each record of the server goes to `gunicorn.error` through LogObserver. The server opens
-// the Logger without files then (see logging_takes_over()). Access records come from the application
-// side, through access(resp, req, environ, request_time) of the logger class; subclasses may override
-// setup, access, atoms, now and the levels' methods, or add filters and handlers.
+// says, and each record of the server goes to `gunicorn.error` through LogObserver. The server
+// opens the Logger without files then (see logging_takes_over()). Access records come from the
+// application side, through access(resp, req, environ, request_time) of the logger class;
+// subclasses may override setup, access, atoms, now and the levels' methods, or add filters and
+// handlers.
 //
 // Limit: while Python's logging has taken over, error_log_format and the JSON access format have no
 // effect, requests refused before they reach the application have no access line, syslog gets the
@@ -38,10 +39,10 @@ public:
     PythonLogging(const PythonLogging&) = delete;
     PythonLogging& operator=(const PythonLogging&) = delete;
 
-    /// Makes `cfg` the settings that Python code sees (the `cfg` of hooks), and sets the loggers up:
-    /// at start, after Logger::open() and before the first hook, and on HUP. Takes the GIL.
-    /// Error: one sentence that names the setting (the traceback is logged if it was the user's code
-    /// that raised); loggers and settings are as they were before.
+    /// Makes `cfg` the settings that Python code sees (the `cfg` of hooks), and sets the loggers
+    /// up: at start, after Logger::open() and before the first hook, and on HUP. Takes the GIL.
+    /// Error: one sentence that names the setting (the traceback is logged if it was the user's
+    /// code that raised); loggers and settings are as they were before.
     Status configure(const Config& cfg);
 
     /// True while Python's logging has taken over.

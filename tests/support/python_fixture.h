@@ -1,8 +1,8 @@
-// For unit tests of Python rooms: one interpreter a test program, small ways to ask it things, and a
-// directory of its own for each test.
+// For unit tests of Python rooms: one interpreter a test program, small ways to ask it things, and
+// a directory of its own for each test.
 //
-// The interpreter sees the standard library only (no site-packages), so a real gunicorn of the machine
-// is not found and the stand-in is.
+// The interpreter sees the standard library only (no site-packages), so a real gunicorn of the
+// machine is not found and the stand-in is.
 #pragma once
 
 #include "python/pyref.h"
@@ -31,8 +31,7 @@ inline bool run_python(const std::string& code) {
 inline std::string eval_python(const std::string& expression) {
     WithGil gil;
     PyObject* names = PyModule_GetDict(PyImport_AddModule("__main__"));
-    const PyRef value =
-        PyRef::steal(PyRun_String(expression.c_str(), Py_eval_input, names, names));
+    const PyRef value = PyRef::steal(PyRun_String(expression.c_str(), Py_eval_input, names, names));
     const PyRef text = value ? PyRef::steal(PyObject_Str(value.get())) : PyRef();
     std::string_view view;
     if (!text || !utf8_view(text.get(), view)) return "! " + take_error_text(false);
@@ -48,8 +47,9 @@ protected:
         // Never finalised: the program ends, and other suites of it may follow.
         static Interpreter* interpreter = started->release();
         ASSERT_NE(interpreter, nullptr);
-        ASSERT_TRUE(run_python("import sys\nsys.dont_write_bytecode = True\n"
-                               "sys.path[:] = [p for p in sys.path if '-packages' not in p]\n"));
+        ASSERT_TRUE(
+            run_python("import sys\nsys.dont_write_bytecode = True\n"
+                       "sys.path[:] = [p for p in sys.path if '-packages' not in p]\n"));
     }
 
     void SetUp() override {

@@ -128,8 +128,9 @@ TEST_F(ConfigFileTest, HandsOverHooksAsReferencesWithAName) {
 }
 
 TEST_F(ConfigFileTest, DropsTheLastReferenceOfAHookUnderTheGil) {
-    ASSERT_TRUE(run_python("import weakref\nclass Hook:\n    def __call__(self, server): pass\n"
-                           "hook = Hook()\nalive = weakref.ref(hook)\n"));
+    ASSERT_TRUE(
+        run_python("import weakref\nclass Hook:\n    def __call__(self, server): pass\n"
+                   "hook = Hook()\nalive = weakref.ref(hook)\n"));
     {
         HookRef reference;
         {
@@ -150,8 +151,7 @@ TEST_F(ConfigFileTest, ChecksTheArityOfFunctions) {
     EXPECT_TRUE(load("def on_exit(*everything): pass"));
     EXPECT_TRUE(load("on_exit = lambda server: None"));
     EXPECT_TRUE(load("def on_exit(server, *, flag=1): pass"));
-    EXPECT_EQ(failure("def on_exit(): pass"),
-              "Value must have an arity of: 1 (setting on_exit)");
+    EXPECT_EQ(failure("def on_exit(): pass"), "Value must have an arity of: 1 (setting on_exit)");
     EXPECT_EQ(failure("def on_exit(server, worker): pass"),
               "Value must have an arity of: 1 (setting on_exit)");
     EXPECT_EQ(failure("def on_exit(server, *, flag): pass"),
@@ -183,9 +183,8 @@ TEST_F(ConfigFileTest, ChecksTheArityOfOtherCallables) {
 
 TEST_F(ConfigFileTest, AcceptsPostRequestWithTwoThreeOrFourParameters) {
     for (const char* parameters : {"w, r", "w, r, e", "w, r, e, p"}) {
-        const Value hook = value("def post_request(" + std::string(parameters) +
-                                     "): return 'called'\n",
-                                 "post_request");
+        const Value hook = value(
+            "def post_request(" + std::string(parameters) + "): return 'called'\n", "post_request");
         ASSERT_TRUE(std::holds_alternative<HookRef>(hook)) << parameters;
         WithGil gil;
         const PyRef result = PyRef::steal(PyObject_CallFunction(
@@ -344,15 +343,16 @@ TEST_F(ConfigFileTest, ShowsSettingsReadOnlyAndNamesThoseThatExist) {
 TEST_F(ConfigFileTest, OffersWhatConfigFilesImport) {
     EXPECT_EQ(value("import gunicorn\nproc_name = gunicorn.__version__", "proc_name"),
               Value(std::string("26.1.0")));
-    EXPECT_TRUE(load("from gunicorn.glogging import Logger\n"
-                     "from gunicorn import config, util\n"
-                     "from gunicorn.config import Config\n"
-                     "from gunicorn.workers.base import Worker\n"
-                     "from gunicorn.app.base import BaseApplication\n"
-                     "from gunicorn.errors import HaltServer\n"
-                     "import gunicorn.http.wsgi\n"
-                     "class Mine(Worker): pass\n"
-                     "class App(BaseApplication): pass\n"));
+    EXPECT_TRUE(
+        load("from gunicorn.glogging import Logger\n"
+             "from gunicorn import config, util\n"
+             "from gunicorn.config import Config\n"
+             "from gunicorn.workers.base import Worker\n"
+             "from gunicorn.app.base import BaseApplication\n"
+             "from gunicorn.errors import HaltServer\n"
+             "import gunicorn.http.wsgi\n"
+             "class Mine(Worker): pass\n"
+             "class App(BaseApplication): pass\n"));
     EXPECT_TRUE(load("import gunicorn\nclass Mine(gunicorn.glogging.Logger): pass\n"));
 }
 
@@ -369,10 +369,11 @@ TEST_F(ConfigFileTest, SaysWhatTheStandInDoesNotHave) {
 }
 
 TEST_F(ConfigFileTest, WarnsOfAPatchWithoutEffect) {
-    auto file = load("from gunicorn.http import wsgi\n"
-                     "class Response(wsgi.Response): pass\n"
-                     "original, wsgi.Response = wsgi.Response, Response\n"
-                     "wsgi.Response = original\n");
+    auto file = load(
+        "from gunicorn.http import wsgi\n"
+        "class Response(wsgi.Response): pass\n"
+        "original, wsgi.Response = wsgi.Response, Response\n"
+        "wsgi.Response = original\n");
     ASSERT_TRUE(file) << file.message();
     ASSERT_EQ(file->warnings.size(), 2u);
     EXPECT_EQ(file->warnings[0], "replacing gunicorn.http.wsgi.Response has no effect in gcorn");
@@ -387,21 +388,24 @@ TEST_F(ConfigFileTest, TellsTheServerNameThatTheFileChose) {
     EXPECT_EQ(patched_server_name(), "");
     ASSERT_TRUE(load("import gunicorn\ngunicorn.SERVER = 'a\\r\\nSet-Cookie: b'\n"));
     EXPECT_EQ(patched_server_name(), "web/1");
-    ASSERT_TRUE(load("import gunicorn\ngunicorn.SERVER = None\n"
-                     "gunicorn.SERVER_SOFTWARE = 'gunicorn/26.1.0'\n"));
+    ASSERT_TRUE(
+        load("import gunicorn\ngunicorn.SERVER = None\n"
+             "gunicorn.SERVER_SOFTWARE = 'gunicorn/26.1.0'\n"));
     EXPECT_EQ(patched_server_name(), std::nullopt);
 }
 
 TEST_F(ConfigFileTest, PrefersTheRealPackage) {
     std::filesystem::create_directories(directory_ + "/site/gunicorn");
     write_file("site/gunicorn/__init__.py", "__version__ = '20.1.0'\nSERVER = 'gunicorn'\n");
-    ASSERT_TRUE(run_python("old = {n: sys.modules.pop(n) for n in list(sys.modules) "
-                           "if n.partition('.')[0] == 'gunicorn'}\nsys.path.append('site')\n"));
+    ASSERT_TRUE(
+        run_python("old = {n: sys.modules.pop(n) for n in list(sys.modules) "
+                   "if n.partition('.')[0] == 'gunicorn'}\nsys.path.append('site')\n"));
     EXPECT_EQ(value("import gunicorn\nproc_name = gunicorn.__version__", "proc_name"),
               Value(std::string("20.1.0")));
     EXPECT_NE(failure("import gunicorn.glogging").find("ModuleNotFoundError"), std::string::npos);
-    ASSERT_TRUE(run_python("sys.path.remove('site')\ndel sys.modules['gunicorn']\n"
-                           "sys.modules.update(old)\n"));
+    ASSERT_TRUE(
+        run_python("sys.path.remove('site')\ndel sys.modules['gunicorn']\n"
+                   "sys.modules.update(old)\n"));
 }
 
 // --- files in the shapes of the real world ---
@@ -426,14 +430,16 @@ TEST_F(ConfigFileTest, ReadsHooksThatLog) {
 }
 
 TEST_F(ConfigFileTest, ReadsSettingsFromEnvironmentVariables) {
-    ASSERT_TRUE(run_python("import os\nos.environ.update(GUNICORN_WORKERS='5', "
-                           "GUNICORN_BIND='0.0.0.0:8001', GUNICORN_PRELOAD_APP='true')"));
+    ASSERT_TRUE(
+        run_python("import os\nos.environ.update(GUNICORN_WORKERS='5', "
+                   "GUNICORN_BIND='0.0.0.0:8001', GUNICORN_PRELOAD_APP='true')"));
     const Config cfg = resolve("environment.py").config;
     EXPECT_EQ(cfg.workers, 5);
     EXPECT_EQ(cfg.bind, StringList{"0.0.0.0:8001"});
     EXPECT_TRUE(cfg.preload_app);
-    ASSERT_TRUE(run_python("for n in 'WORKERS', 'BIND', 'PRELOAD_APP':\n"
-                           "    del os.environ['GUNICORN_' + n]"));
+    ASSERT_TRUE(
+        run_python("for n in 'WORKERS', 'BIND', 'PRELOAD_APP':\n"
+                   "    del os.environ['GUNICORN_' + n]"));
 }
 
 TEST_F(ConfigFileTest, ReadsTheConfigurationOfContainerImages) {
@@ -490,8 +496,9 @@ TEST_F(ConfigFileTest, ReadsALoggerClassAndAServerName) {
     EXPECT_EQ(cfg.logger_class.name, "__config__.CustomLogger");
     EXPECT_TRUE(cfg.logger_class);
     EXPECT_EQ(patched_server_name(), "web");
-    ASSERT_TRUE(run_python("import gunicorn\ngunicorn.SERVER = 'gunicorn'\n"
-                           "gunicorn.SERVER_SOFTWARE = 'gunicorn/26.1.0'\n"));
+    ASSERT_TRUE(
+        run_python("import gunicorn\ngunicorn.SERVER = 'gunicorn'\n"
+                   "gunicorn.SERVER_SOFTWARE = 'gunicorn/26.1.0'\n"));
 }
 
 TEST_F(ConfigFileTest, ReadsRequestHooks) {

@@ -68,8 +68,9 @@ const char* const kErrorToFile =
 // --- C++ writes the logs ---
 
 TEST_F(LoggingTest, CostsNothingUntilLoggingIsImported) {
-    ASSERT_TRUE(run_python("for name in [n for n in sys.modules if n.partition('.')[0] == 'logging' "
-                           "or n.startswith('_gcorn_l')]: del sys.modules[name]"));
+    ASSERT_TRUE(
+        run_python("for name in [n for n in sys.modules if n.partition('.')[0] == 'logging' "
+                   "or n.startswith('_gcorn_l')]: del sys.modules[name]"));
     ASSERT_TRUE(logging_.configure(config("")));
     EXPECT_EQ(eval_python("'logging' in sys.modules"), "False");
     ASSERT_TRUE(run_python("import logging\nlogging.getLogger('gunicorn.error').info('late')"));
@@ -79,10 +80,11 @@ TEST_F(LoggingTest, CostsNothingUntilLoggingIsImported) {
 
 TEST_F(LoggingTest, LeadsBothLoggersToTheFilesOfTheServer) {
     ASSERT_TRUE(configure("loglevel = 'warning'"));
-    ASSERT_TRUE(run_python("import logging\n"
-                           "logging.getLogger('gunicorn.error').warning('disk %d%%', 90)\n"
-                           "logging.getLogger('gunicorn.error').info('not this')\n"
-                           "logging.getLogger('gunicorn.access').info('GET /')\n"));
+    ASSERT_TRUE(
+        run_python("import logging\n"
+                   "logging.getLogger('gunicorn.error').warning('disk %d%%', 90)\n"
+                   "logging.getLogger('gunicorn.error').info('not this')\n"
+                   "logging.getLogger('gunicorn.access').info('GET /')\n"));
     const std::string prefix = "] [" + std::to_string(::getpid()) + "] [WARNING] disk 90%\n";
     EXPECT_NE(errors().find(prefix), std::string::npos) << errors();
     EXPECT_EQ(errors().find("not this"), std::string::npos);
@@ -95,20 +97,22 @@ TEST_F(LoggingTest, LeadsBothLoggersToTheFilesOfTheServer) {
 
 TEST_F(LoggingTest, LendsItsHandlersToApplications) {
     ASSERT_TRUE(configure(""));
-    ASSERT_TRUE(run_python("import logging\n"
-                           "app = logging.getLogger('shop')\n"
-                           "app.handlers = logging.getLogger('gunicorn.error').handlers\n"
-                           "app.setLevel(logging.DEBUG)\n"
-                           "app.debug('cart of %s', 'ann')\n"
-                           "app.error('sold out')\n"));
+    ASSERT_TRUE(
+        run_python("import logging\n"
+                   "app = logging.getLogger('shop')\n"
+                   "app.handlers = logging.getLogger('gunicorn.error').handlers\n"
+                   "app.setLevel(logging.DEBUG)\n"
+                   "app.debug('cart of %s', 'ann')\n"
+                   "app.error('sold out')\n"));
     EXPECT_NE(errors().find("] [DEBUG] cart of ann\n"), std::string::npos) << errors();
     EXPECT_NE(errors().find("] [ERROR] sold out\n"), std::string::npos) << errors();
 }
 
 TEST_F(LoggingTest, WritesTracebacksInOneRecord) {
     ASSERT_TRUE(configure(""));
-    ASSERT_TRUE(run_python("import logging\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n"
-                           "    logging.getLogger('gunicorn.error').exception('sum failed')\n"));
+    ASSERT_TRUE(
+        run_python("import logging\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n"
+                   "    logging.getLogger('gunicorn.error').exception('sum failed')\n"));
     EXPECT_NE(errors().find("[ERROR] sum failed\nTraceback (most recent call last):\n"),
               std::string::npos)
         << errors();
@@ -117,33 +121,36 @@ TEST_F(LoggingTest, WritesTracebacksInOneRecord) {
 
 TEST_F(LoggingTest, HonoursAFormatterSetByTheApplication) {
     ASSERT_TRUE(configure(""));
-    ASSERT_TRUE(run_python("import logging\nhandler = logging.getLogger('gunicorn.error').handlers[0]\n"
-                           "handler.setFormatter(logging.Formatter('%(name)s: %(message)s'))\n"
-                           "logging.getLogger('gunicorn.error').error('mine')\n"
-                           "handler.stream.write('raw text')\n"
-                           "handler.flush()\n"));
+    ASSERT_TRUE(
+        run_python("import logging\nhandler = logging.getLogger('gunicorn.error').handlers[0]\n"
+                   "handler.setFormatter(logging.Formatter('%(name)s: %(message)s'))\n"
+                   "logging.getLogger('gunicorn.error').error('mine')\n"
+                   "handler.stream.write('raw text')\n"
+                   "handler.flush()\n"));
     EXPECT_EQ(errors(), "gunicorn.error: mine\nraw text\n");
 }
 
 TEST_F(LoggingTest, WritesTextThatIsNoUtf8) {
     ASSERT_TRUE(configure(""));
-    ASSERT_TRUE(run_python("import logging\n"
-                           "logging.getLogger('gunicorn.error').error('a\\udcffb')\n"));
+    ASSERT_TRUE(
+        run_python("import logging\n"
+                   "logging.getLogger('gunicorn.error').error('a\\udcffb')\n"));
     EXPECT_NE(errors().find("a\\udcffb"), std::string::npos) << errors();
 }
 
 TEST_F(LoggingTest, GivesHooksALogWithTheMethodsOfGunicorns) {
     ASSERT_TRUE(configure("loglevel = 'debug'"));
     open("error.log", "access.log");
-    ASSERT_TRUE(run_python("import _gcorn_logging\nlog = _gcorn_logging.current()\n"
-                           "for level in 'debug info warning error critical'.split():\n"
-                           "    getattr(log, level)('%s now', level)\n"
-                           "log.log('warning', 'by name')\nlog.log(40, 'by number')\n"
-                           "try:\n    raise KeyError('k')\nexcept KeyError:\n"
-                           "    log.exception('caught')\n"));
-    for (const char* line : {"[INFO] info now\n", "[CRITICAL] critical now\n",
-                             "[WARNING] by name\n", "[ERROR] by number\n",
-                             "[ERROR] caught\nTraceback"})
+    ASSERT_TRUE(
+        run_python("import _gcorn_logging\nlog = _gcorn_logging.current()\n"
+                   "for level in 'debug info warning error critical'.split():\n"
+                   "    getattr(log, level)('%s now', level)\n"
+                   "log.log('warning', 'by name')\nlog.log(40, 'by number')\n"
+                   "try:\n    raise KeyError('k')\nexcept KeyError:\n"
+                   "    log.exception('caught')\n"));
+    for (const char* line :
+         {"[INFO] info now\n", "[CRITICAL] critical now\n", "[WARNING] by name\n",
+          "[ERROR] by number\n", "[ERROR] caught\nTraceback"})
         EXPECT_NE(errors().find(line), std::string::npos) << line << errors();
     EXPECT_EQ(eval_python("log.error_log.name + ' ' + log.access_log.name"),
               "gunicorn.error gunicorn.access");
@@ -154,8 +161,8 @@ TEST_F(LoggingTest, GivesHooksALogWithTheMethodsOfGunicorns) {
 TEST_F(LoggingTest, KnowsWhenPythonTakesOver) {
     EXPECT_FALSE(logging_takes_over(config("")));
     EXPECT_FALSE(logging_takes_over(config("logger_class = 'gunicorn.glogging.Logger'")));
-    EXPECT_FALSE(logging_takes_over(
-        config("import gunicorn\nlogger_class = gunicorn.glogging.Logger")));
+    EXPECT_FALSE(
+        logging_takes_over(config("import gunicorn\nlogger_class = gunicorn.glogging.Logger")));
     EXPECT_FALSE(logging_takes_over(config("logconfig_dict = {}")));
     EXPECT_TRUE(logging_takes_over(config("logger_class = 'site.Logger'")));
     EXPECT_TRUE(logging_takes_over(config(kErrorToFile)));
@@ -241,8 +248,9 @@ TEST_F(LoggingTest, ReturnsToTheServersFilesWhenTheConfigurationIsGone) {
     open("error.log", "access.log");
     EXPECT_FALSE(logging_.takes_over());
     log_.info("native again");
-    ASSERT_TRUE(run_python("import logging\n"
-                           "logging.getLogger('gunicorn.error').info('python, too')"));
+    ASSERT_TRUE(
+        run_python("import logging\n"
+                   "logging.getLogger('gunicorn.error').info('python, too')"));
     EXPECT_NE(errors().find("native again\n"), std::string::npos);
     EXPECT_NE(errors().find("python, too\n"), std::string::npos);
     EXPECT_EQ(read_file("python.log"), "");
@@ -261,10 +269,11 @@ TEST_F(LoggingTest, OpensThePythonHandlersFilesAgain) {
 }
 
 TEST_F(LoggingTest, SurvivesAHandlerThatRaises) {
-    ASSERT_TRUE(configure("from gunicorn.glogging import Logger\n"
-                          "class Broken(Logger):\n"
-                          "    def error(self, *a): raise ValueError('cannot log')\n"
-                          "logger_class = Broken\n"));
+    ASSERT_TRUE(
+        configure("from gunicorn.glogging import Logger\n"
+                  "class Broken(Logger):\n"
+                  "    def error(self, *a): raise ValueError('cannot log')\n"
+                  "logger_class = Broken\n"));
     ::testing::internal::CaptureStderr();
     log_.error("important");
     const std::string text = ::testing::internal::GetCapturedStderr();
@@ -309,16 +318,17 @@ TEST_F(LoggingTest, LetsASubclassFilterInSetup) {
 }
 
 TEST_F(LoggingTest, LetsASubclassOverrideAccessAndAtoms) {
-    ASSERT_TRUE(configure("from gunicorn import glogging\n"
-                          "access_log_format = '%(r)s %(x)s'\n"
-                          "class Own(glogging.Logger):\n"
-                          "    def atoms(self, resp, req, environ, request_time):\n"
-                          "        return {**super().atoms(resp, req, environ, request_time),\n"
-                          "                'x': 'extra'}\n"
-                          "    def access(self, resp, req, environ, request_time):\n"
-                          "        if req.path != '/quiet':\n"
-                          "            super().access(resp, req, environ, request_time)\n"
-                          "logger_class = Own\n"));
+    ASSERT_TRUE(
+        configure("from gunicorn import glogging\n"
+                  "access_log_format = '%(r)s %(x)s'\n"
+                  "class Own(glogging.Logger):\n"
+                  "    def atoms(self, resp, req, environ, request_time):\n"
+                  "        return {**super().atoms(resp, req, environ, request_time),\n"
+                  "                'x': 'extra'}\n"
+                  "    def access(self, resp, req, environ, request_time):\n"
+                  "        if req.path != '/quiet':\n"
+                  "            super().access(resp, req, environ, request_time)\n"
+                  "logger_class = Own\n"));
     ASSERT_TRUE(run_python(std::string("PATH = '/quiet'\n") + kAccessCall));
     ASSERT_TRUE(run_python(std::string("PATH = '/loud'\n") + kAccessCall));
     EXPECT_EQ(accesses(), "GET /loud HTTP/1.1 extra\n");
@@ -327,24 +337,26 @@ TEST_F(LoggingTest, LetsASubclassOverrideAccessAndAtoms) {
 }
 
 TEST_F(LoggingTest, AcceptsASubclassThatReplacesSetup) {
-    ASSERT_TRUE(configure("import logging\nfrom gunicorn.glogging import Logger\n"
-                          "class Stubbed(Logger):\n"
-                          "    def setup(self, cfg):\n"
-                          "        self.error_logger = logging.getLogger('gunicorn.error')\n"
-                          "        self.error_logger.addHandler(logging.FileHandler('own.log'))\n"
-                          "        self.error_logger.setLevel('INFO')\n"
-                          "logger_class = Stubbed\n"));
+    ASSERT_TRUE(
+        configure("import logging\nfrom gunicorn.glogging import Logger\n"
+                  "class Stubbed(Logger):\n"
+                  "    def setup(self, cfg):\n"
+                  "        self.error_logger = logging.getLogger('gunicorn.error')\n"
+                  "        self.error_logger.addHandler(logging.FileHandler('own.log'))\n"
+                  "        self.error_logger.setLevel('INFO')\n"
+                  "logger_class = Stubbed\n"));
     log_.info("only there");
     EXPECT_EQ(read_file("own.log"), "only there\n");
 }
 
 TEST_F(LoggingTest, ShowsTheTracebackOfALoggerClassThatRaises) {
     ASSERT_TRUE(configure(""));
-    const Config cfg = config("from gunicorn.glogging import Logger\n"
-                              "class Broken(Logger):\n"
-                              "    def setup(self, cfg):\n"
-                              "        return cfg.no_such_setting\n"
-                              "logger_class = Broken\n");
+    const Config cfg = config(
+        "from gunicorn.glogging import Logger\n"
+        "class Broken(Logger):\n"
+        "    def setup(self, cfg):\n"
+        "        return cfg.no_such_setting\n"
+        "logger_class = Broken\n");
     open("error.log", "");
     Status status = logging_.configure(cfg);
     ASSERT_FALSE(status);
