@@ -72,11 +72,11 @@ TEST_P(Logs, WritesOneLineForEachAnswerWhateverItsKind) {
     const Server server(
         with({"--access-logfile", scratch / "access", "--access-logformat", "%(U)s %(s)s %(B)s"}));
     server.get("/generator");
-    server.get("/204");
+    server.get("/teapot");
     server.get("/nowhere");
     const std::vector<std::string> lines = lines_of(scratch / "access", 3);
     EXPECT_EQ(lines,
-              (std::vector<std::string>{"/generator 200 13", "/204 204 0", "/nowhere 404 13"}))
+              (std::vector<std::string>{"/generator 200 13", "/teapot 418 15", "/nowhere 404 13"}))
         << server.story();
 }
 
