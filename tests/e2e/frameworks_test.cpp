@@ -2,6 +2,8 @@
 // static files, error pages. Each comes from the distribution's package; a missing one skips its
 // tests.
 
+#include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "tests/support/e2e.h"
@@ -80,6 +82,17 @@ std::string sha256_of_pattern(size_t count) {
 
 bool contains(const std::string& text, std::string_view part) {
     return text.find(part) != std::string::npos;
+}
+
+/// The JSON text without the blanks that some versions put after colons and commas.
+std::string compact(const std::string& json) {
+    std::string text;
+    for (const char c : json) {
+        if (c == '\n' || (c == ' ' && !text.empty() && std::strchr(":,{[", text.back()) != nullptr))
+            continue;
+        text += c;
+    }
+    return text;
 }
 
 class Flask : public PerEngine {
@@ -213,7 +226,7 @@ TEST_P(Django, ServesFilesUploadsAndStreams) {
                         {{"If-Modified-Since", style.field("Last-Modified")}})
                   .status,
               304);
-    EXPECT_EQ(server_->get("/static/../settings.py").status, 404);
+    EXPECT_EQ(server_->get("/static/../settings.py").status / 100, 4);
     const Response download = server_->get("/download");
     EXPECT_EQ(download.body, read_file(apps_dir() + "/django_site/views.py")) << download;
     for (const size_t size : {size_t{1000}, size_t{3'000'000}}) {  // in memory, and in a file
@@ -288,8 +301,8 @@ TEST_P(Httpbin, ReflectsRequestsOfEveryKind) {
     Browser browser(server);
     const Response got = browser.get("/get?a=1&a=2");
     EXPECT_EQ(got.status, 200) << got << server.story();
-    EXPECT_TRUE(contains(got.body, "\"Host\": \"test.example\"")) << got;
-    EXPECT_TRUE(contains(browser.post_form("/post", "k=v+w").body, "\"k\": \"v w\""));
+    EXPECT_TRUE(contains(compact(got.body), "\"Host\":\"test.example\"")) << got;
+    EXPECT_TRUE(contains(compact(browser.post_form("/post", "k=v+w").body), "\"k\":\"v w\""));
     for (const char* status : {"201", "204", "304", "418", "500"}) {
         const std::string target = "/status/" + std::string(status);
         EXPECT_EQ(browser.get(target).status, std::atoi(status));
@@ -304,7 +317,7 @@ TEST_P(Httpbin, ReflectsRequestsOfEveryKind) {
     EXPECT_EQ(browser.get("/redirect-to?url=/get").field("Location"), "/get");
     EXPECT_EQ(browser.get("/cookies/set?name=value").status, 302);
     EXPECT_EQ(browser.cookie("name"), "value");
-    EXPECT_TRUE(contains(browser.get("/cookies").body, "\"name\": \"value\""));
+    EXPECT_TRUE(contains(compact(browser.get("/cookies").body), "\"name\":\"value\""));
     EXPECT_EQ(browser.get("/basic-auth/u/p").status, 401);
     EXPECT_EQ(browser.request("GET", "/basic-auth/u/p", {{"Authorization", "Basic dTpw"}}).status,
               200);
@@ -315,7 +328,7 @@ TEST_P(Httpbin, ReflectsRequestsOfEveryKind) {
         "POST /post HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
         "Transfer-Encoding: chunked\r\n\r\n5\r\nchunk\r\n2\r\ned\r\n0\r\n\r\n");
     const Response chunked = client.read_response("POST");
-    EXPECT_TRUE(contains(chunked.body, "\"data\": \"chunked\"")) << chunked;
+    EXPECT_TRUE(contains(compact(chunked.body), "\"data\":\"chunked\"")) << chunked;
 }
 
 }  // namespace

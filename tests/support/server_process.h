@@ -83,11 +83,11 @@ public:
 
     [[nodiscard]] const Endpoint& at() const { return endpoint_; }
     [[nodiscard]] Client connect() const { return Client(endpoint_); }
-    [[nodiscard]] Response get(std::string_view target, const Fields& fields = {}) const {
+    Response get(std::string_view target, const Fields& fields = {}) const {
         return fetch(endpoint_, "GET", target, fields);
     }
-    [[nodiscard]] Response request(std::string_view method, std::string_view target,
-                                   const Fields& fields = {}, std::string_view body = {}) const {
+    Response request(std::string_view method, std::string_view target, const Fields& fields = {},
+                     std::string_view body = {}) const {
         return fetch(endpoint_, method, target, fields, body);
     }
 

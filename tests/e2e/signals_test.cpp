@@ -1,0 +1,169 @@
+// The process tree under signals, deaths and hangs: who is replaced, who is waited for, what the
+// log says, and which code the arbiter leaves with.
+
+#include <algorithm>
+
+#include "tests/support/e2e.h"
+
+namespace gcorn::e2e {
+namespace {
+
+class Signals : public PerEngine {
+protected:
+    Server& start(const std::vector<std::string>& more = {}) {
+        ServerOptions options = with(more);
+        options.env["PROBE_LOG"] = scratch_ / "events";
+        server_.emplace(options);
+        EXPECT_TRUE(server_->has_workers(GetParam().workers)) << server_->story();
+        // All workers answer: nobody is still booting when the signal comes.
+        EXPECT_TRUE(eventually([&] {
+            const std::string log = server_->err();
+            size_t count = 0;
+            for (size_t at = log.find("Booting worker"); at != std::string::npos;
+                 at = log.find("Booting worker", at + 1)) {
+                ++count;
+            }
+            return count == GetParam().workers;
+        })) << server_->story();
+        EXPECT_EQ(server_->get("/").status, 200);
+        return *server_;
+    }
+    /// Waits until the application noted that it is at work.
+    [[nodiscard]] bool noted(std::string_view event) const {
+        return eventually(
+            [&] { return read_file(scratch_ / "events").find(event) != std::string::npos; });
+    }
+    TempDir scratch_;
+    std::optional<Server> server_;
+};
+FOR_EVERY_ENGINE(Signals);
+
+TEST_P(Signals, TermEndsEverythingWithZero) {
+    Server& server = start();
+    const std::vector<pid_t> workers = server.workers();
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    for (const pid_t worker : workers)
+        EXPECT_FALSE(is_alive(worker));
+    EXPECT_TRUE(server.logs("Handling signal: term")) << server.story();
+    EXPECT_TRUE(server.logs("Worker exiting (pid: ")) << server.story();
+    EXPECT_TRUE(server.logs("Shutting down: Master")) << server.story();
+    EXPECT_FALSE(server.connect().connected());
+}
+
+TEST_P(Signals, IntAndQuitEndEverythingWithZero) {
+    for (const int number : {SIGINT, SIGQUIT}) {
+        Server& server = start();
+        server.signal(number);
+        EXPECT_EQ(server.exit_code(), 0) << server.story();
+        EXPECT_TRUE(
+            server.logs(number == SIGINT ? "Handling signal: int" : "Handling signal: quit"))
+            << server.story();
+    }
+}
+
+TEST_P(Signals, TermLetsTheRunningRequestFinish) {
+    Server& server = start();
+    Client client = server.connect();
+    client.send(make_request("GET", "/sleep?s=1"));
+    ASSERT_TRUE(noted("sleeping"));
+    server.signal(SIGTERM);
+    const Response response = client.read_response();
+    EXPECT_EQ(response.body, "slept") << response << server.story();
+    if (!is_gunicorn()) {
+        EXPECT_TRUE(response.says_close()) << response;
+    }
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+}
+
+TEST_P(Signals, QuitDoesNotWaitForABusyApplication) {
+    Server& server = start({"--graceful-timeout", "20"});
+    Client client = server.connect();
+    client.send(make_request("GET", "/busy?s=30"));
+    ASSERT_TRUE(noted("busy"));
+    server.signal(SIGQUIT);
+    EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
+}
+
+TEST_P(Signals, TermKillsWhoIsNotDoneAfterTheGracefulTimeout) {
+    Server& server = start({"--graceful-timeout", "1"});
+    Client client = server.connect();
+    client.send(make_request("GET", "/sleep?s=30"));
+    ASSERT_TRUE(noted("sleeping"));
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
+}
+
+TEST_P(Signals, TermIsNotDelayedByAnIdleConnection) {
+    SKIP_ON_GUNICORN("gthread waits for it");
+    Server& server = start({"--keep-alive", "60"});
+    Client client = server.connect();
+    EXPECT_EQ(client.get("/").status, 200);
+    Client silent = server.connect();
+    const auto begin = std::chrono::steady_clock::now();
+    server.signal(SIGTERM);
+    EXPECT_TRUE(client.closes_within(kDeadline));
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(5000));
+}
+
+TEST_P(Signals, AKilledWorkerIsReplaced) {
+    Server& server = start();
+    const pid_t victim = server.workers().front();
+    ::kill(victim, SIGKILL);
+    EXPECT_TRUE(eventually([&] {
+        const std::vector<pid_t> now = server.workers();
+        return now.size() == GetParam().workers &&
+               std::find(now.begin(), now.end(), victim) == now.end();
+    })) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    if (gunicorn_version() != 20) {
+        const std::string line = "Worker (pid:" + std::to_string(victim) + ") was sent SIGKILL!";
+        EXPECT_TRUE(server.logs(line)) << server.story();
+    }
+}
+
+TEST_P(Signals, AWorkerThatHangsIsAbortedAndReplaced) {
+    if (GetParam().is_threaded) GTEST_SKIP() << "a busy thread does not stop the heartbeat";
+    Server& server = start({"-t", "1"});
+    const std::vector<pid_t> before = server.workers();
+    Client client = server.connect();
+    client.send(make_request("GET", "/busy?s=60"));
+    ASSERT_TRUE(noted("busy"));
+    EXPECT_TRUE(server.logs("WORKER TIMEOUT (pid:")) << server.story();
+    EXPECT_TRUE(eventually([&] {
+        const std::vector<pid_t> now = server.workers();
+        return now.size() == before.size() && now != before;
+    })) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+}
+
+TEST_P(Signals, WorkersLeaveWhenTheArbiterIsKilled) {
+    Server& server = start({"-t", "4"});  // gunicorn's sync looks twice in that time
+    const std::vector<pid_t> workers = server.workers();
+    server.signal(SIGKILL);
+    EXPECT_EQ(server.exit_code(), 128 + SIGKILL);
+    EXPECT_TRUE(eventually([&] { return std::none_of(workers.begin(), workers.end(), is_alive); },
+                           Milliseconds(10'000)))
+        << server.story();
+}
+
+TEST_P(Signals, AtexitHandlersOfTheApplicationRun) {
+    const TempDir site;
+    site.write("leaving.py",
+               "import atexit, os\n"
+               "from probe import app, note\n"
+               "atexit.register(note, 'left in order')\n");
+    ServerOptions options = with({"--chdir", site.path()});
+    options.app = "leaving:app";
+    options.env["PYTHONPATH"] = apps_dir();
+    options.env["PROBE_LOG"] = scratch_ / "events";
+    Server server(options);
+    EXPECT_EQ(server.get("/").status, 200);
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_TRUE(noted("left in order")) << server.story();
+}
+
+}  // namespace
+}  // namespace gcorn::e2e

@@ -1,0 +1,266 @@
+// From the command line to the first request: application specifications, settings from every
+// source, virtual environments, and every way in which a start fails, with its exit code and its
+// one clear line.
+
+#include <filesystem>
+
+#include <unistd.h>
+
+#include "tests/support/e2e.h"
+
+namespace gcorn::e2e {
+namespace {
+
+bool contains(const std::string& text, std::string_view part) {
+    return text.find(part) != std::string::npos;
+}
+
+/// A failed start: the code, and what stderr must say.
+void expect_failure(const std::vector<std::string>& args, int code, std::string_view says,
+                    const std::map<std::string, std::string>& env = {}) {
+    std::vector<std::string> all = {"-b", "127.0.0.1:" + std::to_string(free_port())};
+    all.insert(all.end(), args.begin(), args.end());
+    const Finished finished = run_server(all, env);
+    EXPECT_EQ(finished.code, code) << finished;
+    EXPECT_TRUE(contains(finished.err, says)) << "expected: " << says << finished;
+}
+
+/// The body of GET / from a server with that application.
+std::string answer_of(const std::string& app, const std::vector<std::string>& args = {}) {
+    const Server server({.app = app, .args = args});
+    return server.get("/").body;
+}
+
+TEST(ApplicationSpec, DefaultsToTheNameApplication) {
+    EXPECT_EQ(answer_of("probe"), "Hello, world!\n");
+}
+
+TEST(ApplicationSpec, CallsFactoriesWithLiterals) {
+    EXPECT_EQ(answer_of("probe:make()"), "made");
+    EXPECT_EQ(answer_of("probe:make('hi ', times=3)"), "hi hi hi ");
+    EXPECT_EQ(answer_of("probe:make('x', 1, alpha=[1, {'a': 2}], beta=None)"), "xalphabeta");
+}
+
+TEST(ApplicationSpec, IsTakenFromTheConfigFile) {
+    const TempDir scratch;
+    const std::string config = scratch.write("conf.py", "wsgi_app = 'probe:app'\n");
+    EXPECT_EQ(answer_of("", {"-c", config}), "Hello, world!\n");
+}
+
+TEST(ApplicationSpec, EndsWithFourWhenTheNameIsWrong) {
+    for (const char* spec : {"probe:absent", "probe:make(1", "probe:", "probe:x y",
+                             "probe:make(open('x'))", "probe:nothing", "probe:number"}) {
+        const Finished finished =
+            run_server({"-b", "127.0.0.1:" + std::to_string(free_port()), spec});
+        EXPECT_EQ(finished.code, 4) << spec << finished;
+        EXPECT_TRUE(contains(finished.err, "App failed to load")) << spec << finished;
+    }
+    expect_failure({"probe:absent"}, 4, "Failed to find attribute 'absent' in 'probe'.");
+    expect_failure({"probe:nothing"}, 4, "Failed to find application object");
+    expect_failure({"probe:number"}, 4, "Application object must be callable.");
+}
+
+TEST(ApplicationSpec, EndsWithThreeAndATracebackWhenTheModuleDoesNotImport) {
+    const TempDir scratch;
+    scratch.write("syntax.py", "def (\n");
+    scratch.write("raising.py", "raise RuntimeError('import broken on purpose')\n");
+    const auto fails = [&](const std::string& spec, std::string_view says) {
+        expect_failure({"--chdir", scratch.path(), spec}, 3, says);
+        expect_failure({"--chdir", scratch.path(), spec}, 3, "Worker failed to boot");
+    };
+    fails("absent_module:app", "No module named 'absent_module'");
+    fails("syntax:app", "SyntaxError");
+    fails("raising:app", "RuntimeError: import broken on purpose");
+    expect_failure({"--chdir", scratch.path(), "raising:app"}, 3,
+                   "Traceback (most recent call last)");
+    expect_failure({"-w", "3", "--chdir", scratch.path(), "raising:app"}, 3, "failed to boot");
+}
+
+TEST(ApplicationSpec, ExplainsAFileName) {
+    expect_failure({"probe.py"}, 3, "did you mean 'probe:application'?");
+}
+
+TEST(ApplicationSpec, MustBeThere) {
+    expect_failure({}, 1, "No application module specified.");
+}
+
+TEST(CommandLine, AnswersHelpAndVersion) {
+    const Finished help = run_server({"--help"});
+    EXPECT_EQ(help.code, 0) << help;
+    for (const char* option : {"--bind", "--workers", "--worker-class", "--access-logfile",
+                               "--graceful-timeout", "--check-config"}) {
+        EXPECT_TRUE(contains(help.out, option)) << option;
+    }
+    const Finished version = run_server({"--version"});
+    EXPECT_EQ(version.code, 0) << version;
+    EXPECT_TRUE(contains(version.out, is_gunicorn() ? "gunicorn (version " : "gcorn (version "))
+        << version;
+    EXPECT_EQ(run_server({"-h"}).out, help.out);
+    EXPECT_EQ(run_server({"-v"}).out, version.out);
+}
+
+TEST(CommandLine, EndsWithTwoOnUsageErrors) {
+    expect_failure({"--no-such-option", "probe:app"}, 2, "--no-such-option");
+    expect_failure({"-w", "many", "probe:app"}, 2, "many");
+    expect_failure({"probe:app", "-w"}, 2, "-w");
+    expect_failure({"probe:app"}, 2, "--no-such-option",
+                   {{"GUNICORN_CMD_ARGS", "--no-such-option"}});
+}
+
+TEST(CommandLine, EndsWithOneOnRefusedValues) {
+    expect_failure({"-w", "-1", "probe:app"}, 1, "-1");
+    expect_failure({"-c", "/nonexistent/conf.py", "probe:app"}, 1, "'/nonexistent/conf.py'");
+    expect_failure({"--chdir", "/nonexistent", "probe:app"}, 1, "/nonexistent");
+    expect_failure({"-k", "nonsense", "probe:app"}, 1, "nonsense");
+    expect_failure({"-b", "127.0.0.1:port", "probe:app"}, 1, "port");
+    expect_failure({"--access-logfile", "/nonexistent/log", "probe:app"}, 1, "/nonexistent/log");
+    expect_failure({"-e", "NO_EQUALS", "probe:app"}, 1, "NO_EQUALS");
+}
+
+TEST(CommandLine, TakesEveryFormOfAnOption) {
+    for (const std::vector<std::string>& args :
+         {std::vector<std::string>{"-w2"}, {"-w", "2"}, {"--workers=2"}, {"--workers", "2"}}) {
+        const Server server({.args = args});
+        EXPECT_TRUE(server.has_workers(2)) << args[0] << server.story();
+    }
+    const Server server({.args = {"--thread", "1", "-w", "2", "--"}});  // a unique prefix
+    EXPECT_TRUE(server.has_workers(2)) << server.story();
+}
+
+TEST(CommandLine, WinsOverTheEnvironmentAndThatOverTheConfigFile) {
+    const TempDir scratch;
+    const std::string config =
+        scratch.write("conf.py", "workers = 3\nraw_env = ['WHO=config file']\n");
+    const auto options = [&](const std::vector<std::string>& args, const std::string& cmd_args) {
+        ServerOptions result{.args = {"-c", config}};
+        result.args.insert(result.args.end(), args.begin(), args.end());
+        if (!cmd_args.empty()) result.env["GUNICORN_CMD_ARGS"] = cmd_args;
+        return result;
+    };
+    {
+        const Server file(options({}, ""));
+        EXPECT_TRUE(file.has_workers(3)) << file.story();
+        EXPECT_EQ(file.get("/variable?name=WHO").body, "config file");
+    }
+    {
+        const Server environment(options({}, "-w 2 -e 'WHO=the environment'"));
+        EXPECT_TRUE(environment.has_workers(2)) << environment.story();
+        EXPECT_EQ(environment.get("/variable?name=WHO").body, "the environment");
+    }
+    const Server line(options({"-w", "1", "-e", "WHO=command line"}, "-w 2 -e WHO=x"));
+    EXPECT_TRUE(line.has_workers(1)) << line.story();
+    EXPECT_EQ(line.get("/variable?name=WHO").body, "command line");
+}
+
+TEST(CommandLine, TakesTheNumberOfWorkersFromTheEnvironment) {
+    ServerOptions options;
+    options.env["WEB_CONCURRENCY"] = "2";
+    const Server server(options);
+    EXPECT_TRUE(server.has_workers(2)) << server.story();
+}
+
+TEST(ConfigFile, IsFoundInTheDirectoryOfTheStart) {
+    const TempDir scratch;
+    scratch.write("gunicorn.conf.py", "raw_env = ['FOUND=yes']\nchdir = '" + apps_dir() + "'\n");
+    ServerOptions options;
+    options.directory = scratch.path();
+    const Server server(options);
+    EXPECT_EQ(server.get("/variable?name=FOUND").body, "yes") << server.story();
+}
+
+TEST(ConfigFile, EndsTheStartWithATracebackWhenItIsBroken) {
+    const TempDir scratch;
+    const std::string config = scratch.write("conf.py", "workers = 1\nraise ValueError('conf')\n");
+    expect_failure({"-c", config, "probe:app"}, 1, "Failed to read config file: " + config);
+    expect_failure({"-c", config, "probe:app"}, 1, "ValueError: conf");
+    const std::string wrong = scratch.write("wrong.py", "workers = 'several'\n");
+    expect_failure({"-c", wrong, "probe:app"}, 1, "several");
+}
+
+TEST(CheckConfig, SaysNothingWhenAllIsWell) {
+    const Finished finished = run_server({"--check-config", "probe:app"});
+    EXPECT_EQ(finished.code, 0) << finished;
+    EXPECT_EQ(finished.out, "") << finished;
+}
+
+TEST(CheckConfig, LoadsTheApplication) {
+    const Finished finished = run_server({"--check-config", "absent_module:app"});
+    EXPECT_EQ(finished.code, 1) << finished;
+    EXPECT_TRUE(contains(finished.err, "absent_module")) << finished;
+}
+
+TEST(Listening, EndsWithOneWhenTheAddressIsTaken) {
+    const Server first;
+    const Finished second =
+        run_server({"-b", "127.0.0.1:" + std::to_string(first.at().port), "probe:app"});
+    EXPECT_EQ(second.code, 1) << second;
+    EXPECT_TRUE(contains(second.err, "Connection in use: ")) << second;
+    EXPECT_TRUE(contains(second.err, "Can't connect to ")) << second;
+    EXPECT_EQ(first.get("/").status, 200);
+}
+
+TEST(Listening, ReplacesAStaleSocketFileButNoOtherFile) {
+    const TempDir scratch;
+    const std::string path = scratch.write("file", "precious");
+    const Finished finished = run_server({"-b", "unix:" + path, "probe:app"});
+    EXPECT_EQ(finished.code, 1) << finished;
+    EXPECT_EQ(read_file(path), "precious");
+    const std::string stale = scratch / "stale";
+    run({python(), "-c", "import socket; socket.socket(socket.AF_UNIX).bind('" + stale + "')"});
+    ServerOptions options;
+    options.args = {"-b", "unix:" + stale};
+    const Server server(options);
+    EXPECT_EQ(fetch({.path = stale}, "GET", "/").status, 200) << server.story();
+}
+
+TEST(PidFile, IsWrittenAndRemoved) {
+    const TempDir scratch;
+    const std::string path = scratch / "pid";
+    Server server({.args = {"-p", path}});
+    ASSERT_EQ(server.get("/").status, 200);
+    EXPECT_EQ(read_file(path), std::to_string(server.pid()) + "\n");
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+TEST(Daemon, DetachesAndWritesItsPidFile) {
+    const TempDir scratch;
+    const int port = free_port();
+    const Finished started =
+        run_server({"-D", "-p", scratch / "pid", "-b", "127.0.0.1:" + std::to_string(port),
+                    "--log-file", scratch / "log", "probe:app"});
+    EXPECT_EQ(started.code, 0) << started;
+    ASSERT_TRUE(eventually([&] { return Client(Endpoint{.port = port}).connected(); }))
+        << started << read_file(scratch / "log");
+    const pid_t pid = std::atoi(read_file(scratch / "pid").c_str());
+    ASSERT_GT(pid, 1) << read_file(scratch / "log");
+    EXPECT_EQ(fetch({.port = port}, "GET", "/").status, 200);
+    EXPECT_NE(::getsid(pid), ::getsid(0)) << "still in our session";
+    ::kill(pid, SIGTERM);
+    EXPECT_TRUE(eventually([&] { return !is_alive(pid); })) << read_file(scratch / "log");
+}
+
+TEST(VirtualEnvironment, IsHonoured) {
+    SKIP_ON_GUNICORN("it runs in the interpreter that was started");
+    const TempDir scratch;
+    const std::string venv = scratch / "venv";
+    const Finished made = run({python(), "-m", "venv", "--without-pip", venv});
+    ASSERT_EQ(made.code, 0) << made;
+    const std::string site = run({venv + "/bin/python", "-c",
+                                  "import sysconfig; print(sysconfig.get_path('purelib'), end='')"})
+                                 .out;
+    ASSERT_TRUE(contains(site, venv)) << site;
+    const std::string relative = site.substr(scratch.path().size() + 1);
+    scratch.write(relative + "/only_in_venv.py", "from probe import app\n");
+    for (const std::map<std::string, std::string>& env :
+         {std::map<std::string, std::string>{{"VIRTUAL_ENV", venv}},
+          std::map<std::string, std::string>{{"PATH", venv + "/bin:/usr/bin:/bin"}}}) {
+        const Server server({.app = "only_in_venv:app", .env = env});
+        EXPECT_TRUE(contains(server.get("/interpreter").body, venv)) << server.story();
+    }
+    expect_failure({"only_in_venv:app"}, 3, "No module named 'only_in_venv'");
+}
+
+}  // namespace
+}  // namespace gcorn::e2e
