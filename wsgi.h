@@ -19,8 +19,18 @@
 
 namespace gcorn {
 
-class RequestHooks;
 class RequestObjects;
+
+/// The two hooks around a request (python/hooks implements them). Called with the GIL held.
+class RequestHooks {
+public:
+    virtual ~RequestHooks() = default;
+    /// Before the environ is made. False: raised, the request is answered with 500. Raises.
+    virtual bool pre_request(Exchange& exchange) = 0;
+    /// When everything is sent and the iterable closed. environ is null if it was never made.
+    /// False: raised, the error is logged and forgotten. Raises.
+    virtual bool post_request(Exchange& exchange, PyObject* environ_or_null) = 0;
+};
 
 struct WsgiOptions {
     std::string app;               ///< "module", "module:name" or "module:factory(literals)"
