@@ -381,7 +381,7 @@ constexpr Setting kSettings[] = {
      .help = "What to do with header names that contain an underscore: drop the field, refuse the "
              "request, or pass it on, where it can pose as another (dangerous)."},
     {.name = "pythonpath", .section = ServerMechanics, .flags = "--pythonpath",
-     .metavar = "DIRS", .field = &Config::pythonpath, .on_reload = NeedsRestart,
+     .metavar = "DIRS", .field = &Config::pythonpath,
      .help = "Directories to put first on sys.path, comma separated."},
     {.name = "proxy_protocol", .section = ServerMechanics, .flags = "--proxy-protocol",
      .metavar = "MODE", .field = &Config::proxy_protocol, .fallback = "off",
