@@ -7,7 +7,6 @@
 #include "base/text.h"
 #include "net/exchange.h"
 #include "python/environ.h"
-#include "python/hooks.h"
 #include "python/interpreter.h"
 #include "python/streams.h"
 
@@ -321,6 +320,9 @@ PyObject* early_hints_call(PyObject* self, PyObject* const* values, size_t flagg
     ResponseWriter hints;  // checks and renders the fields by the rules of a response
     const ResponseOptions options;
     hints.begin(exchange->head, false, options);
+    // Like a 204 it has no Content-Length (RFC 9110 §8.6).
+    const Status is_set = hints.set_status("204 No Content");
+    GCORN_CHECK(is_set);
     if (!add_headers(hints, values[0], true)) return nullptr;
     std::string head = "HTTP/1.1 103 Early Hints\r\n";
     head += hints.fields_block();
@@ -377,11 +379,7 @@ public:
 class Call {
 public:
     Call(WsgiApp& app, Exchange& exchange)
-        : app_(app),
-          objects_(*app.objects_),
-          exchange_(exchange),
-          response_(exchange.response),
-          hooks_(app.hooks_ != nullptr && app.hooks_->is_active() ? app.hooks_ : nullptr) {}
+        : app_(app), objects_(*app.objects_), exchange_(exchange), response_(exchange.response) {}
 
     void run();
 
@@ -419,9 +417,7 @@ private:
     RequestObjects& objects_;
     Exchange& exchange_;
     ResponseWriter& response_;
-    RequestHooks* hooks_;  ///< null if there is nothing to call
     PyRef input_, start_response_, early_hints_, socket_, environ_, result_;
-    PyRef hook_request_;  ///< the hooks' own view of the request
 };
 
 void Call::run() {
@@ -432,22 +428,20 @@ void Call::run() {
     const bool is_timed = app_.options_.measures_time;
     const int64_t start_us = is_timed ? monotonic_us() : 0;
     if (!make_environ() || !call_application() || !send_result() || !end_response()) fail();
-    if (hooks_ != nullptr) hooks_->access(exchange_, hook_request_.get(), environ_.get());
     close_result();
     if (is_timed) exchange_.app_us = monotonic_us() - start_us;
-    if (hooks_ != nullptr) hooks_->post_request(exchange_, hook_request_.get(), environ_.get());
+    if (app_.hooks_ != nullptr && !app_.hooks_->post_request(exchange_, environ_.get()))
+        log_python_error(app_.log_, Level::Error, "Exception in post_request hook");
     leave();
 }
 
 bool Call::make_environ() {
+    if (app_.hooks_ != nullptr && !app_.hooks_->pre_request(exchange_)) return false;
     input_ = objects_.streams.make_input(exchange_);
-    if (!input_) return false;
-    if (hooks_ != nullptr && !hooks_->pre_request(exchange_, input_.get(), hook_request_))
-        return false;
     start_response_ = objects_.make_callable(start_response_call, exchange_);
     early_hints_ = objects_.make_callable(early_hints_call, exchange_);
     socket_ = objects_.socket_proxy.make(exchange_);
-    if (!start_response_ || !early_hints_ || !socket_) return false;
+    if (!input_ || !start_response_ || !early_hints_ || !socket_) return false;
     environ_ = objects_.environ.make(
         exchange_,
         {.input = input_.get(), .early_hints = early_hints_.get(), .socket = socket_.get()});

@@ -207,6 +207,8 @@ void Interpreter::finalize() {
         PyRef exit_functions = import("atexit", "_run_exitfuncs");
         if (!exit_functions || !PyRef::steal(PyObject_CallNoArgs(exit_functions.get())))
             report("Exception at exit");
+        for (PyRef& thread : threads_)
+            (void)thread.release();  // Python goes on living with them
         PyEval_SaveThread();
         return;
     }
@@ -371,6 +373,7 @@ Status Interpreter::start_threads(size_t count, std::function<void(size_t)> body
 bool Interpreter::join_threads(int timeout_ms) {
     const int64_t deadline_ms = monotonic_ms() + timeout_ms;
     WithGil gil;
+    threads_stuck_ = false;
     for (const PyRef& thread : threads_) {
         const int64_t left_ms = std::max<int64_t>(deadline_ms - monotonic_ms(), 0);
         PyRef joined = PyRef::steal(
