@@ -122,9 +122,6 @@ int Server::run() {
     if (cfg.print_config || cfg.check_config) return check(*resolved);
 
     if (cfg.spew) {
-        if (cfg.daemon)
-            return fail({kExitConfigError, "spew writes to the terminal that daemon gives up: use "
-                                           "one of them"});
         if (Status spewing = interpreter_->enable_spew(); !spewing) return fail(spewing.error());
     }
     if (Status detached = detach(cfg); !detached) return fail(detached.error());
