@@ -206,7 +206,7 @@ protected:
     void TearDown() override {
         if (master_ > 0) ::kill(-master_, SIGKILL);  // its process group: workers and successors
         if (master_ > 0 && !is_over_) ::waitpid(master_, nullptr, 0);
-        if (HasFailure()) std::fprintf(stderr, "%s\n", log().c_str());
+        if (HasFailure() || std::getenv("GCORN_TEST_LOG") != nullptr) std::fprintf(stderr, "%s\n", log().c_str());
         fs::remove_all(directory_);
     }
 
@@ -867,6 +867,7 @@ TEST_F(ArbiterRoom, HupUndoesAndAppliesRawEnv) {
     EXPECT_EQ(get("/env/SERVER_SOFTWARE"), "gcorn/1.2.3");
     signal(SIGHUP);
     ASSERT_TRUE(eventually([&] { return get("/env/GCORN_TEST_C") == "three"; }));
+    ASSERT_TRUE(settles_at(1));
     EXPECT_EQ(get("/env/GCORN_TEST_A"), "start");
     EXPECT_EQ(get("/env/GCORN_TEST_B"), "(unset)");
 }
