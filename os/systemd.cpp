@@ -106,7 +106,7 @@ Status Notifier::watchdog() const {
     return send("WATCHDOG=1");
 }
 
-Status Notifier::send(std::string_view message) const {
+Status Notifier::send(std::string_view message, int flags) const {
     if (socket_path_.empty()) return {};
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -127,7 +127,7 @@ Status Notifier::send(std::string_view message) const {
     }
     ssize_t sent;
     do {
-        sent = ::sendto(fd.get(), message.data(), message.size(), MSG_NOSIGNAL,
+        sent = ::sendto(fd.get(), message.data(), message.size(), MSG_NOSIGNAL | flags,
                         reinterpret_cast<const sockaddr*>(&address), size);
     } while (sent < 0 && errno == EINTR);
     if (sent < 0) return errno_error(errno, "notify " + socket_path_);

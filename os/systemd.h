@@ -50,9 +50,9 @@ public:
     /// How often watchdog() is due: half of WATCHDOG_USEC, in milliseconds; 0 if nobody asks.
     [[nodiscard]] int64_t watchdog_interval_ms() const { return watchdog_interval_ms_; }
 
-    /// One datagram as it is. Ok if nobody asked for any. Error: errno in code. May wait a second
-    /// for a supervisor whose queue is full.
-    Status send(std::string_view message) const;
+    /// One datagram as it is. Ok if nobody asked for any. Error: errno in code. Waits up to a
+    /// second for a supervisor whose queue is full, unless `flags` of send(2) say otherwise.
+    Status send(std::string_view message, int flags = 0) const;
 
 private:
     std::string socket_path_;  ///< '@' first = abstract

@@ -81,6 +81,7 @@ public:
 
     Status load() override {
         version_ = read_file(directory_ + "/app");
+        log_.info("application loads");
         if (version_ == "broken") return Error{kExitBootFailed, "broken"};
         if (version_ == "missing") return Error{kExitAppFailed, "Failed to find attribute 'app'"};
         if (version_ == "waits") wait_for(directory_ + "/go");
@@ -205,7 +206,7 @@ protected:
     void TearDown() override {
         if (master_ > 0) ::kill(-master_, SIGKILL);  // its process group: workers and successors
         if (master_ > 0 && !is_over_) ::waitpid(master_, nullptr, 0);
-        if (HasFailure()) std::fprintf(stderr, "%s\n", log().c_str());
+        if (HasFailure() || std::getenv("GCORN_TEST_LOG") != nullptr) std::fprintf(stderr, "%s\n", log().c_str());
         fs::remove_all(directory_);
     }
 
@@ -569,6 +570,7 @@ TEST_F(ArbiterRoom, TtinAndTtouCountUpAndDownToOne) {
     ASSERT_TRUE(logged("hook nworkers_changed 1->2"));
     signal(SIGTTIN);
     ASSERT_TRUE(logged("hook nworkers_changed 2->3"));
+    ASSERT_TRUE(logged(") is ready after ", 3));
     EXPECT_TRUE(settles_at(3));
     for (int i = 0; i < 5; ++i) {
         signal(SIGTTOU);
@@ -584,7 +586,7 @@ TEST_F(ArbiterRoom, TtouNeverTakesTheOnlyWorkerThatIsReady) {
     start_ready();
     set_app("hangs");
     signal(SIGTTIN);
-    ASSERT_TRUE(eventually([&] { return booted().size() == 2; }));
+    ASSERT_TRUE(logged("application loads", 2));
     signal(SIGTTOU);
     ASSERT_TRUE(logged("was sent SIGKILL! By gcorn: it was still booting."));
     EXPECT_TRUE(is_alive(booted()[0]));
@@ -865,6 +867,7 @@ TEST_F(ArbiterRoom, HupUndoesAndAppliesRawEnv) {
     EXPECT_EQ(get("/env/SERVER_SOFTWARE"), "gcorn/1.2.3");
     signal(SIGHUP);
     ASSERT_TRUE(eventually([&] { return get("/env/GCORN_TEST_C") == "three"; }));
+    ASSERT_TRUE(settles_at(1));
     EXPECT_EQ(get("/env/GCORN_TEST_A"), "start");
     EXPECT_EQ(get("/env/GCORN_TEST_B"), "(unset)");
 }

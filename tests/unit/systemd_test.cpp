@@ -85,6 +85,20 @@ TEST_F(Systemd, AnUnreachableSocketIsAnError) {
     EXPECT_FALSE(Notifier().ready("x"));
 }
 
+TEST_F(Systemd, AWatchdogMessageWaitsForNobody) {
+    NotifySocket socket(true);
+    set("NOTIFY_SOCKET", socket.name());
+    const Notifier notifier;
+    Status status;
+    for (int i = 0; i < 10'000 && status; ++i) status = notifier.watchdog();
+    ASSERT_FALSE(status);  // nobody reads: the queue is full
+    const int64_t before_ms = monotonic_ms();
+    EXPECT_EQ(notifier.watchdog().error().code, EAGAIN);
+    EXPECT_LT(monotonic_ms() - before_ms, 500);
+    EXPECT_FALSE(notifier.ready("x"));
+    EXPECT_GE(monotonic_ms() - before_ms, 900);  // this one is worth a second
+}
+
 TEST_F(Systemd, WatchdogIsDueAfterHalfOfItsTime) {
     set("NOTIFY_SOCKET", "@gcorn");
     set("WATCHDOG_USEC", "30000000");
