@@ -152,7 +152,8 @@ Status PythonLogging::failure() {
         std::string text = take_error_text(false);
         return Error{1, text.substr(std::min(text.find(": ") + 2, text.size()))};
     }
-    log_python_error(log_, Level::Error, "Exception in logger_class");
+    // Raw, because no sink may be open yet: then it goes to stderr.
+    log_.write_raw("Exception in logger_class\n" + take_error_text());
     return Error{1, "logger_class cannot be set up"};
 }
 
