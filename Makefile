@@ -27,7 +27,7 @@ define build
 	@cmake -S . -B $(1) $(OPTIONS) $(2) >$(1)/make.log 2>&1 || { cat $(1)/make.log; exit 1; }
 	@sed -n 's/^-- gcorn: /gcorn: /p' $(1)/make.log
 	@cmake --build $(1) -j$(JOBS) $(if $(3),--target $(3)) >$(1)/make.log 2>&1 || \
-	    { grep -v '^\[ *[0-9]*%\]' $(1)/make.log; exit 1; }
+	    { grep -vE '^\[ *[0-9]+%\]|(Entering|Leaving) directory' $(1)/make.log; exit 1; }
 endef
 CTEST = ctest --test-dir $(1) -j$(JOBS) --output-on-failure --progress
 TEST_TOOLS = @test ! -e $(1)/no-gtest || { echo "the tests need GoogleTest: install libgtest-dev"; exit 1; }
@@ -64,7 +64,7 @@ tsan:
 	@$(call CTEST,build-tsan) -L unit -R 'unit.(EventLoop|Exchange|Connection|Worker|Poller|Log)'
 
 fuzz:
-	$(call build,build-fuzz,-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_COMPILER=clang++ -DGCORN_FUZZ=ON)
+	$(call build,build-fuzz,-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_COMPILER=clang++ -DGCORN_FUZZ=ON,fuzz_targets)
 	@.ci/fuzz build-fuzz $(FUZZ_SECONDS)
 
 lint:
