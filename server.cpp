@@ -99,6 +99,7 @@ private:
     std::unique_ptr<WsgiApp> app_;
     std::unique_ptr<PythonHooks> hooks_;
     ResponseOptions response_;
+    TlsContexts tls_;
     Worker* worker_ = nullptr;  ///< in a worker process: the one that runs
 };
 
@@ -177,7 +178,7 @@ Status Server::start_python() {
     InterpreterOptions options;
     options.argv = argv_;
     options.python = std::move(*python);
-    options.make_tls = make_tls_factory;
+    options.make_tls = [this](const Config&) { return Result(tls_.make_factory()); };
     options.worker_starting = [this](const Config& cfg) { return start_worker(cfg); };
     Result<std::unique_ptr<Interpreter>> started = Interpreter::start(std::move(options));
     if (!started) return started.error();
@@ -220,31 +221,31 @@ Status Server::apply_directories(const Config& cfg) {
     return {};
 }
 
-/// Makes logs, metrics, hooks and application follow a configuration; all or nothing.
+/// Makes everything here follow a configuration. What fails most often comes first: then nothing changed.
 Status Server::use(const Config& cfg) {
     Result<LogOptions> options = log_options(cfg);
     if (!options) return options.error();
-    if (logging_takes_over(cfg)) options->errorlog = options->accesslog = "";
-    if (Status opened = log_.open(*options); !opened) return opened;
-    if (Status opened = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
-        !opened)
-        return opened;
     for (const std::string_view entry : split_list(cfg.pythonpath)) {
         std::string path(entry);
         if (path[0] != '/') path = surroundings_.start_dir + "/" + path;
         if (Status prepended = interpreter_->prepend_path(path); !prepended) return prepended;
     }
+    if (Status usable = check_greenlet_library(cfg); !usable) return usable;
+    // gevent wants to patch ssl before anybody uses it.
+    if (cfg.preload_app || cfg.is_tls()) {
+        if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
+    }
+    if (Status read = tls_.use(cfg, log_); !read) return read;
+    if (logging_takes_over(cfg)) options->errorlog = options->accesslog = "";
+    if (Status opened = log_.open(*options); !opened) return opened;
+    if (Status opened = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
+        !opened)
+        return opened;
     if (Status configured = logging_.configure(cfg); !configured) return configured;
     app_->configure(wsgi_options(cfg, false),
                     hooks_->has_request_hooks(cfg) ? hooks_.get() : nullptr);
     response_.server = patched_server_name().value_or(ResponseOptions().server);
-    if (Status usable = check_greenlet_library(cfg); !usable) return usable;
-    if (cfg.preload_app) {
-        if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
-    }
-    // A bad certificate is found out here, once, and not by every worker.
-    Result<std::unique_ptr<TransformFactory>> tls = make_tls_factory(cfg);
-    return tls ? Status() : tls.error();
+    return {};
 }
 
 WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
@@ -269,7 +270,7 @@ int Server::check(const ResolvedConfig& resolved) {
         return fail(options.error());
     LogOptions plain;  // the traceback of a broken application goes to stderr
     if (Status opened = log_.open(plain); !opened) return fail(opened.error());
-    if (auto tls = make_tls_factory(resolved.config); !tls) return fail(tls.error());
+    if (auto tls = make_tls_context(resolved.config); !tls) return fail(tls.error());
     WsgiApp app(log_, wsgi_options(resolved.config, true));
     if (Status loaded = app.load(); !loaded) {
         std::fprintf(stderr, "\nError while loading the application: %s\n",

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/text.h"
@@ -176,7 +177,7 @@ void Connection::on_deadline(int64_t now_ms) {
     switch (state_) {
         case State::Preamble:
         case State::Handshake:
-        case State::Idle: close(); break;
+        case State::Idle: leave(); break;
         case State::Head:
             // A peer that never sent a byte asked nothing: it gets no answer (RFC 9110 §15.5.9).
             if (in_.empty()) finish_connection();
@@ -222,7 +223,7 @@ void Connection::on_stop(int64_t now_ms) {
                                  (state_ == State::Head && in_.empty());
         if (still_waits) {
             const int64_t leave_ms = since_ms_ + kStopPatienceMs;
-            if (leave_ms <= now_ms) close();
+            if (leave_ms <= now_ms) leave();
             else {
                 deadline_ms_ = leave_ms;
                 loop_.schedule(deadline_ms_);
@@ -235,7 +236,7 @@ void Connection::on_stop(int64_t now_ms) {
     update_interest();
 }
 
-void Connection::yield() { close(); }
+void Connection::yield() { leave(); }
 
 // --------------------------------------------------------------------------------------- reading
 
@@ -259,7 +260,7 @@ void Connection::read_more() {
         std::string_view bytes;
         bool is_eof = false;
         if (!receive(bytes, is_eof)) {
-            if (is_eof) on_eof();
+            if (is_eof) on_tcp_eof();
             return;
         }
         total += bytes.size();
@@ -274,29 +275,59 @@ void Connection::read_more() {
 void Connection::on_bytes(std::string_view bytes) {
     if (state_ == State::Linger || state_ == State::Closed) return;
     if (state_ == State::Body || body_open_) since_ms_ = loop_.now_ms();
-    if (state_ == State::Handshake && in_.empty() && is_alpha(bytes[0])) {
+    if (tls_ && state_ != State::Preamble) {
+        if (!decrypt(bytes)) return;
+        // A peer may say goodbye in the record behind its last request, which is answered yet.
+        const bool ends_now = tls_->transform->is_ended() && !saw_eof_;
+        saw_eof_ = saw_eof_ || ends_now;
+        if (!tls_->plain.empty()) on_plain_bytes(tls_->plain);
+        if (ends_now && state_ != State::Closed) on_eof();
+        return;
+    }
+    on_plain_bytes(bytes);
+}
+
+/// Feeds the transform; what comes out is in tls_->plain. False: the connection ends.
+bool Connection::decrypt(std::string_view wire) {
+    const bool is_first = !std::exchange(tls_->has_bytes, true);
+    if (is_first && is_alpha(wire[0])) {
         // A TLS record starts with its type, 22 for a handshake (RFC 8446 §5.1): never a letter.
         tls_.reset();
         facts_.peer.is_tls = false;
         refuse(400, "plain HTTP request to a TLS port");
-        return;
+        return false;
     }
-    if (tls_ && state_ != State::Preamble) {
+    tls_->plain.clear();
+    const Status fed = tls_->transform->feed(wire, false, tls_->plain);
+    if (!flush_tls()) return false;
+    if (!fed) {
+        loop_.log_.warning("Invalid request from ip=%s: %s", facts_.remote_addr.c_str(),
+                           fed.message().c_str());
+        must_linger_ = true;
+        if (state_ == State::App) peer_gone();
+        else linger();
+        return false;
+    }
+    if (state_ == State::Handshake && tls_->transform->is_open()) {
+        facts_.tls_peer = tls_->transform->peer_info();
+        enter(State::Head);
+    }
+    return true;
+}
+
+/// TCP's end of stream, or a reset. TLS judges an end that was not announced.
+void Connection::on_tcp_eof() {
+    if (tls_ && tls_->transform->is_open() && !tls_->transform->is_ended()) {
         tls_->plain.clear();
-        const Status fed = tls_->transform->feed(bytes, false, tls_->plain);
-        if (!flush_tls() || !fed) {
-            if (!fed) {
-                loop_.log_.warning("Invalid request from ip=%s: %s", facts_.remote_addr.c_str(),
-                                   fed.message().c_str());
-                must_linger_ = true;
-                linger();
-            }
-            return;
-        }
-        if (state_ == State::Handshake && tls_->transform->is_open()) enter(State::Head);
-        bytes = tls_->plain;
-        if (bytes.empty()) return;
+        const Status fed = tls_->transform->feed({}, true, tls_->plain);
+        if (!fed)
+            loop_.log_.warning("Connection from ip=%s ended without notice: %s",
+                               facts_.remote_addr.c_str(), fed.message().c_str());
     }
+    on_eof();
+}
+
+void Connection::on_plain_bytes(std::string_view bytes) {
     if (!in_.empty()) {
         in_.append(bytes);
         advance();
@@ -370,10 +401,12 @@ bool Connection::step_preamble(std::string_view in, size_t& used) {
     }
     enter(tls_ ? State::Handshake : State::Head);
     if (!tls_) return true;
-    // What follows the header is TLS already.
+    // What follows the header is TLS already. Nothing to parse can come out of it: a client has no
+    // keys before we answered (there is no early data).
     const std::string wire(in.substr(used));
-    used = in.size();
-    if (!wire.empty()) on_bytes(wire);
+    if (wire.empty()) return false;
+    if (decrypt(wire)) used = in.size();
+    else used = 0;
     return false;
 }
 
@@ -476,11 +509,11 @@ void Connection::on_eof() {
     switch (state_) {
         case State::Preamble:
         case State::Handshake:
-        case State::Idle: close(); break;
+        case State::Idle: leave(); break;
         case State::Head:
             loop_.log_.debug("Ignored premature client disconnection. (ip=%s)",
                              facts_.remote_addr.c_str());
-            close();
+            leave();
             break;
         // RFC 9112 §8: an incomplete body is an error, never a shorter body.
         case State::Body: refuse(400, "the request body ended early"); break;
@@ -593,7 +626,7 @@ void Connection::after_reply() {
         loop_.recycle(std::move(exchange_));
         exchange_ = nullptr;
         if (saw_eof_) {
-            close();
+            leave();
             return;
         }
         enter(State::Idle);
@@ -610,7 +643,7 @@ void Connection::after_reply() {
     advance();
     // No successor to join: what waited goes out now.
     if (state_ == State::Head && exchange_ && exchange_->has_output()) flush_output();
-    if (state_ == State::Head && saw_eof_) close();
+    if (state_ == State::Head && saw_eof_) leave();
 }
 
 /// Sends what is queued. False: the connection is gone. output_blocked_ tells whether some is left.
@@ -670,6 +703,16 @@ bool Connection::flush_tls() {
         if (output_blocked_) return true;
         if (!has_more && (!exchange_ || !exchange_->has_output())) return true;
     }
+}
+
+/// Closes in order, with nothing left to say but TLS's goodbye. Whoever cuts an answer short calls
+/// close() instead: without close_notify the peer can tell (RFC 8446 §6.1).
+void Connection::leave() {
+    if (tls_ && state_ != State::Closed) {
+        tls_->transform->close();
+        if (!flush_tls()) return;
+    }
+    close();
 }
 
 /// No further request on this connection.

@@ -93,6 +93,7 @@ private:
         std::unique_ptr<ByteTransform> transform;
         std::string plain;     ///< decrypted, not parsed yet
         std::string wire;      ///< encrypted, not sent yet
+        bool has_bytes = false;  ///< the peer sent something
     };
 
     void enter(State state);
@@ -102,6 +103,9 @@ private:
     void read_more();
     bool receive(std::string_view& bytes, bool& is_eof);
     void on_bytes(std::string_view bytes);
+    void on_plain_bytes(std::string_view bytes);
+    bool decrypt(std::string_view wire);
+    void on_tcp_eof();
     void on_eof();
     void advance();
     bool step(std::string_view in, size_t& used);
@@ -120,6 +124,7 @@ private:
     bool flush_tls();
     void bytes_moved();
     void finish_connection();
+    void leave();
     void linger();
     void drain_lingering();
     void peer_gone();

@@ -52,7 +52,7 @@ struct ConnectionFacts {
     bool has_proxy_header = false; ///< a PROXY header named the addresses below
     std::string proxy_protocol;    ///< "TCP4", "TCP6"
     std::string proxy_addr, proxy_port;  ///< destination address and port of the PROXY header
-    std::vector<std::pair<std::string, std::string>> tls_environ;  ///< SSL_… variables, if any
+    void* tls_peer = nullptr;      ///< see ByteTransform::peer_info(); null on plain connections
 };
 
 class Exchange;

@@ -29,6 +29,13 @@ public:
     /// The handshake is done: requests may be read.
     [[nodiscard]] virtual bool is_open() const = 0;
 
+    /// The peer announced that it sends no more (close_notify): an end of stream before TCP's.
+    [[nodiscard]] virtual bool is_ended() const = 0;
+
+    /// What an application may ask about the connection (gunicorn.socket): a Python object, borrowed;
+    /// null before the handshake is done. Read by the application side while the connection lives.
+    [[nodiscard]] virtual void* peer_info() const { return nullptr; }
+
     /// Says goodbye (close_notify); the alert comes out of drain().
     virtual void close() = 0;
 };

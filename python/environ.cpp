@@ -273,13 +273,9 @@ bool EnvironMaker::set_repeatable(PyObject* environ, PyObject* key, const Field&
 }
 
 bool EnvironMaker::set_transport(PyObject* environ, const ConnectionFacts& facts) {
-    if (facts.has_proxy_header && !(set_text(environ, "PROXY_PROTOCOL", facts.proxy_protocol) &&
-                                    set_text(environ, "PROXY_ADDR", facts.proxy_addr) &&
-                                    set_text(environ, "PROXY_PORT", facts.proxy_port)))
-        return false;
-    for (const auto& [key, value] : facts.tls_environ)
-        if (!set_text(environ, key.c_str(), value)) return false;
-    return true;
+    return !facts.has_proxy_header || (set_text(environ, "PROXY_PROTOCOL", facts.proxy_protocol) &&
+                                       set_text(environ, "PROXY_ADDR", facts.proxy_addr) &&
+                                       set_text(environ, "PROXY_PORT", facts.proxy_port));
 }
 
 // ------------------------------------------------------------------------------ gunicorn.socket
@@ -326,8 +322,18 @@ bool is_dunder(PyObject* name) {
     return latin1_view(name, text) && text.starts_with("__");
 }
 
+/// What a TLS connection tells about its peer, as an ssl.SSLSocket does; null without an exception if
+/// there is nothing of that name. Raises.
+bool peer_attribute(const Exchange* exchange, PyObject* name, PyRef& value) {
+    if (exchange == nullptr || exchange->facts->tls_peer == nullptr) return true;
+    return optional_attribute(static_cast<PyObject*>(exchange->facts->tls_peer), name, value);
+}
+
 PyObject* socket_getattr(PyObject* self, PyObject* name) {
     if (is_dunder(name)) return PyObject_GenericGetAttr(self, name);
+    PyRef value;
+    if (!peer_attribute(as_socket(self)->exchange, name, value)) return nullptr;
+    if (value) return value.release();
     PyObject* socket = real_socket(as_socket(self));
     return socket == nullptr ? nullptr : PyObject_GetAttr(socket, name);
 }

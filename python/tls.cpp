@@ -1,38 +1,47 @@
 #include "python/tls.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <utility>
+
+#include "base/fd.h"
+#include "base/text.h"
 
 #include "python/config_file.h"
 #include "python/interpreter.h"
 
 namespace gcorn {
 
-namespace {
-
-/// Plain bytes of one SSLObject.read(): a TLS record carries at most 16 KiB (RFC 8446 §5.1).
-constexpr Py_ssize_t kReadBytes = 16 * 1024;
-
-/// What one context shares with all its connections. Freed under the GIL.
-struct Tls {
-    PyRef context;          ///< ssl.SSLContext
-    PyRef memory_bio;       ///< ssl.MemoryBIO
-    PyRef want_read;        ///< ssl.SSLWantReadError
-    PyRef zero_return;      ///< ssl.SSLZeroReturnError: the peer said goodbye
-    PyRef eof_error;        ///< ssl.SSLEOFError: the peer closed without saying goodbye
+/// Freed under the GIL.
+struct TlsContext {
+    PyRef context;      ///< ssl.SSLContext
+    PyRef memory_bio;   ///< ssl.MemoryBIO
+    PyRef want_read;    ///< ssl.SSLWantReadError
+    PyRef zero_return;  ///< ssl.SSLZeroReturnError: the peer said goodbye
+    PyRef eof_error;    ///< ssl.SSLEOFError: the peer closed without saying goodbye
+    PyRef peer_info;    ///< PeerInfo of kSource
     bool suppresses_ragged_eofs = true;
 
-    ~Tls() {
-        for (PyRef* reference : {&context, &memory_bio, &want_read, &zero_return, &eof_error})
+    ~TlsContext() {
+        for (PyRef* reference :
+             {&context, &memory_bio, &want_read, &zero_return, &eof_error, &peer_info})
             drop_reference(std::move(*reference));
     }
 };
 
+namespace {
+
+/// Plain bytes of one SSLObject.read(): a TLS record carries at most 16 KiB (RFC 8446 §5.1).
+constexpr Py_ssize_t kReadBytes = 16 * 1024;
+/// More of a PEM file is not looked at before OpenSSL reads it.
+constexpr size_t kPemBytesMax = 1 << 20;
+
 /// The exception that is set, as a sentence; clears it.
 Error python_error(const std::string& what) {
     const std::string text = take_error_text(/*with_traceback=*/false);
-    return Error{0, what.empty() ? text : what + ": " + text};
+    return Error{1, what + ": " + text};
 }
 
 PyRef as_bytes(std::string_view bytes) {
@@ -42,34 +51,23 @@ PyRef as_bytes(std::string_view bytes) {
 
 class TlsTransform final : public ByteTransform {
 public:
-    TlsTransform(std::shared_ptr<const Tls> tls, PyRef incoming, PyRef outgoing, PyRef object)
+    TlsTransform(std::shared_ptr<const TlsContext> tls, PyRef incoming, PyRef outgoing,
+                 PyRef object)
         : tls_(std::move(tls)),
           incoming_(std::move(incoming)),
           outgoing_(std::move(outgoing)),
           object_(std::move(object)) {}
 
     ~TlsTransform() override {
-        for (PyRef* reference : {&object_, &incoming_, &outgoing_})
+        for (PyRef* reference : {&object_, &incoming_, &outgoing_, &info_})
             drop_reference(std::move(*reference));
     }
 
     Status feed(std::string_view wire, bool is_eof, std::string& plain) override {
         const WithGil gil;
-        const PyRef bytes = as_bytes(wire);
-        if (!bytes || !call(incoming_.get(), "write", bytes.get())) return python_error("TLS");
-        if (is_eof && !call(incoming_.get(), "write_eof")) return python_error("TLS");
-        if (!is_open_) {
-            if (!call(object_.get(), "do_handshake")) return wants_more("TLS handshake");
-            is_open_ = true;
-        }
-        for (;;) {
-            const PyRef size = PyRef::steal(PyLong_FromSsize_t(kReadBytes));
-            const PyRef data = size ? call(object_.get(), "read", size.get()) : PyRef();
-            if (!data) return wants_more("TLS");
-            const std::string_view got = bytes_view(data.get());
-            if (got.empty()) return {};
-            plain += got;
-        }
+        Status fed = take(wire, is_eof, plain);
+        collect();  // answers of the handshake, or the alert that says what was wrong
+        return fed;
     }
 
     Status write(std::string_view plain) override {
@@ -79,25 +77,30 @@ public:
             const PyRef bytes = as_bytes(plain);
             const PyRef taken = bytes ? call(object_.get(), "write", bytes.get()) : PyRef();
             if (!taken) return python_error("TLS");
-            plain.remove_prefix(static_cast<size_t>(PyLong_AsSize_t(taken.get())));
+            plain.remove_prefix(PyLong_AsSize_t(taken.get()));
         }
+        collect();
         return {};
     }
 
     void drain(std::string& wire) override {
-        const WithGil gil;
-        const PyRef data = call(outgoing_.get(), "read");
-        if (data) wire += bytes_view(data.get());
-        else PyErr_Clear();  // MemoryBIO.read fails only without memory
+        if (wire.empty())
+            wire.swap(wire_);
+        else
+            wire += wire_;
+        wire_.clear();
     }
 
     [[nodiscard]] bool is_open() const override { return is_open_; }
+    [[nodiscard]] bool is_ended() const override { return is_ended_; }
+    [[nodiscard]] void* peer_info() const override { return info_.get(); }
 
     void close() override {
         if (!is_open_) return;
         const WithGil gil;
         // Sends our close_notify; waiting for the peer's is what SSLWantReadError asks for.
         if (!call(object_.get(), "unwrap")) PyErr_Clear();
+        collect();
     }
 
 private:
@@ -109,52 +112,86 @@ private:
                                 : PyObject_CallMethodOneArg(object, name.get(), argument));
     }
 
+    Status take(std::string_view wire, bool is_eof, std::string& plain) {
+        const PyRef bytes = as_bytes(wire);
+        if (!bytes || !call(incoming_.get(), "write", bytes.get())) return python_error("TLS");
+        if (is_eof && !call(incoming_.get(), "write_eof")) return python_error("TLS");
+        if (!is_open_) {
+            if (!call(object_.get(), "do_handshake")) return wants_more("TLS handshake");
+            is_open_ = true;
+            info_ = PyRef::steal(PyObject_CallOneArg(tls_->peer_info.get(), object_.get()));
+            if (!info_) return python_error("TLS handshake");
+        }
+        const PyRef size = PyRef::steal(PyLong_FromSsize_t(kReadBytes));
+        while (!is_ended_) {
+            const PyRef data = size ? call(object_.get(), "read", size.get()) : PyRef();
+            if (!data) return wants_more("TLS");
+            plain += bytes_view(data.get());
+            is_ended_ = PyBytes_GET_SIZE(data.get()) == 0;
+        }
+        return {};
+    }
+
     /// An exception of handshake or read: only those that are no failure give ok.
     Status wants_more(const char* what) {
         const auto is = [](const PyRef& type) { return PyErr_ExceptionMatches(type.get()) != 0; };
-        const bool is_ragged_eof = is(tls_->eof_error) && tls_->suppresses_ragged_eofs && is_open_;
-        if (is(tls_->want_read) || is(tls_->zero_return) || is_ragged_eof) {
-            PyErr_Clear();
-            return {};
-        }
-        return python_error(what);
+        const bool is_end =
+            is(tls_->zero_return) || (is(tls_->eof_error) && tls_->suppresses_ragged_eofs);
+        if (!is(tls_->want_read) && !is_end) return python_error(what);
+        is_ended_ = is_ended_ || is_end;
+        PyErr_Clear();
+        return {};
     }
 
-    std::shared_ptr<const Tls> tls_;
+    /// Keeps what goes on the wire where drain() finds it without the GIL.
+    void collect() {
+        const PyRef data = call(outgoing_.get(), "read");
+        if (data)
+            wire_ += bytes_view(data.get());
+        else
+            PyErr_Clear();  // MemoryBIO.read fails only without memory
+    }
+
+    std::shared_ptr<const TlsContext> tls_;
     PyRef incoming_, outgoing_;  ///< ssl.MemoryBIO
     PyRef object_;               ///< ssl.SSLObject
+    PyRef info_;                 ///< PeerInfo, once open
+    std::string wire_;           ///< not drained yet
     bool is_open_ = false;
+    bool is_ended_ = false;
 };
 
 class TlsFactory final : public TransformFactory {
 public:
-    explicit TlsFactory(std::shared_ptr<Tls> tls) : tls_(std::move(tls)) {}
+    explicit TlsFactory(std::shared_ptr<TlsContext> tls) : tls_(std::move(tls)) {}
 
     Result<std::unique_ptr<ByteTransform>> make() override {
         const WithGil gil;
         PyRef incoming = PyRef::steal(PyObject_CallNoArgs(tls_->memory_bio.get()));
         PyRef outgoing = PyRef::steal(PyObject_CallNoArgs(tls_->memory_bio.get()));
         if (!incoming || !outgoing) return python_error("cannot make a TLS connection");
-        PyRef object = PyRef::steal(PyObject_CallMethod(
-            tls_->context.get(), "wrap_bio", "OOi", incoming.get(), outgoing.get(), 1));
+        PyRef object = PyRef::steal(PyObject_CallMethod(tls_->context.get(), "wrap_bio", "OOi",
+                                                        incoming.get(), outgoing.get(), 1));
         if (!object) return python_error("cannot make a TLS connection");
         return std::unique_ptr<ByteTransform>(std::make_unique<TlsTransform>(
             tls_, std::move(incoming), std::move(outgoing), std::move(object)));
     }
 
 private:
-    std::shared_ptr<Tls> tls_;
+    std::shared_ptr<TlsContext> tls_;
 };
 
-// The default context, and the factory that the ssl_context hook may call. An empty password keeps
-// OpenSSL from asking for one on the terminal: a server that waits for a passphrase serves nobody.
-constexpr const char kContextSource[] = R"(
+// The default context, the factory that the ssl_context hook may call, and what gunicorn.socket
+// shows of a TLS connection. An empty password keeps OpenSSL from asking for one on the terminal: a
+// server that waits for a passphrase serves nobody.
+constexpr const char kSource[] = R"(
 import ssl
 
 def default_context(certfile, keyfile, ca_certs, cert_reqs, ciphers):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca_certs)
     context.load_cert_chain(certfile=certfile, keyfile=keyfile, password="")
     context.verify_mode = cert_reqs
+    context.options |= ssl.OP_NO_RENEGOTIATION
     if ciphers:
         context.set_ciphers(ciphers)
     context.set_alpn_protocols(["http/1.1"])
@@ -167,6 +204,30 @@ def make_context(config, hook, *settings):
     if not isinstance(context, ssl.SSLContext):
         raise TypeError("ssl_context hook must return an ssl.SSLContext, not %r" % (context,))
     return context
+
+class PeerInfo:
+    """What an ssl.SSLSocket tells about its peer; taken once, for the SSLObject belongs to the loop."""
+
+    def __init__(self, connection):
+        self._der = connection.getpeercert(True)
+        self._certificate = connection.getpeercert() if self._der else None
+        self._cipher = connection.cipher()
+        self._version = connection.version()
+        self._alpn = connection.selected_alpn_protocol()
+        self.session_reused = connection.session_reused
+        self.server_side = True
+
+    def getpeercert(self, binary_form=False):
+        return self._der if binary_form else self._certificate
+
+    def cipher(self):
+        return self._cipher
+
+    def version(self):
+        return self._version
+
+    def selected_alpn_protocol(self):
+        return self._alpn
 )";
 
 PyRef text_or_none(const std::string& text) {
@@ -174,15 +235,18 @@ PyRef text_or_none(const std::string& text) {
     return path_str(text);
 }
 
-/// Raises.
-PyRef make_context(const Config& cfg) {
-    const PyRef names = PyRef::steal(PyDict_New());
+/// The namespace of kSource, executed. Raises.
+PyRef run_source() {
+    PyRef names = PyRef::steal(PyDict_New());
     if (!names || PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) < 0)
         return {};
-    const PyRef done = PyRef::steal(
-        PyRun_String(kContextSource, Py_file_input, names.get(), names.get()));
+    const PyRef done = PyRef::steal(PyRun_String(kSource, Py_file_input, names.get(), names.get()));
     if (!done) return {};
-    PyObject* function = PyDict_GetItemString(names.get(), "make_context");  // borrowed
+    return names;
+}
+
+/// Raises.
+PyRef make_ssl_context(const Config& cfg, PyObject* make) {
     const PyRef view = cfg.ssl_context ? make_config_view(cfg) : PyRef::borrow(Py_None);
     const PyRef certfile = text_or_none(cfg.certfile);
     const PyRef keyfile = text_or_none(cfg.keyfile);
@@ -191,23 +255,42 @@ PyRef make_context(const Config& cfg) {
     if (!view || !certfile || !keyfile || !ca_certs || !ciphers) return {};
     PyObject* hook =
         cfg.ssl_context ? static_cast<PyObject*>(cfg.ssl_context.object.get()) : Py_None;
-    return PyRef::steal(PyObject_CallFunction(function, "OOOOOiO", view.get(), hook,
-                                              certfile.get(), keyfile.get(), ca_certs.get(),
+    return PyRef::steal(PyObject_CallFunction(make, "OOOOOiO", view.get(), hook, certfile.get(),
+                                              keyfile.get(), ca_certs.get(),
                                               static_cast<int>(cfg.cert_reqs), ciphers.get()));
 }
 
-/// The commonest mistakes, before OpenSSL words them ("[SSL] PEM lib").
-Status check_files(const Config& cfg) {
-    if (cfg.certfile.empty() && !cfg.ssl_context)
-        return Error{1, "keyfile is set, but certfile is not"};
-    const std::pair<const char*, const std::string*> files[] = {
-        {"certfile", &cfg.certfile}, {"keyfile", &cfg.keyfile}, {"ca_certs", &cfg.ca_certs}};
-    for (const auto& [setting, path] : files) {
-        if (path->empty()) continue;
-        if (::access(path->c_str(), R_OK) != 0)
-            return errno_error(errno, std::string(setting) + " '" + *path + "'");
-    }
+Status check_pem(const char* setting, const std::string& path, bool is_key) {
+    const std::string what = std::string(setting) + " '" + path + "'";
+    const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    std::string text(kPemBytesMax, '\0');
+    const ssize_t got = file.is_open() ? ::read(file.get(), text.data(), text.size()) : -1;
+    if (got < 0) return Error{1, errno_error(errno, what).message};
+    text.resize(static_cast<size_t>(got));
+    if (text.find("-----BEGIN ") == std::string::npos)
+        return Error{1, what + " is not in PEM format"};
+    // "BEGIN ENCRYPTED PRIVATE KEY" (RFC 7468 §11), or the older "Proc-Type: 4,ENCRYPTED".
+    if (is_key && text.find("ENCRYPTED") != std::string::npos)
+        return Error{1, what +
+                            " needs a passphrase, which a server cannot ask for: store the key "
+                            "without one, or load it in an ssl_context hook"};
     return {};
+}
+
+/// The commonest mistakes, before OpenSSL words them ("[SSL] PEM lib"). A hook may use the
+/// settings, or not, as it likes.
+Status check_files(const Config& cfg) {
+    if (cfg.ssl_context) return {};
+    if (cfg.certfile.empty()) return Error{1, "keyfile is set, but certfile is not"};
+    if (cfg.cert_reqs != 0 && cfg.ca_certs.empty())
+        return Error{
+            1, "cert_reqs asks for client certificates: set ca_certs, by which to judge them"};
+    const bool has_keyfile = !cfg.keyfile.empty();
+    if (Status read = check_pem("certfile", cfg.certfile, !has_keyfile); !read) return read;
+    if (has_keyfile) {
+        if (Status read = check_pem("keyfile", cfg.keyfile, true); !read) return read;
+    }
+    return cfg.ca_certs.empty() ? Status() : check_pem("ca_certs", cfg.ca_certs, false);
 }
 
 std::string files_of(const Config& cfg) {
@@ -220,13 +303,17 @@ std::string files_of(const Config& cfg) {
 
 }  // namespace
 
-Result<std::unique_ptr<TransformFactory>> make_tls_factory(const Config& cfg) {
-    if (!cfg.is_tls()) return std::unique_ptr<TransformFactory>();
+Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg) {
+    if (!cfg.is_tls()) return std::shared_ptr<TlsContext>();
     if (Status files = check_files(cfg); !files) return files.error();
     const WithGil gil;
-    auto tls = std::make_shared<Tls>();
-    tls->context = make_context(cfg);
+    const PyRef names = run_source();
+    if (!names) return python_error("cannot set up TLS");
+    auto tls = std::make_shared<TlsContext>();
+    // PyDict_GetItemString gives borrowed references.
+    tls->context = make_ssl_context(cfg, PyDict_GetItemString(names.get(), "make_context"));
     if (!tls->context) return python_error(files_of(cfg));
+    tls->peer_info = PyRef::borrow(PyDict_GetItemString(names.get(), "PeerInfo"));
     tls->memory_bio = import("ssl", "MemoryBIO");
     tls->want_read = import("ssl", "SSLWantReadError");
     tls->zero_return = import("ssl", "SSLZeroReturnError");
@@ -234,7 +321,30 @@ Result<std::unique_ptr<TransformFactory>> make_tls_factory(const Config& cfg) {
     tls->suppresses_ragged_eofs = cfg.suppress_ragged_eofs;
     if (!tls->memory_bio || !tls->want_read || !tls->zero_return || !tls->eof_error)
         return python_error("cannot set up TLS");
-    return std::unique_ptr<TransformFactory>(std::make_unique<TlsFactory>(std::move(tls)));
+    return tls;
+}
+
+std::unique_ptr<TransformFactory> make_tls_factory(std::shared_ptr<TlsContext> context) {
+    if (context == nullptr) return nullptr;
+    return std::make_unique<TlsFactory>(std::move(context));
+}
+
+Status TlsContexts::use(const Config& cfg, Logger& log) {
+    Entry wanted{.settings = {cfg.certfile, cfg.keyfile, cfg.ca_certs, cfg.ciphers,
+                              std::to_string(cfg.cert_reqs),
+                              std::to_string(static_cast<int>(cfg.suppress_ragged_eofs))},
+                 .hook = cfg.ssl_context.object.get()};
+    Result<std::shared_ptr<TlsContext>> made = make_tls_context(cfg);
+    if (made) {
+        wanted.context = std::move(*made);
+    } else {
+        const bool was_good = before_.context != nullptr && before_ == wanted;
+        if (!was_good || in_force_ == wanted) return made.error();
+        log.error("%s; the certificates read before stay in use", made.message().c_str());
+        wanted.context = before_.context;
+    }
+    before_ = std::exchange(in_force_, std::move(wanted));
+    return {};
 }
 
 }  // namespace gcorn

@@ -161,18 +161,16 @@ TEST_F(Environ, AUnixSocketTakesItsNameFromHost) {
     EXPECT_EQ(value("SERVER_PORT"), "''");
 }
 
-TEST_F(Environ, PassesOnProxyHeaderAndTlsVariables) {
+TEST_F(Environ, PassesOnProxyHeaderAndScheme) {
     request_ = std::make_unique<ExchangeTest>("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     facts().has_proxy_header = true;
     facts().proxy_protocol = "TCP4";
     facts().proxy_addr = "192.0.2.1";
     facts().proxy_port = "443";
-    facts().tls_environ = {{"SSL_CIPHER", "x"}};
     request_->exchange->head.is_https = true;
     make_again();
     EXPECT_EQ(value("PROXY_PROTOCOL") + value("PROXY_ADDR") + value("PROXY_PORT"),
               "'TCP4''192.0.2.1''443'");
-    EXPECT_EQ(value("SSL_CIPHER"), "'x'");
     EXPECT_EQ(value("wsgi.url_scheme"), "'https'");
 }
 
