@@ -20,7 +20,7 @@ constexpr size_t kReadBytesMax = 64 * 1024;
 constexpr size_t kReadBytesPerTurn = 256 * 1024;
 /// A stopping worker waits so long for the next request of a connection that was busy just now:
 /// closing it in that moment would cost the client a request that is on its way.
-constexpr int64_t kStopPatienceMs = 250;
+constexpr int64_t kStopPatienceMs = 500;
 /// How often a connection in App is looked at, to settle it when its answer went out unseen.
 constexpr int64_t kSettleMs = 250;
 /// Bytes of a refused client's own text that a log line quotes.
