@@ -84,6 +84,7 @@ private:
     Status apply_directories(const Config& cfg);
     Status use(const Config& cfg);
     Status start_worker(const Config& cfg);
+    void tell_notices(const ResolvedConfig& resolved);
     int check(const ResolvedConfig& resolved);
     Status detach(const Config& cfg);
     std::unique_ptr<Worker> make_worker(WorkerContext context);
@@ -99,6 +100,7 @@ private:
     std::unique_ptr<WsgiApp> app_;
     std::unique_ptr<PythonHooks> hooks_;
     ResponseOptions response_;
+    Config started_with_;       ///< what settings that need a restart are compared with
     TlsContexts tls_;
     Worker* worker_ = nullptr;  ///< in a worker process: the one that runs
 };
@@ -129,7 +131,8 @@ int Server::run() {
     app_ = std::make_unique<WsgiApp>(log_, wsgi_options(cfg, false));
     hooks_ = std::make_unique<PythonHooks>(log_, logging_, app_.get());
     if (Status used = use(cfg); !used) return fail(used.error());
-    for (const std::string& notice : resolved->notices) log_.warning("%s", notice.c_str());
+    tell_notices(*resolved);
+    started_with_ = cfg;
 
     ArbiterOptions options{
         .version = GCORN_VERSION,
@@ -140,6 +143,10 @@ int Server::run() {
         .reload_config = [this]() -> Result<Config> {
             Result<ResolvedConfig> fresh = resolve();
             if (!fresh) return fresh.error();
+            tell_notices(*fresh);
+            for (const std::string_view name : restart_only_changes(started_with_, fresh->config))
+                log_.warning("%s has changed, which takes effect only after a restart",
+                             std::string(name).c_str());
             return std::move(fresh->config);
         },
         .use_config = [this](const Config& fresh) { return use(fresh); },
@@ -238,6 +245,7 @@ Status Server::use(const Config& cfg) {
     if (Status read = tls_.use(cfg, log_); !read) return read;
     if (logging_takes_over(cfg)) options->errorlog = options->accesslog = "";
     if (Status opened = log_.open(*options); !opened) return opened;
+    if (log_.enabled(Level::Debug)) log_.write(Level::Debug, current_configuration(cfg));
     if (Status opened = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
         !opened)
         return opened;
@@ -246,6 +254,10 @@ Status Server::use(const Config& cfg) {
                     hooks_->has_request_hooks(cfg) ? hooks_.get() : nullptr);
     response_.server = patched_server_name().value_or(ResponseOptions().server);
     return {};
+}
+
+void Server::tell_notices(const ResolvedConfig& resolved) {
+    for (const std::string& notice : resolved.notices) log_.warning("%s", notice.c_str());
 }
 
 WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
