@@ -175,9 +175,13 @@ void Connection::on_event_in_app(const PollEvent& event) {
 
 void Connection::on_deadline(int64_t now_ms) {
     switch (state_) {
+        case State::Idle:
+            // What came since the poll is a request that the peer would have to send again.
+            read_more();
+            if (state_ == State::Idle) leave();
+            break;
         case State::Preamble:
-        case State::Handshake:
-        case State::Idle: leave(); break;
+        case State::Handshake: leave(); break;
         case State::Head:
             // A peer that never sent a byte asked nothing: it gets no answer (RFC 9110 §15.5.9).
             if (in_.empty()) finish_connection();
