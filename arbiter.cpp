@@ -4,7 +4,6 @@
 #include <cerrno>
 #include <climits>
 #include <csignal>
-#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -48,16 +47,6 @@ int64_t seconds(int64_t count) {
     return std::min<int64_t>(count, 1'000'000'000'000) * 1000;
 }
 
-std::string format(const char* pattern, ...) __attribute__((format(printf, 1, 2)));
-std::string format(const char* pattern, ...) {
-    char text[1024];
-    va_list arguments;
-    va_start(arguments, pattern);
-    std::vsnprintf(text, sizeof(text), pattern, arguments);
-    va_end(arguments);
-    return text;
-}
-
 std::string join(const std::vector<std::string>& parts, const char* separator) {
     std::string text;
     for (const std::string& part : parts)
@@ -75,32 +64,10 @@ Error fatal(const Error& error) {
     return Error{1, error.message};
 }
 
-const char* describe(Phase phase) {
-    switch (phase) {
-        case Phase::Idle: return "idle";
-        case Phase::Queued: return "waiting for the application";
-        case Phase::Application: return "in the application";
-        case Phase::Writing: return "writing the response";
-        case Phase::WaitingForBody: return "waiting for the request body";
-        case Phase::WaitingForClient: return "waiting for the client to read";
-    }
-    return "";
-}
-
 /// Two specs that cannot be open at once; a unix socket's mode and owner do not matter.
 bool is_same_place(const BindSpec& a, const BindSpec& b) {
     if (a.kind != b.kind) return false;
     return a.kind == BindSpec::Kind::Unix ? a.path == b.path : a == b;
-}
-
-std::optional<std::string> find_variable(const std::vector<std::string>& environment,
-                                         const std::string& name) {
-    for (const std::string& entry : environment) {
-        if (entry.compare(0, name.size() + 1, name + "=") == 0) {
-            return entry.substr(name.size() + 1);
-        }
-    }
-    return std::nullopt;
 }
 
 #ifdef __linux__
@@ -162,9 +129,8 @@ Status Arbiter::start() {
     if (Status status = prepare(generation); !status) return fatal(status.error());
     apply_environment(generation.cfg);
     num_workers_ = static_cast<int>(std::min<int64_t>(generation.cfg.workers, INT_MAX));
-    if (Status status = options_.hooks.nworkers_changed(*this, num_workers_, -1); !status) {
+    if (Status status = options_.hooks.nworkers_changed(*this, num_workers_, -1); !status)
         return fatal(status.error());
-    }
     if (generation.cfg.preload_app) {
         if (Status status = load_application(); !status) return status;
     }
@@ -196,9 +162,8 @@ Status Arbiter::start() {
     log().info("Listening at: %s (%d)", join(addresses(), ",").c_str(), static_cast<int>(pid_));
     const bool is_threaded = cfg().worker_class == "sync" && cfg().threads > 1;
     log().info("Using worker: %s", is_threaded ? "gthread" : cfg().worker_class.c_str());
-    if (cfg().daemon && notifier_->is_active()) {
+    if (cfg().daemon && notifier_->is_active())
         log().warning("daemon is set, but NOTIFY_SOCKET asks for a process in the foreground");
-    }
     if (Status status = options_.hooks.when_ready(*this); !status) return fatal(status.error());
     set_title("gcorn: master [" + proc_name() + "]");
     announce_ready();
@@ -213,9 +178,8 @@ int Arbiter::fail_start(const Error& error) {
     }
     for (const auto& listener : listeners_) {
         if (has_relative()) break;
-        if (Status status = listener->unlink_path(); !status) {
+        if (Status status = listener->unlink_path(); !status)
             log().warning("%s", status.message().c_str());
-        }
     }
     if (pidfile_) pidfile_->unlink();
     return error.code;
@@ -272,11 +236,13 @@ std::string Arbiter::pidfile_path(const Config& cfg) const {
 /// Tells the supervisor once somebody serves, and again after each reload.
 void Arbiter::announce_ready() {
     if (predecessor_ != 0 || (!has_been_ready_ && num_workers_ > 0)) return;
-    if (Status status = notifier_->ready("gcorn serves with " + std::to_string(num_workers_) +
-                                         (num_workers_ == 1 ? " worker" : " workers"));
-        !status) {
-        log().debug("%s", status.message().c_str());
-    }
+    note_notice(notifier_->ready("gcorn serves with " + std::to_string(num_workers_) +
+                                 (num_workers_ == 1 ? " worker" : " workers")));
+}
+
+/// A supervisor that does not listen changes nothing for those we serve.
+void Arbiter::note_notice(const Status& status) {
+    if (!status) log().debug("%s", status.message().c_str());
 }
 
 void Arbiter::note_error(const char* what, const Status& status) {
@@ -306,9 +272,8 @@ void Arbiter::adopt_listeners(Generation& generation) {
     std::vector<int> fds = systemd::take_listen_fds();
     has_given_listeners_ = !fds.empty();
     if (has_given_listeners_) {
-        for (const char* variable : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) {
+        for (const char* variable : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"})
             options_.runtime.set_environment(variable, nullptr);
-        }
     } else if (const char* list = std::getenv("GUNICORN_FD"); list != nullptr) {
         for (const std::string_view text : split_list(list)) {
             const auto fd = parse_decimal(text);
@@ -349,19 +314,16 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
         if (is_complete && !is_workers_own) continue;
         Listener* kept = nullptr;
         if (before != nullptr && !is_workers_own) {
-            for (Listener* old : before->listeners) {
+            for (Listener* old : before->listeners)
                 if (is_same_place(old->spec(), spec)) kept = old;
-            }
         }
-        if (kept != nullptr) {
+        if (kept != nullptr)
             generation.listeners.push_back(kept);
-        } else if (Status status = open_listener(spec, generation, before == nullptr); !status) {
+        else if (Status status = open_listener(spec, generation, before == nullptr); !status)
             return status;
-        }
     }
-    for (const Listener* listener : generation.listeners) {
+    for (const Listener* listener : generation.listeners)
         generation.addresses.push_back(listener->name());
-    }
     return {};
 }
 
@@ -401,12 +363,16 @@ Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool
     return Error{1, is_patient ? "" : "cannot listen on " + where};
 }
 
+bool Arbiter::uses(const Generation& generation, const Listener& listener) {
+    const auto& used = generation.listeners;
+    return std::find(used.begin(), used.end(), &listener) != used.end();
+}
+
 /// Closes what the configuration in force does not use. The objects stay until prune(), because
 /// Worker objects may refer to them; old workers keep their own copies of the sockets.
 void Arbiter::close_unused_listeners() {
     for (const auto& listener : listeners_) {
-        const auto& used = target().listeners;
-        if (std::find(used.begin(), used.end(), listener.get()) != used.end()) continue;
+        if (uses(target(), *listener)) continue;
         if (!has_relative()) note_error("unlink", listener->unlink_path());
         listener->close();
     }
@@ -436,9 +402,8 @@ int64_t Arbiter::turn() {
     reap();
     if (state_ == State::Reloading) {
         int ready = 0;
-        for (const auto& [pid, child] : children_) {
+        for (const auto& [pid, child] : children_)
             if (child.generation == pending_ && child.was_ready && is_active(child)) ++ready;
-        }
         if (ready >= num_workers_) commit_reload();
     }
     int64_t wake_ms = state_ == State::Stopping ? kNever : manage_workers();
@@ -464,7 +429,11 @@ void Arbiter::handle_signal(int signal) {
         case SIGINT:
         case SIGQUIT: return stop(SIGQUIT, 0, "");
         case SIGHUP: return reload();
-        case SIGUSR1: log().reopen(); return signal_workers(SIGUSR1);
+        case SIGUSR1:
+            log().reopen();
+            for (const auto& [pid, child] : children_)
+                send(child, SIGUSR1);
+            return;
         case SIGUSR2: return upgrade();
         case SIGTTIN: return change_num_workers(num_workers_ + 1);
         case SIGTTOU:
@@ -479,10 +448,9 @@ void Arbiter::handle_signal(int signal) {
     }
 }
 
-void Arbiter::signal_workers(int signal) {
-    // A worker that is gone already fails with ESRCH and is reaped next.
-    for (const auto& [pid, child] : children_)
-        ::kill(pid, signal);
+/// A worker that is gone already (ESRCH) is reaped next; nothing else can go wrong.
+void Arbiter::send(const Child& child, int signal) {
+    static_cast<void>(::kill(child.worker->pid(), signal));
 }
 
 void Arbiter::change_num_workers(int count) {
@@ -516,11 +484,11 @@ void Arbiter::note_readiness() {
 /// many.
 int64_t Arbiter::manage_workers() {
     std::vector<Child*> team;
-    for (auto& [pid, child] : children_) {
+    for (auto& [pid, child] : children_)
         if (child.generation == &target() && is_active(child)) team.push_back(&child);
-    }
-    std::sort(team.begin(), team.end(),
-              [](const Child* a, const Child* b) { return a->worker->age() < b->worker->age(); });
+    std::sort(
+        team.begin(), team.end(),
+        [](const Child* a, const Child* b) { return a->worker->age() < b->worker->age(); });
     const auto is_worn = [&](const Child& child) {
         return child.was_ready && slot(child).wants_replacement.load();
     };
@@ -599,10 +567,7 @@ int64_t Arbiter::watch_host() {
         wake_ms = now + kRelativeTickMs;
     } else if (const int64_t interval_ms = notifier_->watchdog_interval_ms(); interval_ms > 0) {
         if (now >= next_watchdog_ms_) {
-            // Best effort: what it costs if the supervisor does not hear us, it decides.
-            if (Status status = notifier_->watchdog(); !status) {
-                log().debug("%s", status.message().c_str());
-            }
+            note_notice(notifier_->watchdog());
             next_watchdog_ms_ = now + interval_ms;
         }
         wake_ms = next_watchdog_ms_;
@@ -615,9 +580,8 @@ int64_t Arbiter::watch_host() {
     if (cfg().enable_backlog_metric && options_.statsd.is_enabled()) {
         if (now >= next_backlog_ms_) {
             int64_t waiting = 0;
-            for (const Listener* listener : listeners()) {
+            for (const Listener* listener : listeners())
                 if (!listener->is_unix()) waiting += accept_queue_length(listener->fd());
-            }
             options_.statsd.backlog(waiting);
             next_backlog_ms_ = now + kBacklogTickMs;
         }
@@ -628,17 +592,17 @@ int64_t Arbiter::watch_host() {
 
 /// Drops generations without workers, then listeners without a generation.
 void Arbiter::prune() {
-    std::erase_if(generations_, [&](const auto& generation) {
-        if (generation.get() == current_ || generation.get() == pending_) return false;
-        return std::none_of(children_.begin(), children_.end(), [&](const auto& entry) {
-            return entry.second.generation == generation.get();
+    std::erase_if(
+        generations_,
+        [&](const auto& generation) {
+            if (generation.get() == current_ || generation.get() == pending_) return false;
+            return std::none_of(
+                children_.begin(), children_.end(),
+                [&](const auto& entry) { return entry.second.generation == generation.get(); });
         });
-    });
     std::erase_if(listeners_, [&](const auto& listener) {
-        return std::none_of(generations_.begin(), generations_.end(), [&](const auto& generation) {
-            const auto& used = generation->listeners;
-            return std::find(used.begin(), used.end(), listener.get()) != used.end();
-        });
+        return std::none_of(generations_.begin(), generations_.end(),
+                            [&](const auto& generation) { return uses(*generation, *listener); });
     });
 }
 
@@ -649,7 +613,7 @@ bool Arbiter::spawn_worker() {
     Generation& generation = target();
     const size_t slot_index = scoreboard_->claim();
     if (slot_index == scoreboard_->size()) {
-        fail_spawn(format("all %zu scoreboard slots are taken", slot_index), false);
+        fail_spawn("all scoreboard slots are taken", false);
         return false;
     }
     Child child{.worker = options_.make_worker(WorkerContext{.arbiter = *this,
@@ -698,10 +662,8 @@ void Arbiter::run_child(Child& child, signals::Hold& hold) {
     life_.write.reset();
     scoreboard_->after_fork();
     // Another generation's sockets would stay open as long as this worker lives.
-    std::erase_if(listeners_, [&](const auto& listener) {
-        const auto& used = child.generation->listeners;
-        return std::find(used.begin(), used.end(), listener.get()) == used.end();
-    });
+    std::erase_if(listeners_,
+                  [&](const auto& listener) { return !uses(*child.generation, *listener); });
     log().after_fork();
     signals::reset_to_defaults();
     if (Status status = signals::open(); !status) {
@@ -737,25 +699,24 @@ void Arbiter::back_off(const std::string& why) {
 /// Tells a worker to leave, within the graceful timeout. A second time only a stronger signal is
 /// sent, and the deadline stays.
 void Arbiter::retire(Child& child, int signal) {
-    if (child.retired_ms == 0 || signal != SIGTERM) ::kill(child.worker->pid(), signal);
+    if (child.retired_ms == 0 || signal != SIGTERM) send(child, signal);
     if (child.retired_ms != 0) return;
     child.retired_ms = monotonic_ms();
     child.patience_ms = seconds(child.generation->cfg.graceful_timeout) + kKillMarginMs;
 }
 
 void Arbiter::abort_worker(Child& child, const char* sentence) {
-    const pid_t pid = child.worker->pid();
-    log().critical("%s (pid:%d)", sentence, static_cast<int>(pid));
+    log().critical("%s (pid:%d)", sentence, static_cast<int>(child.worker->pid()));
     report_activities(child);
     child.aborted_ms = monotonic_ms();
     child.worker->set_aborted();
-    ::kill(pid, SIGABRT);
+    send(child, SIGABRT);
 }
 
 void Arbiter::kill_worker(Child& child, const char* because) {
     child.killed_because = because;
     child.killed_ms = monotonic_ms();
-    ::kill(child.worker->pid(), SIGKILL);
+    send(child, SIGKILL);
 }
 
 // --- deaths ---
@@ -789,20 +750,16 @@ void Arbiter::bury(Child child, int status, int64_t oom_kills) {
     report_death(child, status, oom_kills);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     const bool cannot_boot = code == kExitBootFailed || code == kExitAppFailed;
-    if (!cannot_boot) {
-        note_error("child_exit", options_.hooks.child_exit(*this, *child.worker));
-    }
+    if (!cannot_boot) note_error("child_exit", options_.hooks.child_exit(*this, *child.worker));
     const bool left_by_itself = slot(child).state.load() == WorkerState::Stopping && code == 0;
     const bool was_slow = child.aborted_ms != 0;
     scoreboard_->free(child.worker->slot());
-    if (state_ == State::Stopping || child.retired_ms != 0 || child.was_ready || left_by_itself) {
+    if (state_ == State::Stopping || child.retired_ms != 0 || child.was_ready || left_by_itself)
         return;
-    }
     const char* why = code == kExitAppFailed ? "App failed to load." : "Worker failed to boot.";
     if (child.generation == pending_) return abandon_reload(why);
-    if (!has_been_ready_ && (cannot_boot || was_slow)) {
+    if (!has_been_ready_ && (cannot_boot || was_slow))
         return stop(SIGTERM, cannot_boot ? code : kExitBootFailed, why);
-    }
     back_off(why);
 }
 
@@ -817,7 +774,8 @@ void Arbiter::report_death(const Child& child, int status, int64_t oom_kills) {
         return;
     }
     const int signal = WTERMSIG(status);
-    std::string text = format("Worker (pid:%d) was sent %s!", pid, signals::name(signal).c_str());
+    std::string text =
+        "Worker (pid:" + std::to_string(pid) + ") was sent " + signals::name(signal) + "!";
     if (signal == SIGTERM) {
         text += child.retired_ms != 0 ? " By gcorn." : " Not by gcorn.";
         return log().write(Level::Info, text);
@@ -825,9 +783,8 @@ void Arbiter::report_death(const Child& child, int status, int64_t oom_kills) {
     if (signal == SIGKILL && child.killed_because != nullptr) {
         text += std::string(" By gcorn: ") + child.killed_because + ".";
     } else if (signal == SIGKILL && oom_kills_ >= 0 && oom_kills > oom_kills_) {
-        text +=
-            format(" By the kernel: out of memory (oom_kill %lld in its cgroup's memory.events).",
-                   static_cast<long long>(oom_kills));
+        text += " By the kernel: out of memory (oom_kill " + std::to_string(oom_kills) +
+                " in its cgroup's memory.events).";
     } else if (signal == SIGKILL && oom_kills >= 0) {
         text += " Not by gcorn, and its cgroup has not run out of memory.";
     } else if (signal == SIGKILL) {
@@ -836,7 +793,7 @@ void Arbiter::report_death(const Child& child, int status, int64_t oom_kills) {
         text += " By gcorn, after its timeout.";
     }
     log().write(signal == SIGKILL ? Level::Error : Level::Warning, text);
-    if (child.aborted_ms == 0) report_activities(child);
+    if (child.was_ready && child.aborted_ms == 0) report_activities(child);
 }
 
 /// One line for each request that runs, or ran, in the worker.
@@ -849,10 +806,7 @@ void Arbiter::report_activities(const Child& child) {
         ActivityView view;
         if (!board.read(index, view)) continue;
         ++count;
-        log().error("Worker (pid:%d) was running: %s %s for %.1f s, %s, from %s", pid,
-                    escape_for_log(view.method).c_str(), escape_for_log(view.target).c_str(),
-                    static_cast<double>(now - view.since_ms) / 1000.0, describe(view.phase),
-                    view.peer.empty() ? "an unnamed peer" : escape_for_log(view.peer).c_str());
+        log().error("Worker (pid:%d) was running: %s", pid, view.text(now).c_str());
     }
     if (count == 0) log().error("Worker (pid:%d) was running no request", pid);
 }
@@ -875,7 +829,7 @@ void Arbiter::successor_ended(int status) {
 void Arbiter::reload() {
     log().info("Hang up: %s", name());
     if (pending_ != nullptr) abandon_reload("");  // the newer wish counts
-    if (predecessor_ == 0) note_error("notify", notifier_->reloading());
+    if (predecessor_ == 0) note_notice(notifier_->reloading());
     if (Status status = begin_reload(); !status) abandon_reload(status.message());
 }
 
@@ -910,13 +864,11 @@ Status Arbiter::begin_reload() {
 void Arbiter::commit_reload() {
     const Generation& before = *std::exchange(current_, std::exchange(pending_, nullptr));
     state_ = State::Running;
-    for (auto& [pid, child] : children_) {
+    for (auto& [pid, child] : children_)
         if (child.generation != current_) retire(child, SIGTERM);
-    }
     close_unused_listeners();
-    if (addresses() != before.addresses) {
+    if (addresses() != before.addresses)
         log().info("Listening at: %s", join(addresses(), ",").c_str());
-    }
     move_pidfile();
     set_title("gcorn: master [" + proc_name() + "]");
     announce_ready();
@@ -928,16 +880,14 @@ void Arbiter::abandon_reload(const std::string& why) {
     apply_environment(current_->cfg);
     state_ = State::Running;
     if (const Generation* failed = std::exchange(pending_, nullptr)) {
-        for (auto& [pid, child] : children_) {
+        for (auto& [pid, child] : children_)
             if (child.generation == failed) retire(child, SIGTERM);
-        }
         close_unused_listeners();
         if (options_.use_config) note_error("old configuration", options_.use_config(cfg()));
         if (num_workers_ != num_workers_before_) change_num_workers(num_workers_before_);
     }
-    if (!why.empty()) {
+    if (!why.empty())
         log().error("Reload failed, going on with the old workers and settings: %s", why.c_str());
-    }
     announce_ready();
 }
 
@@ -963,9 +913,8 @@ void Arbiter::apply_environment(const Config& cfg) {
 }
 
 void Arbiter::undo_environment() {
-    for (const auto& [name, value] : environment_before_) {
+    for (const auto& [name, value] : environment_before_)
         options_.runtime.set_environment(name, value ? &*value : nullptr);
-    }
     environment_before_.clear();
 }
 
@@ -977,10 +926,8 @@ void Arbiter::stop(int signal, int code, std::string reason) {
     reason_ = std::move(reason);
     // After an upgrade the service does not stop, it has a new main process; only the old one may
     // say so (NotifyAccess=main).
-    if (predecessor_ == 0) {
-        note_error("notify",
-                   successor_ != 0 ? notifier_->main_pid(successor_) : notifier_->stopping());
-    }
+    if (predecessor_ == 0)
+        note_notice(successor_ != 0 ? notifier_->main_pid(successor_) : notifier_->stopping());
     for (const auto& listener : listeners_) {
         if (!has_relative()) note_error("unlink", listener->unlink_path());
         listener->close();
@@ -1012,9 +959,8 @@ void Arbiter::upgrade() {
     const int saved_errno = errno;
     if (pid == 0) run_successor(hold);
     options_.runtime.after_fork_parent();
-    if (pid < 0) {
+    if (pid < 0)
         return log().error("Upgrade failed: %s", errno_error(saved_errno, "fork").message.c_str());
-    }
     successor_ = pid;
 }
 
@@ -1034,32 +980,22 @@ void Arbiter::run_successor(signals::Hold& hold) {
     if (Status status = change_directory(options_.start_directory); !status) give_up(status);
 
     // WATCHDOG_PID names the old master; without it the new one keeps the watchdog quiet later.
-    static constexpr const char* kOurs[] = {"GUNICORN_PID", "GUNICORN_FD",    "LISTEN_PID",
-                                            "LISTEN_FDS",   "LISTEN_FDNAMES", "WATCHDOG_PID"};
-    std::vector<std::string> environment = options_.environment;
+    Environment environment = options_.environment;
     std::erase_if(environment, [](const std::string& entry) {
-        return std::any_of(std::begin(kOurs), std::end(kOurs), [&](const char* name) {
-            return entry.substr(0, entry.find('=')) == name;
-        });
+        const std::string name = entry.substr(0, entry.find('='));
+        return name.starts_with("LISTEN_") || name == "GUNICORN_PID" || name == "GUNICORN_FD" ||
+               name == "WATCHDOG_PID";
     });
     environment.push_back("GUNICORN_PID=" + std::to_string(::getppid()));
     if (Status status = pass_listeners(environment); !status) give_up(status);
 
-    const auto pointers = [](std::vector<std::string>& strings) {
-        std::vector<char*> list;
-        for (std::string& string : strings)
-            list.push_back(string.data());
-        list.push_back(nullptr);
-        return list;
-    };
     std::fflush(nullptr);
-    ::execve(options_.executable.c_str(), pointers(options_.argv).data(),
-             pointers(environment).data());
+    execute(options_.executable, options_.argv, environment);
     ::_exit(kExitCannotExec);  // told by our parent: the log's descriptor may be a listener by now
 }
 
 /// Makes the listeners survive the exec, in the way they were given to us.
-Status Arbiter::pass_listeners(std::vector<std::string>& environment) {
+Status Arbiter::pass_listeners(Environment& environment) {
     std::vector<int> fds;
     std::vector<std::string> numbers;
     for (Listener* listener : listeners()) {
@@ -1078,7 +1014,7 @@ void Arbiter::promote() {
     log().info("Master has been promoted.");
     if (pidfile_) note_error("pid file", pidfile_->rename(pidfile_path(cfg())));
     set_title("gcorn: master [" + proc_name() + "]");
-    note_error("notify", notifier_->main_pid(pid_));
+    note_notice(notifier_->main_pid(pid_));
     announce_ready();
 }
 

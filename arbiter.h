@@ -138,6 +138,7 @@ private:
     Status load_application();
     [[nodiscard]] std::string pidfile_path(const Config& cfg) const;
     void announce_ready();
+    void note_notice(const Status& status);
     void note_error(const char* what, const Status& status);
 
     // Listeners.
@@ -145,13 +146,14 @@ private:
     Status open_listener(const BindSpec& spec, Generation& generation, bool is_patient);
     void adopt_listeners(Generation& generation);
     Result<ListenerOptions> open_options(const Config& cfg) const;
+    static bool uses(const Generation& generation, const Listener& listener);
     void close_unused_listeners();
 
     // The loop.
     int64_t turn();
     void sleep_until(int64_t deadline_ms);
     void handle_signal(int signal);
-    void signal_workers(int signal);
+    static void send(const Child& child, int signal);
     void change_num_workers(int count);
     void note_readiness();
     int64_t manage_workers();
@@ -187,7 +189,7 @@ private:
     void hurry();
     void upgrade();
     [[noreturn]] void run_successor(signals::Hold& hold);
-    Status pass_listeners(std::vector<std::string>& environment);
+    Status pass_listeners(Environment& environment);
     void promote();
 
     [[nodiscard]] const Generation& target() const { return pending_ ? *pending_ : *current_; }

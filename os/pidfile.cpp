@@ -42,12 +42,10 @@ Status write_pidfile(const std::string& path, pid_t pid) {
     if (raw < 0) return errno_error(errno, "create pid file '" + path + "'");
     Fd fd(raw);
     Status status = write_all(fd.get(), std::to_string(pid) + "\n", path);
-    if (status && ::fchmod(fd.get(), 0644) < 0) {
+    if (status && ::fchmod(fd.get(), 0644) < 0)
         status = errno_error(errno, "chmod pid file '" + path + "'");
-    }
-    if (status && ::rename(pattern.c_str(), path.c_str()) < 0) {
+    if (status && ::rename(pattern.c_str(), path.c_str()) < 0)
         status = errno_error(errno, "rename to pid file '" + path + "'");
-    }
     if (!status) ::unlink(pattern.c_str());  // best effort: the first failure is what to tell
     return status;
 }
@@ -82,9 +80,8 @@ pid_t read_pidfile(const std::string& path) {
 Result<Pidfile> Pidfile::create(const std::string& path, pid_t pid) {
     const std::string directory = directory_of(path);
     struct stat info {};
-    if (::stat(directory.c_str(), &info) < 0 || !S_ISDIR(info.st_mode)) {
+    if (::stat(directory.c_str(), &info) < 0 || !S_ISDIR(info.st_mode))
         return Error{ENOENT, directory + " doesn't exist. Can't create pidfile."};
-    }
     const pid_t other = read_pidfile(path);
     if (other != 0 && other != pid && is_alive(other)) {
         return Error{EEXIST, "Already running on PID " + std::to_string(other) + " (or pid file '" +
@@ -108,9 +105,8 @@ Status Pidfile::rename(const std::string& path) {
     if (::rename(path_.c_str(), path.c_str()) < 0) {
         const int saved_errno = errno;
         // EXDEV: the setting names another file system now. ENOENT: somebody tidied up.
-        if (saved_errno != ENOENT && saved_errno != EXDEV) {
+        if (saved_errno != ENOENT && saved_errno != EXDEV)
             return errno_error(saved_errno, "rename pid file to '" + path + "'");
-        }
         if (Status status = write_pidfile(path, pid_); !status) return status;
         unlink();
     }

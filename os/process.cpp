@@ -189,15 +189,11 @@ Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups) {
         passwd record{};
         std::vector<char> buffer;
         bool is_found = false;
-        if (with_initgroups && uid != 0) {
-            look_up(::getpwuid_r, uid, record, buffer, is_found);
-        }
-        if (is_found && ::initgroups(record.pw_name, gid) < 0) {
+        if (with_initgroups && uid != 0) look_up(::getpwuid_r, uid, record, buffer, is_found);
+        if (is_found && ::initgroups(record.pw_name, gid) < 0)
             return errno_error(errno, "initgroups " + std::string(record.pw_name));
-        }
-        if (gid != ::getegid() && ::setgid(gid) < 0) {
+        if (gid != ::getegid() && ::setgid(gid) < 0)
             return errno_error(errno, "setgid " + std::to_string(gid));
-        }
     }
     if (uid != 0 && uid != ::geteuid()) {
         if (::setuid(uid) < 0) return errno_error(errno, "setuid " + std::to_string(uid));
@@ -213,9 +209,8 @@ Status set_close_on_exec(int fd, bool is_closed) {
     const int flags = ::fcntl(fd, F_GETFD);
     if (flags < 0) return errno_error(errno, "fcntl fd " + std::to_string(fd));
     const int wanted = is_closed ? flags | FD_CLOEXEC : flags & ~FD_CLOEXEC;
-    if (::fcntl(fd, F_SETFD, wanted) < 0) {
+    if (::fcntl(fd, F_SETFD, wanted) < 0)
         return errno_error(errno, "fcntl fd " + std::to_string(fd));
-    }
     return {};
 }
 
@@ -243,9 +238,8 @@ Result<std::string> current_directory() {
     const char* variable = std::getenv("PWD");
     if (variable != nullptr && *variable == '/' && ::stat(variable, &by_variable) == 0 &&
         ::stat(".", &by_kernel) == 0 && by_variable.st_dev == by_kernel.st_dev &&
-        by_variable.st_ino == by_kernel.st_ino) {
+        by_variable.st_ino == by_kernel.st_ino)
         return std::string(variable);
-    }
     for (size_t size = 256;; size *= 2) {
         std::string buffer(size, '\0');
         if (::getcwd(buffer.data(), buffer.size()) != nullptr) {
@@ -259,6 +253,27 @@ Result<std::string> current_directory() {
 Status change_directory(const std::string& path) {
     if (::chdir(path.c_str()) < 0) return errno_error(errno, "can't chdir to '" + path + "'");
     return {};
+}
+
+// --- exec ---
+
+std::optional<std::string> find_variable(const Environment& environment, std::string_view name) {
+    for (const std::string_view entry : environment)
+        if (entry.substr(0, entry.find('=')) == name && entry.size() > name.size())
+            return std::string(entry.substr(name.size() + 1));
+    return std::nullopt;
+}
+
+Error execute(const std::string& path, std::vector<std::string> argv, Environment environment) {
+    const auto pointers = [](std::vector<std::string>& strings) {
+        std::vector<char*> list;
+        for (std::string& string : strings)
+            list.push_back(string.data());
+        list.push_back(nullptr);
+        return list;
+    };
+    ::execve(path.c_str(), pointers(argv).data(), pointers(environment).data());
+    return errno_error(errno, "execute " + path);
 }
 
 // --- cgroup ---

@@ -8,7 +8,10 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -56,6 +59,15 @@ Result<std::string> current_directory();
 
 /// chdir(2). Error: "can't chdir to 'x'" with the reason, errno in code.
 Status change_directory(const std::string& path);
+
+/// An environment for exec: "K=V" each.
+using Environment = std::vector<std::string>;
+
+/// The value of `name`; nullopt if it is not set.
+std::optional<std::string> find_variable(const Environment& environment, std::string_view name);
+
+/// Becomes the program at `path`. Returns only if that fails: errno_error.
+Error execute(const std::string& path, std::vector<std::string> argv, Environment environment);
 
 /// How many processes of our cgroup and those below it the out-of-memory killer has killed so far
 /// (cgroup v2, "oom_kill" in memory.events); -1 where that cannot be known. `root` is put before

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/text.h"
 #include "os/process.h"
 
 namespace gcorn {
@@ -37,6 +39,29 @@ std::string get(const char (&cell)[N]) {
 }  // namespace
 
 // --- one slot ---
+
+namespace {
+
+const char* describe(Phase phase) {
+    switch (phase) {
+        case Phase::Idle: return "idle";
+        case Phase::Queued: return "waiting for the application";
+        case Phase::Application: return "in the application";
+        case Phase::Writing: return "writing the response";
+        case Phase::WaitingForBody: return "waiting for the request body";
+        case Phase::WaitingForClient: return "waiting for the client to read";
+    }
+    return "";
+}
+
+}  // namespace
+
+std::string ActivityView::text(int64_t now_ms) const {
+    char age[32];
+    std::snprintf(age, sizeof(age), "%.1f", static_cast<double>(now_ms - since_ms) / 1000.0);
+    return escape_for_log(method) + " " + escape_for_log(target) + " for " + age + " s, " +
+           describe(phase) + ", from " + (peer.empty() ? "a nameless peer" : escape_for_log(peer));
+}
 
 void WorkerSlot::beat() {
     heartbeat_ms.store(monotonic_ms(), std::memory_order_relaxed);
@@ -78,10 +103,8 @@ bool WorkerSlot::read(size_t index, ActivityView& view) const {
         view.method = get(activity.method);
         view.target = get(activity.target);
         view.peer = get(activity.peer);
-        if (before % 2 == 0 &&
-            activity.sequence.fetch_add(0, std::memory_order_acq_rel) == before) {
+        if (before % 2 == 0 && activity.sequence.fetch_add(0, std::memory_order_acq_rel) == before)
             return true;
-        }
     }
     return false;
 }
@@ -172,9 +195,8 @@ bool Scoreboard::has_idle_sibling(size_t self) const {
         const WorkerSlot& sibling = slot(index);
         if (sibling.state.load(std::memory_order_relaxed) == WorkerState::Ready &&
             sibling.busy.load(std::memory_order_relaxed) == 0 &&
-            sibling.queued.load(std::memory_order_relaxed) == 0) {
+            sibling.queued.load(std::memory_order_relaxed) == 0)
             return true;
-        }
     }
     return false;
 }

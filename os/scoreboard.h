@@ -46,6 +46,9 @@ struct ActivityView {
     Phase phase = Phase::Idle;
     int64_t since_ms = 0;
     std::string method, target, peer;
+
+    /// "GET /x?y for 3.1 s, in the application, from 10.0.0.1:5050", escaped for logs.
+    [[nodiscard]] std::string text(int64_t now_ms) const;
 };
 
 struct WorkerSlot {

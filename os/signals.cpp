@@ -113,9 +113,8 @@ void catch_for_worker(void (*interrupter)(void*, int), void* argument) {
     set_action(SIGUSR1, take_note, SA_RESTART);
     // Without SA_RESTART: a blocking call of the application returns EINTR, and the interpreter
     // looks at its own note before it tries again (PEP 475).
-    for (const int signal : {SIGINT, SIGQUIT, SIGABRT}) {
+    for (const int signal : {SIGINT, SIGQUIT, SIGABRT})
         set_action(signal, take_note_and_interrupt, 0);
-    }
     for (const int signal : {SIGHUP, SIGUSR2, SIGWINCH})
         set_action(signal, SIG_IGN, 0);
     for (const int signal : {SIGCHLD, SIGTTIN, SIGTTOU})
@@ -162,9 +161,8 @@ std::string name(int signal) {
         {SIGSTOP, "SIGSTOP"}, {SIGCONT, "SIGCONT"},     {SIGTSTP, "SIGTSTP"},
         {SIGIO, "SIGIO"},
     };
-    for (const auto& [number, text] : kNames) {
+    for (const auto& [number, text] : kNames)
         if (number == signal) return text;
-    }
     return "SIG" + std::to_string(signal);
 }
 

@@ -58,9 +58,8 @@ Status pass_listen_fds(const std::vector<int>& fds, std::vector<std::string>& en
     }
     for (int i = 0; i < count; ++i) {
         // The copy that dup2 makes is not close-on-exec.
-        if (::dup2(aside[static_cast<size_t>(i)].get(), kListenFdsStart + i) < 0) {
+        if (::dup2(aside[static_cast<size_t>(i)].get(), kListenFdsStart + i) < 0)
             return errno_error(errno, "dup2 to fd " + std::to_string(kListenFdsStart + i));
-        }
     }
     environment.push_back("LISTEN_PID=" + std::to_string(::getpid()));
     environment.push_back("LISTEN_FDS=" + std::to_string(count));
@@ -77,9 +76,8 @@ Notifier::Notifier() {
     if (pid && *pid != static_cast<uint64_t>(::getpid())) return;
     constexpr uint64_t kUsecMax = uint64_t{1}
                                   << 50;  // 35 years; keeps the arithmetic far from overflow
-    if (interval_us && *interval_us > 0 && *interval_us < kUsecMax) {
+    if (interval_us && *interval_us > 0 && *interval_us < kUsecMax)
         watchdog_interval_ms_ = std::max<int64_t>(1, static_cast<int64_t>(*interval_us / 2000));
-    }
 }
 
 Status Notifier::ready(std::string_view status) const {
@@ -103,16 +101,16 @@ Status Notifier::main_pid(pid_t pid) const {
 }
 
 Status Notifier::watchdog() const {
-    return send("WATCHDOG=1");
+    // If it is late, the next one is due soon: a supervisor that hangs must not hang us.
+    return send("WATCHDOG=1", MSG_DONTWAIT);
 }
 
 Status Notifier::send(std::string_view message, int flags) const {
     if (socket_path_.empty()) return {};
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    if (socket_path_.size() >= sizeof(address.sun_path)) {
+    if (socket_path_.size() >= sizeof(address.sun_path))
         return Error{ENAMETOOLONG, "NOTIFY_SOCKET " + socket_path_ + ": name too long"};
-    }
     std::memcpy(address.sun_path, socket_path_.data(), socket_path_.size());
     if (address.sun_path[0] == '@') address.sun_path[0] = '\0';  // abstract namespace, unix(7)
     // An abstract name ends with the address, not with a zero byte.
@@ -122,9 +120,8 @@ Status Notifier::send(std::string_view message, int flags) const {
     const Fd fd(::socket(AF_UNIX, SOCK_DGRAM | kCloseOnExec, 0));
     if (!fd) return errno_error(errno, "socket for NOTIFY_SOCKET");
     const timeval patience{.tv_sec = 1, .tv_usec = 0};
-    if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0) {
+    if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0)
         return errno_error(errno, "SO_SNDTIMEO for NOTIFY_SOCKET");
-    }
     ssize_t sent;
     do {
         sent = ::sendto(fd.get(), message.data(), message.size(), MSG_NOSIGNAL | flags,

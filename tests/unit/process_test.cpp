@@ -33,9 +33,8 @@ int in_child(Body body) {
 std::string read_all(int fd) {
     std::string text;
     char bytes[4096];
-    for (ssize_t count; (count = ::read(fd, bytes, sizeof(bytes))) > 0;) {
+    for (ssize_t count; (count = ::read(fd, bytes, sizeof(bytes))) > 0;)
         text.append(bytes, static_cast<size_t>(count));
-    }
     return text;
 }
 
@@ -128,9 +127,8 @@ std::vector<char*> kernel_argv() {
     auto* next = reinterpret_cast<char*>(std::stoull(field));
     const std::string command_line = read_file("/proc/self/cmdline");
     std::vector<char*> argv;
-    for (size_t at = 0; at < command_line.size(); at = command_line.find('\0', at) + 1) {
+    for (size_t at = 0; at < command_line.size(); at = command_line.find('\0', at) + 1)
         argv.push_back(next + at);
-    }
     return argv;
 }
 
@@ -145,9 +143,8 @@ TEST(Process, TitleReplacesTheCommandLineAndKeepsTheEnvironment) {
                       set_title(title);
                       const std::string shown = read_file("/proc/self/cmdline");
                       if (shown.substr(0, shown.find('\0')) != title) return 1;
-                      if (shown.find_first_not_of('\0', shown.find('\0')) != std::string::npos) {
+                      if (shown.find_first_not_of('\0', shown.find('\0')) != std::string::npos)
                           return 2;
-                      }
                   }
                   if (path != std::getenv("PATH")) return 3;
                   if (std::string("kept") != std::getenv("GCORN_TITLE_TEST")) return 4;
@@ -177,9 +174,8 @@ TEST(Process, FindsUsersAndGroupsByNameAndNumber) {
     EXPECT_EQ(*find_user("4294967294"), 4294967294u);  // the last that is not "no change"
     EXPECT_EQ(*find_group("0"), 0u);
     const group* own = ::getgrgid(::getgid());
-    if (own != nullptr) {
-        EXPECT_EQ(*find_group(own->gr_name), ::getgid());
-    }
+    const std::string name = own != nullptr ? own->gr_name : std::to_string(::getgid());
+    EXPECT_EQ(*find_group(name), ::getgid());
 }
 
 TEST(Process, NamesTheUserThatDoesNotExist) {
@@ -221,9 +217,8 @@ TEST(Process, InitgroupsReplacesRootsGroups) {
                   if (!drop_privileges(*nobody, 65533, true)) return 2;
                   gid_t groups[64];
                   const int count = ::getgroups(64, groups);
-                  for (int i = 0; i < count; ++i) {
+                  for (int i = 0; i < count; ++i)
                       if (groups[i] == marker) return 3;
-                  }
                   return count >= 1 && ::getgid() == 65533 ? 0 : 4;
               }),
               0);
@@ -288,6 +283,29 @@ TEST_F(TemporaryDirectory, SaysWhereItCannotGo) {
                   return current_directory() ? 2 : 0;
               }),
               0);
+}
+
+// --- exec ---
+
+TEST(Process, FindsVariablesByTheirWholeName) {
+    const Environment environment = {"A=1", "AB=2", "EMPTY=", "A=later", "C=x=y", "BARE"};
+    EXPECT_EQ(find_variable(environment, "A"), "1");
+    EXPECT_EQ(find_variable(environment, "AB"), "2");
+    EXPECT_EQ(find_variable(environment, "EMPTY"), "");
+    EXPECT_EQ(find_variable(environment, "C"), "x=y");
+    EXPECT_FALSE(find_variable(environment, "B"));
+    EXPECT_FALSE(find_variable(environment, "BARE"));
+}
+
+TEST_F(TemporaryDirectory, ExecutesWithTheGivenArgumentsAndEnvironment) {
+    EXPECT_EQ(
+        in_child([] {
+            execute("/bin/sh", {"sh", "-c", "test \"$1 $X\" = 'one two'", "-", "one"}, {"X=two"});
+            return 99;
+        }),
+        0);
+    const Error error = execute(directory_ + "/missing", {"missing"}, {});
+    EXPECT_EQ(error.code, ENOENT);
 }
 
 // --- cgroup ---

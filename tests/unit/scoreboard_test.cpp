@@ -139,6 +139,19 @@ TEST(ScoreboardRoom, FollowsTheLifeOfARequest) {
     EXPECT_FALSE(slot.read(0, view));
 }
 
+TEST(ScoreboardRoom, DescribesARequestInOneSafeLine) {
+    ActivityView view{.phase = Phase::Application,
+                      .since_ms = 1000,
+                      .method = "GET",
+                      .target = "/a\nb",
+                      .peer = "10.0.0.1:5"};
+    EXPECT_EQ(view.text(4140), "GET /a\\nb for 3.1 s, in the application, from 10.0.0.1:5");
+    view.phase = Phase::WaitingForClient;
+    view.peer = "";
+    EXPECT_EQ(view.text(1000),
+              "GET /a\\nb for 0.0 s, waiting for the client to read, from a nameless peer");
+}
+
 TEST(ScoreboardRoom, SharesActivitiesBeyondTheLast) {
     Scoreboard board = make_board(1);
     WorkerSlot& slot = board.slot(board.claim());

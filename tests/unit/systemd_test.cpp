@@ -26,9 +26,8 @@ protected:
     void TearDown() override { clear(); }
     static void clear() {
         for (const char* name : {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID",
-                                 "LISTEN_FDS", "LISTEN_FDNAMES"}) {
+                                 "LISTEN_FDS", "LISTEN_FDNAMES"})
             ::unsetenv(name);
-        }
     }
     static void set(const char* name, const std::string& value) {
         ::setenv(name, value.c_str(), 1);
@@ -90,7 +89,8 @@ TEST_F(Systemd, AWatchdogMessageWaitsForNobody) {
     set("NOTIFY_SOCKET", socket.name());
     const Notifier notifier;
     Status status;
-    for (int i = 0; i < 10'000 && status; ++i) status = notifier.watchdog();
+    for (int i = 0; i < 10'000 && status; ++i)
+        status = notifier.watchdog();
     ASSERT_FALSE(status);  // nobody reads: the queue is full
     const int64_t before_ms = monotonic_ms();
     EXPECT_EQ(notifier.watchdog().error().code, EAGAIN);
@@ -145,9 +145,8 @@ TEST_F(Systemd, TakesOpenDescriptorsAndRemovesTheVariables) {
                   set("LISTEN_FDNAMES", "a:b:c");
                   if (take_listen_fds() != std::vector<int>{3, 4}) return 2;
                   if ((::fcntl(4, F_GETFD) & FD_CLOEXEC) == 0) return 3;
-                  for (const char* name : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) {
+                  for (const char* name : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"})
                       if (std::getenv(name) != nullptr) return 4;
-                  }
                   return take_listen_fds().empty() ? 0 : 5;
               }),
               0);
