@@ -78,7 +78,8 @@ docs: all
 	@./gcorn --help=markdown >docs/settings.md
 
 bench: all
-	@bench/run
+	$(call build,$(BUILD),-DCMAKE_BUILD_TYPE=$(TYPE),bench_floor)
+	@bench/run $(BENCH)
 
 install: all
 	@DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX) --strip >/dev/null

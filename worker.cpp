@@ -451,11 +451,12 @@ void Worker::look_for_changes() {
         next_look_ms_ = monotonic_ms() + kReloadLookMs;
     }
     const std::string path = reloader_->changed();
-    if (path.empty() || !alive()) return;
+    if (path.empty() || !alive() || board().wants_replacement.exchange(true)) return;
     context_.log.info("Worker reloading: %s modified", path.c_str());
     if (Status status = context_.hooks.worker_int(*this); !status)
         context_.log.error("%s", status.message().c_str());
-    leave();
+    // As after max_requests: the successor with the new code boots first, then TERM comes.
+    context_.scoreboard.notify();
 }
 
 }  // namespace gcorn
