@@ -5,13 +5,18 @@
 // list. Pure. Any thread.
 #pragma once
 
+#include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
+#include <type_traits>
 #if defined(__SSE2__) && !defined(GCORN_PORTABLE_SCAN)
 #include <emmintrin.h>
 #endif
+
+#include "base/text.h"
 
 namespace gcorn {
 
@@ -93,8 +98,108 @@ inline constexpr std::string_view kFieldNames[] = {"",
 #undef GCORN_FIELD_NAME
 };
 
-/// The id of a field name in any case, or Unknown (http_parse.cpp: a small perfect hash). Pure.
-[[nodiscard]] FieldId find_field(std::string_view name);
+namespace field_table {
+
+/// The four bytes at `text` in lower case, where they are letters. What else `| 0x20` merges does
+/// not matter, because a hit is compared in full.
+constexpr uint32_t folded_word(const char* text) {
+    if (!std::is_constant_evaluated()) {
+        uint32_t word;
+        std::memcpy(&word, text, sizeof word);
+        return word | 0x20202020u;
+    }
+    uint32_t word = 0;
+    for (unsigned i = 0; i < 4; ++i) {
+        const unsigned place = std::endian::native == std::endian::little ? i : 3 - i;
+        word |= static_cast<uint32_t>(static_cast<unsigned char>(text[i]) | 0x20u) << (8 * place);
+    }
+    return word;
+}
+
+/// First four bytes, last four and the length tell all known names of four bytes or more apart.
+constexpr uint32_t key_of(std::string_view name) {
+    const uint32_t size = static_cast<uint32_t>(name.size());
+    return folded_word(name.data()) * 31 + folded_word(name.data() + size - 4) + size;
+}
+
+/// A multiplicative hash into 512 slots without collisions, found by the compiler.
+struct Table {
+    uint32_t multiplier = 0;
+    std::array<uint8_t, 512> ids{};
+
+    [[nodiscard]] constexpr size_t slot(uint32_t key) const { return (key * multiplier) >> 23; }
+};
+
+constexpr Table make_table() {
+    for (uint32_t seed = 1;; ++seed) {
+        Table table;
+        table.multiplier = seed * 0x9E3779B1u | 1u;
+        bool collides = false;
+        for (size_t id = 1; id < static_cast<size_t>(FieldId::Count) && !collides; ++id) {
+            if (kFieldNames[id].size() < 4) continue;  // find_short() knows these
+            uint8_t& entry = table.ids[table.slot(key_of(kFieldNames[id]))];
+            collides = entry != 0;
+            entry = static_cast<uint8_t>(id);
+        }
+        if (!collides) return table;
+    }
+}
+inline constexpr Table kTable = make_table();
+
+/// Eight (or four) bytes of `name` equal those of `known`, which are lower-case letters, digits and
+/// '-'. Letters have bit 0x40, and only there may the case bit 0x20 differ.
+template <typename Word>
+bool same_word(const char* name, const char* known) {
+    Word a, b;
+    std::memcpy(&a, name, sizeof a);
+    std::memcpy(&b, known, sizeof b);
+    constexpr Word kLetterBits = static_cast<Word>(~Word{0} / 255 * 0x40);
+    return ((a ^ b) & ~((b & kLetterBits) >> 1)) == 0;
+}
+
+/// Case-blind equality with a known name of the same length ≥ 4, in words that may overlap.
+inline bool same_name(const char* name, const char* known, size_t size) {
+    if (size < 8) {
+        return same_word<uint32_t>(name, known) &&
+               same_word<uint32_t>(name + size - 4, known + size - 4);
+    }
+    bool same =
+        same_word<uint64_t>(name, known) && same_word<uint64_t>(name + size - 8, known + size - 8);
+    for (size_t i = 8; i + 8 < size; i += 8)
+        same &= same_word<uint64_t>(name + i, known + i);
+    return same;
+}
+
+/// Names of less than four bytes. Out of line, to keep find_field() small.
+[[nodiscard, gnu::noinline]] inline FieldId find_short(std::string_view name) {
+    for (const FieldId id : {FieldId::Te, FieldId::Dnt, FieldId::Via}) {
+        const std::string_view known = kFieldNames[static_cast<size_t>(id)];
+        bool same = name.size() == known.size();
+        for (size_t i = 0; same && i < known.size(); ++i)
+            same = to_lower(name[i]) == known[i];
+        if (same) return id;
+    }
+    return FieldId::Unknown;
+}
+
+}  // namespace field_table
+
+/// The id of a field name in any case, or Unknown. Reads nothing outside of `name`.
+[[nodiscard, gnu::always_inline]] inline FieldId find_field(std::string_view name) {
+    using namespace field_table;
+    if (name.size() < 4) return find_short(name);
+    const uint8_t id = kTable.ids[kTable.slot(key_of(name))];
+    const std::string_view known = kFieldNames[id];
+    const bool same =
+        known.size() == name.size() && same_name(name.data(), known.data(), known.size());
+    return same ? static_cast<FieldId>(id) : FieldId::Unknown;
+}
+
+/// Case-blind equality with a word of four or more lower-case letters, digits and dashes.
+[[nodiscard]] inline bool is_word(std::string_view text, std::string_view word) {
+    return text.size() == word.size() &&
+           field_table::same_name(text.data(), word.data(), word.size());
+}
 
 /// True for the bytes 0x00–0x1F and 0x7F. HTAB is one of them: where it is allowed, the caller
 /// skips it.

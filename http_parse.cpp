@@ -2,114 +2,18 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <type_traits>
 
 #include <arpa/inet.h>
 
 #include "base/text.h"
 
+// One file on purpose: what is a line, what a field, what a body is decided here and nowhere else,
+// and an auditor reads it top to bottom: tools, fields, the head's meaning, the scanner, the body.
+
 namespace gcorn {
 
-// ------------------------------------------------------------------------------- field names
-
-namespace {
-
-constexpr size_t kFieldCount = static_cast<size_t>(FieldId::Count);
-
-/// The four bytes at `text` in lower case, where they are letters. What else `| 0x20` merges does
-/// not matter, because a hit is compared in full.
-constexpr uint32_t folded_word(const char* text) {
-    if (!std::is_constant_evaluated()) {
-        uint32_t word;
-        std::memcpy(&word, text, sizeof word);
-        return word | 0x20202020u;
-    }
-    uint32_t word = 0;
-    for (unsigned i = 0; i < 4; ++i) {
-        const unsigned place = std::endian::native == std::endian::little ? i : 3 - i;
-        word |= static_cast<uint32_t>(static_cast<unsigned char>(text[i]) | 0x20u) << (8 * place);
-    }
-    return word;
-}
-
-/// First four bytes, last four and the length tell all known names of four bytes or more apart.
-constexpr uint32_t field_key(std::string_view name) {
-    const uint32_t size = static_cast<uint32_t>(name.size());
-    return folded_word(name.data()) * 31 + folded_word(name.data() + size - 4) + size;
-}
-
-/// A multiplicative hash into kSlots slots without collisions, found by the compiler.
-struct FieldTable {
-    static constexpr size_t kSlots = 512;
-    uint32_t multiplier = 0;
-    std::array<uint8_t, kSlots> ids{};
-
-    static constexpr size_t slot(uint32_t key, uint32_t multiplier) {
-        return (key * multiplier) >> 23;  // the upper nine bits
-    }
-};
-
-constexpr FieldTable make_field_table() {
-    for (uint32_t seed = 1;; ++seed) {
-        FieldTable table;
-        table.multiplier = seed * 0x9E3779B1u | 1u;
-        bool collides = false;
-        for (size_t id = 1; id < kFieldCount && !collides; ++id) {
-            if (kFieldNames[id].size() < 4) continue;  // find_field() knows these by itself
-            uint8_t& entry =
-                table.ids[FieldTable::slot(field_key(kFieldNames[id]), table.multiplier)];
-            collides = entry != 0;
-            entry = static_cast<uint8_t>(id);
-        }
-        if (!collides) return table;
-    }
-}
-constexpr FieldTable kFieldTable = make_field_table();
-static_assert(kFieldCount <= 64, "sets of FieldIds are 64-bit masks");
 static_assert(FieldId::Expect == static_cast<FieldId>(6), "the deciding fields come first");
-
-/// Eight (or four) bytes of `name` equal those of `known`, a stretch of a known name: lower-case
-/// letters, digits and '-'. Letters have bit 0x40, and only there may the case bit 0x20 differ.
-template <typename Word>
-bool same_word(const char* name, const char* known) {
-    Word a, b;
-    std::memcpy(&a, name, sizeof a);
-    std::memcpy(&b, known, sizeof b);
-    constexpr Word kLetterBits = static_cast<Word>(~Word{0} / 255 * 0x40);
-    return ((a ^ b) & ~((b & kLetterBits) >> 1)) == 0;
-}
-
-/// Case-blind equality with a known name of the same length ≥ 4, in words that may overlap.
-inline bool same_known_name(const char* name, const char* known, size_t size) {
-    if (size < 8) {
-        return same_word<uint32_t>(name, known) &&
-               same_word<uint32_t>(name + size - 4, known + size - 4);
-    }
-    bool same =
-        same_word<uint64_t>(name, known) && same_word<uint64_t>(name + size - 8, known + size - 8);
-    for (size_t i = 8; i + 8 < size; i += 8)
-        same &= same_word<uint64_t>(name + i, known + i);
-    return same;
-}
-
-[[gnu::noinline]] FieldId find_short_field(std::string_view name) {
-    for (const FieldId id : {FieldId::Te, FieldId::Dnt, FieldId::Via}) {
-        if (iequals(name, kFieldNames[static_cast<size_t>(id)])) return id;
-    }
-    return FieldId::Unknown;
-}
-
-}  // namespace
-
-FieldId find_field(std::string_view name) {
-    if (name.size() < 4) return find_short_field(name);
-    const uint8_t id = kFieldTable.ids[FieldTable::slot(field_key(name), kFieldTable.multiplier)];
-    const std::string_view known = kFieldNames[id];
-    const bool same =
-        known.size() == name.size() && same_known_name(name.data(), known.data(), name.size());
-    return same ? static_cast<FieldId>(id) : FieldId::Unknown;
-}
+static_assert(static_cast<size_t>(FieldId::Count) <= 64, "sets of FieldIds are 64-bit masks");
 
 const Field* RequestHead::find(FieldId id) const {
     for (const Field& field : fields) {
@@ -260,9 +164,12 @@ size_t ip_literal_size(std::string_view text) {
 
 /// A TCP port in decimal. Empty is legal after the colon of a Host (RFC 3986 §3.2.3).
 bool is_port(std::string_view text) {
-    if (text.empty()) return true;
-    const std::optional<uint64_t> port = parse_decimal(text);
-    return port && *port <= 65535;
+    uint32_t port = 0;
+    for (const char c : text) {
+        if (!is_digit(c) || port > 65535) return false;
+        port = port * 10 + static_cast<uint32_t>(c - '0');
+    }
+    return port <= 65535;
 }
 
 /// uri-host [ ":" port ] (RFC 9110 §7.2) with a host that is not empty. No userinfo: RFC 9110
@@ -290,7 +197,8 @@ const char* check_unknown_name(const HttpPolicy& policy, Field& field) {
 
 /// "Name: value" → its parts. Returns the rule it breaks, or nullptr. The line holds no control
 /// byte but HTAB: whoever found its end made sure.
-inline const char* split_field(std::string_view line, const HttpPolicy& policy, Field& field) {
+[[gnu::always_inline]] inline const char* split_field(std::string_view line,
+                                                      const HttpPolicy& policy, Field& field) {
     const size_t colon = find_colon(line);
     if (colon == line.size()) return "header line without colon";
     field.name = line.substr(0, colon);
@@ -322,8 +230,7 @@ Fate fate_of(std::string_view name, const HttpPolicy& policy, const PeerFacts& p
     return Fate::Refuse;
 }
 
-// ------------------------------------------------------------------------------- the head's
-// meaning
+// ------------------------------------------------------------------------------- meaning
 
 /// Turns the lines of one head into a RequestHead. Lines come without CRLF, free of control bytes
 /// (but HTAB in header lines), and outlive the head's views. Every method returns false after
@@ -367,8 +274,7 @@ private:
     RequestHead& head_;
     HttpError& error_;
 
-    uint64_t scheme_ids_ =
-        0;  ///< ids of the names in secure_scheme_headers, if the peer is trusted
+    uint64_t scheme_ids_ = 0;  ///< names in secure_scheme_headers, if the peer is trusted
     static constexpr size_t kNone = SIZE_MAX;
     size_t host_ = kNone;  ///< its index in head_.fields
     bool has_content_type_ = false;
@@ -380,8 +286,8 @@ private:
     bool has_script_name_ = false;
 };
 
-/// method SP request-target SP HTTP-version (RFC 9112 §3), exactly one blank each time: RFC 9112 §3
-/// lets a lenient server split at any blank, and every such server splits differently.
+/// method SP request-target SP HTTP-version (RFC 9112 §3), with exactly one blank each time. The
+/// RFC lets a server be lenient there, but lenient servers differ in where they split.
 bool HeadBuilder::add_request_line(char* bytes, size_t size) {
     const std::string_view line(bytes, size);
     const size_t first = line.find(' ');
@@ -525,7 +431,7 @@ bool HeadBuilder::note(const Field& field) {
         case FieldId::Connection: note_connection(field.value); return true;
         case FieldId::Expect:
             has_expect_ = true;
-            if (!iequals(field.value, "100-continue")) has_other_expectation_ = true;
+            if (!is_word(field.value, "100-continue")) has_other_expectation_ = true;
             return true;
         default: return true;
     }
@@ -534,12 +440,9 @@ bool HeadBuilder::note(const Field& field) {
 /// Connection is a list of options, over all its lines (RFC 9110 §7.6.1).
 void HeadBuilder::note_connection(std::string_view value) {
     for_each_item(value, [&](std::string_view option) {
-        if (iequals(option, "close"))
-            has_close_ = true;
-        else if (iequals(option, "keep-alive"))
-            has_keep_alive_ = true;
-        else if (iequals(option, "upgrade"))
-            head_.is_upgrade = true;
+        if (is_word(option, "close")) has_close_ = true;
+        if (is_word(option, "keep-alive")) has_keep_alive_ = true;
+        if (is_word(option, "upgrade")) head_.is_upgrade = true;
     });
 }
 
@@ -549,7 +452,7 @@ bool HeadBuilder::note_transfer_encoding(std::string_view value) {
     has_transfer_encoding_ = true;
     bool follows_chunked = false;
     for_each_item(value, [&](std::string_view coding) {
-        const bool is_chunked = iequals(coding, "chunked");
+        const bool is_chunked = is_word(coding, "chunked");
         if (is_chunked_ && !coding.empty()) follows_chunked = true;
         (is_chunked ? is_chunked_ : has_other_coding_) = true;
     });
@@ -582,6 +485,7 @@ bool HeadBuilder::complete() {
     }
     const bool has_body = head_.framing == Framing::Chunked || head_.content_length > 0;
     head_.expects_continue = is_http_11 && has_expect_ && has_body;
+    head_.is_upgrade = head_.is_upgrade && is_http_11;  // RFC 9110 §7.8
     // RFC 9112 §9.3. What follows a CONNECT may already be the tunnel's.
     head_.keep_alive = !has_close_ && (is_http_11 || has_keep_alive_) && head_.method != "CONNECT";
     return true;
@@ -730,26 +634,26 @@ Parse HeadParser::scan(std::string_view in, const HttpPolicy& policy, const Peer
     const size_t section_end = static_cast<size_t>(
         std::min<uint64_t>(section_start_ + section_bytes_max(policy), kHeadBytesMax));
     const uint32_t lines_max = fields_max(policy) + 1;
-    for (;;) {
-        Limit limit = {line_start_ + field_max, 431, "header field too long"};
-        const bool continues = line_start_ < in.size() && is_blank(in[line_start_]);
-        if (continues) {
-            if (lines_ == 1 || !policy.permit_obsolete_folding) {
-                const char* rule =
-                    lines_ == 1 ? "blank before the first header" : "obsolete line folding";
-                return bad_line(in, line_start_ + 1, 400, rule, error);
-            }
-            limit.end = std::max<size_t>(field_start_ + field_max, line_start_ + 2);
+    for (size_t start = line_start_;; start = line_start_) {
+        const bool continues = start < in.size() && is_blank(in[start]);
+        if (continues && (lines_ == 1 || !policy.permit_obsolete_folding)) {
+            const char* rule =
+                lines_ == 1 ? "blank before the first header" : "obsolete line folding";
+            return bad_line(in, start + 1, 400, rule, error);
         }
-        if (limit.end > section_end) limit = {section_end, 431, "header section too long"};
+        const size_t field_end =
+            continues ? std::max(field_start_ + field_max, start + 2) : start + field_max;
+        const Limit limit = field_end <= section_end
+                                ? Limit{field_end, 431, "header field too long"}
+                                : Limit{section_end, 431, "header section too long"};
         const Parse outcome = scan_line(in, limit, error);
         if (outcome != Parse::Done) return outcome;
-        const uint32_t line_end = scanned_ - 2;
-        if (line_end == line_start_) return Parse::Done;
-        head.line_ends_.push_back(line_end);
-        if (!continues) field_start_ = line_start_;
+        const size_t end = scanned_ - 2;
+        if (end == start) return Parse::Done;
+        head.line_ends_.push_back(static_cast<uint32_t>(end));
+        if (!continues) field_start_ = static_cast<uint32_t>(start);
         if (++lines_ > lines_max && too_many_fields(in, policy, peer, head)) {
-            return bad_line(in, line_end, 431, "too many header fields", error);
+            return bad_line(in, end, 431, "too many header fields", error);
         }
         line_start_ = scanned_;
     }
@@ -966,8 +870,7 @@ bool BodyReader::end_trailer_line(HttpError& error) {
         if (const char* rule = split_field(trailer_, *policy_, field)) {
             return refuse(error, 400, rule, trailer_);
         }
-        // Fields that frame, route or authenticate a message cannot come after it (RFC 9110
-        // §6.5.1).
+        // RFC 9110 §6.5.1: what frames, routes or authenticates a message cannot come after it.
         constexpr FieldId kForbidden[] = {FieldId::Host,    FieldId::ContentLength,
                                           FieldId::Trailer, FieldId::TransferEncoding,
                                           FieldId::Te,      FieldId::Authorization};

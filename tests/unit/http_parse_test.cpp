@@ -181,6 +181,29 @@ TEST(HttpParse, TakesNoOtherNameForAKnownField) {
     EXPECT_EQ(find_field(std::string(100000, 'x')), FieldId::Unknown);
 }
 
+TEST(HttpParse, ReadsNoByteOutsideAName) {
+    test::GuardPage guard(100);
+    for (size_t size = 0; size < 60; ++size) {
+        EXPECT_EQ(find_field(guard.place(std::string(size, 'x'))), FieldId::Unknown);
+    }
+    for (const std::string_view name : kFieldNames) {
+        EXPECT_EQ(kFieldNames[static_cast<size_t>(find_field(guard.place(name)))], name);
+    }
+}
+
+TEST(HttpParse, ComparesWordsWithoutCase) {
+    EXPECT_TRUE(is_word("KEEP-alive", "keep-alive"));
+    EXPECT_TRUE(is_word("100-Continue", "100-continue"));
+    EXPECT_FALSE(is_word("keep\ralive", "keep-alive"));  // '\r' | 0x20 is '-'
+    EXPECT_FALSE(
+        is_word("\x11"
+                "00-continue",
+                "100-continue"));
+    EXPECT_FALSE(is_word("keep-aliv", "keep-alive"));
+    EXPECT_FALSE(is_word("keep-alive ", "keep-alive"));
+    EXPECT_FALSE(is_word("", "close"));
+}
+
 TEST(HttpParse, FindsControlBytesAtEveryPlace) {
     test::GuardPage guard(70);
     for (size_t size = 0; size < 70; ++size) {
