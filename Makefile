@@ -6,7 +6,8 @@
 #   make asan tsan    unit tests under the address+undefined and the thread sanitizer
 #   make fuzz         each fuzz target for FUZZ_SECONDS (clang)
 #   make lint format docs bench clean
-#   make install PREFIX=/usr/local DESTDIR=
+#   make install PREFIX=/usr/local DESTDIR=      binary, man page, shell completions
+#   make deb          builds build/gcorn_VERSION_ARCHITECTURE.deb (Debian, Ubuntu)
 #
 # Variables: PYTHON=/path/to/python3  LINK=static|shared  POLLER=epoll|poll  TYPE=Release|Debug
 #            BUILD=directory  JOBS=n  FUZZ_SECONDS=n
@@ -82,9 +83,12 @@ bench: all
 	@bench/run $(BENCH)
 
 install: all
-	@DESTDIR=$(DESTDIR) cmake --install $(BUILD) --prefix $(PREFIX) --strip >/dev/null
+	@sh deploy/install.sh $(BUILD)/gcorn $(PREFIX) $(DESTDIR)
+
+deb: all
+	@sh deploy/make-deb.sh $(BUILD)/gcorn $(BUILD)
 
 clean:
 	@rm -rf build build-asan build-tsan build-fuzz gcorn
 
-.PHONY: all run everything test unit e2e asan tsan fuzz lint format docs bench install clean
+.PHONY: all run everything test unit e2e asan tsan fuzz lint format docs bench install deb clean

@@ -333,7 +333,8 @@ Status TlsContexts::use(const Config& cfg, Logger& log) {
     Entry wanted{.settings = {cfg.certfile, cfg.keyfile, cfg.ca_certs, cfg.ciphers,
                               std::to_string(cfg.cert_reqs),
                               std::to_string(static_cast<int>(cfg.suppress_ragged_eofs))},
-                 .hook = cfg.ssl_context.object.get()};
+                 .hook = cfg.ssl_context.object.get(),
+                 .context = nullptr};
     Result<std::shared_ptr<TlsContext>> made = make_tls_context(cfg);
     if (made) {
         wanted.context = std::move(*made);

@@ -197,8 +197,9 @@ TEST_P(TlsEngine, AStalledHandshakeCostsNoWorker) {
     for (int i = 0; i < 40; ++i) {
         stalled.push_back(server.connect());
         // Half of them say nothing, half begin a record and stop.
-        if (i % 2 == 1)
+        if (i % 2 == 1) {
             ASSERT_TRUE(stalled.back().send(std::string("\x16\x03\x01\x02\x00\x01", 6)));
+        }
     }
     const Finished got = curl(server, "/");
     EXPECT_EQ(got.code, 0) << got << server.story();
@@ -209,7 +210,7 @@ TEST_P(TlsEngine, AStalledHandshakeCostsNoWorker) {
 TEST_P(TlsEngine, SurvivesGarbageInEveryState) {
     const Server server(options(GetParam()));
     const pid_t worker = server.workers().at(0);
-    for (const std::string bytes :
+    for (const std::string& bytes :
          {std::string("\x16\x03\x01\x00\x05hello"), std::string(600, '\xff'),
           std::string("\x15\x03\x03\x00\x02\x02\x28", 7)}) {
         Client client = server.connect();

@@ -36,13 +36,6 @@ std::string variable(const char* name, const std::string& fallback) {
     return value != nullptr && *value != 0 ? value : fallback;
 }
 
-std::vector<std::string> server_command() {
-    const std::string which = variable("GCORN_E2E_SERVER", "gcorn");
-    if (which == "gunicorn") return {"/usr/bin/gunicorn"};
-    if (which != "gcorn") return {which};
-    return {variable("GCORN_BINARY", GCORN_BUILD_DIR "/gcorn")};
-}
-
 /// What a server sees of the environment: nothing of the caller's that could change its behaviour.
 std::map<std::string, std::string> clean_environment(const std::string& home) {
     std::map<std::string, std::string> env = {
@@ -111,6 +104,13 @@ std::optional<int> reap(pid_t pid, Milliseconds deadline) {
 }
 
 }  // namespace
+
+std::vector<std::string> server_command() {
+    const std::string which = variable("GCORN_E2E_SERVER", "gcorn");
+    if (which == "gunicorn") return {"/usr/bin/gunicorn"};
+    if (which != "gcorn") return {which};
+    return {variable("GCORN_BINARY", GCORN_BUILD_DIR "/gcorn")};
+}
 
 int gunicorn_version() {
     static const int version = [] {

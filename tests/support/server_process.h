@@ -122,6 +122,9 @@ private:
     std::optional<int> exit_code_;
 };
 
+/// The program under test, as the words before its arguments.
+std::vector<std::string> server_command();
+
 /// Starts the server with these arguments and waits for its end; for what stops at start.
 Finished run_server(const std::vector<std::string>& args,
                     const std::map<std::string, std::string>& env = {},
