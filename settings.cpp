@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "log/access_log.h"
 #include "log/statsd.h"
+#include "log/syslog.h"
 #include "net/address.h"
 #include "os/process.h"
 

@@ -16,15 +16,16 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/text.h"
-#include "log/remote.h"
+#include "log/sink.h"
+#include "log/syslog.h"
 
 namespace gcorn {
 
 namespace {
 
-constexpr int kStuckPipeWaitMs = 100;  ///< how long one record waits for a full pipe or terminal
-constexpr int kSyslogConnectWaitMs = 1000;  ///< only in open()
-constexpr size_t kSyslogBytesMax = 8192;    ///< rsyslog's and syslog-ng's default limit
+// How long one record waits for a pipe or terminal: while nothing is read, and in all.
+constexpr int kStuckPipeWaitMs = 200;
+constexpr int kSlowPipeWaitMs = 1000;
 
 struct LevelName {
     const char* text;     ///< in records
@@ -35,70 +36,6 @@ constexpr LevelName kLevels[] = {
 
 const LevelName& level_name(Level level) {
     return kLevels[static_cast<size_t>(level)];
-}
-
-struct Facility {
-    std::string_view name;
-    int code;  ///< RFC 3164 §4.1.1
-};
-constexpr Facility kFacilities[] = {
-    {"kern", 0},     {"user", 1},      {"mail", 2},    {"daemon", 3},  {"auth", 4},
-    {"security", 4}, {"syslog", 5},    {"lpr", 6},     {"news", 7},    {"uucp", 8},
-    {"cron", 9},     {"authpriv", 10}, {"ftp", 11},    {"local0", 16}, {"local1", 17},
-    {"local2", 18},  {"local3", 19},   {"local4", 20}, {"local5", 21}, {"local6", 22},
-    {"local7", 23}};
-
-/// Code of a facility's name in any case, or -1.
-int facility_code(std::string_view name) {
-    for (const Facility& facility : kFacilities)
-        if (iequals(facility.name, name)) return facility.code;
-    return -1;
-}
-
-/// What --log-syslog-to names.
-struct SyslogTarget {
-    bool is_unix = false;
-    bool try_datagram = true, try_stream = false;  ///< a unix path without suffix: both
-    std::string path;
-    HostPort host;
-};
-
-std::optional<SyslogTarget> parse_syslog_address(std::string_view text) {
-    SyslogTarget out;
-    const std::string_view scheme = text.substr(0, text.find("://"));
-    if (scheme.size() == text.size()) return std::nullopt;
-    const std::string_view rest = text.substr(scheme.size() + 3);
-    if (scheme == "unix") {
-        const std::string_view path = rest.substr(0, rest.find('#'));
-        const std::string_view kind = rest.substr(path.size());
-        if (path.empty() || !(kind.empty() || kind == "#dgram" || kind == "#stream"))
-            return std::nullopt;
-        out.is_unix = true;
-        out.path = path;
-        out.try_datagram = kind != "#stream";
-        out.try_stream = kind != "#dgram";
-        return out;
-    }
-    if (scheme != "udp" && scheme != "tcp") return std::nullopt;
-    const std::optional<HostPort> host = parse_host_port(rest, "514");
-    if (!host) return std::nullopt;
-    out.host = *host;
-    out.try_stream = scheme == "tcp";
-    out.try_datagram = !out.try_stream;
-    return out;
-}
-
-bool is_writable(int fd, int timeout_ms) {
-    struct pollfd item {
-        fd, POLLOUT, 0
-    };
-    return ::poll(&item, 1, timeout_ms) > 0;
-}
-
-/// True for one caller in each second; the others of that second get false.
-bool is_first_this_second(std::atomic<int64_t>& last_s) {
-    const int64_t now_s = std::time(nullptr);
-    return last_s.load(std::memory_order_relaxed) != now_s && last_s.exchange(now_s) != now_s;
 }
 
 /// What one sink could not take, and whether the operator knows.
@@ -199,7 +136,7 @@ int FileSink::write(std::string_view record, const LogOptions& options) {
 
 int FileSink::write_all(std::string_view record) {
     // While the sink is known to be stuck nobody waits for it.
-    const int wait_ms = losses.is_failing() ? 0 : kStuckPipeWaitMs;
+    const int64_t patience_ms = losses.is_failing() ? 0 : kSlowPipeWaitMs;
     int64_t deadline_ms = 0;
     for (size_t done = 0; done < record.size();) {
         const bool has_room = is_regular_ || is_writable(fd, 0);
@@ -212,11 +149,9 @@ int FileSink::write_all(std::string_view record) {
         if (reason == EINTR) continue;
         if (reason == EAGAIN) {
             const int64_t now_ms = monotonic_ms();
-            if (deadline_ms == 0) deadline_ms = now_ms + wait_ms;
-            if (now_ms < deadline_ms) {
-                static_cast<void>(is_writable(fd, static_cast<int>(deadline_ms - now_ms)));
-                continue;
-            }
+            if (deadline_ms == 0) deadline_ms = now_ms + patience_ms;
+            const int64_t left_ms = std::min<int64_t>(deadline_ms - now_ms, kStuckPipeWaitMs);
+            if (left_ms > 0 && is_writable(fd, static_cast<int>(left_ms))) continue;
         }
         if (done > 0) is_torn_ = true;
         return reason;
@@ -237,112 +172,6 @@ int FileSink::reopen(const LogOptions& options) {
 bool FileSink::has_name() const {
     struct stat info {};
     return ::fstat(fd, &info) < 0 || info.st_nlink > 0;
-}
-
-/// A syslog server. Datagrams have gunicorn's form, "<PRI>TAG: [PID] message" and a NUL; streams
-/// end each record with a newline and write newlines inside it as #012, as rsyslog does.
-class SyslogSink {
-public:
-    std::string name;  ///< the address as given
-    Losses losses;
-
-    static Result<std::unique_ptr<SyslogSink>> open(const LogOptions& options);
-    int write(std::string_view kind, int severity, int pid, std::string_view message);
-
-private:
-    Status find(const SyslogTarget& target);
-    int connect();
-    int send_stream(std::string_view bytes);
-
-    std::string tag_;  ///< "gunicorn.PREFIX."
-    int facility_ = 1;
-    int type_ = SOCK_DGRAM;
-    RemoteAddress address_;
-    Fd socket_;                            ///< its number never changes
-    std::atomic<int64_t> connected_s_{0};  ///< when connecting was last tried
-};
-
-Result<std::unique_ptr<SyslogSink>> SyslogSink::open(const LogOptions& options) {
-    if (Status status = validate_syslog_address(options.syslog_addr); !status)
-        return status.error();
-    if (Status status = validate_syslog_facility(options.syslog_facility); !status)
-        return status.error();
-    auto sink = std::make_unique<SyslogSink>();
-    sink->name = options.syslog_addr;
-    sink->facility_ = facility_code(options.syslog_facility);
-    std::string prefix = options.syslog_prefix;
-    if (prefix.empty()) {
-        prefix = options.process_name;
-        std::replace(prefix.begin(), prefix.end(), ':', '.');
-    }
-    sink->tag_ = prefix.empty() ? "gunicorn." : "gunicorn." + prefix + ".";
-    if (Status status = sink->find(*parse_syslog_address(options.syslog_addr)); !status)
-        return Error{status.error().code, "syslog: " + status.message()};
-    return sink;
-}
-
-/// Resolves the target, decides on the socket type and connects.
-Status SyslogSink::find(const SyslogTarget& target) {
-    type_ = target.try_datagram ? SOCK_DGRAM : SOCK_STREAM;
-    Result<RemoteAddress> address =
-        target.is_unix ? unix_address(target.path) : resolve_host(target.host, type_);
-    if (!address) return address.error();
-    address_ = *address;
-    int failure = connect();
-    if (failure == EPROTOTYPE && target.try_stream) {
-        type_ = SOCK_STREAM;
-        failure = connect();
-    }
-    if (!socket_) return errno_error(failure, "socket");
-    // The first records come at once; they should not find a TCP handshake under way.
-    if (failure == EINPROGRESS) static_cast<void>(is_writable(socket_.get(), kSyslogConnectWaitMs));
-    return {};
-}
-
-/// A new socket behind the same number, connected as far as that goes without waiting; 0 or errno.
-int SyslogSink::connect() {
-    Fd fresh = make_socket(address_, type_);
-    if (!fresh) return errno;
-    const int failure = ::connect(fresh.get(), address_.get(), address_.size) < 0 ? errno : 0;
-    if (!socket_)
-        socket_ = std::move(fresh);
-    else if (!replace_descriptor(fresh, socket_.get()))
-        return errno;
-    return failure;
-}
-
-/// kind: "error" or "access". 0, or the errno with which the record was lost.
-int SyslogSink::write(std::string_view kind, int severity, int pid, std::string_view message) {
-    std::string bytes = "<" + std::to_string(facility_ * 8 + severity) + ">" + tag_;
-    ((bytes += kind) += ": [") += std::to_string(pid) + "] ";
-    if (type_ == SOCK_DGRAM) {
-        bytes += message;
-        if (bytes.size() >= kSyslogBytesMax) bytes.resize(kSyslogBytesMax - 1);
-        bytes += '\0';
-        return send_datagram(socket_.get(), address_, bytes);
-    }
-    for (const char c : message)
-        c == '\n' ? bytes += "#012" : bytes += c;
-    if (bytes.size() >= kSyslogBytesMax) bytes.resize(kSyslogBytesMax - 1);
-    return send_stream(bytes += '\n');
-}
-
-int SyslogSink::send_stream(std::string_view bytes) {
-    for (;;) {
-        // Writable means room for far more than one record, so that none is sent by half.
-        if (!is_writable(socket_.get(), 0)) return EAGAIN;
-        const ssize_t sent =
-            ::send(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-        const int reason = sent < 0 ? errno : EAGAIN;
-        if (sent == static_cast<ssize_t>(bytes.size())) return 0;
-        if (reason == EINTR) continue;
-        // It happened all the same: half a line spoils the next one, that connection is finished.
-        if (sent >= 0)
-            ::shutdown(socket_.get(), SHUT_RDWR);
-        else if (reason == EAGAIN)
-            return reason;
-        if (!is_first_this_second(connected_s_) || connect() != 0) return reason;
-    }
 }
 
 /// Renders "%Y-%m-%d %H:%M:%S %z" once a second for each thread.
@@ -397,21 +226,11 @@ bool parse_level(std::string_view text, Level& level) {
     return false;
 }
 
-Status validate_syslog_address(std::string_view address) {
-    if (parse_syslog_address(address)) return {};
-    return Error{0, "invalid syslog address: '" + std::string(address) +
-                        "' (unix://PATH[#dgram|#stream], udp://HOST:PORT or tcp://HOST:PORT)"};
-}
-
-Status validate_syslog_facility(std::string_view name) {
-    if (facility_code(name) >= 0) return {};
-    return Error{0, "unknown facility name: '" + std::string(name) + "'"};
-}
-
 struct Logger::Impl {
     LogOptions options;
     FileSink error, access;
     std::unique_ptr<SyslogSink> syslog;
+    Losses syslog_losses;
     Fd saved_stdout, saved_stderr;  ///< the real ones while capture_output has replaced them
     std::atomic<int> pid{::getpid()};
     std::atomic<LogObserver*> observer{nullptr}, counter{nullptr};
@@ -471,11 +290,11 @@ void Logger::Impl::put(FileSink& sink, std::string_view text) {
 void Logger::Impl::put_syslog(std::string_view kind, Level level, std::string_view message) {
     const int severity = level_name(level).syslog_severity;
     if (const int reason = syslog->write(kind, severity, pid, message)) {
-        if (syslog->losses.add(reason)) tell_failure(syslog->name, reason);
+        if (syslog_losses.add(reason)) tell_failure(options.syslog_addr, reason);
         return;
     }
-    if (const uint64_t count = syslog->losses.take())
-        report_losses(count, syslog->name, syslog->losses.reason());
+    if (const uint64_t count = syslog_losses.take())
+        report_losses(count, options.syslog_addr, syslog_losses.reason());
 }
 
 void Logger::Impl::report_losses(uint64_t count, const std::string& name, const char* reason) {
@@ -549,6 +368,7 @@ Status Logger::open(const LogOptions& options) {
     d.error.use(next.errorlog, std::move(*error), STDERR_FILENO);
     d.access.use(next.accesslog, std::move(*access), STDOUT_FILENO);
     d.syslog = std::move(syslog);
+    d.syslog_losses.forget();
     d.capture();
     return {};
 }
@@ -622,7 +442,7 @@ void Logger::set_counter(LogObserver* counter) {
 uint64_t Logger::lost_records() const {
     const Impl& d = *impl_;
     return d.error.losses.count() + d.access.losses.count() +
-           (d.syslog ? d.syslog->losses.count() : 0);
+           (d.syslog ? d.syslog_losses.count() : 0);
 }
 
 void Logger::after_fork() {
@@ -630,7 +450,7 @@ void Logger::after_fork() {
     d.pid = ::getpid();
     d.error.losses.forget();  // the arbiter reports its own
     d.access.losses.forget();
-    if (d.syslog) d.syslog->losses.forget();
+    if (d.syslog) d.syslog_losses.forget();
 }
 
 // The five levels: formatted only if somebody wants the record.

@@ -24,11 +24,6 @@ enum class Level : uint8_t { Debug, Info, Warning, Error, Critical };
 /// "debug" … "critical" in any case ("warn" and "fatal" too); false if unknown.
 [[nodiscard]] bool parse_level(std::string_view text, Level& level);
 
-/// Ok for unix://PATH[#dgram|#stream], udp://HOST[:PORT] and tcp://HOST[:PORT] (514). Pure.
-Status validate_syslog_address(std::string_view address);
-/// Ok for a facility's name in any case: "user", "daemon", "local0" … Pure.
-Status validate_syslog_facility(std::string_view name);
-
 /// A Python traceback in a record's text starts with this, on a line of its own.
 inline constexpr std::string_view kTracebackStart = "\nTraceback (most recent call last):";
 

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <utility>
 
-#include "log/remote.h"
+#include "log/sink.h"
 
 namespace gcorn {
 

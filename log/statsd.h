@@ -20,7 +20,7 @@
 
 namespace gcorn {
 
-struct RemoteAddress;  // log/remote.h
+struct RemoteAddress;  // log/sink.h
 
 struct StatsdOptions {
     std::string host;    ///< HOST[:PORT] (8125), [IPV6]:PORT or unix://PATH; "" = off

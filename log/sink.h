@@ -6,13 +6,17 @@
 
 #include <fcntl.h>
 #include <netdb.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <ctime>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -22,6 +26,24 @@
 #include "base/text.h"
 
 namespace gcorn {
+
+/// True if a write to `fd` would find room (or an error) within timeout_ms; 0 asks only.
+[[nodiscard]] inline bool is_writable(int fd, int timeout_ms) {
+    struct pollfd item {};
+    item.fd = fd;
+    item.events = POLLOUT;
+    int ready = 0;
+    do {
+        ready = ::poll(&item, 1, timeout_ms);
+    } while (ready < 0 && errno == EINTR);
+    return ready > 0;
+}
+
+/// True for one caller in each second; the others of that second get false.
+[[nodiscard]] inline bool is_first_this_second(std::atomic<int64_t>& last_s) {
+    const int64_t now_s = std::time(nullptr);
+    return last_s.load(std::memory_order_relaxed) != now_s && last_s.exchange(now_s) != now_s;
+}
 
 /// HOST, HOST:PORT, [IPV6] or [IPV6]:PORT; an empty host means localhost.
 struct HostPort {
