@@ -1,0 +1,169 @@
+// Micro-benchmark of one request inside the process: environ, call, start_response, iteration and
+// rendering, without parsing, sockets or loop.
+//
+// Prints nanoseconds for each, the best of several rounds (noise only ever adds). Compare figures of one
+// machine and one build only; build with -O2.
+#include "python/interpreter.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "net/exchange.h"
+#include "wsgi.h"
+
+namespace gcorn {
+
+constexpr int kRounds = 15;
+constexpr int kRequestsPerRound = 20000;
+
+const std::string kSmallHead =
+    "GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nUser-Agent: bench/1\r\nAccept: */*\r\n"
+    "Connection: keep-alive\r\n\r\n";
+
+/// What a browser sends to a site it is logged in to: 21 fields.
+const std::string kBrowserHead =
+    "GET /shop/items/42?page=3&sort=price HTTP/1.1\r\n"
+    "Host: shop.example.com\r\n"
+    "Connection: keep-alive\r\n"
+    "Cache-Control: max-age=0\r\n"
+    "sec-ch-ua: \"Chromium\";v=\"124\", \"Not-A.Brand\";v=\"99\"\r\n"
+    "sec-ch-ua-mobile: ?0\r\n"
+    "sec-ch-ua-platform: \"Linux\"\r\n"
+    "Upgrade-Insecure-Requests: 1\r\n"
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/124.0.0.0 Safari/537.36\r\n"
+    "Accept: "
+    "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n"
+    "Sec-Fetch-Site: same-origin\r\n"
+    "Sec-Fetch-Mode: navigate\r\n"
+    "Sec-Fetch-User: ?1\r\n"
+    "Sec-Fetch-Dest: document\r\n"
+    "Referer: https://shop.example.com/shop/items\r\n"
+    "Accept-Encoding: gzip, deflate, br, zstd\r\n"
+    "Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\n"
+    "Cookie: sessionid=0123456789abcdef0123456789abcdef; "
+    "csrftoken=abcdefghijklmnopqrstuvwxyz012345\r\n"
+    "If-None-Match: \"5f3c6b1e\"\r\n"
+    "X-Forwarded-For: 203.0.113.7\r\n"
+    "X-Forwarded-Proto: https\r\n"
+    "X-Request-Id: 0f8fad5b-d9cb-469f-a165-70867728950e\r\n"
+    "\r\n";
+
+const std::string kPostHead =
+    "POST / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nUser-Agent: bench/1\r\nAccept: */*\r\n"
+    "Content-Length: 16384\r\n\r\n";
+
+constexpr const char* kApplications = R"(
+HEADERS = [("Content-Type", "text/plain"), ("Content-Length", "13")]
+def hello(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
+    return [b"Hello, world!"]
+def empty(environ, start_response):
+    start_response("200 OK", HEADERS)
+    return BODY
+BODY = [b"Hello, world!"]
+def generator(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
+    yield b"Hello, world!"
+def read(environ, start_response):
+    environ["wsgi.input"].read()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
+    return BODY
+)";
+
+/// Stands for the loop; named as the friend that Exchange admits.
+class ExchangeTest : public ExchangeOwner {
+public:
+    void exchange_needs_leader(Exchange&) override {}
+    void beat_while_waiting() override {}
+    void exchange_completed(Exchange&) override {}
+
+    /// Nanoseconds a request.
+    double measure(WsgiApp& app, const std::string& head, const std::string& body) {
+        double best_ns = 1e18;
+        for (int round = 0; round < kRounds; ++round) {
+            const auto exchange = std::make_shared<Exchange>(*this);
+            parse(*exchange, head);
+            exchange->prepare(&facts_, -1, {});
+            if (!exchange->body.append(body)) std::abort();
+            exchange->body_arrived(true, 0);
+            const auto start = std::chrono::steady_clock::now();
+            for (int i = 0; i < kRequestsPerRound; ++i) {
+                exchange->response.begin(exchange->head, true, options_);
+                app.call(*exchange);
+                exchange->drop_output();
+                exchange->finished_ = false;
+            }
+            const std::chrono::duration<double, std::nano> spent =
+                std::chrono::steady_clock::now() - start;
+            best_ns = std::min(best_ns, spent.count() / kRequestsPerRound);
+        }
+        return best_ns;
+    }
+
+private:
+    static void parse(Exchange& exchange, const std::string& head) {
+        HeadParser parser;
+        HttpError error;
+        size_t used = 0;
+        const HttpPolicy policy;
+        if (parser.parse(head, policy, {}, exchange.head, used, error) != Parse::Done) std::abort();
+    }
+
+    ResponseOptions options_;
+    ConnectionFacts facts_ = [] {
+        ConnectionFacts facts;
+        facts.remote_addr = "127.0.0.1";
+        facts.remote_port = "40000";
+        facts.server_name = "0.0.0.0";
+        facts.server_port = "8000";
+        return facts;
+    }();
+};
+
+int run() {
+    InterpreterOptions options;
+    if (Result<PythonChoice> choice = choose_python("", ""); choice.is_ok())
+        options.python = *choice;
+    Result<std::unique_ptr<Interpreter>> interpreter = Interpreter::start(std::move(options));
+    if (!interpreter) return 1;
+    {
+        WithGil gil;
+        PyObject* globals = PyModule_GetDict(PyImport_AddModule("bench"));
+        PyDict_SetItemString(globals, "__builtins__", PyEval_GetBuiltins());
+        if (!PyRef::steal(PyRun_String(kApplications, Py_file_input, globals, globals))) return 1;
+    }
+    Logger log;
+    const std::string body(16384, 'x');
+    const struct {
+        const char* what;
+        const char* app;
+        const std::string* head;
+        const std::string* body;
+    } cases[] = {
+        {"hello, 4 fields", "bench:hello", &kSmallHead, nullptr},
+        {"hello, 21 fields", "bench:hello", &kBrowserHead, nullptr},
+        {"constant answer, 4 fields", "bench:empty", &kSmallHead, nullptr},
+        {"generator, 4 fields", "bench:generator", &kSmallHead, nullptr},
+        {"read 16 KiB, 5 fields", "bench:read", &kPostHead, &body},
+    };
+    for (const auto& row : cases) {
+        WsgiOptions wsgi;
+        wsgi.app = row.app;
+        wsgi.measures_time = false;
+        WsgiApp app(log, wsgi);
+        if (!app.load()) return 1;
+        ExchangeTest loop;
+        const double ns = loop.measure(app, *row.head, row.body != nullptr ? *row.body : "");
+        std::printf("%-28s %8.0f ns\n", row.what, ns);
+    }
+    return 0;
+}
+
+}  // namespace gcorn
+
+int main() { return gcorn::run(); }
