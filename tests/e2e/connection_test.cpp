@@ -100,7 +100,7 @@ TEST_P(Connection, AnswersARequestThatArrivesByteByByte) {
     Client client = start().connect();
     const std::string request =
         "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        "3;x=y\r\nabc\r\n4\r\ndefg\r\n0\r\nTrailer: t\r\n\r\n";
+        "3;x=y\r\nabc\r\n4\r\ndefg\r\n0\r\nX-Trailer: t\r\n\r\n";
     for (const char byte : request)
         ASSERT_TRUE(client.send(std::string_view(&byte, 1)));
     EXPECT_EQ(client.read_response("POST").body, "abcdefg");
@@ -143,7 +143,7 @@ std::vector<Refusal> refusals() {
         many_fields += "X-" + std::to_string(i) + ": 1\r\n";
     return {
         {"no version", "GET /\r\n" + host + "\r\n", 400, 20},
-        {"HTTP/2.0", "GET / HTTP/2.0\r\n" + host + "\r\n", 400, 26},
+        {"HTTP/2.0", "GET / HTTP/2.0\r\n" + host + "\r\n", 505, 99},
         {"two spaces", "GET  / HTTP/1.1\r\n" + host + "\r\n", 400, 22},
         {"lower-case method", "get / HTTP/1.1\r\n" + host + "\r\n", 400, 22},
         {"over-long line", "GET /" + long_line + " HTTP/1.1\r\n" + host + "\r\n", 414, 99},
