@@ -96,13 +96,13 @@ Result<std::unique_ptr<SyslogSink>> SyslogSink::open(const LogOptions& options) 
 }
 
 /// Resolves the target, decides on the socket type and connects.
-Status SyslogSink::find(std::string_view text) {
-    const SyslogTarget target = *parse_syslog_address(text);  // validated by open()
+Status SyslogSink::find(std::string_view address) {
+    const SyslogTarget target = *parse_syslog_address(address);  // validated by open()
     type_ = target.try_datagram ? SOCK_DGRAM : SOCK_STREAM;
-    Result<RemoteAddress> address =
+    Result<RemoteAddress> resolved =
         target.is_unix ? unix_address(target.path) : resolve_host(target.host, type_);
-    if (!address) return address.error();
-    address_ = *address;
+    if (!resolved) return resolved.error();
+    address_ = *resolved;
     int failure = connect();
     if (failure == EPROTOTYPE && target.try_stream) {
         type_ = SOCK_STREAM;
