@@ -355,6 +355,7 @@ def make_config(values):
     values["group"] = _identity(values["group"], "grp", "getgrnam", os.getegid)
     for name in "forwarded_allow_ips", "proxy_allow_ips":
         values[name] = [item.strip() for item in (values[name] or "").split(",") if item.strip()]
+    values["proc_name"] = values["proc_name"] or values["default_proc_name"]
     if values["logger_class"] in DEFAULT_LOGGERS:
         values["logger_class"] = None
     return Config(values)

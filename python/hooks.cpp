@@ -287,7 +287,8 @@ bool PythonHooks::add_natives() {
 }
 
 Status PythonHooks::run(const char* name, Member hook, Arbiter* arbiter, Worker* worker) {
-    const HookRef& reference = (arbiter != nullptr ? arbiter->cfg() : worker->context().cfg).*hook;
+    // A worker's hooks are those of the configuration it was made with, also after a reload.
+    const HookRef& reference = (worker != nullptr ? worker->context().cfg : arbiter->cfg()).*hook;
     if (!reference) return {};
     WithGil gil;
     const PyRef views = add_natives() ? make_views(arbiter, worker) : PyRef();
