@@ -20,13 +20,11 @@ struct TlsContext {
     PyRef memory_bio;   ///< ssl.MemoryBIO
     PyRef want_read;    ///< ssl.SSLWantReadError
     PyRef zero_return;  ///< ssl.SSLZeroReturnError: the peer said goodbye
-    PyRef eof_error;    ///< ssl.SSLEOFError: the peer closed without saying goodbye
     PyRef peer_info;    ///< PeerInfo of kSource
     bool suppresses_ragged_eofs = true;
 
     ~TlsContext() {
-        for (PyRef* reference :
-             {&context, &memory_bio, &want_read, &zero_return, &eof_error, &peer_info})
+        for (PyRef* reference : {&context, &memory_bio, &want_read, &zero_return, &peer_info})
             drop_reference(std::move(*reference));
     }
 };
@@ -117,7 +115,7 @@ private:
         if (!bytes || !call(incoming_.get(), "write", bytes.get())) return python_error("TLS");
         if (is_eof && !call(incoming_.get(), "write_eof")) return python_error("TLS");
         if (!is_open_) {
-            if (!call(object_.get(), "do_handshake")) return wants_more("TLS handshake");
+            if (!call(object_.get(), "do_handshake")) return wants_more("TLS handshake", false);
             is_open_ = true;
             info_ = PyRef::steal(PyObject_CallOneArg(tls_->peer_info.get(), object_.get()));
             if (!info_) return python_error("TLS handshake");
@@ -125,18 +123,18 @@ private:
         const PyRef size = PyRef::steal(PyLong_FromSsize_t(kReadBytes));
         while (!is_ended_) {
             const PyRef data = size ? call(object_.get(), "read", size.get()) : PyRef();
-            if (!data) return wants_more("TLS");
+            if (!data) return wants_more("TLS", is_eof);
             plain += bytes_view(data.get());
             is_ended_ = PyBytes_GET_SIZE(data.get()) == 0;
         }
         return {};
     }
 
-    /// An exception of handshake or read: only those that are no failure give ok.
-    Status wants_more(const char* what) {
+    /// An exception of handshake or read: only those that are no failure give ok. Versions of ssl
+    /// name an end without close_notify differently; once TCP ended it can be nothing else.
+    Status wants_more(const char* what, bool is_eof) {
         const auto is = [](const PyRef& type) { return PyErr_ExceptionMatches(type.get()) != 0; };
-        const bool is_end =
-            is(tls_->zero_return) || (is(tls_->eof_error) && tls_->suppresses_ragged_eofs);
+        const bool is_end = is(tls_->zero_return) || (is_eof && tls_->suppresses_ragged_eofs);
         if (!is(tls_->want_read) && !is_end) return python_error(what);
         is_ended_ = is_ended_ || is_end;
         PyErr_Clear();
@@ -197,12 +195,16 @@ def default_context(certfile, keyfile, ca_certs, cert_reqs, ciphers):
     context.set_alpn_protocols(["http/1.1"])
     return context
 
-def make_context(config, hook, *settings):
+def make_context(config, hook, suppress_ragged_eofs, *settings):
     if hook is None:
-        return default_context(*settings)
-    context = hook(config, lambda: default_context(*settings))
-    if not isinstance(context, ssl.SSLContext):
-        raise TypeError("ssl_context hook must return an ssl.SSLContext, not %r" % (context,))
+        context = default_context(*settings)
+    else:
+        context = hook(config, lambda: default_context(*settings))
+        if not isinstance(context, ssl.SSLContext):
+            raise TypeError("ssl_context hook must return an ssl.SSLContext, not %r" % (context,))
+    if not suppress_ragged_eofs:
+        # Some versions of Python set this by themselves where OpenSSL 3 has it.
+        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     return context
 
 class PeerInfo:
@@ -255,8 +257,9 @@ PyRef make_ssl_context(const Config& cfg, PyObject* make) {
     if (!view || !certfile || !keyfile || !ca_certs || !ciphers) return {};
     PyObject* hook =
         cfg.ssl_context ? static_cast<PyObject*>(cfg.ssl_context.object.get()) : Py_None;
-    return PyRef::steal(PyObject_CallFunction(make, "OOOOOiO", view.get(), hook, certfile.get(),
-                                              keyfile.get(), ca_certs.get(),
+    return PyRef::steal(PyObject_CallFunction(make, "OOiOOOiO", view.get(), hook,
+                                              static_cast<int>(cfg.suppress_ragged_eofs),
+                                              certfile.get(), keyfile.get(), ca_certs.get(),
                                               static_cast<int>(cfg.cert_reqs), ciphers.get()));
 }
 
@@ -317,9 +320,8 @@ Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg) {
     tls->memory_bio = import("ssl", "MemoryBIO");
     tls->want_read = import("ssl", "SSLWantReadError");
     tls->zero_return = import("ssl", "SSLZeroReturnError");
-    tls->eof_error = import("ssl", "SSLEOFError");
     tls->suppresses_ragged_eofs = cfg.suppress_ragged_eofs;
-    if (!tls->memory_bio || !tls->want_read || !tls->zero_return || !tls->eof_error)
+    if (!tls->memory_bio || !tls->want_read || !tls->zero_return)
         return python_error("cannot set up TLS");
     return tls;
 }

@@ -1,5 +1,5 @@
-// More than one machine: three gcorn hosts behind HAProxy, one of them dies, one is upgraded, one is
-// reloaded, and no client sees a failed request.
+// More than one machine: three gcorn hosts behind HAProxy, one of them dies, one is upgraded, one
+// is reloaded, and no client sees a failed request.
 
 #include "tests/support/front_end.h"
 
@@ -37,7 +37,8 @@ public:
             fresh = std::atoi(read_file(pidfile_ + ".2").c_str());
             return fresh > 0 && children_of(fresh).size() == 2;
         })) << server_->story();
-        // Both serve now. The old one leaves; connections wait in the shared accept queue if need be.
+        // Both serve now. The old one leaves; connections wait in the shared accept queue if need
+        // be.
         server_->signal(SIGTERM);
         EXPECT_TRUE(server_->exit_code().has_value()) << server_->story();
         EXPECT_TRUE(eventually([&] { return std::atoi(read_file(pidfile_).c_str()) == fresh; }));
@@ -82,7 +83,8 @@ TEST(Cluster, LosesNoRequestWhenAHostDiesAndAnotherIsUpgraded) {
         EXPECT_TRUE(load.more(200));
         std::string names;
         const std::lock_guard lock(mutex);
-        for (const auto& [name, count] : answered) names += name + " ";
+        for (const auto& [name, count] : answered)
+            names += name + " ";
         return names;
     };
     EXPECT_EQ(hosts_that_answer(), "host1 host2 host3 ");

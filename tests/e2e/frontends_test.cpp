@@ -81,14 +81,16 @@ INSTANTIATE_TEST_SUITE_P(Headers, FrontendsProxy, ::testing::Values("v1", "v2"),
 
 TEST_P(FrontendsProxy, HaproxyTellsTheClientsAddressOnEveryRequest) {
     NEEDS_PROGRAM("haproxy", "haproxy");
-    const Server server({.app = "edge:app",
-                         .args = {"-w", "2", "--keep-alive", "75", "--proxy-protocol", GetParam()}});
+    const Server server(
+        {.app = "edge:app",
+         .args = {"-w", "2", "--keep-alive", "75", "--proxy-protocol", GetParam()}});
     const Haproxy haproxy({"127.0.0.1:" + std::to_string(server.at().port)},
                           [](const std::string& text) {
                               if (GetParam() == "v2") return text;
                               return replaced(text, "send-proxy-v2", "send-proxy");
                           });
-    // The checks of HAProxy are connections with a PROXY header, too, of the kind that names nobody.
+    // The checks of HAProxy are connections with a PROXY header, too, of the kind that names
+    // nobody.
     EXPECT_TRUE(haproxy.becomes("app1", "UP")) << haproxy.output() << server.story();
     for (int connection = 0; connection < 3; ++connection) {
         Client client(haproxy.at());
@@ -108,8 +110,9 @@ TEST_P(FrontendsProxy, HaproxyTellsTheClientsAddressOnEveryRequest) {
 
 TEST_P(FrontendsProxy, HaproxySeesNo502WithReloads) {
     NEEDS_PROGRAM("haproxy", "haproxy");
-    const Server server({.app = "edge:app",
-                         .args = {"-w", "2", "--keep-alive", "75", "--proxy-protocol", GetParam()}});
+    const Server server(
+        {.app = "edge:app",
+         .args = {"-w", "2", "--keep-alive", "75", "--proxy-protocol", GetParam()}});
     const Haproxy haproxy({"127.0.0.1:" + std::to_string(server.at().port)},
                           [](const std::string& text) {
                               if (GetParam() == "v2") return text;
@@ -139,7 +142,8 @@ TEST(Frontends, HaproxyBalancesOnlyToHostsThatAnswerItsChecks) {
                            "127.0.0.1:" + std::to_string(server.at().port)});
     EXPECT_TRUE(haproxy.becomes("app1", "DOWN"));
     EXPECT_TRUE(haproxy.becomes("app2", "UP"));
-    for (int i = 0; i < 10; ++i) EXPECT_EQ(fetch(haproxy.at(), "GET", "/").status, 200);
+    for (int i = 0; i < 10; ++i)
+        EXPECT_EQ(fetch(haproxy.at(), "GET", "/").status, 200);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Under a supervisor: a real notify socket, sockets that systemd-socket-activate or the test opened,
-// and the unit files of deploy/.
+// Under a supervisor: a real notify socket, sockets that systemd-socket-activate or the test
+// opened, and the unit files of deploy/.
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -26,7 +26,8 @@ std::string next(NotifySocket& socket) {
 
 /// Whether a datagram that has this line comes, after others if need be.
 bool tells(NotifySocket& socket, const std::string& line) {
-    return eventually([&] { return ("\n" + socket.receive()).find("\n" + line) != std::string::npos; });
+    return eventually(
+        [&] { return ("\n" + socket.receive()).find("\n" + line) != std::string::npos; });
 }
 
 /// A listening socket on 127.0.0.1 for a server to inherit, numbered high so that dup2 to 3, 4, …
@@ -86,9 +87,12 @@ TEST_F(Systemd, HearsReadyReloadingAndStopping) {
 TEST_F(Systemd, HearsNothingBeforeAWorkerServes) {
     const TempDir directory;
     const std::string gate = directory / "gate";
-    directory.write("slow.py", "import os, time\n"
-                               "while not os.path.exists(" + ("'" + gate + "'") + "): time.sleep(0.01)\n"
-                               "from edge import app\n");
+    directory.write("slow.py",
+                    "import os, time\n"
+                    "while not os.path.exists(" +
+                        ("'" + gate + "'") +
+                        "): time.sleep(0.01)\n"
+                        "from edge import app\n");
     NotifySocket socket(false);
     const Server server({.app = "slow:app",
                          .args = {"--pythonpath", directory.path()},
@@ -106,7 +110,8 @@ TEST_F(Systemd, HearsTheWatchdogAndTheNewMasterAfterAnUpgrade) {
     Server server({.app = "edge:app",
                    .args = {"-p", pidfile},
                    .env = {{"NOTIFY_SOCKET", socket.name()}, {"WATCHDOG_USEC", "300000"}}});
-    for (int i = 0; i < 3; ++i) EXPECT_TRUE(tells(socket, "WATCHDOG=1"));
+    for (int i = 0; i < 3; ++i)
+        EXPECT_TRUE(tells(socket, "WATCHDOG=1"));
     server.signal(SIGUSR2);
     pid_t fresh = 0;
     EXPECT_TRUE(eventually([&] {
@@ -176,7 +181,8 @@ TEST_F(Systemd, IsStartedBySocketActivate) {
     const int port = free_port();
     std::vector<std::string> command = {find_program("systemd-socket-activate"), "-l",
                                         "127.0.0.1:" + std::to_string(port)};
-    for (const std::string& word : gcorn_with({"-w", "2"})) command.push_back(word);
+    for (const std::string& word : gcorn_with({"-w", "2"}))
+        command.push_back(word);
     const Daemon activated(command);
     const Endpoint at{.port = port};
     EXPECT_TRUE(eventually([&] { return Client(at).connected(); })) << activated.output();
@@ -189,14 +195,14 @@ TEST_F(Systemd, FindsNothingWrongWithTheUnitFiles) {
     const TempDir directory;
     directory.write("gcorn.socket", deploy_file("gcorn.socket"));
     // The program need not be installed here.
-    const std::string service =
-        directory.write("gcorn.service", replaced(deploy_file("gcorn.service"), "/usr/bin/gcorn",
-                                                  server_command().at(0)));
+    const std::string service = directory.write(
+        "gcorn.service",
+        replaced(deploy_file("gcorn.service"), "/usr/bin/gcorn", server_command().at(0)));
     const Finished verified = run({find_program("systemd-analyze"), "verify", "--man=no", service});
     EXPECT_EQ(verified.code, 0) << verified;
     EXPECT_EQ(verified.err.find("gcorn."), std::string::npos) << verified;
-    const Finished judged =
-        run({find_program("systemd-analyze"), "security", "--offline=true", "--threshold=25", service});
+    const Finished judged = run(
+        {find_program("systemd-analyze"), "security", "--offline=true", "--threshold=25", service});
     EXPECT_EQ(judged.code, 0) << judged;  // exposure 0 to 100; 100 is an unprotected service
 }
 

@@ -74,6 +74,7 @@ protected:
             "context = ssl.create_default_context(cafile='" +
             (certificates() / "ca.pem") +
             "')\n"
+            "context.options &= ~getattr(ssl, 'OP_IGNORE_UNEXPECTED_EOF', 0)\n"
             "def raw(): return socket.create_connection(('127.0.0.1', port), 20)\n"
             "def connect(s=None): return context.wrap_socket(s or raw(), "
             "server_hostname='localhost',"
@@ -209,6 +210,7 @@ TEST_P(TlsEngine, AStalledHandshakeCostsNoWorker) {
 
 TEST_P(TlsEngine, SurvivesGarbageInEveryState) {
     const Server server(options(GetParam()));
+    ASSERT_TRUE(server.has_workers(1));
     const pid_t worker = server.workers().at(0);
     for (const std::string& bytes :
          {std::string("\x16\x03\x01\x00\x05hello"), std::string(600, '\xff'),
@@ -307,6 +309,7 @@ TEST_F(TlsTest, TakesNewCertificatesOnHupAndKeepsTheOldOnesWhenTheyAreBad) {
     const Server server({.app = "edge:app", .args = {"--certfile", cert, "--keyfile", key}});
     const std::string old_serial = serial(server);
     ASSERT_FALSE(old_serial.empty()) << server.story();
+    ASSERT_TRUE(server.has_workers(1));
     const pid_t old_worker = server.workers().at(0);
 
     // Certificate and key of different pairs: refused, everything stays, one line says why.

@@ -1,4 +1,5 @@
-// Any other long-running program of a test (nginx, haproxy, a supervisor), ended by pid with the test.
+// Any other long-running program of a test (nginx, haproxy, a supervisor), ended by pid with the
+// test.
 #pragma once
 
 #include <fcntl.h>
@@ -25,7 +26,8 @@ public:
                     const std::map<std::string, std::string>& env = {},
                     const std::vector<int>& listen_fds = {}) {
         std::vector<char*> argv;
-        for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
+        for (const std::string& word : command)
+            argv.push_back(const_cast<char*>(word.c_str()));
         argv.push_back(nullptr);
         const std::string log = scratch_ / "output";
         const std::string directory = apps_dir();
@@ -41,12 +43,14 @@ public:
             // Callers keep theirs above these, so none is overwritten before it is copied.
             if (::dup2(listen_fds[i], 3 + static_cast<int>(i)) < 0) ::_exit(126);
         }
-        for (int fd = 3 + static_cast<int>(listen_fds.size()); fd < 256; ++fd) ::close(fd);
+        for (int fd = 3 + static_cast<int>(listen_fds.size()); fd < 256; ++fd)
+            ::close(fd);
         if (!listen_fds.empty()) {
             ::setenv("LISTEN_PID", std::to_string(::getpid()).c_str(), 1);
             ::setenv("LISTEN_FDS", std::to_string(listen_fds.size()).c_str(), 1);
         }
-        for (const auto& [name, value] : env) ::setenv(name.c_str(), value.c_str(), 1);
+        for (const auto& [name, value] : env)
+            ::setenv(name.c_str(), value.c_str(), 1);
         ::execv(argv[0], argv.data());
         ::perror(argv[0]);
         ::_exit(127);
@@ -56,8 +60,7 @@ public:
         if (!ended(Milliseconds(3000))) ::kill(pid_, SIGKILL);
         ::kill(-pid_, SIGKILL);
         ended(kDeadline);
-        if (::testing::Test::HasFailure())
-            std::fprintf(stderr, "\n--- %s", output().c_str());
+        if (::testing::Test::HasFailure()) std::fprintf(stderr, "\n--- %s", output().c_str());
     }
     Daemon(const Daemon&) = delete;
     Daemon& operator=(const Daemon&) = delete;

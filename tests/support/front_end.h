@@ -21,10 +21,12 @@ inline std::string deploy_file(const std::string& name) {
     return read_file(apps_dir() + "/../../deploy/" + name);
 }
 
-/// `text` with every `from` replaced; throws if there is none, for then a test tests something else.
+/// `text` with every `from` replaced; throws if there is none, for then a test tests something
+/// else.
 inline std::string replaced(std::string text, const std::string& from, const std::string& to) {
     size_t at = text.find(from);
-    if (at == std::string::npos) throw std::runtime_error("no \"" + from + "\" in the shipped file");
+    if (at == std::string::npos)
+        throw std::runtime_error("no \"" + from + "\" in the shipped file");
     for (; at != std::string::npos; at = text.find(from, at + to.size()))
         text.replace(at, from.size(), to);
     return text;
@@ -32,15 +34,16 @@ inline std::string replaced(std::string text, const std::string& from, const std
 
 /// The path of an installed program, or "".
 inline std::string find_program(const std::string& name) {
-    for (const char* directory : {"/usr/sbin/", "/usr/bin/", "/usr/local/sbin/", "/usr/local/bin/"}) {
+    for (const char* directory :
+         {"/usr/sbin/", "/usr/bin/", "/usr/local/sbin/", "/usr/local/bin/"}) {
         if (::access((directory + name).c_str(), X_OK) == 0) return directory + name;
     }
     return "";
 }
 
 /// Leaves the test, saying so, when a program is not installed.
-#define NEEDS_PROGRAM(name, package)               \
-    if (::gcorn::e2e::find_program(name).empty())  \
+#define NEEDS_PROGRAM(name, package)              \
+    if (::gcorn::e2e::find_program(name).empty()) \
     GTEST_SKIP() << "NOT TESTED: " name " is not installed (package " package ")"
 
 /// nginx with deploy/nginx.conf in front of a unix socket.
@@ -49,16 +52,19 @@ public:
     explicit Nginx(const std::string& unix_socket) {
         std::string site = deploy_file("nginx.conf");
         site = replaced(site, "/run/gcorn/gcorn.sock", unix_socket);
-        site = replaced(site, "listen 80;", "listen 127.0.0.1:" + std::to_string(at_.port) +
-                                                "; keepalive_requests 100000;");
-        const std::string conf = scratch_.write("nginx.conf",
-            "daemon off; pid " + (scratch_ / "pid") + "; error_log stderr; worker_processes 2;\n" +
-            (::geteuid() == 0 ? "user root;\n" : "") +
-            "events { worker_connections 512; }\nhttp {\naccess_log off;\n"
-            "client_body_temp_path " + (scratch_ / "body") + ";\nproxy_temp_path " +
-            (scratch_ / "proxy") + ";\nfastcgi_temp_path " + (scratch_ / "fastcgi") +
-            ";\nuwsgi_temp_path " + (scratch_ / "uwsgi") + ";\nscgi_temp_path " +
-            (scratch_ / "scgi") + ";\n" + site + "}\n");
+        site = replaced(
+            site, "listen 80;",
+            "listen 127.0.0.1:" + std::to_string(at_.port) + "; keepalive_requests 100000;");
+        const std::string conf = scratch_.write(
+            "nginx.conf", "daemon off; pid " + (scratch_ / "pid") +
+                              "; error_log stderr; worker_processes 2;\n" +
+                              (::geteuid() == 0 ? "user root;\n" : "") +
+                              "events { worker_connections 512; }\nhttp {\naccess_log off;\n"
+                              "client_body_temp_path " +
+                              (scratch_ / "body") + ";\nproxy_temp_path " + (scratch_ / "proxy") +
+                              ";\nfastcgi_temp_path " + (scratch_ / "fastcgi") +
+                              ";\nuwsgi_temp_path " + (scratch_ / "uwsgi") + ";\nscgi_temp_path " +
+                              (scratch_ / "scgi") + ";\n" + site + "}\n");
         daemon_ = std::make_unique<Daemon>(std::vector<std::string>{
             find_program("nginx"), "-e", "stderr", "-p", scratch_.path(), "-c", conf});
         eventually([&] { return Client(at_).connected(); });
@@ -81,7 +87,8 @@ public:
         std::string text = deploy_file("haproxy.cfg");
         text = replaced(text, "bind :80", "bind 127.0.0.1:" + std::to_string(at_.port));
         text = replaced(text, "inter 2s", "inter 100ms");
-        text = replaced(text, "global\n", "global\n    stats socket " + (scratch_ / "stats") + "\n");
+        text =
+            replaced(text, "global\n", "global\n    stats socket " + (scratch_ / "stats") + "\n");
         text.erase(text.find("    server app1 "));
         for (size_t i = 0; i < servers.size(); ++i)
             text += "    server app" + std::to_string(i + 1) + " " + servers[i] + "\n";
@@ -101,7 +108,8 @@ public:
         if (at == std::string::npos) return "(unknown)";
         const std::string row = table.substr(at + 1, table.find('\n', at + 1) - at);
         size_t start = 0;
-        for (int column = 0; column < 17; ++column) start = row.find(',', start) + 1;
+        for (int column = 0; column < 17; ++column)
+            start = row.find(',', start) + 1;
         return row.substr(start, row.find(',', start) - start);
     }
     [[nodiscard]] bool becomes(const std::string& server, const std::string& wanted) const {
@@ -128,7 +136,8 @@ public:
                     const Response response = request(*client, number);
                     if (response.status != 200 || !response.ok()) note(response, number);
                     done_.fetch_add(1);
-                    if (!response.ok() || response.says_close()) client = std::make_unique<Client>(at);
+                    if (!response.ok() || response.says_close())
+                        client = std::make_unique<Client>(at);
                 }
             });
         }

@@ -79,7 +79,8 @@ protected:
         const Surroundings surroundings = Surroundings::of_process();
         ConfigBuilder builder(surroundings);
         EXPECT_TRUE(file) << (file ? "" : file.message());
-        if (file) EXPECT_TRUE(builder.apply_file("conf.py", file->values));
+        if (!file) return {};
+        EXPECT_TRUE(builder.apply_file("conf.py", file->values));
         auto line = parse_command_line({"site:app"});
         EXPECT_TRUE(builder.apply_command_line(*line));
         auto resolved = builder.finish();
@@ -275,12 +276,12 @@ TEST_F(Tls, ForgivesAnEndWithoutGoodbyeUnlessToldNotTo) {
     open();
     const Status ended = server_->feed("", true, plain_);
     ASSERT_FALSE(ended);
-    EXPECT_NE(ended.message().find("TLS: ssl.SSLEOFError"), std::string::npos) << ended.message();
+    EXPECT_NE(ended.message().find("TLS: ssl.SSL"), std::string::npos) << ended.message();
 }
 
 TEST_F(Tls, RefusesWhatIsNoTls) {
     serve(config());
-    const Status fed = server_->feed("\x16\x03\x01 this is no handshake", false, plain_);
+    const Status fed = server_->feed(std::string("\x16\x03\x01\0\x05hello", 10), false, plain_);
     ASSERT_FALSE(fed);
     EXPECT_EQ(fed.message().rfind("TLS handshake: ssl.SSLError: ", 0), 0U) << fed.message();
     EXPECT_EQ(fed.message().find('\n'), std::string::npos);
