@@ -1,0 +1,253 @@
+// Deploying, scaling, upgrading, recycling and killing under continuous load: a client counts every
+// failed or wrong answer, over kept-alive and over fresh connections, and must count none.
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "tests/support/e2e.h"
+
+namespace gcorn::e2e {
+namespace {
+
+/// Clients that ask and check until told to stop; every other one keeps its connection.
+class Load {
+public:
+    explicit Load(const Endpoint& endpoint, size_t clients = 6) {
+        for (size_t i = 0; i < clients; ++i)
+            threads_.emplace_back([this, endpoint, keeps = i % 2 == 0] { run(endpoint, keeps); });
+    }
+    ~Load() { stop(); }
+
+    void stop() {
+        stops_ = true;
+        for (std::thread& thread : threads_)
+            if (thread.joinable()) thread.join();
+    }
+    [[nodiscard]] size_t good() const { return good_; }
+    [[nodiscard]] std::string bad() {
+        const std::lock_guard lock(mutex_);
+        return bad_;
+    }
+    [[nodiscard]] size_t bad_count() const { return bad_count_; }
+    /// At least that many more answers arrived.
+    bool goes_on(size_t more = 50) {
+        const size_t before = good_;
+        return eventually([&] { return good_ >= before + more; });
+    }
+
+private:
+    void run(const Endpoint& endpoint, bool keeps) {
+        std::unique_ptr<Client> client;
+        while (!stops_) {
+            const bool is_fresh = client == nullptr;
+            if (is_fresh) client = std::make_unique<Client>(endpoint);
+            const Response answer =
+                client->get("/", keeps ? Fields{} : Fields{{"Connection", "close"}});
+            if (answer.ok() && answer.status == 200 && answer.body == "Hello, world!\n") {
+                ++good_;
+            } else {
+                ++bad_count_;
+                const std::lock_guard lock(mutex_);
+                bad_ += (is_fresh ? "fresh: " : "kept: ") +
+                        (answer.ok() ? std::to_string(answer.status) : answer.error) + "; ";
+            }
+            if (!keeps || !answer.ok() || answer.says_close()) client.reset();
+            if (keeps) std::this_thread::sleep_for(Milliseconds(1));
+        }
+    }
+
+    std::atomic<bool> stops_{false};
+    std::atomic<size_t> good_{0}, bad_count_{0};
+    std::mutex mutex_;
+    std::string bad_;
+    std::vector<std::thread> threads_;
+};
+
+class Supervision : public PerEngine {
+protected:
+    void SetUp() override { SKIP_ON_GUNICORN("it drops requests here"); }
+    static bool has_other_workers(const Server& server, const std::vector<pid_t>& old, size_t count) {
+        return eventually([&] {
+            const std::vector<pid_t> now = server.workers();
+            if (now.size() != count) return false;
+            for (const pid_t pid : now)
+                if (std::find(old.begin(), old.end(), pid) != old.end()) return false;
+            return true;
+        });
+    }
+};
+
+TEST_P(Supervision, ReloadsLoseNoRequest) {
+    Server server(with({"-w", "2"}));
+    ASSERT_TRUE(server.has_workers(2));
+    Load load(server.at());
+    for (int i = 0; i < 20; ++i) {
+        ASSERT_TRUE(load.goes_on(5));
+        const std::vector<pid_t> old = server.workers();
+        server.signal(SIGHUP);
+        ASSERT_TRUE(has_other_workers(server, old, 2)) << server.story();
+    }
+    load.stop();
+    EXPECT_EQ(load.bad_count(), 0u) << load.bad();
+}
+
+TEST_P(Supervision, ScalingLosesNoRequest) {
+    Server server(with({"-w", "1"}));
+    Load load(server.at());
+    for (const auto& [signal, count] :
+         std::vector<std::pair<int, size_t>>{{SIGTTIN, 2}, {SIGTTIN, 3}, {SIGTTOU, 2}, {SIGTTOU, 1}}) {
+        ASSERT_TRUE(load.goes_on());
+        server.signal(signal);
+        ASSERT_TRUE(server.has_workers(count)) << server.story();
+    }
+    load.stop();
+    EXPECT_EQ(load.bad_count(), 0u) << load.bad();
+}
+
+TEST_P(Supervision, RecyclingLosesNoRequest) {
+    Server server(with({"-w", "4", "--max-requests", "50"}));
+    ASSERT_TRUE(server.has_workers(4));
+    const std::vector<pid_t> old = server.workers();
+    Load load(server.at());
+    EXPECT_TRUE(has_other_workers(server, old, 4)) << server.story();
+    ASSERT_TRUE(load.goes_on(300));
+    load.stop();
+    EXPECT_EQ(load.bad_count(), 0u) << load.bad();
+    EXPECT_TRUE(server.logs("Autorestarting worker after current request."));
+}
+
+TEST_P(Supervision, ABrokenDeployIsRefusedAndTheOldCodeServes) {
+    TempDir directory;
+    directory.write("deployed.py",
+                    "def app(environ, start_response):\n"
+                    "    start_response('200 OK', [('Content-Length', '14')])\n"
+                    "    return [b'Hello, world!\\n']\n");
+    ServerOptions options = with({"-w", "2"});
+    options.app = "deployed:app";
+    options.directory = directory.path();
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(2));
+    const std::vector<pid_t> old = server.workers();
+    Load load(server.at());
+    ASSERT_TRUE(load.goes_on());
+    directory.write("deployed.py", "import no_such_module_anywhere\n");
+    server.signal(SIGHUP);
+    ASSERT_TRUE(server.logs("Reload failed, going on with the old workers and settings")) << server.story();
+    ASSERT_TRUE(eventually([&] { return server.workers() == old; })) << server.story();
+    ASSERT_TRUE(load.goes_on());
+    load.stop();
+    EXPECT_EQ(load.bad_count(), 0u) << load.bad();
+    EXPECT_FALSE(server.exit_code(Milliseconds(0)).has_value());
+}
+
+TEST_P(Supervision, AKilledWorkerLosesAtMostWhatItRan) {
+    Server server(with({"-w", "3"}));
+    ASSERT_TRUE(server.has_workers(3));
+    constexpr size_t kKills = 20;
+    Load load(server.at(), 2);
+    for (size_t i = 0; i < kKills; ++i) {
+        ASSERT_TRUE(server.has_workers(3)) << server.story();
+        ASSERT_TRUE(load.goes_on(5));
+        const pid_t victim = server.workers().front();
+        ::kill(victim, SIGKILL);
+        ASSERT_TRUE(eventually([&] { return !is_alive(victim); }));
+    }
+    load.stop();
+    // Two clients, one request each inside the killed worker at the most.
+    EXPECT_LE(load.bad_count(), 2 * kKills) << load.bad();
+    EXPECT_GT(load.good(), load.bad_count());
+}
+
+TEST_P(Supervision, StoppingAnswersWhatIsInFlight) {
+    Server server(with({"-w", "2"}));
+    ASSERT_TRUE(server.has_workers(2));
+    Client client = server.connect();
+    ASSERT_TRUE(client.send(make_request("GET", "/sleep?s=1")));
+    std::this_thread::sleep_for(Milliseconds(200));  // not a wait for anything: either order is fine
+    server.signal(SIGTERM);
+    const Response answer = client.read_response();
+    EXPECT_TRUE(answer.ok()) << answer;
+    EXPECT_EQ(answer.status, 200);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+}
+
+class Upgrade : public ::testing::Test {
+protected:
+    void SetUp() override { SKIP_ON_GUNICORN("it drops requests here"); }
+    static pid_t pid_in(const std::string& path) {
+        return static_cast<pid_t>(std::atoi(read_file(path).c_str()));
+    }
+};
+
+TEST_F(Upgrade, FiveCyclesLoseNoRequest) {
+    TempDir directory;
+    const std::string pidfile = directory / "gcorn.pid";
+    Server server({.args = {"-w", "2", "--pid", pidfile}});
+    ASSERT_TRUE(server.has_workers(2));
+    Load load(server.at());
+    pid_t master = server.pid();
+    for (int cycle = 0; cycle < 5; ++cycle) {
+        ASSERT_TRUE(load.goes_on());
+        ASSERT_EQ(pid_in(pidfile), master);
+        ::kill(master, SIGUSR2);
+        ASSERT_TRUE(eventually([&] { return pid_in(pidfile + ".2") > 0; })) << server.story();
+        const pid_t fresh = pid_in(pidfile + ".2");
+        ASSERT_TRUE(eventually([&] { return children_of(fresh).size() == 2; })) << server.story();
+        ASSERT_TRUE(load.goes_on());
+        ::kill(master, SIGTERM);
+        ASSERT_TRUE(eventually([&] { return pid_in(pidfile) == fresh; })) << server.story();
+        master = fresh;
+    }
+    ASSERT_TRUE(load.goes_on());
+    load.stop();
+    EXPECT_EQ(load.bad_count(), 0u) << load.bad();
+    ::kill(master, SIGTERM);
+    EXPECT_TRUE(eventually([&] { return !is_alive(master); }));
+    EXPECT_EQ(read_file(pidfile), "");
+}
+
+TEST_F(Upgrade, TheNewMasterCanBeRolledBack) {
+    TempDir directory;
+    const std::string pidfile = directory / "gcorn.pid";
+    Server server({.args = {"-w", "1", "--pid", pidfile}});
+    ASSERT_TRUE(server.has_workers(1));
+    server.signal(SIGUSR2);
+    ASSERT_TRUE(eventually([&] { return pid_in(pidfile + ".2") > 0; })) << server.story();
+    const pid_t fresh = pid_in(pidfile + ".2");
+    server.signal(SIGUSR2);
+    EXPECT_TRUE(server.logs("USR2 signal ignored. Child exists."));
+    ASSERT_TRUE(eventually([&] { return children_of(fresh).size() == 1; })) << server.story();
+    ::kill(fresh, SIGTERM);
+    ASSERT_TRUE(eventually([&] { return !is_alive(fresh); }));
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    EXPECT_EQ(pid_in(pidfile), server.pid());
+}
+
+TEST(Idle, AServerWithFourWorkersHardlyEverWakesUp) {
+    SKIP_ON_GUNICORN("it wakes up every second in every process");
+    Server server({.args = {"-w", "4"}});
+    ASSERT_TRUE(server.has_workers(4));
+    EXPECT_EQ(server.get("/").status, 200);
+    const auto switches = [&] {
+        size_t sum = 0;
+        std::vector<pid_t> all = server.workers();
+        all.push_back(server.pid());
+        for (const pid_t pid : all) {
+            const std::string status = read_file("/proc/" + std::to_string(pid) + "/status");
+            const size_t at = status.find("\nvoluntary_ctxt_switches:");
+            sum += static_cast<size_t>(std::atol(status.c_str() + at + 25));
+        }
+        return sum;
+    };
+    std::this_thread::sleep_for(Milliseconds(1500));  // the guard parks, answers are settled
+    const size_t before = switches();
+    std::this_thread::sleep_for(Milliseconds(3000));
+    EXPECT_LT(switches() - before, 15u) << "wake-ups in 3 s";
+}
+
+FOR_EVERY_ENGINE(Supervision);
+
+}  // namespace
+}  // namespace gcorn::e2e
