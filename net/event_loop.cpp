@@ -120,7 +120,9 @@ void EventLoop::turn(int timeout_ms) {
     polls_skipped_ = 0;
     plan_accepting(now_ms_);
 
-    const int wait = wait_ms(timeout_ms, now_ms_);
+    // The turn that finds everybody gone says so at once.
+    const bool is_last = stop_seen_ && connections_.empty() && !is_drained();
+    const int wait = is_last ? 0 : wait_ms(timeout_ms, now_ms_);
     polling_.store(true, std::memory_order_seq_cst);
     const bool is_wanted = signalled_.load(std::memory_order_seq_cst) != nullptr ||
                            (is_stopping() && !stop_seen_);
@@ -135,6 +137,7 @@ void EventLoop::turn(int timeout_ms) {
     serve_signalled();
     if (next_deadline_ms_ != 0 && now_ms_ >= next_deadline_ms_) run_deadlines(now_ms_);
     sweep();
+    if (stop_seen_) drained_.store(connections_.empty(), std::memory_order_relaxed);
     turns_.fetch_add(1, std::memory_order_relaxed);
     last_turn_.store(now_ms_, std::memory_order_relaxed);
 }

@@ -71,8 +71,6 @@ public:
     /// Calls `handler` in a turn when `fd` is readable (signals, the arbiter's life, the reloader).
     void watch(int fd, std::function<void()> handler);
 
-    /// No request is running, arriving or unanswered: the worker may leave.
-    [[nodiscard]] bool is_drained() const { return connections_.empty(); }
     [[nodiscard]] size_t connection_count() const { return connections_.size(); }
     [[nodiscard]] uint64_t turns() const { return turns_.load(std::memory_order_relaxed); }
 
@@ -84,6 +82,9 @@ public:
     /// idle, answer the rest with Connection: close.
     void stop();
     [[nodiscard]] bool is_stopping() const { return stopping_.load(std::memory_order_relaxed); }
+
+    /// stop() took effect, and no connection is left: the worker may leave.
+    [[nodiscard]] bool is_drained() const { return drained_.load(std::memory_order_relaxed); }
 
     /// Monotonic ms at the end of the last turn; the guard compares it with its tick.
     [[nodiscard]] int64_t last_turn_ms() const { return last_turn_.load(std::memory_order_relaxed); }
@@ -156,6 +157,7 @@ private:
     std::atomic<Exchange*> signalled_{nullptr};        ///< stack of Exchanges that need the leader
     std::atomic<bool> polling_{false};                 ///< a wake() is needed to be heard
     std::atomic<bool> stopping_{false};
+    std::atomic<bool> drained_{false};
     std::atomic<int64_t> last_turn_{0};
     std::atomic<uint64_t> turns_{0};
     int64_t now_ms_ = 0;
