@@ -35,6 +35,7 @@ constexpr int64_t kQuickStopMs = 2000;        // a stop that was asked for twice
 constexpr int64_t kKillMarginMs = 500;        // workers keep graceful_timeout themselves, we watch
 constexpr int64_t kBootingPatienceMs = 2000;  // for a worker that has no request to lose
 constexpr int64_t kUnkillableMs = 5000;       // a process the kernel does not end: stop without it
+constexpr int64_t kOversleptMs = 2000;        // more than any load delays us
 constexpr int64_t kBackoffMinMs = 1000;
 constexpr int64_t kBackoffMaxMs = 30000;
 constexpr int64_t kRelativeTickMs = 1000;  // looks at our predecessor, only while there is one
@@ -111,6 +112,10 @@ int Arbiter::run() {
     int64_t wake_ms = 0;
     while (state_ != State::Stopping || !children_.empty()) {
         sleep_until(wake_ms);
+        // Frozen with our workers (docker pause, a suspended machine)? Then their silence is no
+        // hang.
+        const int64_t now = monotonic_ms();
+        if (wake_ms > 0 && wake_ms < now - kOversleptMs) thawed_ms_ = now;
         wake_ms = turn();
     }
     return finish();
@@ -486,9 +491,8 @@ int64_t Arbiter::manage_workers() {
     std::vector<Child*> team;
     for (auto& [pid, child] : children_)
         if (child.generation == &target() && is_active(child)) team.push_back(&child);
-    std::sort(
-        team.begin(), team.end(),
-        [](const Child* a, const Child* b) { return a->worker->age() < b->worker->age(); });
+    std::sort(team.begin(), team.end(),
+              [](const Child* a, const Child* b) { return a->worker->age() < b->worker->age(); });
     const auto is_worn = [&](const Child& child) {
         return child.was_ready && slot(child).wants_replacement.load();
     };
@@ -545,7 +549,7 @@ int64_t Arbiter::watch_child(Child& child) {
     // set.
     const int64_t limit_ms = seconds(is_booting ? cfg.boot_timeout : cfg.timeout);
     if (limit_ms == 0) return wake_ms;
-    const int64_t alive_ms = is_booting ? child.spawned_ms : heartbeat_ms;
+    const int64_t alive_ms = std::max(is_booting ? child.spawned_ms : heartbeat_ms, thawed_ms_);
     const int64_t silent_ms = alive_ms + limit_ms + 1;
     if (now < silent_ms) return std::min(wake_ms, silent_ms);
     if (child.aborted_ms == 0) {
@@ -592,14 +596,12 @@ int64_t Arbiter::watch_host() {
 
 /// Drops generations without workers, then listeners without a generation.
 void Arbiter::prune() {
-    std::erase_if(
-        generations_,
-        [&](const auto& generation) {
-            if (generation.get() == current_ || generation.get() == pending_) return false;
-            return std::none_of(
-                children_.begin(), children_.end(),
-                [&](const auto& entry) { return entry.second.generation == generation.get(); });
+    std::erase_if(generations_, [&](const auto& generation) {
+        if (generation.get() == current_ || generation.get() == pending_) return false;
+        return std::none_of(children_.begin(), children_.end(), [&](const auto& entry) {
+            return entry.second.generation == generation.get();
         });
+    });
     std::erase_if(listeners_, [&](const auto& listener) {
         return std::none_of(generations_.begin(), generations_.end(),
                             [&](const auto& generation) { return uses(*generation, *listener); });

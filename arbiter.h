@@ -225,6 +225,7 @@ private:
 
     int64_t backoff_ms_ = 0;     // the next one
     int64_t next_spawn_ms_ = 0;  // no fork before
+    int64_t thawed_ms_ = 0;      // when we last woke up far too late: heartbeats count from then
     int64_t next_watchdog_ms_ = 0;
     int64_t next_backlog_ms_ = 0;
     int64_t oom_kills_ = -1;  // counted so far in our cgroup; -1 = unknown

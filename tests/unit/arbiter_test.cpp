@@ -206,7 +206,8 @@ protected:
     void TearDown() override {
         if (master_ > 0) ::kill(-master_, SIGKILL);  // its process group: workers and successors
         if (master_ > 0 && !is_over_) ::waitpid(master_, nullptr, 0);
-        if (HasFailure() || std::getenv("GCORN_TEST_LOG") != nullptr) std::fprintf(stderr, "%s\n", log().c_str());
+        if (HasFailure() || std::getenv("GCORN_TEST_LOG") != nullptr)
+            std::fprintf(stderr, "%s\n", log().c_str());
         fs::remove_all(directory_);
     }
 
@@ -655,8 +656,8 @@ TEST_F(ArbiterRoom, TellsHowAWorkerDiedAndWhatItWasRunning) {
     ASSERT_TRUE(eventually([&] { return version() == "1"; }));
 
     pid = booted().back();
-    ASSERT_EQ(::kill(pid, SIGSEGV), 0);
-    ASSERT_TRUE(logged("[WARNING] Worker (pid:" + std::to_string(pid) + ") was sent SIGSEGV!"));
+    ASSERT_EQ(::kill(pid, SIGALRM), 0);
+    ASSERT_TRUE(logged("[WARNING] Worker (pid:" + std::to_string(pid) + ") was sent SIGALRM!"));
     ASSERT_TRUE(eventually([&] { return version() == "1"; }));
     EXPECT_EQ(stop(), 0);
 }
@@ -672,6 +673,18 @@ TEST_F(ArbiterRoom, ATimeoutNamesTheRequestAndEndsTheWorker) {
     ASSERT_TRUE(logged("was sent SIGKILL! By gcorn: it was silent for longer than timeout."));
     EXPECT_EQ(count("was running"), 1u);
     EXPECT_TRUE(eventually([&] { return version() == "1"; }));
+}
+
+TEST_F(ArbiterRoom, BeingFrozenTogetherIsNoTimeout) {
+    cfg.timeout = 1;
+    start_ready();
+    ASSERT_EQ(::kill(-master_, SIGSTOP), 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(3500));
+    ASSERT_EQ(::kill(-master_, SIGCONT), 0);
+    EXPECT_EQ(version(), "1");
+    EXPECT_EQ(stop(), 0);
+    EXPECT_EQ(count("TIMEOUT"), 0u);
+    EXPECT_EQ(booted().size(), 1u);
 }
 
 TEST_F(ArbiterRoom, TimeoutDoesNotCountForBooting) {
