@@ -303,8 +303,9 @@ Status Server::detach(const Config& cfg) {
 
 /// In a new worker, before its signals are caught and the application is loaded.
 Status Server::start_worker(const Config& cfg) {
-    if (Status dumping = interpreter_->enable_traceback_dump(log_.error_fd()); !dumping)
-        return dumping;
+    // Where Python's logging has taken over, the error log has no descriptor of ours.
+    const int dump_fd = log_.error_fd() >= 0 ? log_.error_fd() : STDERR_FILENO;
+    if (Status dumping = interpreter_->enable_traceback_dump(dump_fd); !dumping) return dumping;
     if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
     if (cfg.spew) {
         if (Status spewing = interpreter_->enable_spew(); !spewing) return spewing;

@@ -215,11 +215,11 @@ Result<ConfigFile> load_config_file(const std::string& location, const std::stri
 }
 
 HookRef make_hook_ref(PyObject* object, std::string name) {
-    Py_INCREF(object);  // the handle's reference, dropped by its deleter
-    const auto drop = [](void* held) {
-        drop_reference(PyRef::steal(static_cast<PyObject*>(held)));
+    const auto drop = [](void* last) {
+        drop_reference(PyRef::steal(static_cast<PyObject*>(last)));
     };
-    return HookRef{std::shared_ptr<void>(object, drop), std::move(name)};
+    PyObject* held = PyRef::borrow(object).release();  // the handle's reference, see drop
+    return HookRef{std::shared_ptr<void>(held, drop), std::move(name)};
 }
 
 PyRef make_config_view(const Config& cfg) {

@@ -131,8 +131,6 @@ class Loader:
     @staticmethod
     def exec_module(module):
         offers = MODULES[module.__name__]
-        # Python ends the error of `from gunicorn.x import missing` with the file's name.
-        module.__file__ = f"<{module.__spec__.origin}>"
         module.__dict__.update(offers() if callable(offers) else offers)
 
 
@@ -150,5 +148,8 @@ def find_spec(name):
     if name not in MODULES:
         raise ModuleNotFoundError(f"{origin} has no module {name}", name=name)
     is_package = any(other.startswith(name + ".") for other in MODULES)
-    return ModuleSpec(name, Loader, origin=origin, is_package=is_package)
+    spec = ModuleSpec(name, Loader, origin=origin, is_package=is_package)
+    # So that Python ends the error of `from gunicorn.x import missing` with the origin.
+    spec.has_location = True
+    return spec
 # )PY"
