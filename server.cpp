@@ -256,6 +256,7 @@ WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
     options.survives_broken_app = cfg.reload && !is_check;
     options.uses_sendfile = cfg.sendfile.value_or(true) && !cfg.is_tls();
     options.measures_time = !cfg.accesslog.empty() || !cfg.statsd_host.empty();
+    options.watches_calls = cfg.request_timeout > 0;
     if (Result<AccessLog> format = AccessLog::compile(cfg.access_log_format))
         options.logged_environ = format->environ_names();
     return options;

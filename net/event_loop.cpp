@@ -107,12 +107,14 @@ void EventLoop::watch(int fd, std::function<void()> handler) {
 
 void EventLoop::turn(int timeout_ms) {
     now_ms_ = monotonic_ms();
+    has_queued_ = false;
     if (stopping_.load(std::memory_order_relaxed) && !stop_seen_) stop_now();
     serve_signalled();
     register_new();
     if (active() > 0 && !closed_.empty()) sweep();
+    const bool must_announce_again = ready_.announce(now_ms_);
     // Answers of pipelined requests just made others ready: no need to ask the kernel first.
-    if (timeout_ms != 0 && polls_skipped_ < kPollsSkippedMax && ready_.size() > 0) {
+    if (timeout_ms != 0 && polls_skipped_ < kPollsSkippedMax && has_queued_) {
         ++polls_skipped_;
         sweep();
         return;
@@ -120,6 +122,8 @@ void EventLoop::turn(int timeout_ms) {
     polls_skipped_ = 0;
     plan_accepting(now_ms_);
 
+    if (must_announce_again && (timeout_ms < 0 || timeout_ms > ReadyQueue::kPatienceMs))
+        timeout_ms = static_cast<int>(ReadyQueue::kPatienceMs);
     const int wait = wait_ms(timeout_ms, now_ms_);
     polling_.store(true, std::memory_order_seq_cst);
     const bool is_wanted = signalled_.load(std::memory_order_seq_cst) != nullptr ||
@@ -134,6 +138,7 @@ void EventLoop::turn(int timeout_ms) {
     }
     serve_signalled();
     if (next_deadline_ms_ != 0 && now_ms_ >= next_deadline_ms_) run_deadlines(now_ms_);
+    if (has_queued_) ready_.announce(now_ms_);
     sweep();
     turns_.fetch_add(1, std::memory_order_relaxed);
     last_turn_.store(now_ms_, std::memory_order_relaxed);
@@ -407,7 +412,8 @@ void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
 
 void EventLoop::queue(const std::shared_ptr<Exchange>& exchange) {
     active_.fetch_add(1, std::memory_order_relaxed);
-    ready_.push(exchange);
+    has_queued_ = true;
+    ready_.push(exchange, now_ms_);
 }
 
 void EventLoop::report_dropped(const RequestHead& head, const ConnectionFacts& facts) {
