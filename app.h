@@ -6,6 +6,7 @@
 // and has dropped it again when it returns.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -26,6 +27,13 @@ class Worker;
 constexpr int kExitBootFailed = 3;  ///< a worker could not start
 constexpr int kExitAppFailed = 4;   ///< the application could not be found or is not callable
 
+/// What App::interrupt_overdue() found.
+struct OverdueCalls {
+    int64_t next_look_ms = 0;  ///< nothing new can be found before so long
+    size_t stuck = 0;          ///< calls found just now that ran on although they were interrupted
+    bool needs_hub = false;    ///< some wait in greenlets: their hub has to call, too
+};
+
 /// The application.
 class App {
 public:
@@ -37,6 +45,9 @@ public:
     /// becomes a 500 or a cut connection. Application side; several threads at once if the worker
     /// class has them.
     virtual void call(Exchange& exchange) = 0;
+    /// request_timeout: logs and interrupts every call that has run for limit_ms; each ends with 504,
+    /// or cut if its head is out already. Any native thread, but it waits for the GIL.
+    virtual OverdueCalls interrupt_overdue(int64_t limit_ms) { return {.next_look_ms = limit_ms}; }
     /// Files of all imported modules, for the reloader.
     virtual std::vector<std::string> source_files() = 0;
 };

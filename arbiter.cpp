@@ -436,6 +436,7 @@ void Arbiter::handle_signal(int signal) {
         case SIGHUP: return reload();
         case SIGUSR1:
             log().reopen();
+            options_.statsd.reopen();  // its server may have moved, too
             for (const auto& [pid, child] : children_)
                 send(child, SIGUSR1);
             return;

@@ -73,7 +73,9 @@ public:
     Server(std::vector<std::string> argv, std::vector<std::string> environment)
         : argv_(std::move(argv)),
           environment_(std::move(environment)),
-          surroundings_(Surroundings::of_process()) {}
+          surroundings_(Surroundings::of_process()) {
+        log_.set_counter(&statsd_);
+    }
 
     int run();
 
@@ -268,7 +270,8 @@ WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
     options.is_preload = cfg.preload_app && !is_check;
     options.survives_broken_app = cfg.reload && !is_check;
     options.uses_sendfile = cfg.sendfile.value_or(true) && !cfg.is_tls();
-    options.measures_time = !cfg.accesslog.empty() || !cfg.statsd_host.empty();
+    options.measures_time = log_.has_access() || !cfg.statsd_host.empty();
+    options.watches_calls = cfg.request_timeout > 0;
     if (Result<AccessLog> format = AccessLog::compile(cfg.access_log_format))
         options.logged_environ = format->environ_names();
     return options;

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -130,6 +131,45 @@ private:
     std::mutex mutex_;                    ///< only for sleeping and waking
     std::condition_variable unparked_;
     std::thread thread_;                  ///< last: it uses everything above
+};
+
+/// request_timeout: has the application looked for calls that run too long, when some can be found.
+///
+/// A native thread of its own, and only while the setting is on: looking takes the GIL, which may
+/// take long, and neither the loop's leader nor the main thread may wait for it.
+class OverdueWatch {
+public:
+    /// look() returns after how many ms it wants to be called again.
+    OverdueWatch(int64_t first_look_ms, std::function<int64_t()> look)
+        : next_ms_(first_look_ms), look_(std::move(look)), thread_([this] { run(); }) {}
+    ~OverdueWatch() {
+        {
+            const std::lock_guard lock(mutex_);
+            quits_ = true;
+        }
+        quit_.notify_one();
+        thread_.join();
+    }
+    OverdueWatch(const OverdueWatch&) = delete;
+    OverdueWatch& operator=(const OverdueWatch&) = delete;
+
+private:
+    void run() {
+        signals::block_all_in_this_thread();
+        std::unique_lock lock(mutex_);
+        while (!quit_.wait_for(lock, std::chrono::milliseconds(next_ms_), [this] { return quits_; })) {
+            lock.unlock();
+            next_ms_ = look_();
+            lock.lock();
+        }
+    }
+
+    int64_t next_ms_;                    ///< the thread's own
+    const std::function<int64_t()> look_;
+    std::mutex mutex_;                   ///< only for sleeping
+    std::condition_variable quit_;
+    bool quits_ = false;
+    std::thread thread_;                 ///< last: it uses everything above
 };
 
 }  // namespace
@@ -289,7 +329,18 @@ int Worker::serve_until_told() {
     context_.scoreboard.notify();
     handle_signals();  // those that came while booting
 
-    serve(loop, ready);
+    {
+        std::optional<OverdueWatch> watch;
+        if (request_timeout_ms() > 0) {
+            watch.emplace(request_timeout_ms(), [this] {
+                const OverdueCalls found =
+                    context_.app.interrupt_overdue(request_timeout_ms());
+                handle_overdue(found);
+                return found.next_look_ms;
+            });
+        }
+        serve(loop, ready);
+    }
 
     board().state.store(WorkerState::Stopping);
     loop_ = nullptr;
@@ -383,10 +434,22 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
 void Worker::count_request() {
     const uint64_t taken = board().requests.fetch_add(1, std::memory_order_relaxed) + 1;
     if (requests_max_ == 0 || taken < requests_max_) return;
-    // The arbiter boots the successor first and then sends TERM: no request finds a closed door.
-    if (board().wants_replacement.exchange(true)) return;
-    context_.log.info("Autorestarting worker after current request.");
+    if (want_replacement()) context_.log.info("Autorestarting worker after current request.");
+}
+
+/// The arbiter boots the successor first and then sends TERM: no request finds a closed door.
+/// False: it was told before.
+bool Worker::want_replacement() {
+    if (board().wants_replacement.exchange(true)) return false;
     context_.scoreboard.notify();
+    return true;
+}
+
+void Worker::handle_overdue(const OverdueCalls& found) {
+    if (found.needs_hub) wake_hub();
+    if (found.stuck > 0 && want_replacement())
+        context_.log.warning("Worker (pid:%d) is replaced: it has requests that do not end",
+                             static_cast<int>(pid_));
 }
 
 void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
@@ -396,6 +459,8 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
             const std::unique_lock lead = guard.lead();
             loop.turn(sleep_ms());
         }
+        // The application's own signal handlers run promptly although no Python runs.
+        if (loop.was_interrupted()) context_.runtime.is_alive();
         tend();
         while (std::shared_ptr<Exchange> exchange = ready.try_pop()) {
             guard.call_begins();
@@ -411,7 +476,9 @@ size_t ThreadWorker::slots() const {
 
 void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     const Status started = context_.runtime.start_threads(slots(), [&](size_t index) {
-        while (std::shared_ptr<Exchange> exchange = ready.pop()) run_exchange(*exchange, index);
+        int64_t call_began_us = 0;
+        while (std::shared_ptr<Exchange> exchange = ready.pop(call_began_us))
+            run_exchange(*exchange, index);
     });
     if (!started) {
         context_.log.error("%s", started.message().c_str());
@@ -421,7 +488,7 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     int64_t next_beat_ms = 0;
     while (!is_finished()) {
         loop.turn(std::min(sleep_ms(), kInterpreterBeatMs));
-        if (monotonic_ms() < next_beat_ms && alive()) continue;
+        if (monotonic_ms() < next_beat_ms && alive() && !loop.was_interrupted()) continue;
         // Taking the GIL proves that the interpreter is alive; a beat without it would prove nothing.
         context_.runtime.is_alive();
         tend();

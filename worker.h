@@ -94,6 +94,9 @@ protected:
     virtual void call_app(Exchange& exchange) { context_.app.call(exchange); }
     /// The worker was told to stop, on whichever thread leads the loop.
     virtual void on_stop() {}
+    /// Calls over request_timeout wait in greenlets, which only their hub reaches: it has to call
+    /// interrupt_overdue(), too. On the watch's thread.
+    virtual void wake_hub() {}
     /// How a call that waits for its client lets others go on; empty: it blocks its thread.
     [[nodiscard]] virtual std::function<void()> pause() { return {}; }
 
@@ -102,6 +105,11 @@ protected:
     void run_exchange(Exchange& exchange, size_t index);
     /// Told to stop, and every request is answered or the time for it is over.
     [[nodiscard]] bool is_finished();
+    /// What App::interrupt_overdue() found: asks for a successor if calls are stuck, wakes the hub.
+    void handle_overdue(const OverdueCalls& found);
+    [[nodiscard]] int64_t request_timeout_ms() const {
+        return context_.cfg.request_timeout * 1000;
+    }
     /// Between two turns on the main thread: heartbeat, reloader, the end of a stop.
     void tend();
     /// How long a turn may sleep, in ms, for heartbeat and stop to be in time; -1 = no limit.
@@ -121,6 +129,7 @@ private:
     void arbiter_gone();
     void set_stop(Stop stop, int64_t patience_ms);
     void count_request();
+    bool want_replacement();
     void start_reloader(EventLoop& loop);
     void look_for_changes();
     [[nodiscard]] LoopOptions loop_options();

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/text.h"
 #include "net/exchange.h"
+#include "python/call_watch.h"
 #include "python/environ.h"
 #include "python/interpreter.h"
 #include "python/streams.h"
@@ -351,8 +353,11 @@ std::vector<std::string> paths_of(const PyRef& list) {
 /// What load() makes once: types, shared objects, the environ's maker.
 class RequestObjects {
 public:
+    explicit RequestObjects(Logger& log) : watch(log) {}
+
     /// Raises.
     [[nodiscard]] bool prepare(Logger& log, const WsgiOptions& options) {
+        if (options.watches_calls && !watch.prepare()) return false;
         callable_type.reset(PyType_FromSpec(&callable_spec));
         close_name.reset(PyUnicode_InternFromString("close"));
         if (!callable_type || !close_name || !streams.prepare(log) || !socket_proxy.prepare())
@@ -372,6 +377,7 @@ public:
     Streams streams;
     SocketProxy socket_proxy;
     EnvironMaker environ;
+    CallWatch watch;  ///< unused unless watches_calls
 };
 
 /// One request inside Python. Lives on the stack of the thread or greenlet that runs it: nothing
@@ -381,7 +387,7 @@ public:
     Call(WsgiApp& app, Exchange& exchange)
         : app_(app), objects_(*app.objects_), exchange_(exchange), response_(exchange.response) {}
 
-    void run();
+    void run(CallPlace place);
 
 private:
     bool make_environ();
@@ -396,6 +402,7 @@ private:
     bool end_response();
     void warn_about_length();
     void fail();
+    bool is_overdue();
     bool is_clients_fault();
     void answer(int status);
     void answer_broken_app();
@@ -418,17 +425,20 @@ private:
     Exchange& exchange_;
     ResponseWriter& response_;
     PyRef input_, start_response_, early_hints_, socket_, environ_, result_;
+    std::optional<CallWatch::Token> watched_;  ///< request_timeout is set
 };
 
-void Call::run() {
+void Call::run(CallPlace place) {
     if (!app_.callable_) {
         answer_broken_app();
         return;
     }
     const bool is_timed = app_.options_.measures_time;
     const int64_t start_us = is_timed ? monotonic_us() : 0;
+    if (app_.options_.watches_calls) watched_ = objects_.watch.begin(exchange_, place);
     if (!make_environ() || !call_application() || !send_result() || !end_response()) fail();
     close_result();
+    if (watched_) objects_.watch.end(*watched_);
     if (is_timed) exchange_.app_us = monotonic_us() - start_us;
     if (app_.hooks_ != nullptr && !app_.hooks_->post_request(exchange_, environ_.get()))
         log_python_error(app_.log_, Level::Error, "Exception in post_request hook");
@@ -596,6 +606,10 @@ std::string Call::label() const {
 /// stop its server, and when our own interrupt raised them the core knows and stops after this
 /// call.
 void Call::fail() {
+    if (is_overdue()) {
+        answer(504);
+        return;
+    }
     if (is_clients_fault()) return;
     // Libraries for gunicorn's workers leave with StopIteration when they took the socket.
     if (exchange_.is_detached() && PyErr_ExceptionMatches(PyExc_StopIteration) != 0) {
@@ -604,6 +618,13 @@ void Call::fail() {
     }
     log_python_error(app_.log_, Level::Error, "Error handling request " + label());
     answer(500);
+}
+
+/// Our own interruption (request_timeout), which was logged when it was sent. Clears it then.
+bool Call::is_overdue() {
+    if (!watched_ || !objects_.watch.is_interruption(*watched_)) return false;
+    PyErr_Clear();
+    return true;
 }
 
 /// A client that left or sent a broken body makes reading and writing raise OSError; if the
@@ -664,6 +685,7 @@ void Call::close_result() {
                            (!close || PyRef::steal(PyObject_CallNoArgs(close.get())));
     if (is_closed) return;
     response_.must_close();
+    if (is_overdue()) return;
     log_python_error(app_.log_, Level::Error, "Error handling request " + label());
 }
 
@@ -743,7 +765,7 @@ Status WsgiApp::load_with_gil() {
 
 /// Makes what requests share, then imports. Raises.
 PyRef WsgiApp::find_callable() {
-    objects_ = std::make_unique<RequestObjects>();
+    objects_ = std::make_unique<RequestObjects>(log_);
     loader_.reset(PyDict_New());
     PyRef code = PyRef::steal(Py_CompileString(kLoaderSource, "<gcorn loader>", Py_file_input));
     const bool is_ready =
@@ -793,15 +815,26 @@ std::vector<std::string> WsgiApp::source_files() {
 void WsgiApp::call(Exchange& exchange) {
     {
         WithGil gil;
-        Call(*this, exchange).run();
+        Call(*this, exchange)
+            .run(options_.is_multithread ? CallPlace::Thread : CallPlace::MainThread);
     }
     exchange.finish();
 }
 
 void WsgiApp::call_with_gil(Exchange& exchange) {
-    Call(*this, exchange).run();
+    Call(*this, exchange).run(CallPlace::Greenlet);
     WithoutGil nogil;
     exchange.finish();
+}
+
+OverdueCalls WsgiApp::interrupt_overdue(int64_t limit_ms) {
+    WithGil gil;
+    return interrupt_overdue_with_gil(limit_ms);
+}
+
+OverdueCalls WsgiApp::interrupt_overdue_with_gil(int64_t limit_ms) {
+    if (!callable_ || !options_.watches_calls) return {.next_look_ms = limit_ms};
+    return objects_->watch.interrupt(limit_ms);
 }
 
 }  // namespace gcorn

@@ -41,6 +41,7 @@ struct WsgiOptions {
         false;                  ///< reload: an application that does not import answers 500 pages
     bool uses_sendfile = true;  ///< file_wrapper may hand real files to the kernel
     bool measures_time = true;  ///< fills Exchange::app_us
+    bool watches_calls = false;  ///< request_timeout: interrupt_overdue() will be called
     std::vector<std::string> logged_environ;  ///< AccessLog::environ_names()
 };
 
@@ -59,11 +60,14 @@ public:
     /// names is not there or no application; the message is the whole story, the caller prints it.
     Status load() override;
     void call(Exchange& exchange) override;
+    OverdueCalls interrupt_overdue(int64_t limit_ms) override;
     std::vector<std::string> source_files() override;
 
     /// call() for a thread that holds the GIL already and keeps it (a greenlet). No object on this
     /// thread's stack is reachable from elsewhere while the application runs.
     void call_with_gil(Exchange& exchange);
+    /// interrupt_overdue() for the hub's greenlet, which holds the GIL.
+    OverdueCalls interrupt_overdue_with_gil(int64_t limit_ms);
 
     /// The application's callable, null before load(). Borrowed. GIL held.
     [[nodiscard]] PyObject* callable() const { return callable_.get(); }

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstring>
 
+#include <unistd.h>
+
 #include "base/clock.h"
 #include "base/text.h"
 
@@ -68,6 +70,7 @@ EventLoop::EventLoop(LoopOptions options, ReadyQueue& ready, Logger& log,
       log_(log),
       access_log_(access_log),
       statsd_(statsd),
+      pid_(::getpid()),
       scratch_(std::make_unique<char[]>(kScratchBytes)) {}
 
 EventLoop::~EventLoop() {
@@ -107,12 +110,14 @@ void EventLoop::watch(int fd, std::function<void()> handler) {
 
 void EventLoop::turn(int timeout_ms) {
     now_ms_ = monotonic_ms();
+    has_queued_ = false;
     if (stopping_.load(std::memory_order_relaxed) && !stop_seen_) stop_now();
     serve_signalled();
     register_new();
     if (active() > 0 && !closed_.empty()) sweep();
+    const bool must_announce_again = ready_.announce(now_ms_);
     // Answers of pipelined requests just made others ready: no need to ask the kernel first.
-    if (timeout_ms != 0 && polls_skipped_ < kPollsSkippedMax && ready_.size() > 0) {
+    if (timeout_ms != 0 && polls_skipped_ < kPollsSkippedMax && has_queued_) {
         ++polls_skipped_;
         sweep();
         return;
@@ -120,6 +125,8 @@ void EventLoop::turn(int timeout_ms) {
     polls_skipped_ = 0;
     plan_accepting(now_ms_);
 
+    if (must_announce_again && (timeout_ms < 0 || timeout_ms > ReadyQueue::kPatienceMs))
+        timeout_ms = static_cast<int>(ReadyQueue::kPatienceMs);
     // The turn that finds everybody gone says so at once.
     const bool is_last = stop_seen_ && connections_.empty() && !is_drained();
     const int wait = is_last ? 0 : wait_ms(timeout_ms, now_ms_);
@@ -136,6 +143,7 @@ void EventLoop::turn(int timeout_ms) {
     }
     serve_signalled();
     if (next_deadline_ms_ != 0 && now_ms_ >= next_deadline_ms_) run_deadlines(now_ms_);
+    if (has_queued_) ready_.announce(now_ms_);
     sweep();
     if (stop_seen_) drained_.store(connections_.empty(), std::memory_order_relaxed);
     turns_.fetch_add(1, std::memory_order_relaxed);
@@ -250,6 +258,7 @@ void EventLoop::write_access_line(const Exchange& exchange) {
     record.app_us = exchange.app_us;
     if (exchange.taken_us != 0) record.queue_us = exchange.taken_us - exchange.queued_us;
     record.environ = &exchange.logged_environ;
+    record.pid = pid_;
     thread_local std::string line;
     line.clear();
     access_log_.format(record, line);
@@ -410,7 +419,8 @@ void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
 
 void EventLoop::queue(const std::shared_ptr<Exchange>& exchange) {
     active_.fetch_add(1, std::memory_order_relaxed);
-    ready_.push(exchange);
+    has_queued_ = true;
+    ready_.push(exchange, now_ms_);
 }
 
 void EventLoop::report_dropped(const RequestHead& head, const ConnectionFacts& facts) {

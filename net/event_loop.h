@@ -68,6 +68,9 @@ public:
     /// I/O, accept, deadlines, sweep.
     void turn(int timeout_ms);
 
+    /// A signal handler ran in the last turn's poll: the interpreter may have something to do.
+    [[nodiscard]] bool was_interrupted() const { return poller_.was_interrupted(); }
+
     /// Calls `handler` in a turn when `fd` is readable (signals, the arbiter's life, the reloader).
     void watch(int fd, std::function<void()> handler);
 
@@ -144,6 +147,7 @@ private:
     Logger& log_;
     const AccessLog& access_log_;
     Statsd& statsd_;
+    const pid_t pid_;                ///< for access lines; a getpid(2) each would cost more than they
     Poller poller_;
     std::mutex lead_;
     std::vector<std::unique_ptr<ListenerTarget>> listeners_;
@@ -165,6 +169,7 @@ private:
     int64_t accept_again_ms_ = 0;    ///< back-off after EMFILE
     size_t accept_budget_ = 0;
     int polls_skipped_ = 0;
+    bool has_queued_ = false;        ///< in this turn
     bool listening_ = false;
     bool stop_seen_ = false;
     bool out_of_resources_told_ = false;

@@ -30,6 +30,8 @@ constexpr size_t kSegmentBytesMax = 64 * 1024;
 /// One system call moves at most this much, so that one fast reader does not hold the leader.
 constexpr size_t kSendBytesMax = 1 << 20;
 constexpr size_t kIovMax = 16;
+/// Votes about the length of calls are counted up to here.
+constexpr int kLongVotesMax = 16;
 
 #ifdef MSG_NOSIGNAL
 constexpr int kSendFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
@@ -475,7 +477,7 @@ int ReadyQueue::fd() {
     const std::lock_guard lock(mutex_);
     if (!event_read_) {
 #ifdef __linux__
-        event_read_ = Fd(::eventfd(items_.empty() ? 0 : 1, EFD_CLOEXEC | EFD_NONBLOCK));
+        event_read_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 #else
         int ends[2];
         if (::pipe(ends) == 0) {
@@ -487,23 +489,50 @@ int ReadyQueue::fd() {
             }
         }
 #endif
+        if (event_read_ && !items_.empty()) signal_event();
     }
     return event_read_.get();
 }
 
-void ReadyQueue::push(std::shared_ptr<Exchange> exchange) {
-    bool must_notify = false;
+void ReadyQueue::push(std::shared_ptr<Exchange> exchange, int64_t now_ms) {
+    const std::lock_guard lock(mutex_);
+    items_.push_back({std::move(exchange), now_ms});
+}
+
+bool ReadyQueue::announce(int64_t now_ms) {
+    size_t wakes = 0;
+    bool is_short_of_threads = false;
     {
         const std::lock_guard lock(mutex_);
-        items_.push_back(std::move(exchange));
-        must_notify = waiting_ > 0;
-        signal_event();
+        if (items_.empty()) return false;
+        if (event_read_) signal_event();
+        wakes = wakes_wanted(now_ms);
+        woken_ += wakes;
+        is_short_of_threads = waiting_ > woken_;
     }
-    if (must_notify) not_empty_.notify_one();
+    for (size_t i = 0; i < wakes; ++i) not_empty_.notify_one();
+    return is_short_of_threads;
+}
+
+size_t ReadyQueue::wakes_wanted(int64_t now_ms) const {
+    const size_t wakeable = waiting_ - woken_;
+    const size_t unserved = items_.size() - std::min(woken_, items_.size());
+    // One millisecond of the clock is up to one too short.
+    const bool is_late = now_ms - items_.front().since_ms > kPatienceMs;
+    if (is_late || long_votes_ >= kLongVotesMax / 2) return std::min(wakeable, unserved);
+    const bool is_served = woken_ > 0 || now_ms - last_pop_ms_ <= kPatienceMs;
+    return is_served ? 0 : std::min<size_t>(wakeable, 1);
+}
+
+/// A third of the calls being long is enough to be ready for the next long one.
+void ReadyQueue::count_call(int64_t duration_us) {
+    const int vote = duration_us > kLongCallUs ? 2 : -1;
+    long_votes_ = std::clamp(long_votes_ + vote, 0, kLongVotesMax);
 }
 
 void ReadyQueue::signal_event() {
-    if (!event_read_) return;
+    if (event_is_set_) return;
+    event_is_set_ = true;
     const uint64_t one = 1;
     const int event = event_write_ ? event_write_.get() : event_read_.get();
     // A full pipe says "not empty" as well; nothing else can go wrong with 8 bytes.
@@ -512,7 +541,7 @@ void ReadyQueue::signal_event() {
 
 void ReadyQueue::poke() {
     const std::lock_guard lock(mutex_);
-    signal_event();
+    if (event_read_) signal_event();
 }
 
 std::shared_ptr<Exchange> ReadyQueue::try_pop() {
@@ -521,10 +550,10 @@ std::shared_ptr<Exchange> ReadyQueue::try_pop() {
         {
             const std::lock_guard lock(mutex_);
             if (!items_.empty()) {
-                exchange = std::move(items_.front());
+                exchange = std::move(items_.front().exchange);
                 items_.pop_front();
             }
-            if (items_.empty() && event_read_) drain_event();
+            if (items_.empty() && event_is_set_) drain_event();
             if (!exchange) return nullptr;
         }
         // Nobody waits for the answer to an aborted request: drop it unrun.
@@ -536,21 +565,43 @@ std::shared_ptr<Exchange> ReadyQueue::try_pop() {
 /// The descriptor tells "not empty", so it is emptied together with the queue, under its lock: a
 /// non-blocking read of a counter, as short as a memory operation.
 void ReadyQueue::drain_event() {
+    event_is_set_ = false;
     char bytes[256];
     while (::read(event_read_.get(), bytes, sizeof bytes) == sizeof bytes) {
     }
 }
 
-std::shared_ptr<Exchange> ReadyQueue::pop() {
+std::shared_ptr<Exchange> ReadyQueue::pop(int64_t& call_began_us) {
+    int64_t now_us = monotonic_us();
+    std::unique_lock lock(mutex_);
+    if (call_began_us != 0) count_call(now_us - call_began_us);
     for (;;) {
-        if (std::shared_ptr<Exchange> exchange = try_pop()) return exchange;
-        std::unique_lock lock(mutex_);
-        if (closed_) return nullptr;
-        if (!items_.empty()) continue;
-        ++waiting_;
-        not_empty_.wait(lock);
-        --waiting_;
+        if (items_.empty()) {
+            if (closed_) return nullptr;
+            ++waiting_;
+            not_empty_.wait(lock);
+            --waiting_;
+            if (woken_ > 0) --woken_;
+            now_us = monotonic_us();
+            continue;
+        }
+        std::shared_ptr<Exchange> exchange = std::move(items_.front().exchange);
+        items_.pop_front();
+        last_pop_ms_ = now_us / 1000;
+        if (!exchange->is_aborted()) {
+            call_began_us = now_us;
+            return exchange;
+        }
+        lock.unlock();
+        exchange->finish();  // see try_pop()
+        lock.lock();
     }
+}
+
+size_t ReadyQueue::look() {
+    const std::lock_guard lock(mutex_);
+    if (items_.empty() && event_is_set_) drain_event();
+    return items_.size();
 }
 
 void ReadyQueue::close() {

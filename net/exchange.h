@@ -219,7 +219,13 @@ private:
 /// Largest response end that waits for a pipelined successor instead of being sent by itself.
 constexpr size_t kCorkBytesMax = 64 * 1024;
 
-/// Complete Exchanges in arrival order. push: leader; pop: application side, any thread.
+/// Complete Exchanges in arrival order. push, announce: leader; pop: application side, any thread.
+///
+/// How many threads it wakes: an application that answers at once is served best by one thread, for
+/// two would only take the GIL from each other; one that waits (sleeps, asks a database) wants a
+/// thread for each request. So threads say how long their calls last, and a vote of the last few
+/// decides. Whatever it says, a thread is woken when none of those awake came back for another
+/// request within kPatienceMs, and every request that waited so long gets one of its own.
 class ReadyQueue {
 public:
     ReadyQueue();
@@ -227,26 +233,46 @@ public:
     /// first use, -1 if that failed.
     [[nodiscard]] int fd();
 
-    void push(std::shared_ptr<Exchange> exchange);
+    /// now_ms: monotonic. Nobody hears of it before announce().
+    void push(std::shared_ptr<Exchange> exchange, int64_t now_ms);
+    /// Tells the application side what push() brought; once for all pushes of a turn, because each
+    /// wake-up costs more than a fast call. True: again within kPatienceMs, even if nothing comes.
+    bool announce(int64_t now_ms);
     /// Oldest Exchange that was not aborted meanwhile; null if there is none.
     [[nodiscard]] std::shared_ptr<Exchange> try_pop();
-    /// Waits; null after close() once the queue is empty.
-    [[nodiscard]] std::shared_ptr<Exchange> pop();
+    /// Waits; null after close() once the queue is empty. call_began_us: when the caller's previous
+    /// call began (0: there was none); becomes the time of this one (monotonic µs).
+    [[nodiscard]] std::shared_ptr<Exchange> pop(int64_t& call_began_us);
+    /// size(), for the watcher of fd(): if it is 0, the descriptor stops being readable.
+    [[nodiscard]] size_t look();
     /// Makes fd() readable once although nothing is queued: its watcher should look around.
     void poke();
     /// No more requests will come: waiting threads return when the queue is empty.
     void close();
     [[nodiscard]] size_t size();
 
+    static constexpr int64_t kPatienceMs = 1;
+    static constexpr int64_t kLongCallUs = 200;  ///< such a call votes for more threads
+
 private:
+    struct Item {
+        std::shared_ptr<Exchange> exchange;
+        int64_t since_ms;
+    };
+    [[nodiscard]] size_t wakes_wanted(int64_t now_ms) const;
+    void count_call(int64_t duration_us);
     void signal_event();
     void drain_event();
 
     std::mutex mutex_;
     std::condition_variable not_empty_;
-    std::deque<std::shared_ptr<Exchange>> items_;
-    size_t waiting_ = 0;
+    std::deque<Item> items_;
+    size_t waiting_ = 0;          ///< threads that sleep in pop()
+    size_t woken_ = 0;            ///< of these, told to wake up
+    int long_votes_ = 0;          ///< see count_call()
+    int64_t last_pop_ms_ = 0;
     bool closed_ = false;
+    bool event_is_set_ = false;   ///< fd() polls readable
     Fd event_read_, event_write_;
 };
 

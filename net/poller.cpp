@@ -80,6 +80,7 @@ struct Poller::Impl {
     std::array<epoll_event, kEventsMax> raw;
     std::array<PollEvent, kEventsMax> events;
     size_t count = 0;  // of the span handed out last
+    bool was_interrupted = false;
 
     static uint32_t mask(Interest interest) {
         return (wants(interest, Interest::Read) ? EPOLLIN : 0u) |
@@ -129,6 +130,7 @@ std::span<PollEvent> Poller::wait(int timeout_ms) {
     impl_->count = 0;
     const int ready = ::epoll_wait(impl_->epoll.get(), impl_->raw.data(), kEventsMax, timeout_ms);
     GCORN_CHECK(ready >= 0 || errno == EINTR);
+    impl_->was_interrupted = ready < 0;
     for (int i = 0; i < ready; ++i)
         impl_->take(impl_->raw[static_cast<size_t>(i)]);
     return {impl_->events.data(), impl_->count};
@@ -149,6 +151,7 @@ struct Poller::Impl {
     size_t next = 1;            // where the next scan starts, so that low indices do not win always
     std::array<PollEvent, kEventsMax> events;
     size_t count = 0;  // of the span handed out last
+    bool was_interrupted = false;
 
     static short mask(Interest interest) {
         return static_cast<short>((wants(interest, Interest::Read) ? POLLIN : 0) |
@@ -219,6 +222,7 @@ std::span<PollEvent> Poller::wait(int timeout_ms) {
     std::vector<pollfd>& fds = impl_->fds;
     const int ready = ::poll(fds.data(), static_cast<nfds_t>(fds.size()), timeout_ms);
     GCORN_CHECK(ready >= 0 || errno == EINTR || errno == EAGAIN);
+    impl_->was_interrupted = ready < 0;
     int left = std::max(ready, 0);
     if (left > 0 && fds[0].revents != 0) {
         impl_->wake_up.drain();
@@ -243,6 +247,10 @@ const char* Poller::name() {
 
 Poller::Poller() : impl_(std::make_unique<Impl>()) {}
 Poller::~Poller() = default;
+
+bool Poller::was_interrupted() const {
+    return impl_->was_interrupted;
+}
 
 void Poller::wake() {
     impl_->wake_up.wake();

@@ -45,6 +45,9 @@ public:
     /// null.
     [[nodiscard]] std::span<PollEvent> wait(int timeout_ms);
 
+    /// A signal handler ended the last wait().
+    [[nodiscard]] bool was_interrupted() const;
+
     /// Ends a wait() now, or the next one at once. Async-signal-safe.
     void wake();
 

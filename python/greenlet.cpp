@@ -13,65 +13,73 @@ namespace gcorn {
 namespace {
 
 constexpr const char kWorkerCapsule[] = "gcorn.worker";
-constexpr const char kExchangeCapsule[] = "gcorn.exchange";
 /// How long the hub sleeps between two looks of a worker that is told to stop.
 constexpr double kStoppingWaitS = 0.02;
 /// A greenlet that waits for a client looks again after this.
 constexpr double kPauseS = 0.02;
 
-// Each text defines patch(), sleep(seconds) and serve(native, size). native has fd (readable while
-// requests wait), take() → request or None, run(request), and tend() → seconds to the next look, or
-// a negative number when the worker is done.
+// Each library's text defines patch(), sleep(seconds), Semaphore, start(run) (a new greenlet that
+// begins at once; called in the hub) and watch(fd, callback) → function that ends the watching.
 constexpr const char kGeventSource[] = R"(
 import gevent
-from gevent import monkey, pool
-from gevent import sleep
+from gevent import Greenlet, monkey, sleep
+from gevent.lock import Semaphore
 
 def patch():
     monkey.patch_all()
+    gevent.reinit()  # a hub made before the fork
 
-def serve(native, size):
-    greenlets = pool.Pool(size)
-    hub = gevent.get_hub()
-    ready = hub.loop.io(native.fd, 1)
-    try:
-        while True:
-            seconds = native.tend()
-            if seconds < 0:
-                return
-            with gevent.Timeout(seconds, False):
-                hub.wait(ready)
-            request = native.take()
-            while request is not None:
-                greenlets.spawn(native.run, request)
-                request = native.take()
-    finally:
-        ready.stop()
-        ready.close()
+def start(run):
+    Greenlet(run).switch()
+
+def watch(fd, callback):
+    watcher = gevent.get_hub().loop.io(fd, 1)
+    watcher.start(callback)
+    def end():
+        watcher.stop()
+        watcher.close()
+    return end
 )";
 
 constexpr const char kEventletSource[] = R"(
 import eventlet
 from eventlet import hubs, sleep
+from eventlet.greenthread import GreenThread
+from eventlet.semaphore import Semaphore
 
 def patch():
     eventlet.monkey_patch()
 
-def serve(native, size):
-    hubs.use_hub()
-    greenlets = eventlet.GreenPool(size)
-    while True:
+def start(run):
+    GreenThread(hubs.get_hub().greenlet).switch(run, (), {})
+
+def watch(fd, callback):
+    hubs.use_hub()  # not one made before the fork
+    hub = hubs.get_hub()
+    listener = hub.add(hub.READ, fd, callback, callback, None)
+    return lambda: hub.remove(listener)
+)";
+
+// For both: serve(native). native has fd (readable while requests wait), ready() → how many wait,
+// run() runs the oldest, look_around() → does tend() want to be called, and tend() → seconds to the next
+// look, or a negative number when the worker is done. Only as many requests as wait at the beginning
+// are started in one go, or timers and sockets of the hub might never get their turn.
+constexpr const char kServeSource[] = R"(
+def serve(native):
+    look = Semaphore(0)
+    def on_ready(*_):
+        for _ in range(native.ready()):
+            start(native.run)
+        if native.look_around():
+            look.release()
+    end = watch(native.fd, on_ready)
+    try:
         seconds = native.tend()
-        if seconds < 0:
-            return
-        try:
-            hubs.trampoline(native.fd, read=True, timeout=seconds, timeout_exc=eventlet.Timeout)
-        except eventlet.Timeout:
-            pass
-        request = native.take()
-        while request is not None:
-            greenlets.spawn_n(native.run, request)
-            request = native.take()
+        while seconds >= 0:
+            look.acquire(timeout=seconds)
+            seconds = native.tend()
+    finally:
+        end()
 )";
 
 constexpr const char kCheckSource[] = R"(
@@ -101,12 +109,12 @@ const Library* library_of(const Config& cfg) {
 }
 
 /// Runs a text and returns its names. Raises.
-PyRef run_text(const char* source) {
+PyRef run_text(const std::string& source) {
     PyRef names = PyRef::steal(PyDict_New());
     if (!names || PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) < 0)
         return {};
     const PyRef done =
-        PyRef::steal(PyRun_String(source, Py_file_input, names.get(), names.get()));
+        PyRef::steal(PyRun_String(source.c_str(), Py_file_input, names.get(), names.get()));
     return done ? std::move(names) : PyRef();
 }
 
@@ -120,11 +128,6 @@ Status python_failed(const std::string& what) {
 
 GreenletWorker* worker_in(PyObject* capsule) {
     return static_cast<GreenletWorker*>(PyCapsule_GetPointer(capsule, kWorkerCapsule));
-}
-
-void free_exchange(PyObject* capsule) {
-    delete static_cast<std::shared_ptr<Exchange>*>(
-        PyCapsule_GetPointer(capsule, kExchangeCapsule));
 }
 
 }  // namespace
@@ -182,15 +185,14 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     ready_ = &ready;
     {
         const WithGil gil;
-        const PyRef names = run_text(library_of(context_.cfg)->source);
+        const PyRef names = run_text(std::string(library_of(context_.cfg)->source) + kServeSource);
         const PyRef function = names ? function_of(names, "serve") : PyRef();
         if (names) sleep_ = function_of(names, "sleep");
         const PyRef capsule = PyRef::steal(PyCapsule_New(this, kWorkerCapsule, nullptr));
         const PyRef native = capsule ? make_native(capsule.get()) : PyRef();
         const PyRef done =
             function && native
-                ? PyRef::steal(PyObject_CallFunction(function.get(), "On", native.get(),
-                                                     static_cast<Py_ssize_t>(slots())))
+                ? PyRef::steal(PyObject_CallOneArg(function.get(), native.get()))
                 : PyRef();
         // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else a failure of the hub.
         if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0) PyErr_Clear();
@@ -203,8 +205,9 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     guard.join();
 }
 
-void GreenletWorker::on_stop() {
-    if (ReadyQueue* ready = ready_) ready->poke();
+void GreenletWorker::wake_hub() {
+    poked_.store(true);
+    if (ReadyQueue* queue = ready_) queue->poke();
 }
 
 /// The calling greenlet sleeps a moment, so that the hub goes on. Called without the GIL.
@@ -217,11 +220,12 @@ std::function<void()> GreenletWorker::pause() {
     };
 }
 
-/// The object that serve() gets: types.SimpleNamespace(fd=…, take=…, run=…, tend=…). Raises.
+/// The object that serve() gets: types.SimpleNamespace(fd=…, ready=…, run=…, …). Raises.
 PyRef GreenletWorker::make_native(PyObject* capsule) {
     static PyMethodDef methods[] = {
-        {"take", take, METH_NOARGS, nullptr},
-        {"run", run_item, METH_O, nullptr},
+        {"ready", GreenletWorker::ready, METH_NOARGS, nullptr},
+        {"run", run, METH_NOARGS, nullptr},
+        {"look_around", look_around, METH_NOARGS, nullptr},
         {"tend", tend_hub, METH_NOARGS, nullptr},
     };
     const PyRef names = PyRef::steal(Py_BuildValue("{s:i}", "fd", ready_->fd()));
@@ -236,24 +240,26 @@ PyRef GreenletWorker::make_native(PyObject* capsule) {
     return empty ? PyRef::steal(PyObject_Call(type.get(), empty.get(), names.get())) : PyRef();
 }
 
-PyObject* GreenletWorker::take(PyObject* self, PyObject*) {
-    GreenletWorker* worker = worker_in(self);
-    std::shared_ptr<Exchange> exchange = worker->ready_->try_pop();
-    if (!exchange) Py_RETURN_NONE;
-    auto* held = new std::shared_ptr<Exchange>(std::move(exchange));  // owned by the capsule
-    PyRef capsule = PyRef::steal(PyCapsule_New(held, kExchangeCapsule, free_exchange));
-    if (!capsule) delete held;
-    return capsule.release();
+PyObject* GreenletWorker::ready(PyObject* self, PyObject*) {
+    return PyLong_FromSize_t(worker_in(self)->ready_->look());
 }
 
-PyObject* GreenletWorker::run_item(PyObject* self, PyObject* item) {
+/// The body of a request's greenlet.
+PyObject* GreenletWorker::run(PyObject* self, PyObject*) {
     GreenletWorker* worker = worker_in(self);
-    auto* held = static_cast<std::shared_ptr<Exchange>*>(
-        PyCapsule_GetPointer(item, kExchangeCapsule));
-    if (held == nullptr) return nullptr;
-    // The item's reference keeps the exchange alive, also while this greenlet is switched away.
-    worker->run_exchange(**held, worker->next_index_++);
+    const std::shared_ptr<Exchange> exchange = worker->ready_->try_pop();
+    if (exchange) worker->run_exchange(*exchange, worker->next_index_++);
     Py_RETURN_NONE;
+}
+
+/// In the hub, where greenlets may be thrown into.
+PyObject* GreenletWorker::look_around(PyObject* self, PyObject*) {
+    GreenletWorker* worker = worker_in(self);
+    if (!worker->poked_.load(std::memory_order_relaxed) || !worker->poked_.exchange(false))
+        Py_RETURN_FALSE;
+    const int64_t limit_ms = worker->request_timeout_ms();
+    if (limit_ms > 0) worker->handle_overdue(worker->app_.interrupt_overdue_with_gil(limit_ms));
+    Py_RETURN_TRUE;
 }
 
 PyObject* GreenletWorker::tend_hub(PyObject* self, PyObject*) {

@@ -1,8 +1,9 @@
 // Worker classes gevent and eventlet: a greenlet for each request, the loop led by a native thread.
 //
-// The hub of the greenlet library owns the main thread. It watches ReadyQueue::fd() and spawns a greenlet
-// for each complete request; a guard thread leads the EventLoop all the time, so neither a blocked hub
-// nor a slow client stops the other. What the two libraries do differently is two short Python texts.
+// The hub of the greenlet library owns the main thread. It watches ReadyQueue::fd() and, in that
+// watcher's callback, switches to a new greenlet for each complete request; the main greenlet only
+// beats once a second. A guard thread leads the EventLoop all the time, so neither a blocked hub nor a
+// slow client stops the other. There is no pool: a worker never takes more requests than it has slots. What the two libraries do differently is two short Python texts.
 // greenlet moves slices of the C stack away while it switches: nothing here stores the address of a
 // stack object where another thread or greenlet could find it.
 #pragma once
@@ -39,13 +40,15 @@ protected:
     [[nodiscard]] size_t slots() const override;
     void serve(EventLoop& loop, ReadyQueue& ready) override;
     void call_app(Exchange& exchange) override { app_.call_with_gil(exchange); }
-    void on_stop() override;
+    void on_stop() override { wake_hub(); }
+    void wake_hub() override;
     [[nodiscard]] std::function<void()> pause() override;
 
 private:
     // What the Python texts call; self is a capsule with the worker.
-    static PyObject* take(PyObject* self, PyObject* unused);
-    static PyObject* run_item(PyObject* self, PyObject* item);
+    static PyObject* ready(PyObject* self, PyObject* unused);
+    static PyObject* run(PyObject* self, PyObject* unused);
+    static PyObject* look_around(PyObject* self, PyObject* unused);
     static PyObject* tend_hub(PyObject* self, PyObject* unused);
     PyRef make_native(PyObject* capsule);
 
@@ -53,6 +56,7 @@ private:
     ReadyQueue* ready_ = nullptr;  ///< while serving
     PyRef sleep_;                  ///< the library's sleep(), while serving
     size_t next_index_ = 0;        ///< places on the scoreboard, in turn
+    std::atomic<bool> poked_{false};  ///< the hub should look around
 };
 
 }  // namespace gcorn

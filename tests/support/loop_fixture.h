@@ -172,7 +172,9 @@ public:
         ASSERT_TRUE(loop->open({listener_.get()}).is_ok());
         for (size_t i = 0; i < threads; ++i) {
             threads_.emplace_back([this] {
-                while (std::shared_ptr<Exchange> exchange = ready.pop()) app(*exchange);
+                int64_t call_began_us = 0;
+                while (std::shared_ptr<Exchange> exchange = ready.pop(call_began_us))
+                    app(*exchange);
             });
         }
         loop_thread_ = std::thread([this, threads] { run(threads == 0); });
