@@ -86,6 +86,8 @@ public:
                      const std::function<std::string(std::string)>& change = nullptr) {
         std::string text = deploy_file("haproxy.cfg");
         text = replaced(text, "bind :80", "bind 127.0.0.1:" + std::to_string(at_.port));
+        // Two descriptors a connection: as many as a small limit of the machine allows.
+        text = replaced(text, "maxconn 4000", "maxconn 400");
         text = replaced(text, "inter 2s", "inter 100ms");
         text =
             replaced(text, "global\n", "global\n    stats socket " + (scratch_ / "stats") + "\n");
