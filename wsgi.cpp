@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <optional>
+#include <string_view>
 
 #include "base/clock.h"
 #include "base/text.h"
@@ -19,12 +20,14 @@ namespace {
 constexpr size_t kJoinedBlockMax = 16 * 1024;
 constexpr size_t kJoinedBytesMax = 64 * 1024;
 
-// python/loader.py: finds the application and its files.
+// python/loader.py: finds the application and its files. Its first line, a string prefix to Python,
+// begins a raw string here; the newline that ends it stays, so that line numbers are the file's.
 // clang-format off
-constexpr char kLoaderSource[] =
+constexpr char kLoaderFile[] =
 #include "python/loader.py"
 ;
 // clang-format on
+constexpr const char* kLoaderSource = kLoaderFile + std::string_view(kLoaderFile).find('\n');
 
 // --------------------------------------------- start_response, write and early_hints, as objects
 
