@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <optional>
+#include <string_view>
 
 #include "base/clock.h"
 #include "base/text.h"
@@ -19,87 +20,14 @@ namespace {
 constexpr size_t kJoinedBlockMax = 16 * 1024;
 constexpr size_t kJoinedBytesMax = 64 * 1024;
 
-/// Finds the application (settings reference §9). Everything it cannot use is told by an Unusable,
-/// whose text is the whole story; any other exception is the application's own.
-constexpr const char* kLoaderSource = R"PYTHON(
-import ast, importlib, os, sys, traceback
-
-class Unusable(Exception):
-    pass
-
-def parse(expression):
-    unclear = Unusable("Failed to parse %r as an attribute name or function call." % expression)
-    try:
-        node = ast.parse(expression, mode="eval").body
-    except SyntaxError:
-        raise unclear from None
-    if isinstance(node, ast.Name):
-        return node.id, None, None
-    if not isinstance(node, ast.Call):
-        raise unclear
-    if not isinstance(node.func, ast.Name):
-        raise Unusable("Function reference must be a simple name: %r" % expression)
-    try:
-        if any(keyword.arg is None for keyword in node.keywords):
-            raise ValueError("**")
-        return (node.func.id, [ast.literal_eval(value) for value in node.args],
-                {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords})
-    except ValueError:
-        raise Unusable("Failed to parse arguments as literal values: %r" % expression) from None
-
-def import_module(name, expression):
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        if name.endswith(".py") and os.path.exists(name):
-            raise ImportError("Failed to find application, did you mean '%s:%s'?"
-                              % (name[:-3], expression)) from None
-        raise
-
-def call_factory(factory, args, kwargs):
-    try:
-        return factory(*args, **kwargs)
-    except TypeError as error:
-        if error.__traceback__.tb_next is None:  # refused before its first line: wrong arguments
-            raise Unusable(traceback.format_exception_only(error)[-1].strip()) from None
-        raise
-
-def find(spec):
-    name, colon, expression = spec.partition(":")
-    if not colon:
-        expression = "application"
-    module = import_module(name, expression)
-    attribute, args, kwargs = parse(expression)
-    try:
-        found = getattr(module, attribute)
-    except AttributeError:
-        raise Unusable("Failed to find attribute %r in %r." % (attribute, name)) from None
-    if args is not None:
-        found = call_factory(found, args, kwargs)
-    if found is None:
-        raise Unusable("Failed to find application object: %r" % expression)
-    if not callable(found):
-        raise Unusable("Application object must be callable.")
-    return found
-
-def freeze():
-    import gc
-    gc.collect()
-    gc.freeze()
-
-def source_files():
-    # Through __dict__, for getattr would make lazy modules import themselves.
-    names = {getattr(module, "__dict__", {}).get("__file__")
-             for module in list(sys.modules.values())}
-    return [name[:-1] if name.endswith((".pyc", ".pyo")) else name
-            for name in names if isinstance(name, str)]
-
-def files_of(error):
-    names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError):
-        names.append(error.filename)
-    return [name for name in names if isinstance(name, str) and os.path.isfile(name)]
-)PYTHON";
+// python/loader.py: finds the application and its files. Its first line, a string prefix to Python,
+// begins a raw string here; the newline that ends it stays, so that line numbers are the file's.
+// clang-format off
+constexpr char kLoaderFile[] =
+#include "python/loader.py"
+;
+// clang-format on
+constexpr const char* kLoaderSource = kLoaderFile + std::string_view(kLoaderFile).find('\n');
 
 // --------------------------------------------- start_response, write and early_hints, as objects
 

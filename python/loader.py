@@ -1,0 +1,102 @@
+R"PY("  # Python to an editor, a raw string to C++: wsgi.cpp includes this file, and skips this line.
+"""Finds the application that a specification names, and the files it is made of.
+
+Everything the specification itself does wrong raises Unusable, whose text is the whole story; any other
+exception is the application's own. Imports only what the specification needs: this is start-up time.
+"""
+
+import os
+import sys
+
+
+class Unusable(Exception):
+    pass
+
+
+def parse(expression):
+    """The attribute to take, and the arguments to call it with; None where it is not called."""
+    if expression.isidentifier():
+        return expression, None, None
+    import ast
+    unclear = Unusable(f"Failed to parse {expression!r} as an attribute name or function call.")
+    try:
+        node = ast.parse(expression, mode="eval").body
+    except SyntaxError:
+        raise unclear from None
+    if not isinstance(node, ast.Call):
+        raise unclear
+    if not isinstance(node.func, ast.Name):
+        raise Unusable(f"Function reference must be a simple name: {expression!r}")
+    try:
+        if any(keyword.arg is None for keyword in node.keywords):
+            raise ValueError("**")
+        return (node.func.id, [ast.literal_eval(value) for value in node.args],
+                {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords})
+    except ValueError:
+        raise Unusable(f"Failed to parse arguments as literal values: {expression!r}") from None
+
+
+def import_module(name, expression):
+    import importlib
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        if name.endswith(".py") and os.path.exists(name):
+            raise ImportError("Failed to find application, did you mean "
+                              f"'{name[:-3]}:{expression}'?") from None
+        raise
+
+
+def call_factory(factory, args, kwargs):
+    try:
+        return factory(*args, **kwargs)
+    except TypeError as error:
+        if error.__traceback__.tb_next is None:  # refused before its first line: wrong arguments
+            raise Unusable(f"TypeError: {error}") from None
+        raise
+
+
+def find(spec):
+    """The application that "module", "module:name" or "module:factory(literals)" names."""
+    name, colon, expression = spec.partition(":")
+    if not colon:
+        expression = "application"
+    module = import_module(name, expression)
+    attribute, args, kwargs = parse(expression)
+    try:
+        found = getattr(module, attribute)
+    except AttributeError:
+        raise Unusable(f"Failed to find attribute {attribute!r} in {name!r}.") from None
+    if args is not None:
+        found = call_factory(found, args, kwargs)
+    if found is None:
+        raise Unusable(f"Failed to find application object: {expression!r}")
+    if not callable(found):
+        raise Unusable("Application object must be callable.")
+    return found
+
+
+def freeze():
+    """Keeps the collector off what is loaded, so that forked workers go on sharing its memory."""
+    import gc
+    gc.collect()
+    gc.freeze()
+
+
+def source_files():
+    # Through __dict__, for getattr would make lazy modules import themselves.
+    names = [getattr(module, "__dict__", {}).get("__file__")
+             for module in list(sys.modules.values())]
+    return [name[:-1] if name.endswith((".pyc", ".pyo")) else name
+            for name in names if isinstance(name, str)]
+
+
+def files_of(error):
+    """The files an exception passed through, and the one with the syntax error."""
+    import traceback
+    names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        names.append(error.filename)
+    return [name for name in names if isinstance(name, str) and os.path.isfile(name)]
+
+# )PY"
