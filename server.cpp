@@ -132,7 +132,7 @@ int Server::run() {
     if (Status detached = detach(cfg); !detached) return fail(detached.error());
     app_ = std::make_unique<WsgiApp>(log_, wsgi_options(cfg, false));
     hooks_ = std::make_unique<PythonHooks>(log_, logging_, app_.get());
-    if (Status used = use(cfg); !used) return fail(used.error());
+    if (Status used = use(cfg); !used) return fail({kExitConfigError, used.message()});
     tell_notices(*resolved);
     started_with_ = cfg;
 

@@ -499,7 +499,7 @@ constexpr Setting kSettings[] = {
     // --- TLS ---
     {.name = "certfile", .section = Tls, .flags = "--certfile", .metavar = "FILE",
      .field = &Config::certfile,
-     .help = "Certificate chain (PEM). certfile or keyfile turns TLS on for every TCP socket."},
+     .help = "Certificate chain (PEM). certfile or keyfile turns TLS on for every socket."},
     {.name = "keyfile", .section = Tls, .flags = "--keyfile", .metavar = "FILE",
      .field = &Config::keyfile, .help = "Private key (PEM), if it is not in certfile."},
     {.name = "ca_certs", .section = Tls, .flags = "--ca-certs", .metavar = "FILE",

@@ -494,6 +494,7 @@ bool Call::send_list() {
         }
         const bool is_last = i + 1 == size();
         if (is_last) set_ended();
+        if (exchange_.is_worker_stopping()) response_.must_close();
         const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
         if (is_small)
             joined.append(pieces.before).append(bytes.substr(0, pieces.take)).append(pieces.after);
@@ -527,6 +528,7 @@ bool Call::send_wrapped_file(bool& is_sent) {
         file.size = std::min(file.size, response_.content_length() - response_.body_bytes());
     if (file.size == 0 || is_over()) return true;
     set_ended();
+    if (exchange_.is_worker_stopping()) response_.must_close();
     const ResponseWriter::Pieces pieces = response_.body(file.size, true);
     if (pieces.take == 0) {
         send(pieces, {}, true);
@@ -559,6 +561,7 @@ bool Call::send_block(PyObject* block, bool is_last) {
     const std::string_view bytes = bytes_view(block);
     if (bytes.empty() || is_over()) return true;
     if (is_last) set_ended();
+    if (exchange_.is_worker_stopping()) response_.must_close();
     const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
     PyRef kept = PyRef::borrow(block);  // a list may drop it while the GIL is dropped
     send(pieces, bytes, is_last || ends_here(response_));
@@ -672,6 +675,7 @@ void Call::answer_broken_app() {
     const Status typed = response_.add_field("Content-Type", "text/plain; charset=utf-8");
     const Status sized = response_.add_field("Content-Length", std::to_string(text.size()));
     GCORN_CHECK(set && typed && sized);
+    if (exchange_.is_worker_stopping()) response_.must_close();
     send(response_.body(text.size(), true), text, true);
 }
 

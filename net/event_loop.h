@@ -84,7 +84,9 @@ public:
     /// From the next turn on: take what waits in the accept queue, stop listening, close what is
     /// idle, answer the rest with Connection: close.
     void stop();
-    [[nodiscard]] bool is_stopping() const { return stopping_.load(std::memory_order_relaxed); }
+    [[nodiscard]] bool is_stopping() const override {
+        return stopping_.load(std::memory_order_relaxed);
+    }
 
     /// stop() took effect, and no connection is left: the worker may leave.
     [[nodiscard]] bool is_drained() const { return drained_.load(std::memory_order_relaxed); }

@@ -69,6 +69,8 @@ public:
     virtual bool pause() { return false; }
     /// The last byte was handed to the kernel, or the response was cut: write access line, count.
     virtual void exchange_completed(Exchange& exchange) = 0;
+    /// The worker leaves: answers whose head is not out yet should say Connection: close.
+    [[nodiscard]] virtual bool is_stopping() const { return false; }
 
     /// Queued or inside the application; the accept budget counts them.
     [[nodiscard]] size_t active() const { return active_.load(std::memory_order_relaxed); }
@@ -103,6 +105,7 @@ public:
 
     // ---------------------------------------------------------------- application side
     /// The client is gone or the server gave up: stop producing, close the iterable.
+    [[nodiscard]] bool is_worker_stopping() const { return owner_.is_stopping(); }
     [[nodiscard]] bool is_aborted() const { return aborted_.load(std::memory_order_relaxed); }
 
     /// Sends before + block + after, or queues what the socket does not take. Nothing is copied that

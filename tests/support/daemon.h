@@ -2,7 +2,10 @@
 // test.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>

@@ -221,7 +221,7 @@ protected:
         ASSERT_GE(master_, 0);
         if (master_ == 0) {
             ::setpgid(0, 0);
-            ::freopen((directory_ + "/stderr").c_str(), "w", stderr);
+            GCORN_CHECK(std::freopen((directory_ + "/stderr").c_str(), "w", stderr) != nullptr);
             prepare_master();
             const int code = run_master(directory_, cfg, reload_config);
             std::fflush(nullptr);

@@ -151,7 +151,7 @@ protected:
     std::string prefix_of(const char* level, Write write) {
         for (;;) {
             const std::time_t before = std::time(nullptr);
-            ::truncate(error_path().c_str(), 0);
+            EXPECT_EQ(::truncate(error_path().c_str(), 0), 0);
             write();
             if (std::time(nullptr) == before)
                 return "[" + error_log_time(before) + "] [" + std::to_string(::getpid()) + "] [" +
