@@ -196,7 +196,10 @@ void EventLoop::exchange_needs_leader(Exchange& exchange) {
     do {
         exchange.signalled_next_ = head;
     } while (!signalled_.compare_exchange_weak(head, &exchange, std::memory_order_seq_cst));
-    if (polling_.load(std::memory_order_seq_cst)) poller_.wake();
+    // One wake() ends the poll for everybody who comes before the leader runs again.
+    if (polling_.load(std::memory_order_seq_cst) &&
+        polling_.exchange(false, std::memory_order_seq_cst))
+        poller_.wake();
 }
 
 void EventLoop::serve_signalled() {

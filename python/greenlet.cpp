@@ -1,6 +1,7 @@
 #include "python/greenlet.h"
 
 #include <algorithm>
+#include <array>
 #include <thread>
 
 #include "net/event_loop.h"
@@ -126,6 +127,44 @@ Status python_failed(const std::string& what) {
     return Error{kExitBootFailed, what + ": " + take_error_text(/*with_traceback=*/false)};
 }
 
+/// Keeps the memory in which new greenlets have their Python frames.
+///
+/// CPython gives every stack of frames its own block straight from the kernel (16 KiB, since 3.11), so
+/// a greenlet that answers one request costs mmap, page faults and munmap: more than all the rest of
+/// a short request. Wraps the allocator in front of them, which needs the GIL in every version that
+/// uses it for frames; sizes other than the frames' pass through.
+class FrameMemory {
+public:
+    static void keep() {
+        static FrameMemory memory;  // until the process ends: the interpreter uses it to its very end
+        PyObjectArenaAllocator current{};
+        PyObject_GetArenaAllocator(&current);
+        if (current.ctx == &memory) return;
+        memory.below_ = current;
+        PyObjectArenaAllocator own{&memory, allocate, free};
+        PyObject_SetArenaAllocator(&own);
+    }
+
+private:
+    static constexpr size_t kBlockBytes = 16 * 1024;
+    static constexpr size_t kBlocksMax = 128;
+
+    static void* allocate(void* context, size_t bytes) {
+        auto& self = *static_cast<FrameMemory*>(context);
+        if (bytes == kBlockBytes && self.count_ > 0) return self.blocks_[--self.count_];
+        return self.below_.alloc(self.below_.ctx, bytes);
+    }
+    static void free(void* context, void* block, size_t bytes) {
+        auto& self = *static_cast<FrameMemory*>(context);
+        if (bytes == kBlockBytes && self.count_ < kBlocksMax) self.blocks_[self.count_++] = block;
+        else self.below_.free(self.below_.ctx, block, bytes);
+    }
+
+    PyObjectArenaAllocator below_{};
+    std::array<void*, kBlocksMax> blocks_{};
+    size_t count_ = 0;
+};
+
 GreenletWorker* worker_in(PyObject* capsule) {
     return static_cast<GreenletWorker*>(PyCapsule_GetPointer(capsule, kWorkerCapsule));
 }
@@ -185,6 +224,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     ready_ = &ready;
     {
         const WithGil gil;
+        FrameMemory::keep();
         const PyRef names = run_text(std::string(library_of(context_.cfg)->source) + kServeSource);
         const PyRef function = names ? function_of(names, "serve") : PyRef();
         if (names) sleep_ = function_of(names, "sleep");
@@ -207,7 +247,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
 
 void GreenletWorker::wake_hub() {
     poked_.store(true);
-    if (ReadyQueue* queue = ready_) queue->poke();
+    if (ReadyQueue* queue = ready_.load()) queue->poke();
 }
 
 /// The calling greenlet sleeps a moment, so that the hub goes on. Called without the GIL.
@@ -228,7 +268,7 @@ PyRef GreenletWorker::make_native(PyObject* capsule) {
         {"look_around", look_around, METH_NOARGS, nullptr},
         {"tend", tend_hub, METH_NOARGS, nullptr},
     };
-    const PyRef names = PyRef::steal(Py_BuildValue("{s:i}", "fd", ready_->fd()));
+    const PyRef names = PyRef::steal(Py_BuildValue("{s:i}", "fd", ready_.load()->fd()));
     if (!names) return {};
     for (PyMethodDef& method : methods) {
         const PyRef function = PyRef::steal(PyCFunction_New(&method, capsule));
@@ -241,13 +281,13 @@ PyRef GreenletWorker::make_native(PyObject* capsule) {
 }
 
 PyObject* GreenletWorker::ready(PyObject* self, PyObject*) {
-    return PyLong_FromSize_t(worker_in(self)->ready_->look());
+    return PyLong_FromSize_t(worker_in(self)->ready_.load()->look());
 }
 
 /// The body of a request's greenlet.
 PyObject* GreenletWorker::run(PyObject* self, PyObject*) {
     GreenletWorker* worker = worker_in(self);
-    const std::shared_ptr<Exchange> exchange = worker->ready_->try_pop();
+    const std::shared_ptr<Exchange> exchange = worker->ready_.load()->try_pop();
     if (exchange) worker->run_exchange(*exchange, worker->next_index_++);
     Py_RETURN_NONE;
 }

@@ -53,7 +53,7 @@ private:
     PyRef make_native(PyObject* capsule);
 
     WsgiApp& app_;
-    ReadyQueue* ready_ = nullptr;  ///< while serving
+    std::atomic<ReadyQueue*> ready_{nullptr};  ///< while serving
     PyRef sleep_;                  ///< the library's sleep(), while serving
     size_t next_index_ = 0;        ///< places on the scoreboard, in turn
     std::atomic<bool> poked_{false};  ///< the hub should look around

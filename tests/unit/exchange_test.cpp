@@ -1,0 +1,458 @@
+// One Exchange over a socket pair, with the test as the loop's leader and threads of its own as the
+// application side; and the queue between the two.
+
+#include "net/exchange.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <functional>
+#include <future>
+#include <thread>
+
+#include "base/clock.h"
+
+namespace gcorn {
+
+/// Bytes that show loss, doubling and displacement of any size below their period.
+std::string pattern(size_t size) {
+    std::string bytes(size, '\0');
+    for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(i * 31 / 7 % 251);
+    return bytes;
+}
+
+bool eventually(const std::function<bool()>& condition) {
+    const int64_t end_ms = monotonic_ms() + 10'000;
+    while (!condition()) {
+        if (monotonic_ms() > end_ms) return false;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return true;
+}
+
+/// Named as the friend that Exchange admits: it does the leader's part.
+class ExchangeTest : public ::testing::Test, public ExchangeOwner {
+public:
+    void exchange_needs_leader(Exchange&) override { ++leader_calls; }
+    void beat_while_waiting() override { ++beats; }
+    void exchange_completed(Exchange&) override { ++completed; }
+
+protected:
+    void SetUp() override {
+        int ends[2] = {-1, -1};
+        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+        server_ = Fd(ends[0]);
+        client_ = Fd(ends[1]);
+        const int tiny = 4096;
+        ::setsockopt(server_.get(), SOL_SOCKET, SO_SNDBUF, &tiny, sizeof tiny);
+        prepare();
+    }
+    void prepare(bool is_plain = true) {
+        exchange->prepare(&facts_, is_plain ? server_.get() : -1, spool_directory);
+        active_.store(1);
+    }
+    Exchange::Flush flush() {
+        bool progressed = false;
+        return exchange->flush(server_.get(), progressed);
+    }
+    void mark_aborted() { exchange->mark_aborted(); }
+    void body_arrived(std::string_view bytes, bool is_complete, int error = 0) {
+        ASSERT_TRUE(exchange->body.append(bytes).is_ok());
+        exchange->body_arrived(is_complete, error);
+    }
+    uint64_t backlog() { return exchange->body_backlog(); }
+    bool has_output() { return exchange->has_output(); }
+    Exchange::Flush take_for_transform(std::string& plain, size_t max) {
+        return exchange->take_for_transform(plain, max);
+    }
+    void cork() { exchange->corked_ = true; }
+
+    /// What the client gets until it has `size` bytes; the leader flushes meanwhile.
+    std::string receive(size_t size) {
+        std::string all;
+        const int64_t end_ms = monotonic_ms() + 10'000;
+        while (all.size() < size && monotonic_ms() < end_ms) {
+            flush();
+            char bytes[65536];
+            const ssize_t got = ::recv(client_.get(), bytes, sizeof bytes, MSG_DONTWAIT);
+            if (got > 0) all.append(bytes, static_cast<size_t>(got));
+        }
+        return all;
+    }
+    bool client_has_nothing() {
+        char byte = 0;
+        return ::recv(client_.get(), &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0;
+    }
+
+    std::string spool_directory;
+    std::shared_ptr<Exchange> exchange = std::make_shared<Exchange>(*this);
+    std::atomic<int> leader_calls{0}, beats{0}, completed{0};
+    Fd server_, client_;
+
+private:
+    ConnectionFacts facts_;
+};
+
+namespace {
+
+constexpr size_t kMiB = 1 << 20;
+
+// ------------------------------------------------------------------------------------- sending
+
+TEST_F(ExchangeTest, SmallBlockGoesStraightToTheSocket) {
+    EXPECT_TRUE(exchange->send("head;", "block;", "after", true));
+    EXPECT_EQ(receive(16), "head;block;after");
+    EXPECT_EQ(leader_calls, 0);
+    EXPECT_FALSE(has_output());
+}
+
+TEST_F(ExchangeTest, WhatTheSocketDoesNotTakeIsSentByTheLeaderInOrder) {
+    const std::string big = pattern(300'000);
+    EXPECT_TRUE(exchange->send("head", big, "after", false));
+    EXPECT_TRUE(has_output());
+    EXPECT_GT(leader_calls, 0);
+    EXPECT_TRUE(exchange->send({}, "last", {}, true));  // must not overtake
+    const std::string all = "head" + big + "after" + "last";
+    EXPECT_TRUE(receive(all.size()) == all);
+    EXPECT_EQ(flush(), Exchange::Flush::Drained);
+}
+
+TEST_F(ExchangeTest, OutputPastTheMemoryLimitContinuesInAFileAndInOrder) {
+    // At the limit in memory, above it in the file, and small pieces behind that.
+    std::string all;
+    for (const size_t size : {kOutboxMemoryMax - 1, size_t{1}, size_t{1}, 3 * kMiB, size_t{7}}) {
+        const std::string block = pattern(size);
+        ASSERT_TRUE(exchange->send({}, block, {}, false));
+        all += block;
+    }
+    EXPECT_TRUE(receive(all.size()) == all);
+    EXPECT_EQ(flush(), Exchange::Flush::Drained);
+    // The file is empty now: what follows goes straight again.
+    EXPECT_TRUE(exchange->send({}, "next", {}, false));
+    EXPECT_EQ(receive(4), "next");
+}
+
+TEST_F(ExchangeTest, LeaderSendsWhileTheApplicationProduces) {
+    const std::string block = pattern(100'000);
+    constexpr size_t kBlocks = 100;
+    std::thread application([&] {
+        for (size_t i = 0; i < kBlocks; ++i) ASSERT_TRUE(exchange->send({}, block, {}, false));
+        exchange->finish();
+    });
+    std::string expected;
+    for (size_t i = 0; i < kBlocks; ++i) expected += block;
+    EXPECT_TRUE(receive(expected.size()) == expected);
+    application.join();
+    EXPECT_EQ(active(), 0u);
+}
+
+TEST_F(ExchangeTest, WithoutDiskTheProducerWaitsForTheClientAndLosesNothing) {
+    spool_directory = "/nonexistent-directory";
+    prepare();
+    const std::string block = pattern(kMiB / 2);
+    std::atomic<int> sent{0};
+    std::thread application([&] {
+        for (int i = 0; i < 8; ++i) {
+            ASSERT_TRUE(exchange->send({}, block, {}, false));
+            ++sent;
+        }
+    });
+    EXPECT_TRUE(eventually([&] { return beats > 0; })) << "it does not wait";
+    EXPECT_LT(sent, 8);
+    std::string expected;
+    for (int i = 0; i < 8; ++i) expected += block;
+    EXPECT_TRUE(receive(expected.size()) == expected);
+    application.join();
+}
+
+TEST_F(ExchangeTest, AbortEndsTheWaitOfAProducer) {
+    spool_directory = "/nonexistent-directory";
+    prepare();
+    const std::string block = pattern(2 * kMiB);
+    std::future<bool> sent = std::async(std::launch::async, [&] {
+        return exchange->send({}, block, {}, false) && exchange->send({}, block, {}, false);
+    });
+    EXPECT_TRUE(eventually([&] { return beats > 0; }));
+    mark_aborted();
+    EXPECT_FALSE(sent.get());
+    EXPECT_FALSE(exchange->send({}, "more", {}, true));
+    exchange->finish();
+    EXPECT_EQ(completed, 1);
+}
+
+TEST_F(ExchangeTest, ClientThatIsGoneAbortsTheExchange) {
+    client_.reset();
+    EXPECT_FALSE(exchange->send("head", {}, {}, false));
+    EXPECT_TRUE(exchange->is_aborted());
+    EXPECT_FALSE(exchange->response.keeps_alive());
+}
+
+TEST_F(ExchangeTest, EndOfAnAnswerWaitsForItsPipelinedSuccessor) {
+    cork();
+    EXPECT_TRUE(exchange->send("complete", {}, {}, true));
+    EXPECT_TRUE(client_has_nothing());
+    EXPECT_TRUE(has_output());
+    exchange->finish();
+    EXPECT_EQ(receive(8), "complete");
+}
+
+// --------------------------------------------------------------------------------------- files
+
+class File {
+public:
+    explicit File(const std::string& bytes) {
+        char path[] = "/tmp/gcorn-exchange-XXXXXX";
+        fd = Fd(::mkstemp(path));
+        ::unlink(path);
+        EXPECT_EQ(::write(fd.get(), bytes.data(), bytes.size()),
+                  static_cast<ssize_t>(bytes.size()));
+    }
+    Fd fd;
+};
+
+TEST_F(ExchangeTest, FileRangeKeepsItsPlaceBetweenBlocks) {
+    const std::string bytes = pattern(2 * kMiB);
+    const File file(bytes);
+    EXPECT_TRUE(exchange->send_file("before", file.fd.get(), 10, bytes.size() - 20, "after", false));
+    EXPECT_TRUE(exchange->send({}, "end", {}, true));
+    const std::string all = "before" + bytes.substr(10, bytes.size() - 20) + "after" + "end";
+    EXPECT_TRUE(receive(all.size()) == all);
+}
+
+TEST_F(ExchangeTest, FileThatEndsEarlyCutsTheConnection) {
+    const File file("short");
+    EXPECT_FALSE(exchange->send_file({}, file.fd.get(), 0, 6, {}, true));
+    EXPECT_TRUE(exchange->is_aborted());
+}
+
+TEST_F(ExchangeTest, TransformTakesBytesAndRangesInOrder) {
+    prepare(false);  // as with TLS: nothing goes to the socket directly
+    const std::string bytes = pattern(200'000);
+    const File file(bytes);
+    EXPECT_TRUE(exchange->send("head", {}, {}, false));
+    EXPECT_TRUE(exchange->send_file({}, file.fd.get(), 0, bytes.size(), "after", true));
+    std::string plain, all;
+    while (take_for_transform(plain, 5000) == Exchange::Flush::Blocked) {
+        EXPECT_LE(plain.size(), 5000u);
+        all += std::exchange(plain, {});
+    }
+    EXPECT_TRUE(all + plain == "head" + bytes + "after");
+}
+
+// ---------------------------------------------------------------------------------------- body
+
+TEST_F(ExchangeTest, BodyThatStillArrivesIsWaitedFor) {
+    body_arrived("abc", false);
+    EXPECT_EQ(*exchange->wait_for_body(0), 3u);
+    EXPECT_EQ(*exchange->wait_for_body(2), 3u);
+    std::future<uint64_t> more = std::async(std::launch::async, [&] {
+        Result<uint64_t> received = exchange->wait_for_body(3);
+        return received ? *received : 0;
+    });
+    EXPECT_TRUE(eventually([&] { return beats > 0; }));
+    exchange->body_consumed(3);
+    EXPECT_EQ(backlog(), 0u);
+    EXPECT_GT(leader_calls, 0);
+    body_arrived("defg", true);
+    EXPECT_EQ(more.get(), 7u);
+    EXPECT_TRUE(exchange->body_complete());
+    EXPECT_EQ(*exchange->wait_for_body(7), 7u);  // complete: nothing to wait for
+}
+
+TEST_F(ExchangeTest, BodyThatEndsEarlyIsAnErrorBehindItsLastByteOnly) {
+    for (const int error : {ECONNRESET, EPROTO, ETIMEDOUT}) {
+        body_arrived("abc", false, error);
+        const uint64_t size = exchange->body.size();
+        EXPECT_EQ(*exchange->wait_for_body(size - 1), size);
+        EXPECT_EQ(exchange->wait_for_body(size).error().code, error);
+    }
+}
+
+TEST_F(ExchangeTest, AbortEndsTheWaitForABody) {
+    body_arrived("", false);
+    std::future<int> code = std::async(std::launch::async, [&] {
+        const Result<uint64_t> received = exchange->wait_for_body(0);
+        return received ? 0 : received.error().code;
+    });
+    EXPECT_TRUE(eventually([&] { return beats > 0; }));
+    mark_aborted();
+    EXPECT_EQ(code.get(), ECONNRESET);
+}
+
+TEST_F(ExchangeTest, DetachedSocketIsADescriptorOfItsOwn) {
+    Result<Fd> socket = exchange->detach();
+    ASSERT_TRUE(socket.is_ok());
+    EXPECT_TRUE(exchange->is_detached());
+    EXPECT_NE(socket->get(), server_.get());
+    EXPECT_EQ(::send(socket->get(), "raw", 3, 0), 3);
+    EXPECT_EQ(receive(3), "raw");
+}
+
+TEST_F(ExchangeTest, TlsAndVanishedClientsHaveNoRawSocket) {
+    prepare(false);
+    EXPECT_EQ(exchange->detach().error().code, EOPNOTSUPP);
+    prepare(true);
+    mark_aborted();
+    EXPECT_EQ(exchange->detach().error().code, ECONNRESET);
+}
+
+// --------------------------------------------------------------------------------- ready queue
+
+class ReadyQueueTest : public ExchangeTest {
+protected:
+    std::shared_ptr<Exchange> make() {
+        ++active_;
+        return std::make_shared<Exchange>(*this);
+    }
+    bool is_readable() {
+        pollfd entry{queue.fd(), POLLIN, 0};
+        return ::poll(&entry, 1, 0) == 1;
+    }
+    /// So many threads that count the calls they take and make each last until `release`.
+    void start_threads(size_t count) {
+        for (size_t i = 0; i < count; ++i) {
+            threads_.emplace_back([this] {
+                int64_t call_began_us = 0;
+                ++waiting;
+                while (const std::shared_ptr<Exchange> taken = queue.pop(call_began_us)) {
+                    ++calls;
+                    while (!release) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                    taken->finish();
+                }
+            });
+        }
+        ASSERT_TRUE(eventually([&] { return waiting == count; }));
+        // Counted just before they sleep; whoever comes late finds the queue full, which is as good.
+    }
+    void TearDown() override {
+        release = true;
+        queue.close();
+        for (std::thread& thread : threads_) thread.join();
+    }
+
+    ReadyQueue queue;
+    std::atomic<size_t> waiting{0};
+    std::atomic<int> calls{0};
+    std::atomic<bool> release{false};
+
+private:
+    std::vector<std::thread> threads_;
+};
+
+TEST_F(ReadyQueueTest, HandsOutInTheOrderOfArrival) {
+    std::vector<std::shared_ptr<Exchange>> made;
+    for (int i = 0; i < 3; ++i) {
+        made.push_back(make());
+        queue.push(made.back(), 0);
+    }
+    EXPECT_EQ(queue.size(), 3u);
+    for (const auto& expected : made) EXPECT_EQ(queue.try_pop(), expected);
+    EXPECT_EQ(queue.try_pop(), nullptr);
+}
+
+TEST_F(ReadyQueueTest, DropsAbortedRequestsUnrunButFinished) {
+    const auto gone = make(), here = make(), gone_too = make();
+    for (const auto& each : {gone, here, gone_too}) queue.push(each, 0);
+    gone->abort();
+    gone_too->abort();
+    EXPECT_EQ(queue.try_pop(), here);
+    EXPECT_TRUE(gone->is_finished());
+    EXPECT_EQ(queue.try_pop(), nullptr);
+    EXPECT_TRUE(gone_too->is_finished());
+    int64_t call_began_us = 0;
+    queue.push(make(), 0);
+    const auto last = make();
+    queue.push(last, 0);
+    queue.close();
+    EXPECT_NE(queue.pop(call_began_us), nullptr);
+    last->abort();
+    EXPECT_EQ(queue.pop(call_began_us), nullptr);
+    EXPECT_TRUE(last->is_finished());
+}
+
+TEST_F(ReadyQueueTest, DescriptorIsReadableWhileSomethingWaits) {
+    EXPECT_FALSE(is_readable());
+    for (int round = 0; round < 2; ++round) {
+        queue.push(make(), 0);
+        queue.push(make(), 0);
+        EXPECT_FALSE(is_readable()) << "before announce()";
+        queue.announce(0);
+        EXPECT_TRUE(is_readable());
+        EXPECT_EQ(queue.look(), 2u);
+        EXPECT_NE(queue.try_pop(), nullptr);
+        EXPECT_TRUE(is_readable());
+        EXPECT_NE(queue.try_pop(), nullptr);
+        EXPECT_FALSE(is_readable());
+    }
+}
+
+TEST_F(ReadyQueueTest, DescriptorOpenedLateKnowsWhatWaits) {
+    queue.push(make(), 0);
+    EXPECT_TRUE(is_readable());
+}
+
+TEST_F(ReadyQueueTest, PokeMakesTheDescriptorReadableOnce) {
+    EXPECT_FALSE(is_readable());
+    queue.poke();
+    EXPECT_TRUE(is_readable());
+    EXPECT_EQ(queue.look(), 0u);
+    EXPECT_FALSE(is_readable());
+}
+
+TEST_F(ReadyQueueTest, CloseServesWhatIsQueuedAndEndsTheWaitOfAll) {
+    start_threads(3);
+    release = true;
+    for (int i = 0; i < 5; ++i) queue.push(make(), monotonic_ms());
+    queue.close();
+    EXPECT_TRUE(eventually([&] { return calls == 5; }));
+}
+
+TEST_F(ReadyQueueTest, OneThreadIsEnoughForABatchUntilItsPatienceEnds) {
+    start_threads(4);
+    const int64_t now_ms = monotonic_ms() + 1000;  // all popped long ago
+    for (int i = 0; i < 4; ++i) queue.push(make(), now_ms);
+    EXPECT_TRUE(queue.announce(now_ms)) << "three sleep on";
+    EXPECT_TRUE(eventually([&] { return calls == 1; }));
+    queue.announce(now_ms + ReadyQueue::kPatienceMs);
+    EXPECT_EQ(calls, 1);
+    queue.announce(now_ms + ReadyQueue::kPatienceMs + 1);
+    EXPECT_TRUE(eventually([&] { return calls == 4; })) << "a late request has no thread";
+}
+
+TEST_F(ReadyQueueTest, LongCallsWinAThreadForEachRequest) {
+    // Votes: calls that lasted longer than kLongCallUs.
+    for (int i = 0; i < 20; ++i) {
+        queue.push(make(), 0);
+        int64_t call_began_us = monotonic_us() - ReadyQueue::kLongCallUs - 1;
+        ASSERT_NE(queue.pop(call_began_us), nullptr);
+    }
+    start_threads(4);
+    const int64_t now_ms = monotonic_ms();
+    for (int i = 0; i < 4; ++i) queue.push(make(), now_ms);
+    EXPECT_TRUE(eventually([&] {
+        queue.announce(now_ms);  // again for a thread that was late to sleep
+        return calls == 4;
+    }));
+}
+
+TEST_F(ReadyQueueTest, StressLosesNothing) {
+    start_threads(4);
+    release = true;
+    constexpr int kRequests = 20'000;
+    for (int i = 0; i < kRequests; ++i) {
+        queue.push(make(), monotonic_ms());
+        if (i % 7 == 0) queue.announce(monotonic_ms());
+    }
+    EXPECT_TRUE(eventually([&] {
+        queue.announce(monotonic_ms());
+        return calls == kRequests;
+    })) << calls;
+}
+
+}  // namespace
+}  // namespace gcorn
