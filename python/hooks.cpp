@@ -190,18 +190,19 @@ PyRef response_headers(std::string_view block) {
     return items.take();
 }
 
+PyRef content_length(const ResponseWriter& response) {
+    if (!response.has_content_length()) return PyRef::borrow(Py_None);
+    return PyRef::steal(PyLong_FromUnsignedLongLong(response.content_length()));
+}
+
 /// None before start_response was called. Raises.
 PyRef make_response(const ResponseWriter& response) {
     if (!response.has_status()) return PyRef::borrow(Py_None);
-    PyRef length = PyRef::borrow(Py_None);
-    if (response.has_content_length()) {
-        length = PyRef::steal(PyLong_FromUnsignedLongLong(response.content_length()));
-    }
     const PyRef facts = Facts()
                             .add("status", latin1_str(response.status()))
                             .add("status_code", number(response.status_code()))
                             .add("headers", response_headers(response.fields_block()))
-                            .add("response_length", std::move(length))
+                            .add("response_length", content_length(response))
                             .add("sent", number(static_cast<int64_t>(response.body_bytes())))
                             .add("headers_sent", boolean(response.head_sent()))
                             .add("chunked", boolean(response.is_chunked()))
@@ -257,11 +258,11 @@ struct HookNatives {
         if (Worker* worker = native_self<PythonHooks>(self).worker_) {
             worker->context().scoreboard.slot(worker->slot()).beat();
         }
-        Py_RETURN_NONE;
+        return PyRef::borrow(Py_None).release();
     }
     static PyObject* leave(PyObject* self, PyObject*) {
         if (Worker* worker = native_self<PythonHooks>(self).worker_) worker->leave();
-        Py_RETURN_NONE;
+        return PyRef::borrow(Py_None).release();
     }
     static inline PyMethodDef definitions[] = {
         {"wsgi", wsgi, METH_NOARGS, nullptr},
@@ -287,6 +288,7 @@ bool PythonHooks::add_natives() {
 }
 
 Status PythonHooks::run(const char* name, Member hook, Arbiter* arbiter, Worker* worker) {
+    GCORN_CHECK(worker != nullptr || arbiter != nullptr);
     // A worker's hooks are those of the configuration it was made with, also after a reload.
     const HookRef& reference = (worker != nullptr ? worker->context().cfg : arbiter->cfg()).*hook;
     if (!reference) return {};
