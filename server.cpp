@@ -297,10 +297,11 @@ int Server::check(const ResolvedConfig& resolved) {
 
 Status Server::detach(const Config& cfg) {
     // A re-executed master (USR2) is a daemon already.
-    if (!cfg.daemon || surroundings_.variable("GUNICORN_FD")) return {};
+    if (!cfg.daemon || surroundings_.variable("GUNICORN_PID")) return {};
     interpreter_->before_fork();
     Status detached = daemonize(cfg.enable_stdio_inheritance);
     interpreter_->after_fork_child();
+    log_.after_fork();
     return detached;
 }
 

@@ -86,24 +86,31 @@ SendResult send_parts(int fd, std::string_view before, std::string_view block,
     return send_vector(fd, parts, 3);
 }
 
-/// Bytes of a file range to a socket. 0: the socket is full; -EIO: the file ended early.
+/// Bytes of a file range to a socket through memory. 0: the socket is full; -EIO: the file ended early.
+SendResult send_copied(int fd, int file, off_t offset, uint64_t length) {
+    char bytes[64 * 1024];
+    const size_t size = static_cast<size_t>(std::min<uint64_t>(length, sizeof bytes));
+    const ssize_t got = ::pread(file, bytes, size, offset);
+    if (got < 0) return errno == EINTR ? 0 : -errno;
+    if (got == 0) return -EIO;
+    return send_bytes(fd, {bytes, static_cast<size_t>(got)});
+}
+
+/// The same without a copy where the kernel can.
 SendResult send_range(int fd, int file, off_t offset, uint64_t length) {
-    const size_t size = static_cast<size_t>(std::min<uint64_t>(length, kSendBytesMax));
 #ifdef __linux__
+    const size_t size = static_cast<size_t>(std::min<uint64_t>(length, kSendBytesMax));
+    off_t position = offset;
     ssize_t sent = 0;
     do {
-        sent = ::sendfile(fd, file, &offset, size);
+        sent = ::sendfile(fd, file, &position, size);
     } while (sent < 0 && errno == EINTR);
     // A descriptor that sendfile(2) cannot read falls through to the copying way below.
     if (sent > 0) return sent;
     if (sent == 0) return -EIO;
     if (errno != EINVAL && errno != ENOSYS) return result_of(sent);
 #endif
-    char bytes[16 * 1024];
-    const ssize_t got = ::pread(file, bytes, std::min(size, sizeof bytes), offset);
-    if (got < 0) return errno == EINTR ? 0 : -errno;
-    if (got == 0) return -EIO;
-    return send_bytes(fd, {bytes, static_cast<size_t>(got)});
+    return send_copied(fd, file, offset, length);
 }
 
 }  // namespace
@@ -371,11 +378,15 @@ Exchange::Flush Exchange::flush(int fd, bool& progressed) {
         SendResult sent = 0;
         in_flight_ = true;
         if (front.is_range()) {
-            const int file = front.in_spill ? spill_.file() : front.file.get();
+            const bool is_spill = front.in_spill;
+            const int file = is_spill ? spill_.file() : front.file.get();
             const off_t offset = front.offset;
             const uint64_t length = front.length;
             lock.unlock();
-            sent = send_range(fd, file, offset, length);
+            // What sendfile(2) queues in the socket still lies in the file's pages: punching holes
+            // behind it (discard_before) would change bytes on their way. So our own file is copied.
+            sent = is_spill ? send_copied(fd, file, offset, length)
+                            : send_range(fd, file, offset, length);
         } else {
             std::array<iovec, kIovMax> parts;
             size_t count = 0;

@@ -84,6 +84,9 @@ protected:
 
 class Exchange : public std::enable_shared_from_this<Exchange> {
 public:
+    /// How far the leader got with the queued output.
+    enum class Flush : uint8_t { Drained, Blocked, Failed };
+
     explicit Exchange(ExchangeOwner& owner) : owner_(owner) {}
     Exchange(const Exchange&) = delete;
     Exchange& operator=(const Exchange&) = delete;
@@ -166,7 +169,6 @@ private:
         uint64_t length = 0;     ///< of a range
         [[nodiscard]] bool is_range() const { return in_spill || file.is_open(); }
     };
-    enum class Flush : uint8_t { Drained, Blocked, Failed };
 
     // Leader only.
     void prepare(const ConnectionFacts* connection_facts, int direct_fd, std::string_view spool_dir);

@@ -45,7 +45,7 @@ public:
 protected:
     void SetUp() override {
         int ends[2] = {-1, -1};
-        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
         server_ = Fd(ends[0]);
         client_ = Fd(ends[1]);
         const int tiny = 4096;
