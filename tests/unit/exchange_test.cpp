@@ -412,16 +412,17 @@ TEST_F(ReadyQueueTest, CloseServesWhatIsQueuedAndEndsTheWaitOfAll) {
     EXPECT_TRUE(eventually([&] { return calls == 5; }));
 }
 
-TEST_F(ReadyQueueTest, OneThreadIsEnoughForABatchUntilItsPatienceEnds) {
+TEST_F(ReadyQueueTest, ARequestThatWaitedItsPatienceGetsAThreadOfItsOwn) {
+    // How many threads take the batch before is not told: one that was late to sleep needs no waking.
     start_threads(4);
     const int64_t now_ms = monotonic_ms() + 1000;  // all popped long ago
     for (int i = 0; i < 4; ++i) queue.push(make(), now_ms);
-    EXPECT_TRUE(queue.announce(now_ms)) << "three sleep on";
-    EXPECT_TRUE(eventually([&] { return calls == 1; }));
-    queue.announce(now_ms + ReadyQueue::kPatienceMs);
-    EXPECT_EQ(calls, 1);
-    queue.announce(now_ms + ReadyQueue::kPatienceMs + 1);
-    EXPECT_TRUE(eventually([&] { return calls == 4; })) << "a late request has no thread";
+    queue.announce(now_ms);
+    EXPECT_TRUE(eventually([&] { return calls >= 1; }));
+    EXPECT_TRUE(eventually([&] {
+        queue.announce(now_ms + ReadyQueue::kPatienceMs + 1);
+        return calls == 4;
+    })) << "a late request has no thread";
 }
 
 TEST_F(ReadyQueueTest, LongCallsWinAThreadForEachRequest) {
