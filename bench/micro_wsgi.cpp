@@ -3,14 +3,23 @@
 //
 // Prints nanoseconds for each, the best of several rounds (noise only ever adds). Compare figures of one
 // machine and one build only; build with -O2.
+//
+//   micro_wsgi              every case
+//   micro_wsgi CASE COUNT   one case, parsed and called COUNT times without a clock: for bench/instructions
 #include "python/interpreter.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "net/exchange.h"
 #include "wsgi.h"
@@ -18,7 +27,7 @@
 namespace gcorn {
 
 constexpr int kRounds = 15;
-constexpr int kRequestsPerRound = 20000;
+constexpr int kRequestsPerRound = 20'000;
 
 const std::string kSmallHead =
     "GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nUser-Agent: bench/1\r\nAccept: */*\r\n"
@@ -83,7 +92,7 @@ public:
     void exchange_completed(Exchange&) override {}
 
     /// Nanoseconds a request.
-    double measure(WsgiApp& app, const std::string& head, const std::string& body) {
+    double measure(WsgiApp& app, const std::string& head, std::string_view body) {
         double best_ns = 1e18;
         for (int round = 0; round < kRounds; ++round) {
             const auto exchange = std::make_shared<Exchange>(*this);
@@ -92,12 +101,7 @@ public:
             if (!exchange->body.append(body)) std::abort();
             exchange->body_arrived(true, 0);
             const auto start = std::chrono::steady_clock::now();
-            for (int i = 0; i < kRequestsPerRound; ++i) {
-                exchange->response.begin(exchange->head, true, options_);
-                app.call(*exchange);
-                exchange->drop_output();
-                exchange->finished_ = false;
-            }
+            for (int i = 0; i < kRequestsPerRound; ++i) answer(app, *exchange);
             const std::chrono::duration<double, std::nano> spent =
                 std::chrono::steady_clock::now() - start;
             best_ns = std::min(best_ns, spent.count() / kRequestsPerRound);
@@ -105,15 +109,52 @@ public:
         return best_ns;
     }
 
-private:
-    static void parse(Exchange& exchange, const std::string& head) {
-        HeadParser parser;
-        HttpError error;
-        size_t used = 0;
-        const HttpPolicy policy;
-        if (parser.parse(head, policy, {}, exchange.head, used, error) != Parse::Done) std::abort();
+    /// As a connection does it: every request is parsed, too, and the answer sent (by UDP, which
+    /// always takes it, to a socket that nobody reads).
+    void repeat(WsgiApp& app, const std::string& head, std::string_view body, int count) {
+        const auto exchange = std::make_shared<Exchange>(*this);
+        const Fd nowhere = open_sink();
+        for (int i = 0; i < count; ++i) {
+            exchange->reset_for_reuse();
+            parse(*exchange, head);
+            exchange->prepare(&facts_, nowhere.get(), {});
+            if (!exchange->body.append(body)) std::abort();
+            exchange->body_arrived(true, 0);
+            answer(app, *exchange);
+        }
     }
 
+private:
+    void answer(WsgiApp& app, Exchange& exchange) {
+        exchange.response.begin(exchange.head, true, options_);
+        app.call(exchange);
+        exchange.drop_output();
+        exchange.finished_ = false;
+    }
+
+    static Fd open_sink() {
+        sockaddr_in address = {};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t size = sizeof address;
+        Fd sink(::socket(AF_INET, SOCK_DGRAM, 0));
+        auto* const generic = reinterpret_cast<sockaddr*>(&address);
+        if (::bind(sink.get(), generic, size) != 0 ||
+            ::getsockname(sink.get(), generic, &size) != 0 ||
+            ::connect(sink.get(), generic, size) != 0)
+            std::abort();
+        return sink;
+    }
+
+    void parse(Exchange& exchange, const std::string& head) {
+        HttpError error;
+        size_t used = 0;
+        parser_.reset();
+        if (parser_.parse(head, policy_, {}, exchange.head, used, error) != Parse::Done) std::abort();
+    }
+
+    HeadParser parser_;
+    HttpPolicy policy_;
     ResponseOptions options_;
     ConnectionFacts facts_ = [] {
         ConnectionFacts facts;
@@ -125,7 +166,7 @@ private:
     }();
 };
 
-int run() {
+int run(const char* only, int count) {
     InterpreterOptions options;
     if (Result<PythonChoice> choice = choose_python("", ""); choice.is_ok())
         options.python = *choice;
@@ -152,18 +193,27 @@ int run() {
         {"read 16 KiB, 5 fields", "bench:read", &kPostHead, &body},
     };
     for (const auto& row : cases) {
+        if (only != nullptr && std::strcmp(only, row.what) != 0) continue;
         WsgiOptions wsgi;
         wsgi.app = row.app;
         wsgi.measures_time = false;
         WsgiApp app(log, wsgi);
         if (!app.load()) return 1;
         ExchangeTest loop;
-        const double ns = loop.measure(app, *row.head, row.body != nullptr ? *row.body : "");
+        const std::string_view sent = row.body != nullptr ? std::string_view(*row.body) : "";
+        if (only != nullptr) {
+            loop.repeat(app, *row.head, sent, count);
+            return 0;
+        }
+        const double ns = loop.measure(app, *row.head, sent);
         std::printf("%-28s %8.0f ns\n", row.what, ns);
     }
-    return 0;
+    return only != nullptr ? 2 : 0;  // 2: no such case
 }
 
 }  // namespace gcorn
 
-int main() { return gcorn::run(); }
+int main(int argc, char** argv) {
+    const bool one_case = argc == 3;
+    return gcorn::run(one_case ? argv[1] : nullptr, one_case ? std::atoi(argv[2]) : 0);
+}

@@ -531,7 +531,7 @@ size_t ReadyQueue::wakes_wanted(int64_t now_ms) const {
     // One millisecond of the clock is up to one too short.
     const bool is_late = now_ms - items_.front().since_ms > kPatienceMs;
     if (is_late || long_votes_ >= kLongVotesMax / 2) return std::min(wakeable, unserved);
-    const bool is_served = woken_ > 0 || now_ms - last_pop_ms_ <= kPatienceMs;
+    const bool is_served = woken_ > 0 || (calling_ > 0 && now_ms - last_pop_ms_ <= kPatienceMs);
     return is_served ? 0 : std::min<size_t>(wakeable, 1);
 }
 
@@ -585,7 +585,10 @@ void ReadyQueue::drain_event() {
 std::shared_ptr<Exchange> ReadyQueue::pop(int64_t& call_began_us) {
     int64_t now_us = monotonic_us();
     std::unique_lock lock(mutex_);
-    if (call_began_us != 0) count_call(now_us - call_began_us);
+    if (call_began_us != 0) {
+        --calling_;
+        count_call(now_us - call_began_us);
+    }
     for (;;) {
         if (items_.empty()) {
             if (closed_) return nullptr;
@@ -601,6 +604,7 @@ std::shared_ptr<Exchange> ReadyQueue::pop(int64_t& call_began_us) {
         last_pop_ms_ = now_us / 1000;
         if (!exchange->is_aborted()) {
             call_began_us = now_us;
+            ++calling_;
             return exchange;
         }
         lock.unlock();
@@ -626,6 +630,11 @@ void ReadyQueue::close() {
 size_t ReadyQueue::size() {
     const std::lock_guard lock(mutex_);
     return items_.size();
+}
+
+size_t ReadyQueue::idle_threads() {
+    const std::lock_guard lock(mutex_);
+    return waiting_ - woken_;
 }
 
 }  // namespace gcorn

@@ -255,6 +255,8 @@ public:
     /// No more requests will come: waiting threads return when the queue is empty.
     void close();
     [[nodiscard]] size_t size();
+    /// Threads that sleep in pop() and were not told to wake up.
+    [[nodiscard]] size_t idle_threads();
 
     static constexpr int64_t kPatienceMs = 1;
     static constexpr int64_t kLongCallUs = 200;  ///< such a call votes for more threads
@@ -274,6 +276,7 @@ private:
     std::deque<Item> items_;
     size_t waiting_ = 0;          ///< threads that sleep in pop()
     size_t woken_ = 0;            ///< of these, told to wake up
+    size_t calling_ = 0;          ///< threads between two calls of pop()
     int long_votes_ = 0;          ///< see count_call()
     int64_t last_pop_ms_ = 0;
     bool closed_ = false;

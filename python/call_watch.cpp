@@ -203,7 +203,7 @@ bool CallWatch::catch_wake_signal() {
     if (wake_signal() == 0) return false;
     const PyRef self = PyRef::steal(PyCapsule_New(this, kCapsuleName, nullptr));
     const PyRef handler = self ? PyRef::steal(PyCFunction_New(&method, self.get())) : PyRef();
-    const PyRef set_handler = handler ? import("signal", "signal") : PyRef();
+    const PyRef set_handler = handler ? import("_signal", "signal") : PyRef();
     return set_handler && PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO",
                                                              wake_signal(), handler.get()));
 }

@@ -311,7 +311,7 @@ Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
     WithGil gil;
     PyRef self = PyRef::steal(PyCapsule_New(this, kCapsuleName, nullptr));
     PyRef handler = self ? PyRef::steal(PyCFunction_New(&method, self.get())) : PyRef();
-    PyRef set_handler = handler ? import("signal", "signal") : PyRef();
+    PyRef set_handler = handler ? import("_signal", "signal") : PyRef();
     for (const int signal : {SIGINT, SIGQUIT, SIGABRT}) {
         if (!set_handler ||
             !PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO", signal, handler.get())))

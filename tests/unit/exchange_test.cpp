@@ -425,12 +425,26 @@ TEST_F(ReadyQueueTest, ARequestThatWaitedItsPatienceGetsAThreadOfItsOwn) {
     })) << "a late request has no thread";
 }
 
+TEST_F(ReadyQueueTest, ARequestThatNoThreadCouldTakeSoonIsAnnouncedAtOnce) {
+    start_threads(1);
+    release = true;
+    for (int i = 1; i <= 3; ++i) {
+        // The thread popped a moment ago, but it came back and sleeps: nothing would wake it later.
+        ASSERT_TRUE(eventually([&] { return queue.idle_threads() == 1; }));
+        const int64_t now_ms = monotonic_ms();
+        queue.push(make(), now_ms);
+        queue.announce(now_ms);
+        ASSERT_TRUE(eventually([&] { return calls == i; })) << "request " << i << " waits";
+    }
+}
+
 TEST_F(ReadyQueueTest, LongCallsWinAThreadForEachRequest) {
     // Votes: calls that lasted longer than kLongCallUs.
+    int64_t call_began_us = 0;
     for (int i = 0; i < 20; ++i) {
         queue.push(make(), 0);
-        int64_t call_began_us = monotonic_us() - ReadyQueue::kLongCallUs - 1;
         ASSERT_NE(queue.pop(call_began_us), nullptr);
+        call_began_us -= ReadyQueue::kLongCallUs + 1;
     }
     start_threads(4);
     const int64_t now_ms = monotonic_ms();
