@@ -294,6 +294,9 @@ LoopOptions Worker::loop_options() {
     options.tls = tls_.get();
     measures_time_ = context_.log.has_access() || context_.statsd.is_enabled();
     options.measures_time = measures_time_;
+    options.has_idle_sibling = [this] {
+        return context_.scoreboard.has_idle_sibling(context_.slot);
+    };
     options.reads_at_once = listener_options(cfg).defer_accept_s > 0;
     options.beat = [this] { board().beat(); };
     options.pause = pause();
@@ -422,8 +425,7 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
     if (measures_time_) exchange.taken_us = monotonic_us();
     // More wait here than can run while a sibling has nothing to do: send this client there.
     const bool is_behind =
-        context_.cfg.workers > 1 && ready_->size() > 0 &&
-        context_.scoreboard.has_idle_sibling(context_.slot);
+        context_.scoreboard.has_idle_sibling(context_.slot) && ready_->size() > 0;
     if (loop_->is_stopping() || is_behind) exchange.response.must_close();
     call_app(exchange);
     slot.busy.fetch_sub(1, std::memory_order_relaxed);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <utility>
 
 #include <unistd.h>
 
@@ -274,6 +275,12 @@ void EventLoop::plan_accepting(int64_t now) {
     if (accept_again_ms_ != 0 && now >= accept_again_ms_) accept_again_ms_ = 0;
     const size_t busy = active();
     accept_budget_ = busy < options_.slots ? options_.slots - busy : 0;
+    // Clients that are connected already keep a busy worker busy. A newcomer has the same right to be
+    // served next, so each answer given lets one in, unless a sibling could serve it at once.
+    const uint64_t answered = queued_total_ - busy;
+    const uint64_t answered_now = answered - std::exchange(answered_, answered);
+    if (answered_now > accept_budget_ && !(options_.has_idle_sibling && options_.has_idle_sibling()))
+        accept_budget_ = answered_now;
     if (stopping_.load(std::memory_order_relaxed) || accept_again_ms_ != 0) accept_budget_ = 0;
     set_listening(accept_budget_ > 0);
 }
@@ -423,6 +430,7 @@ void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
 void EventLoop::queue(const std::shared_ptr<Exchange>& exchange) {
     active_.fetch_add(1, std::memory_order_relaxed);
     has_queued_ = true;
+    ++queued_total_;
     ready_.push(exchange, now_ms_);
 }
 

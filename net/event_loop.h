@@ -3,8 +3,8 @@
 // Passive: it has no thread. Exactly one thread at a time, the leader (who holds lead()), calls
 // turn(); all Connection state is the leader's. Any thread may wake() it, stop() it, or use the
 // Exchanges it queued. A turn runs without the GIL and without Python, except for TLS (see
-// net/transform.h). Accepts only what can be served: at most slots − active() new connections a turn
-// and never above worker_connections, so that a busy worker leaves the backlog to its siblings.
+// net/transform.h). Accepts what can be served: slots − active() new connections a turn, or as many as
+// requests were answered since the last one if no sibling is idle; never above worker_connections.
 #pragma once
 
 #include <atomic>
@@ -45,6 +45,7 @@ struct LoopOptions {
     std::string spool_directory;
     TransformFactory* tls = nullptr;     ///< borrowed; null: plain HTTP
     bool measures_time = false;          ///< the access format or statsd wants durations
+    std::function<bool()> has_idle_sibling;  ///< of the worker; empty: it has none
     bool reads_at_once = false;          ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
     std::function<void()> beat;          ///< heartbeat of a thread that waits for a client
     std::function<void()> pause;         ///< greenlets: let others run instead of blocking; may be empty
@@ -170,6 +171,8 @@ private:
     int64_t next_deadline_ms_ = 0;   ///< no deadline is due before; 0: none known
     int64_t accept_again_ms_ = 0;    ///< back-off after EMFILE
     size_t accept_budget_ = 0;
+    uint64_t queued_total_ = 0;      ///< requests given to the application side
+    uint64_t answered_ = 0;          ///< of these, answered when accepting was planned last
     int polls_skipped_ = 0;
     bool has_queued_ = false;        ///< in this turn
     bool listening_ = false;

@@ -161,15 +161,20 @@ public:
         ::unlink(error_path.c_str());
     }
 
-    /// threads 0: calls run on the loop's thread, as in sync; else on so many threads.
-    void start(size_t threads = 0) {
+    /// Listens; a test that goes on without start() turns the loop and answers by itself.
+    void open() {
         auto spec = parse_bind("127.0.0.1:0");
         auto opened = Listener::open(*spec, listener_options);
         ASSERT_TRUE(opened.is_ok()) << opened.message();
         listener_ = std::move(*opened);
-        if (threads > 0) options.slots = threads;
         loop = std::make_unique<EventLoop>(options, ready, log, *access_log_, statsd_);
         ASSERT_TRUE(loop->open({listener_.get()}).is_ok());
+    }
+
+    /// threads 0: calls run on the loop's thread, as in sync; else on so many threads.
+    void start(size_t threads = 0) {
+        if (threads > 0) options.slots = threads;
+        ASSERT_NO_FATAL_FAILURE(open());
         for (size_t i = 0; i < threads; ++i) {
             threads_.emplace_back([this] {
                 int64_t call_began_us = 0;

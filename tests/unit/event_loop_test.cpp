@@ -300,6 +300,70 @@ TEST_P(EventLoopTest, FieldWithUnderscoreIsReportedOnce) {
     EXPECT_EQ(count(engine.log_text(), "X_Under"), 1u);
 }
 
+/// One worker with one slot, turned by the test itself.
+class EventLoopAccept : public ::testing::Test {
+protected:
+    void connect(size_t count, bool sends) {
+        for (size_t i = 0; i < count; ++i) {
+            clients_.push_back(std::make_unique<Client>(engine.address()));
+            ASSERT_TRUE(clients_.back()->is_connected());
+            if (sends) {
+                ASSERT_TRUE(clients_.back()->send(kGet));
+            }
+        }
+    }
+    void turn_until(const std::function<bool()>& condition) {
+        ASSERT_TRUE(eventually([&] {
+            engine.loop->turn(0);
+            return condition();
+        }));
+    }
+    /// Four connections whose requests wait in the queue.
+    void fill() {
+        engine.open();
+        connect(4, false);
+        turn_until([&] { return engine.loop->connection_count() == 4; });
+        for (const auto& client : clients_) ASSERT_TRUE(client->send(kGet));
+        turn_until([&] { return engine.ready.size() == 4; });
+    }
+    void answer_all() {
+        while (const std::shared_ptr<Exchange> exchange = engine.ready.try_pop())
+            answer(*exchange, "hello");
+    }
+
+    Engine engine{[](Exchange&) {}};
+    std::vector<std::unique_ptr<Client>> clients_;
+};
+
+TEST_F(EventLoopAccept, LeavesNewcomersInTheBacklogWhileNothingIsAnswered) {
+    fill();
+    connect(2, true);
+    for (int i = 0; i < 5; ++i) engine.loop->turn(0);
+    EXPECT_EQ(engine.loop->connection_count(), 4u);
+}
+
+TEST_F(EventLoopAccept, LetsANewcomerInForEveryAnswer) {
+    fill();
+    connect(6, true);
+    answer_all();
+    engine.loop->turn(0);
+    EXPECT_EQ(engine.loop->connection_count(), 4u + 4u);
+    EXPECT_EQ(engine.ready.size(), 0u) << "read in the next turn";
+    turn_until([&] { return engine.ready.size() == 4; });
+    EXPECT_EQ(engine.loop->connection_count(), 8u + 1u) << "the slot was free before";
+    answer_all();
+    turn_until([&] { return engine.loop->connection_count() == 10; });
+}
+
+TEST_F(EventLoopAccept, LeavesThemToAnIdleSibling) {
+    engine.options.has_idle_sibling = [] { return true; };
+    fill();
+    connect(6, true);
+    answer_all();
+    engine.loop->turn(0);
+    EXPECT_EQ(engine.loop->connection_count(), 4u + 1u) << "one slot is free";
+}
+
 INSTANTIATE_TEST_SUITE_P(InlineAndThreads, EventLoopTest, ::testing::Values(0, 4),
                          [](const auto& parameter) {
                              return parameter.param == 0 ? std::string("Inline")
