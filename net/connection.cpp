@@ -640,6 +640,7 @@ void Connection::after_reply() {
     if (exchange_.use_count() == 1) {
         exchange_->reset_for_reuse();
     } else {
+        exchange_->connection_ = nullptr;  // somebody still holds it, maybe longer than we live
         exchange_ = loop_.make_exchange();
         exchange_->connection_ = this;
     }
@@ -660,6 +661,10 @@ bool Connection::flush_output() {
     if (outcome == Exchange::Flush::Failed) {
         peer_gone();
         return false;
+    }
+    if (outcome == Exchange::Flush::Held) {
+        loop_.watch_held(exchange_);
+        return true;
     }
     const bool is_blocked = outcome == Exchange::Flush::Blocked;
     if (progressed || (is_blocked && !output_blocked_)) bytes_moved();

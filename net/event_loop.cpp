@@ -25,6 +25,8 @@ constexpr int kPollsSkippedMax = 32;
 constexpr size_t kPoolMax = 128;
 /// Different dropped field names that are reported before the rest stays silent.
 constexpr size_t kReportedNamesMax = 100;
+/// Held output is looked at again after this time, so that none waits much longer than kHoldUs.
+constexpr int kHeldLookMs = 1;
 constexpr size_t kScratchBytes = 64 * 1024;
 
 /// The fields of an Exchange, for the access log.
@@ -114,8 +116,9 @@ void EventLoop::turn(int timeout_ms) {
     has_queued_ = false;
     if (stopping_.load(std::memory_order_relaxed) && !stop_seen_) stop_now();
     serve_signalled();
+    look_at_held();
     register_new();
-    if (active() > 0 && !closed_.empty()) sweep();
+    sweep();  // before the poll, which may take long: their peers wait for the end of the connection
     const bool must_announce_again = ready_.announce(now_ms_);
     // Answers of pipelined requests just made others ready: no need to ask the kernel first.
     if (timeout_ms != 0 && polls_skipped_ < kPollsSkippedMax && has_queued_) {
@@ -128,6 +131,7 @@ void EventLoop::turn(int timeout_ms) {
 
     if (must_announce_again && (timeout_ms < 0 || timeout_ms > ReadyQueue::kPatienceMs))
         timeout_ms = static_cast<int>(ReadyQueue::kPatienceMs);
+    if (!held_.empty() && (timeout_ms < 0 || timeout_ms > kHeldLookMs)) timeout_ms = kHeldLookMs;
     // The turn that finds everybody gone says so at once.
     const bool is_last = stop_seen_ && connections_.empty() && !is_drained();
     const int wait = is_last ? 0 : wait_ms(timeout_ms, now_ms_);
@@ -221,6 +225,17 @@ void EventLoop::serve_signalled() {
         // The connection holds its own reference; ours would keep it from being reused.
         self.reset();
         if (connection != nullptr) connection->on_exchange();
+    }
+}
+
+/// Output that the application side holds back goes out if its next block does not come soon.
+void EventLoop::look_at_held() {
+    if (held_.empty()) return;
+    std::vector<std::shared_ptr<Exchange>> looked_at;
+    looked_at.swap(held_);  // on_exchange() may add to it
+    for (std::shared_ptr<Exchange>& exchange : looked_at) {
+        if (exchange->may_stay_held()) held_.push_back(std::move(exchange));
+        else if (exchange->connection_ != nullptr) exchange->connection_->on_exchange();
     }
 }
 

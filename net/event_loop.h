@@ -122,6 +122,7 @@ private:
     };
 
     void serve_signalled();
+    void look_at_held();
     void plan_accepting(int64_t now_ms);
     void set_listening(bool is_listening);
     void accept_from(const Listener& listener);
@@ -143,6 +144,7 @@ private:
     [[nodiscard]] std::shared_ptr<Exchange> make_exchange();
     void recycle(std::shared_ptr<Exchange> exchange);
     void queue(const std::shared_ptr<Exchange>& exchange);
+    void watch_held(std::shared_ptr<Exchange> exchange) { held_.push_back(std::move(exchange)); }
     void report_dropped(const RequestHead& head, const ConnectionFacts& facts);
 
     const LoopOptions options_;
@@ -159,6 +161,7 @@ private:
     std::vector<std::unique_ptr<Connection>> closed_;  ///< destroyed at the end of the turn
     std::vector<Connection*> unregistered_;            ///< accepted, not polled yet
     std::vector<std::shared_ptr<Exchange>> pool_;      ///< empty Exchanges, for reuse
+    std::vector<std::shared_ptr<Exchange>> held_;      ///< hold output back for a moment (kHoldUs)
     std::unique_ptr<char[]> scratch_;                  ///< where every recv(2) goes first
     std::set<std::string> dropped_names_;              ///< reported already (header_map)
     std::atomic<Exchange*> signalled_{nullptr};        ///< stack of Exchanges that need the leader

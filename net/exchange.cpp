@@ -128,7 +128,19 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
     std::unique_lock lock(mutex_);
     if (is_aborted()) return false;
     if (total == 0) return true;
+    if (held_ && total >= kHeldBytesMax) {  // too large to be copied
+        lock.unlock();
+        if (!send_held()) return false;
+        lock.lock();
+    }
+    if (held_ || may_hold(is_last, total)) {
+        if (!hold(lock, before, block, after)) return false;
+        if (!is_last && queued_bytes_ < kHeldBytesMax) return true;
+        lock.unlock();
+        return send_held();
+    }
     if (may_send_directly(is_last, total)) {
+        if (!is_last) last_block_us_ = monotonic_us();
         in_flight_ = true;
         lock.unlock();
         const SendResult sent = send_parts(direct_fd_, before, block, after);
@@ -158,9 +170,49 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
     return wait_while(lock, &Exchange::is_output_full);
 }
 
+/// Does this block follow the one before it so fast that the next may, too?
+bool Exchange::may_hold(bool is_last, size_t size) const {
+    return !is_last && last_block_us_ != 0 && size < kHeldBytesMax && may_send_directly(false, size) &&
+           monotonic_us() - last_block_us_ < kHoldUs;
+}
+
+/// Adds to what is held, or begins to hold; the caller holds the lock.
+bool Exchange::hold(std::unique_lock<std::mutex>& lock, std::string_view before,
+                    std::string_view block, std::string_view after) {
+    if (!held_) held_since_us_ = monotonic_us();
+    held_ = true;
+    for (const std::string_view part : {before, block, after})
+        if (!enqueue(lock, part)) return false;
+    if (leader_watches_) return true;
+    lock.unlock();
+    request_leader();
+    lock.lock();
+    return !is_aborted();
+}
+
+/// Sends from the calling thread what is held; the leader does the rest if the socket fills up.
+bool Exchange::send_held() {
+    std::unique_lock lock(mutex_);
+    if (!held_) return !is_aborted();
+    held_ = false;
+    bool progressed = false;
+    const Flush outcome = send_queued(lock, direct_fd_, progressed);
+    if (outcome == Flush::Failed) {
+        lock.unlock();
+        abort();
+        return false;
+    }
+    last_block_us_ = monotonic_us();
+    if (outcome == Flush::Blocked) {
+        lock.unlock();
+        request_leader();
+    }
+    return !is_aborted();
+}
+
 bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64_t length,
                          std::string_view after, bool is_last) {
-    if (!send(before, {}, {}, false)) return false;
+    if (!send(before, {}, {}, false) || !send_held()) return false;
     std::unique_lock lock(mutex_);
     while (length > 0 && may_send_directly(false, 0)) {
         in_flight_ = true;
@@ -259,12 +311,14 @@ bool Exchange::wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*b
 }
 
 void Exchange::abort() {
+    (void)send_held();
     aborted_.store(true, std::memory_order_relaxed);
     response.must_close();
 }
 
 void Exchange::finish() {
     bool must_tell = false;
+    (void)send_held();
     {
         const std::lock_guard lock(mutex_);
         const bool has_rest = !segments_.empty();
@@ -302,6 +356,7 @@ void Exchange::body_consumed(uint64_t position) {
 }
 
 Result<Fd> Exchange::detach() {
+    (void)send_held();
     std::unique_lock lock(mutex_);
     if (direct_fd_ < 0)
         return Error{EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
@@ -337,6 +392,8 @@ void Exchange::reset_for_reuse() {
     body_received_ = body_consumed_ = 0;
     body_error_ = 0;
     corked_ = completed_ = false;
+    held_ = leader_watches_ = false;
+    last_block_us_ = 0;
     if (segments_.empty() && spill_.size() > 0) spill_.clear();
     spill_sent_ = 0;
 }
@@ -371,6 +428,23 @@ void Exchange::consume_front(size_t bytes) {
 
 Exchange::Flush Exchange::flush(int fd, bool& progressed) {
     std::unique_lock lock(mutex_);
+    leader_watches_ = held_ && monotonic_us() - held_since_us_ < kHoldUs;
+    if (leader_watches_) return Flush::Held;
+    held_ = false;
+    return send_queued(lock, fd, progressed);
+}
+
+bool Exchange::may_stay_held() {
+    const std::lock_guard lock(mutex_);
+    // Between two batches of a stream, too: it will hold again soon.
+    const int64_t since_us = held_ ? held_since_us_ : last_block_us_;
+    leader_watches_ = !is_finished() && monotonic_us() - since_us < kHoldUs;
+    return leader_watches_;
+}
+
+/// flush() with the lock held, which is dropped around system calls.
+Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd,
+                                      bool& progressed) {
     for (size_t total = 0; total < kSendBytesMax;) {
         if (segments_.empty()) return Flush::Drained;
         if (in_flight_) return Flush::Blocked;

@@ -40,6 +40,13 @@ constexpr size_t kOutboxMemoryMax = 1 << 20;
 /// waits for whoever consumes: the one bounded exception to "never wait for a client".
 constexpr uint64_t kBodyBytesInFlightMax = uint64_t{256} << 20;
 
+/// A block that follows the one before it within this time may wait as long for the next: a stream of
+/// small blocks costs a system call for a batch of them instead of one for each. PEP 3333 allows it,
+/// because sending goes on while the application is busy (the leader sees to it).
+constexpr int64_t kHoldUs = 1000;
+/// So many bytes held back are sent at once.
+constexpr uint64_t kHeldBytesMax = 16 * 1024;
+
 /// What is fixed for all requests of a connection. Lives in the Connection, which outlives every use
 /// of it by the application side.
 struct ConnectionFacts {
@@ -85,7 +92,7 @@ protected:
 class Exchange : public std::enable_shared_from_this<Exchange> {
 public:
     /// How far the leader got with the queued output.
-    enum class Flush : uint8_t { Drained, Blocked, Failed };
+    enum class Flush : uint8_t { Drained, Blocked, Failed, Held };
 
     explicit Exchange(ExchangeOwner& owner) : owner_(owner) {}
     Exchange(const Exchange&) = delete;
@@ -112,7 +119,7 @@ public:
     [[nodiscard]] bool is_aborted() const { return aborted_.load(std::memory_order_relaxed); }
 
     /// Sends before + block + after, or queues what the socket does not take. Nothing is copied that
-    /// the socket takes. is_last: the response ends here (its bytes may then leave together with a
+    /// the socket takes, unless small blocks follow each other fast (see kHoldUs). is_last: the response ends here (its bytes may then leave together with a
     /// pipelined successor's). False: the client is gone (like is_aborted()).
     /// Waits (see kBodyBytesInFlightMax) at most until write_timeout ends the connection.
     /// Call without the GIL when the bytes are more than a few KiB or the socket may be slow; it
@@ -174,7 +181,10 @@ private:
     void prepare(const ConnectionFacts* connection_facts, int direct_fd, std::string_view spool_dir);
     void reset_for_reuse();
     /// Sends queued output until drained or the socket is full; progressed: some bytes went out.
+    /// Held: there is some, but the application side may want to add to it; look again later.
     Flush flush(int fd, bool& progressed);
+    /// Of what flush() called Held: true if it still has time.
+    [[nodiscard]] bool may_stay_held();
     Flush take_for_transform(std::string& plain, size_t bytes_max);  ///< the same for TLS
     void mark_aborted();
     void drop_output();              ///< for the pool: nothing of the old connection stays
@@ -184,6 +194,11 @@ private:
 
     // Application side.
     [[nodiscard]] bool may_send_directly(bool is_last, size_t size) const;
+    [[nodiscard]] bool may_hold(bool is_last, size_t size) const;
+    bool hold(std::unique_lock<std::mutex>& lock, std::string_view before, std::string_view block,
+              std::string_view after);
+    bool send_held();
+    Flush send_queued(std::unique_lock<std::mutex>& lock, int fd, bool& progressed);
     bool enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes);
     void wait_a_moment(std::unique_lock<std::mutex>& lock);
     bool wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const);
@@ -217,6 +232,10 @@ private:
     int body_error_ = 0;
     int direct_fd_ = -1;                ///< plain connection: may be written from any thread; else -1
     bool in_flight_ = false;            ///< some thread sends right now, outside the lock
+    bool held_ = false;                 ///< what is queued waits for the next block (kHoldUs)
+    bool leader_watches_ = false;       ///< … and the leader looks after it
+    int64_t last_block_us_ = 0;         ///< when the last block but the held ones was sent
+    int64_t held_since_us_ = 0;
     bool corked_ = false;               ///< a pipelined request waits: let the last bytes join it
     bool completed_ = false;            ///< exchange_completed() was called
 };

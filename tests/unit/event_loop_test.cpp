@@ -50,6 +50,19 @@ TEST_P(EventLoopTest, ClosesWhenAsked) {
     EXPECT_TRUE(client.is_closed());
 }
 
+TEST_P(EventLoopTest, ClosesBeforeItWaitsForOthers) {
+    start();
+    int64_t fastest_ms = INT64_MAX;  // one slow machine may spoil some of them
+    for (int i = 0; i < 10; ++i) {
+        Client client(engine.address());
+        const int64_t start_ms = monotonic_ms();
+        ASSERT_TRUE(client.send("GET / HTTP/1.0\r\n\r\n"));
+        EXPECT_TRUE(client.is_closed());
+        fastest_ms = std::min(fastest_ms, monotonic_ms() - start_ms);
+    }
+    EXPECT_LT(fastest_ms, 100);
+}
+
 TEST_P(EventLoopTest, AnswersPipelinedRequestsInOrder) {
     app = [](Exchange& exchange) { answer(exchange, std::string(exchange.head.target) + ";"); };
     start();
@@ -299,6 +312,108 @@ TEST_P(EventLoopTest, FieldWithUnderscoreIsReportedOnce) {
     }
     EXPECT_EQ(count(engine.log_text(), "X_Under"), 1u);
 }
+
+/// Applications that send small blocks fast, so that all but the first are held back for a moment.
+class EventLoopStream : public ::testing::TestWithParam<size_t> {
+protected:
+    /// Sends the head and `blocks` small blocks; the answer is open-ended.
+    static void stream(Exchange& exchange, int blocks) {
+        ResponseWriter& response = exchange.response;
+        ASSERT_TRUE(response.set_status("200 OK").is_ok());
+        for (int i = 0; i < blocks; ++i) {
+            const std::string block = std::to_string(i) + ";";
+            ASSERT_TRUE(exchange.send(response.body(block.size(), false), block, false));
+        }
+    }
+    static std::string expected(int blocks) {
+        std::string all;
+        for (int i = 0; i < blocks; ++i) {
+            const std::string block = std::to_string(i) + ";";
+            char size[16];
+            std::snprintf(size, sizeof size, "%zx\r\n", block.size());
+            all += size + block + "\r\n";
+        }
+        return all;
+    }
+    static void end(Exchange& exchange) {
+        exchange.send(exchange.response.finish(), {}, true);
+        exchange.finish();
+    }
+
+    std::function<void(Exchange&)> app;
+    Engine engine{[this](Exchange& exchange) { app(exchange); }};
+};
+
+TEST_P(EventLoopStream, ArrivesCompleteAndInOrder) {
+    constexpr int kBlocks = 20'000;  // several times what is held at most
+    app = [](Exchange& exchange) {
+        stream(exchange, kBlocks);
+        end(exchange);
+    };
+    engine.start(GetParam());
+    Client client(engine.address());
+    for (int round = 0; round < 3; ++round) {
+        client.forget();
+        ASSERT_TRUE(client.send(kGet));
+        const std::string reply = client.read_until("\r\n0\r\n\r\n");
+        const size_t head = reply.find("\r\n\r\n");
+        ASSERT_NE(head, std::string::npos);
+        EXPECT_EQ(reply.substr(head + 4), expected(kBlocks) + "0\r\n\r\n");
+    }
+}
+
+TEST_P(EventLoopStream, WhatWasSentBeforeACutArrives) {
+    app = [](Exchange& exchange) {
+        stream(exchange, 100);
+        exchange.abort();
+        exchange.finish();
+    };
+    engine.start(GetParam());
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(kGet));
+    EXPECT_TRUE(client.read_all().ends_with(expected(100))) << "and no last chunk";
+}
+
+TEST_P(EventLoopStream, AFileFollowsWhatWasHeld) {
+    app = [](Exchange& exchange) {
+        stream(exchange, 50);
+        FILE* file = std::tmpfile();
+        ASSERT_NE(file, nullptr);
+        ASSERT_EQ(std::fwrite(std::string(200'000, 'f').data(), 1, 200'000, file), 200'000u);
+        std::fflush(file);
+        const ResponseWriter::Pieces pieces = exchange.response.body(200'000, false);
+        exchange.send_file(pieces.before, ::fileno(file), 0, 200'000, pieces.after, false);
+        std::fclose(file);
+        end(exchange);
+    };
+    engine.start(GetParam());
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(kGet));
+    EXPECT_TRUE(client.read_until("\r\n0\r\n\r\n").ends_with(
+        expected(50) + "30D40\r\n" + std::string(200'000, 'f') + "\r\n0\r\n\r\n"));
+}
+
+TEST_P(EventLoopStream, ABlockIsNotHeldWhileTheApplicationIsBusy) {
+    std::atomic<bool> has_arrived{false};
+    app = [&](Exchange& exchange) {
+        stream(exchange, 3);
+        EXPECT_TRUE(eventually([&] { return has_arrived.load(); }));
+        end(exchange);
+    };
+    // Somebody has to lead meanwhile; in sync that is the guard.
+    engine.start(std::max<size_t>(GetParam(), 1));
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(kGet));
+    EXPECT_TRUE(client.read_until("2;").ends_with(expected(3)));
+    has_arrived = true;
+    client.read_until("\r\n0\r\n\r\n");
+}
+
+INSTANTIATE_TEST_SUITE_P(InlineAndThreads, EventLoopStream, ::testing::Values(0, 4),
+                         [](const auto& parameter) {
+                             return parameter.param == 0 ? std::string("Inline")
+                                                         : std::string("Threads");
+                         });
 
 /// One worker with one slot, turned by the test itself.
 class EventLoopAccept : public ::testing::Test {
