@@ -27,6 +27,11 @@ class Worker;
 constexpr int kExitBootFailed = 3;  ///< a worker could not start
 constexpr int kExitAppFailed = 4;   ///< the application could not be found or is not callable
 
+/// SERVER_SOFTWARE, before our own "gcorn/VERSION" (RFC 3875 §4.1.17: products, the most significant
+/// first). Applications look for this name before they rely on what gunicorn does, such as chunked
+/// request bodies.
+constexpr const char* kCompatibleSoftware = "gunicorn/26.1.0 gcorn/";
+
 /// What App::interrupt_overdue() found.
 struct OverdueCalls {
     int64_t next_look_ms = 0;  ///< nothing new can be found before so long

@@ -129,7 +129,7 @@ Status Arbiter::start() {
         options_.runtime.set_environment("GUNICORN_PID", nullptr);
     }
     Generation& generation = *current_;
-    const std::string software = "gcorn/" + options_.version;
+    const std::string software = kCompatibleSoftware + options_.version;
     options_.runtime.set_environment("SERVER_SOFTWARE", &software);
     if (Status status = prepare(generation); !status) return fatal(status.error());
     apply_environment(generation.cfg);

@@ -652,7 +652,11 @@ void Call::leave() {
 // -------------------------------------------------------------------------------------- WsgiApp
 
 WsgiApp::WsgiApp(Logger& log, WsgiOptions options, RequestHooks* hooks)
-    : log_(log), options_(std::move(options)), hooks_(hooks) {}
+    : log_(log), options_(std::move(options)), hooks_(hooks) {
+    if (Py_IsInitialized() == 0) return;
+    WithGil gil;
+    if (!prepare_loader()) PyErr_Clear();  // load() tries again, and says why not
+}
 
 WsgiApp::~WsgiApp() {
     if (Py_IsInitialized() == 0) {  // nobody is left who could free Python objects
@@ -695,16 +699,23 @@ Status WsgiApp::load_with_gil() {
     return {};
 }
 
+/// The loader's functions, once. Raises.
+bool WsgiApp::prepare_loader() {
+    if (loader_) return true;
+    PyRef names = PyRef::steal(PyDict_New());
+    PyRef code = PyRef::steal(Py_CompileString(kLoaderSource, "<gcorn loader>", Py_file_input));
+    if (!names || !code ||
+        PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) != 0 ||
+        !PyRef::steal(PyEval_EvalCode(code.get(), names.get(), names.get())))
+        return false;
+    loader_ = std::move(names);
+    return true;
+}
+
 /// Makes what requests share, then imports. Raises.
 PyRef WsgiApp::find_callable() {
     objects_ = std::make_unique<RequestObjects>(log_);
-    loader_.reset(PyDict_New());
-    PyRef code = PyRef::steal(Py_CompileString(kLoaderSource, "<gcorn loader>", Py_file_input));
-    const bool is_ready =
-        loader_ && code &&
-        PyDict_SetItemString(loader_.get(), "__builtins__", PyEval_GetBuiltins()) == 0 &&
-        PyRef::steal(PyEval_EvalCode(code.get(), loader_.get(), loader_.get())) &&
-        objects_->prepare(log_, options_);
+    const bool is_ready = prepare_loader() && objects_->prepare(log_, options_);
     PyRef find = is_ready ? loader("find") : PyRef();
     PyRef spec = find ? path_str(options_.app) : PyRef();
     if (!spec) return {};

@@ -75,6 +75,7 @@ public:
 private:
     friend class Call;
     Status load_with_gil();
+    bool prepare_loader();
     PyRef find_callable();
     Status load_failed(PyRef exception);
     [[nodiscard]] PyRef loader(const char* name) const;

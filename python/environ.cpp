@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <iterator>
 
+#include "app.h"
 #include "base/text.h"
 
 namespace gcorn {
@@ -148,7 +149,7 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
     GCORN_ENVIRON_KEYS(GCORN_KEY_PLACE)
 #undef GCORN_KEY_PLACE
     const auto boolean = [](bool value) { return PyRef::steal(PyBool_FromLong(value ? 1 : 0)); };
-    return set(t, n.server_software, latin1_str("gcorn/" GCORN_VERSION)) &&
+    return set(t, n.server_software, latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
            set(t, n.wsgi_version, PyRef::steal(Py_BuildValue("(ii)", 1, 0))) &&
            set(t, n.wsgi_input_terminated, boolean(true)) &&
            set(t, n.wsgi_errors, PyRef::borrow(constants.errors)) &&

@@ -98,6 +98,7 @@ private:
     static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
     static PyObject* run_thread(PyObject* capsule, PyObject* index);
     void run_pending_handlers();
+    static void keep_collector_off();
     void report(const std::string& context);
 
     InterpreterOptions options_;
@@ -108,6 +109,7 @@ private:
     bool threads_stuck_ = false;  ///< some did not come back from join_threads()
     bool finalized_ = false;
     bool dumps_tracebacks_ = false;
+    bool has_forked_ = false;
     PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;  ///< between before_fork and after_fork_…
 };
 

@@ -877,7 +877,7 @@ TEST_F(ArbiterRoom, HupUndoesAndAppliesRawEnv) {
     ::unsetenv("GCORN_TEST_A");
     EXPECT_EQ(get("/env/GCORN_TEST_A"), "one");
     EXPECT_EQ(get("/env/GCORN_TEST_B"), "x=y");
-    EXPECT_EQ(get("/env/SERVER_SOFTWARE"), "gcorn/1.2.3");
+    EXPECT_EQ(get("/env/SERVER_SOFTWARE"), "gunicorn/26.1.0 gcorn/1.2.3");
     signal(SIGHUP);
     ASSERT_TRUE(eventually([&] { return get("/env/GCORN_TEST_C") == "three"; }));
     ASSERT_TRUE(settles_at(1));

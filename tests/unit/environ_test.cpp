@@ -56,7 +56,7 @@ TEST_F(Environ, HoldsWhatEveryRequestHas) {
     EXPECT_EQ(value("SERVER_PROTOCOL"), "'HTTP/1.1'");
     EXPECT_EQ(value("SERVER_NAME"), "'0.0.0.0'");
     EXPECT_EQ(value("SERVER_PORT"), "'8000'");
-    EXPECT_EQ(value("SERVER_SOFTWARE"), "'gcorn/" GCORN_VERSION "'");
+    EXPECT_EQ(value("SERVER_SOFTWARE"), "'gunicorn/26.1.0 gcorn/" GCORN_VERSION "'");
     EXPECT_EQ(value("REMOTE_ADDR"), "'127.0.0.1'");
     EXPECT_EQ(value("REMOTE_PORT"), "'50123'");
     EXPECT_EQ(value("HTTP_HOST"), "'example.org'");
