@@ -6,6 +6,7 @@
 //
 //   micro_wsgi              every case
 //   micro_wsgi CASE COUNT   one case, parsed and called COUNT times without a clock: for bench/instructions
+//   micro_wsgi python 0     the version of the Python inside, and how it is linked
 #include "python/interpreter.h"
 
 #include <arpa/inet.h>
@@ -215,5 +216,6 @@ int run(const char* only, int count) {
 
 int main(int argc, char** argv) {
     const bool one_case = argc == 3;
+    if (one_case && std::strcmp(argv[1], "python") == 0) return std::puts(PY_VERSION " " GCORN_LINK), 0;
     return gcorn::run(one_case ? argv[1] : nullptr, one_case ? std::atoi(argv[2]) : 0);
 }
