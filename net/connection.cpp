@@ -357,6 +357,7 @@ void Connection::advance() {
         size_t used = 0;
         const bool goes_on = step(in_.view(), used);
         if (state_ == State::Closed || state_ == State::Linger) return;
+        if (in_.empty()) break;  // a refusal threw everything away, what it used included
         in_.consume(used);
         if (!goes_on) break;
     }
