@@ -438,7 +438,10 @@ bool Connection::step_head(std::string_view in, size_t& used) {
     exchange_->prepare(&facts_, tls_ ? -1 : fd_.get(), loop_.options().spool_directory);
     exchange_->response.begin(exchange_->head, loop_.options().keepalive_ms > 0,
                               loop_.options().response);
-    if (exchange_->head.framing == Framing::None) {
+    // A body of no bytes is complete already: no further byte would tell us so.
+    const bool has_body =
+        exchange_->head.framing == Framing::Chunked || exchange_->head.content_length > 0;
+    if (!has_body) {
         // Does a whole pipelined request wait behind this one? Then let the answers join.
         exchange_->corked_ = in.size() > used &&
                              in.substr(used).find("\r\n\r\n") != std::string_view::npos;
