@@ -600,6 +600,9 @@ void Connection::settle() {
         return;
     }
     if (exchange_->is_aborted()) {
+        // What was sent before the cut goes out: answers to earlier requests may be among it.
+        if (exchange_->has_output()) enter(State::Reply);
+        if (state_ == State::Reply && (!flush_output() || output_blocked_)) return;
         close();
         return;
     }
@@ -626,6 +629,10 @@ void Connection::after_reply() {
         loop_.exchange_completed(*exchange_);
     }
     read_paused_ = false;
+    if (exchange_->is_aborted()) {
+        close();
+        return;
+    }
     if (!exchange_->response.keeps_alive()) {
         finish_connection();
         return;
