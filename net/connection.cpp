@@ -357,6 +357,7 @@ void Connection::advance() {
         size_t used = 0;
         const bool goes_on = step(in_.view(), used);
         if (state_ == State::Closed || state_ == State::Linger) return;
+        if (in_.empty()) break;  // a refusal threw everything away, what it used included
         in_.consume(used);
         if (!goes_on) break;
     }
@@ -437,7 +438,10 @@ bool Connection::step_head(std::string_view in, size_t& used) {
     exchange_->prepare(&facts_, tls_ ? -1 : fd_.get(), loop_.options().spool_directory);
     exchange_->response.begin(exchange_->head, loop_.options().keepalive_ms > 0,
                               loop_.options().response);
-    if (exchange_->head.framing == Framing::None) {
+    // A body of no bytes is complete already: no further byte would tell us so.
+    const bool has_body =
+        exchange_->head.framing == Framing::Chunked || exchange_->head.content_length > 0;
+    if (!has_body) {
         // Does a whole pipelined request wait behind this one? Then let the answers join.
         exchange_->corked_ = in.size() > used &&
                              in.substr(used).find("\r\n\r\n") != std::string_view::npos;
@@ -596,6 +600,9 @@ void Connection::settle() {
         return;
     }
     if (exchange_->is_aborted()) {
+        // What was sent before the cut goes out: answers to earlier requests may be among it.
+        if (exchange_->has_output()) enter(State::Reply);
+        if (state_ == State::Reply && (!flush_output() || output_blocked_)) return;
         close();
         return;
     }
@@ -622,6 +629,10 @@ void Connection::after_reply() {
         loop_.exchange_completed(*exchange_);
     }
     read_paused_ = false;
+    if (exchange_->is_aborted()) {
+        close();
+        return;
+    }
     if (!exchange_->response.keeps_alive()) {
         finish_connection();
         return;

@@ -155,6 +155,51 @@ TEST_P(EventLoopTest, TruncatedBodyNeverReachesTheApplication) {
     EXPECT_EQ(calls, 0);
 }
 
+TEST_P(EventLoopTest, LengthOfZeroIsACompleteBody) {
+    app = [](Exchange& exchange) { answer(exchange, std::string(exchange.head.method) + "ed"); };
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
+    EXPECT_NE(client.read_until("POSTed").find("POSTed"), std::string::npos);
+}
+
+TEST_P(EventLoopTest, RefusalBehindAnAnswerThatStillWaits) {
+    // The refusal throws the input away while the answer before it fills the socket.
+    const std::string big(8 << 20, 'z');
+    app = [&](Exchange& exchange) { answer(exchange, big); };
+    start();
+    for (const std::string_view bad :
+         {"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+          "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcXX"}) {
+        Client client(engine.address(), 4096);
+        ASSERT_TRUE(client.send(std::string(kGet).append(bad).append(kGet)));
+        client.shut();
+        const std::string reply = client.read_all();
+        EXPECT_GT(reply.size(), big.size());
+        EXPECT_EQ(count(reply, "HTTP/1.1 200 "), 1u);
+        EXPECT_EQ(count(reply, "HTTP/1.1 400 "), 1u);
+    }
+}
+
+TEST_P(EventLoopTest, CutAnswerDoesNotTakeEarlierOnesAlong) {
+    app = [](Exchange& exchange) {
+        if (exchange.head.target == "/x") {
+            answer(exchange, "first");
+            return;
+        }
+        ASSERT_TRUE(exchange.response.set_status("200 OK").is_ok());
+        exchange.send(exchange.response.body(6), "second", false);
+        exchange.abort();
+        exchange.finish();
+    };
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(std::string(kGet) + "GET /y HTTP/1.1\r\nHost: a\r\n\r\n"));
+    const std::string reply = client.read_all();
+    EXPECT_NE(reply.find("first"), std::string::npos);
+    EXPECT_TRUE(client.is_closed());
+}
+
 TEST_P(EventLoopTest, HalfClosedClientStillGetsItsAnswer) {
     start();
     Client client(engine.address());
