@@ -311,6 +311,9 @@ Status Server::start_worker(const Config& cfg) {
     const int dump_fd = log_.error_fd() >= 0 ? log_.error_fd() : STDERR_FILENO;
     if (Status dumping = interpreter_->enable_traceback_dump(dump_fd); !dumping) return dumping;
     if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
+    if (cfg.reload) {
+        if (Status prepared = interpreter_->prepare_reload(); !prepared) return prepared;
+    }
     if (cfg.spew) {
         if (Status spewing = interpreter_->enable_spew(); !spewing) return spewing;
     }

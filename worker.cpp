@@ -226,6 +226,7 @@ int Worker::boot() {
         static_cast<Runtime*>(runtime)->interrupt(signal);
     }, &context_.runtime);
 
+    if (cfg.reload) start_reloader();
     if (!context_.app_is_loaded) {
         if (Status status = context_.app.load(); !status) {
             // The traceback was logged where it was caught; a missing application has none.
@@ -315,7 +316,9 @@ int Worker::serve_until_told() {
     ready_ = &ready;
     loop.watch(signals::fd(), [this] { handle_signals(); });
     if (context_.life_fd >= 0) loop.watch(context_.life_fd, [this] { arbiter_gone(); });
-    if (cfg.reload) start_reloader(loop);
+    if (reloader_ && reloader_->fd() >= 0)
+        loop.watch(reloader_->fd(), [] {});  // tend() looks after the turn
+    if (reloader_) look_for_changes();
 
     heartbeat_ms_ = kHeartbeatMaxMs;
     if (cfg.timeout > 0)
@@ -503,23 +506,25 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
 
 // --------------------------------------------------------------------------------------- reloader
 
-void Worker::start_reloader(EventLoop& loop) {
+/// Before the application is loaded: what it reads meanwhile may be saved meanwhile.
+void Worker::start_reloader() {
     reloader_ = std::make_unique<Reloader>();
     if (Status status = reloader_->start(context_.cfg.reload_engine); !status) {
         context_.log.error("%s", status.message().c_str());
         reloader_.reset();
         return;
     }
-    if (reloader_->fd() >= 0) loop.watch(reloader_->fd(), [] {});  // tend() looks after the turn
-    look_for_changes();
+    reloader_->watch({}, context_.cfg.reload_extra_files);
 }
 
 void Worker::look_for_changes() {
+    std::string path;
     if (monotonic_ms() >= next_look_ms_) {
         reloader_->watch(context_.app.source_files(), context_.cfg.reload_extra_files);
+        path = context_.runtime.changed_since_import();  // before watch() saw it the first time
         next_look_ms_ = monotonic_ms() + kReloadLookMs;
     }
-    const std::string path = reloader_->changed();
+    if (path.empty()) path = reloader_->changed();
     if (path.empty() || !alive() || board().wants_replacement.exchange(true)) return;
     context_.log.info("Worker reloading: %s modified", path.c_str());
     if (Status status = context_.hooks.worker_int(*this); !status)

@@ -130,7 +130,7 @@ private:
     void set_stop(Stop stop, int64_t patience_ms);
     void count_request();
     bool want_replacement();
-    void start_reloader(EventLoop& loop);
+    void start_reloader();
     void look_for_changes();
     [[nodiscard]] LoopOptions loop_options();
     [[nodiscard]] WorkerSlot& board() const { return context_.scoreboard.slot(context_.slot); }

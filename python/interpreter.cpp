@@ -143,6 +143,43 @@ threading.settrace(trace)
 sys.settrace(trace)
 )PYTHON";
 
+// importlib asks for a source's time and size just before it reads it.
+constexpr const char* kReloadSource = R"PYTHON(
+import os, sys
+from importlib.machinery import SourceFileLoader
+
+sys.dont_write_bytecode = True
+imported = {}
+path_stats = SourceFileLoader.path_stats
+
+def noting_path_stats(self, path):
+    stats = path_stats(self, path)
+    imported[path] = stats["mtime"], stats["size"]
+    return stats
+
+def changed_since_import():
+    while imported:
+        path, read = imported.popitem()
+        try:
+            now = os.stat(path)
+        except OSError:
+            continue  # its absence is the reloader's to tell
+        if (now.st_mtime, now.st_size) != read:
+            return path
+    return ""
+
+SourceFileLoader.path_stats = noting_path_stats
+)PYTHON";
+
+/// Runs a module's text; its globals, or null. Raises. GIL held.
+PyRef run_source(const char* text) {
+    PyRef globals = PyRef::steal(PyDict_New());
+    if (!globals || PyDict_SetItemString(globals.get(), "__builtins__", PyEval_GetBuiltins()) != 0)
+        return {};
+    if (!PyRef::steal(PyRun_String(text, Py_file_input, globals.get(), globals.get()))) return {};
+    return globals;
+}
+
 }  // namespace
 
 Result<PythonChoice> choose_python(const std::string& virtual_env, const std::string& path) {
@@ -204,6 +241,7 @@ void Interpreter::finalize() {
     if (std::exchange(finalized_, true)) return;
     PyGILState_Ensure();  // no scope: there is nothing left to release it to
     run_pending_handlers();
+    changed_since_import_.reset();
     if (threads_stuck_) {
         PyRef exit_functions = import("atexit", "_run_exitfuncs");
         if (!exit_functions || !PyRef::steal(PyObject_CallNoArgs(exit_functions.get())))
@@ -342,11 +380,26 @@ Status Interpreter::enable_traceback_dump(int fd) {
 
 Status Interpreter::enable_spew() {
     WithGil gil;
-    PyRef globals = PyRef::steal(PyDict_New());
-    PyRef done;
-    if (globals && PyDict_SetItemString(globals.get(), "__builtins__", PyEval_GetBuiltins()) == 0)
-        done.reset(PyRun_String(kSpewSource, Py_file_input, globals.get(), globals.get()));
-    return done ? Status::ok() : python_error("start spew");
+    return run_source(kSpewSource) ? Status::ok() : python_error("start spew");
+}
+
+Status Interpreter::prepare_reload() {
+    WithGil gil;
+    PyRef globals = run_source(kReloadSource);
+    PyRef function =
+        globals ? PyRef::borrow(PyDict_GetItemString(globals.get(), "changed_since_import"))
+                : PyRef();
+    changed_since_import_ = std::move(function);
+    return changed_since_import_ ? Status::ok() : python_error("prepare to reload");
+}
+
+std::string Interpreter::changed_since_import() {
+    if (!changed_since_import_) return {};
+    WithGil gil;
+    const PyRef path = PyRef::steal(PyObject_CallNoArgs(changed_since_import_.get()));
+    const PyRef bytes = path ? PyRef::steal(PyUnicode_EncodeFSDefault(path.get())) : PyRef();
+    if (!bytes) report("Looking for changed modules");
+    return bytes ? std::string(bytes_view(bytes.get())) : std::string();
 }
 
 // ------------------------------------------------------------------------------------- threads

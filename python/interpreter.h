@@ -89,6 +89,13 @@ public:
     /// output as "module:LINENO: source" (gunicorn: --spew).
     Status enable_spew();
 
+    /// For --reload: modules imported from now on leave no .pyc, and changed_since_import() knows the
+    /// sources they came from. (Python takes a .pyc for fresh that has the source's size and the
+    /// second of its time: a file saved twice within a second would start a new worker with the
+    /// code in between.)
+    Status prepare_reload();
+    std::string changed_since_import() override;
+
     /// Where errors of asynchronous things (signal handlers) go; null = stderr. Borrowed.
     void set_logger(Logger* log) { log_ = log; }
 
@@ -109,6 +116,7 @@ private:
     bool threads_stuck_ = false;  ///< some did not come back from join_threads()
     bool finalized_ = false;
     bool dumps_tracebacks_ = false;
+    PyRef changed_since_import_;  ///< Python's function of that name; null without prepare_reload()
     bool has_forked_ = false;
     PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;  ///< between before_fork and after_fork_…
 };

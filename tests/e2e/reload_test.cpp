@@ -1,0 +1,274 @@
+// --reload: a saved file restarts the workers, however the editor saved it, and no mistake in the
+// code ends the server. --spew: every line of Python that runs.
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <regex>
+#include <sstream>
+#include <thread>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "tests/support/e2e.h"
+
+namespace gcorn::e2e {
+namespace {
+
+/// An application in two modules that answers with the text of the second.
+class Reload : public PerEngine {
+protected:
+    void SetUp() override { SKIP_ON_GUNICORN("it reloads otherwise"); }
+
+    static std::string module(const std::string& text) { return "text = '" + text + "'\n"; }
+
+    Server& start(const std::string& engine = "auto", const std::vector<std::string>& more = {}) {
+        site_.write("part.py", module("one"));
+        site_.write("site_app.py",
+                    "import part\n"
+                    "def app(environ, start_response):\n"
+                    "    start_response('200 OK', [('Content-Length', str(len(part.text)))])\n"
+                    "    return [part.text.encode()]\n");
+        std::vector<std::string> args = {"--reload", "--reload-engine", engine, "--log-level",
+                                         "debug"};
+        args.insert(args.end(), more.begin(), more.end());
+        ServerOptions options = with(args);
+        options.app = "site_app:app";
+        options.directory = site_.path();
+        server_.emplace(options);
+        EXPECT_TRUE(answers("one")) << server_->story();
+        return *server_;
+    }
+    /// Until the server answers so and nobody else is left: every worker was replaced since the
+    /// last settle(), and the older ones are gone.
+    [[nodiscard]] bool answers(const std::string& text) {
+        if (!eventually([&] { return server_->get("/").body == text; })) return false;
+        settle();
+        return server_->get("/").body == text;
+    }
+    void settle() {
+        EXPECT_TRUE(eventually([&] { return count(kReady) >= ready_ + GetParam().workers; }))
+            << server_->story();
+        EXPECT_TRUE(server_->has_workers(GetParam().workers)) << server_->story();
+        ready_ = count(kReady);
+    }
+    [[nodiscard]] size_t count(std::string_view part) const {
+        const std::string log = server_->err();
+        size_t found = 0;
+        for (size_t at = log.find(part); at != std::string::npos; at = log.find(part, at + 1))
+            ++found;
+        return found;
+    }
+    /// The three ways in which editors save.
+    void save_in_place(const std::string& name, const std::string& text) const {
+        site_.write(name, text);
+    }
+    void rename_over(const std::string& name, const std::string& text) const {
+        const std::string fresh = site_.write(name + ".swp", text);
+        ASSERT_EQ(std::rename(fresh.c_str(), (site_ / name).c_str()), 0);
+    }
+    void delete_and_recreate(const std::string& name, const std::string& text) const {
+        ASSERT_EQ(::unlink((site_ / name).c_str()), 0);
+        site_.write(name, text);
+    }
+    void expect_every_way_of_saving() {
+        using Clock = std::chrono::steady_clock;
+        save_in_place("part.py", module("two"));
+        auto begin = Clock::now();
+        EXPECT_TRUE(server_->logs("part.py modified")) << server_->story();
+        EXPECT_LT(Clock::now() - begin, Milliseconds(2500));  // 1 s is promised, on an idle machine
+        EXPECT_TRUE(answers("two")) << server_->story();
+        rename_over("part.py", module("three"));
+        EXPECT_TRUE(answers("three")) << server_->story();
+        delete_and_recreate("part.py", module("four"));
+        EXPECT_TRUE(answers("four")) << server_->story();
+    }
+
+    TempDir site_;
+    std::optional<Server> server_;
+    static constexpr const char* kReady = "is ready after";
+    size_t ready_ = 0;  ///< workers so far, at the last settle()
+};
+FOR_EVERY_ENGINE(Reload);
+
+TEST_P(Reload, FollowsEveryWayOfSavingWithInotify) {
+    start("inotify");
+    expect_every_way_of_saving();
+}
+
+TEST_P(Reload, FollowsEveryWayOfSavingByPolling) {
+    start("poll");
+    expect_every_way_of_saving();
+}
+
+TEST_P(Reload, IgnoresCompiledAndUnrelatedFilesAndTakesABurstForOne) {
+    start();
+    site_.write("__pycache__/part.cpython-311.pyc", "not a module");
+    site_.write("part.pyc", "not a module");
+    site_.write("notes.txt", "nothing");
+    site_.write("unused.py", "x = 1");
+    for (int i = 0; i < 20; ++i) {
+        save_in_place("part.py", module("burst" + std::to_string(i)));
+        std::this_thread::sleep_for(Milliseconds(5));  // an editor that saves, formats, saves
+    }
+    EXPECT_TRUE(answers("burst19")) << server_->story();
+    // A later change is seen: had the others counted, they would have been told before it.
+    save_in_place("part.py", module("end"));
+    EXPECT_TRUE(answers("end")) << server_->story();
+    EXPECT_EQ(count("modified"), 2 * GetParam().workers) << server_->story();
+    EXPECT_EQ(count("Booting worker"), 3 * GetParam().workers) << server_->story();
+    EXPECT_EQ(count(".pyc"), 0U);
+}
+
+TEST_P(Reload, AnswersAnyImportErrorWithItsTracebackAndRecovers) {
+    start();
+    const std::vector<std::pair<std::string, std::string>> mistakes = {
+        {"text = (\n", "SyntaxError"},
+        {"import no_such_module_anywhere\n", "ModuleNotFoundError"},
+        {"text = undefined\n", "NameError"},
+        {"raise SystemExit(3)\n", "SystemExit"},
+        {"del __import__('sys').modules['part']; import os; os.nothing\n", "AttributeError"}};
+    int good = 0;
+    for (const auto& [text, exception] : mistakes) {
+        save_in_place("part.py", text);
+        Response got;
+        EXPECT_TRUE(eventually([&] {
+            got = server_->get("/");
+            return got.status == 500;
+        })) << exception
+            << server_->story();
+        EXPECT_EQ(got.field("Content-Type").rfind("text/plain", 0), 0U) << got;
+        EXPECT_NE(got.body.find("Traceback (most recent call last)"), std::string::npos) << got;
+        EXPECT_NE(got.body.find(exception), std::string::npos) << got;
+        EXPECT_NE(got.body.find("part.py"), std::string::npos) << got;
+        settle();
+        const std::string mended = "good" + std::to_string(++good);
+        save_in_place("part.py", module(mended));
+        EXPECT_TRUE(answers(mended)) << exception << server_->story();
+    }
+    EXPECT_FALSE(server_->exit_code(Milliseconds(0)).has_value());
+}
+
+TEST_P(Reload, StartsWithABrokenApplicationToo) {
+    const TempDir site;
+    site.write("late.py", "def app(\n");
+    ServerOptions options = with({"--reload"});
+    options.app = "late:app";
+    options.directory = site.path();
+    const Server server(options);
+    EXPECT_TRUE(eventually([&] { return server.get("/").status == 500; })) << server.story();
+    site.write("late.py",
+               "def app(environ, start_response):\n"
+               "    start_response('200 OK', [('Content-Length', '4')])\n"
+               "    return [b'late']\n");
+    EXPECT_TRUE(eventually([&] { return server.get("/").body == "late"; })) << server.story();
+}
+
+TEST_P(Reload, WatchesExtraFilesWithGlobsOfAnyDepth) {
+    site_.write("settings.ini", "a");
+    site_.write("templates/deep/er/page.html", "a");
+    Server& server = start("auto", {"--reload-extra-file", site_ / "settings.ini",
+                                    "--reload-extra-file", site_ / "templates/**/*.html"});
+    save_in_place("settings.ini", "b");
+    EXPECT_TRUE(server.logs("settings.ini modified")) << server.story();
+    settle();
+    save_in_place("templates/deep/er/page.html", "b");
+    EXPECT_TRUE(server.logs("page.html modified")) << server.story();
+    settle();
+    save_in_place("templates/new/one.html", "b");
+    EXPECT_TRUE(server.logs("one.html modified")) << server.story();
+}
+
+TEST_P(Reload, AnswersMeanwhile) {
+    Server& server = start();
+    std::atomic<bool> stops{false};
+    std::atomic<size_t> good{0}, bad{0};
+    std::thread client([&] {
+        while (!stops)
+            ++(server.get("/").status == 200 ? good : bad);
+    });
+    for (int i = 0; i < 3; ++i) {
+        save_in_place("part.py", module("text" + std::to_string(i)));
+        EXPECT_TRUE(answers("text" + std::to_string(i))) << server.story();
+    }
+    stops = true;
+    client.join();
+    EXPECT_EQ(bad, 0U) << server.story();
+    EXPECT_GT(good, 0U);
+}
+
+TEST(ReloadStart, RefusesAnUnknownEngineAndAMissingExtraFile) {
+    const Finished engine = run_server({"--reload-engine", "guess", "probe:app"});
+    EXPECT_EQ(engine.code, 1) << engine;
+    EXPECT_NE(engine.err.find("guess"), std::string::npos) << engine;
+    const Finished file = run_server({"--reload-extra-file", "/nonexistent/x", "probe:app"});
+    EXPECT_EQ(file.code, 1) << file;
+    EXPECT_NE(file.err.find("/nonexistent/x"), std::string::npos) << file;
+}
+
+// -------------------------------------------------------------------------------------------- spew
+
+class Spew : public PerEngine {};
+FOR_EVERY_ENGINE(Spew);
+
+constexpr const char* kTraced =
+    "import threading\n"
+    "def helper():\n"
+    "    in_a_thread = 1   \n"
+    "    return in_a_thread\n"
+    "def app(environ, start_response):\n"
+    "    thread = threading.Thread(target=helper)\n"
+    "    thread.start()\n"
+    "    thread.join()\n"
+    "    exec('made = 1')\n"
+    "    start_response('200 OK', [('Content-Length', '2')])\n"
+    "    return [b'ok']\n";
+
+TEST_P(Spew, PrintsEveryLineOfEveryThreadInGunicornsFormat) {
+    SKIP_ON_GUNICORN("it traces one thread");
+    const TempDir site;
+    site.write("traced.py", kTraced);
+    ServerOptions options = with({"--spew"});
+    options.app = "traced:app";
+    options.directory = site.path();
+    Server server(options);
+    for (int i = 0; i < 3; ++i)
+        EXPECT_EQ(server.get("/").status, 200) << server.story();
+    EXPECT_TRUE(eventually([&] {
+        return server.out().find("traced:11:     return [b'ok']\n") != std::string::npos;
+    })) << server.err();
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.err();
+    const std::string out = server.out();
+    for (const char* line : {"traced:1: import threading\n", "traced:3:     in_a_thread = 1\n",
+                             "traced:8:     thread.join()\n"}) {
+        EXPECT_NE(out.find(line), std::string::npos) << line;
+    }
+    // Whole lines only, whatever number of processes writes them.
+    const std::regex format(R"([A-Za-z_<\[][\w.<>\[\] ]*:(\d+|None): .*)");
+    std::istringstream text(out);
+    size_t bad = 0;
+    for (std::string line; std::getline(text, line);) {
+        if (std::regex_match(line, format)) continue;
+        if (++bad < 5) ADD_FAILURE() << line;
+    }
+    // Nothing twice: each worker imports the module once.
+    size_t imports = 0;
+    for (size_t at = out.find("traced:1: import"); at != std::string::npos;
+         at = out.find("traced:1: import", at + 1))
+        ++imports;
+    EXPECT_EQ(imports, GetParam().workers);
+}
+
+TEST(SpewStart, IsRefusedTogetherWithDaemon) {
+    SKIP_ON_GUNICORN("it spews into nothing");
+    const Finished finished = run_server({"--spew", "--daemon", "probe:app"});
+    EXPECT_EQ(finished.code, 1) << finished;
+    EXPECT_NE(finished.err.find("Error: spew prints to the terminal that daemon leaves"),
+              std::string::npos)
+        << finished;
+}
+
+}  // namespace
+}  // namespace gcorn::e2e
