@@ -134,9 +134,11 @@ def describe(frame):
         source = "unknown code named [%s], instruction #%d" % (code.co_name, frame.f_lasti)
     return "%s:%s: %s\n" % (module, frame.f_lineno, source)
 
-def trace(frame, event, argument, write=None):
+def trace(frame, event, argument):
     if event == "line":
+        # Several workers write to this stdout: what waited in a buffer would end inside a line.
         sys.stdout.write(describe(frame))
+        sys.stdout.flush()
     return trace
 
 threading.settrace(trace)

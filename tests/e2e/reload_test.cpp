@@ -238,6 +238,16 @@ TEST_P(Spew, PrintsEveryLineOfEveryThreadInGunicornsFormat) {
     EXPECT_TRUE(eventually([&] {
         return server.out().find("traced:11:     return [b'ok']\n") != std::string::npos;
     })) << server.err();
+    // Nothing twice: each worker imports the module once.
+    const auto imports = [&] {
+        const std::string out = server.out();
+        size_t found = 0;
+        for (size_t at = out.find("traced:1: import"); at != std::string::npos;
+             at = out.find("traced:1: import", at + 1))
+            ++found;
+        return found;
+    };
+    EXPECT_TRUE(eventually([&] { return imports() == GetParam().workers; })) << server.err();
     server.signal(SIGTERM);
     EXPECT_EQ(server.exit_code(), 0) << server.err();
     const std::string out = server.out();
@@ -253,12 +263,7 @@ TEST_P(Spew, PrintsEveryLineOfEveryThreadInGunicornsFormat) {
         if (std::regex_match(line, format)) continue;
         if (++bad < 5) ADD_FAILURE() << line;
     }
-    // Nothing twice: each worker imports the module once.
-    size_t imports = 0;
-    for (size_t at = out.find("traced:1: import"); at != std::string::npos;
-         at = out.find("traced:1: import", at + 1))
-        ++imports;
-    EXPECT_EQ(imports, GetParam().workers);
+    EXPECT_EQ(imports(), GetParam().workers);
 }
 
 TEST(SpewStart, IsRefusedTogetherWithDaemon) {
