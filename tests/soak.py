@@ -43,7 +43,7 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.NamedTemporaryFile("w+", prefix="gcorn-soak-", suffix=".log", delete=False)
         self.process = subprocess.Popen(
             [binary, "-b", "127.0.0.1:%d" % self.port, *OPTIONS, *arguments, "classes:app"],
             cwd=os.path.join(HERE, "apps"), stdout=self.log, stderr=self.log)
@@ -294,7 +294,9 @@ def soak(binary, name, seconds, seed):
         if sign in log:
             faults.append("the log says " + sign)
     if faults:
-        print(log[-5000:])
+        faults.append("its log is " + server.log.name)
+    else:
+        os.unlink(server.log.name)
     return faults
 
 

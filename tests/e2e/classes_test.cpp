@@ -43,8 +43,8 @@ std::vector<Engine> engines_of(const std::vector<std::string>& classes) {
     return chosen;
 }
 
-#define FOR_ENGINES_OF(fixture, ...)                                                       \
-    GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(fixture);                                \
+#define FOR_ENGINES_OF(fixture, ...)                                                         \
+    GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(fixture);                                  \
     INSTANTIATE_TEST_SUITE_P(Engines, fixture, ::testing::ValuesIn(engines_of(__VA_ARGS__)), \
                              [](const auto& engine) { return engine.param.name; })
 
@@ -148,7 +148,8 @@ TEST_P(RequestTimeout, ReplacesAWorkerWhoseThreadDoesNotComeBack) {
         << server.story();
     EXPECT_TRUE(server.logs("is replaced: it has requests that do not end"));
     EXPECT_TRUE(eventually([&] { return server.get("/pid").body != pid; })) << server.story();
-    EXPECT_EQ(client.read_response().status, 504) << server.story();  // by the old worker, in the end
+    EXPECT_EQ(client.read_response().status, 504)
+        << server.story();  // by the old worker, in the end
 }
 
 // ------------------------------------------------------------------------- clients that are gone
@@ -287,16 +288,20 @@ TEST_P(WebSocket, SurvivesClientsThatLeaveAndGivesBackTheirDescriptors) {
     ASSERT_TRUE(server.has_workers(GetParam().workers));
     const auto descriptors = [&] {
         size_t sum = 0;
-        for (const pid_t worker : server.workers()) sum += open_descriptors(worker);
+        for (const pid_t worker : server.workers())
+            sum += open_descriptors(worker);
         return sum;
     };
-    for (int i = 0; i < 20; ++i) expect_alive();
+    for (int i = 0; i < 20; ++i)
+        expect_alive();
     size_t before = 0;
     for (size_t i = 1; i <= 10; ++i) {
         Client client = server.connect();
         open(client);
-        if (i % 2 == 0) client.reset();
-        else client.finish_sending();
+        if (i % 2 == 0)
+            client.reset();
+        else
+            client.finish_sending();
         EXPECT_TRUE(noted("websocket closed", i)) << server.story();
         expect_alive();
         if (i == 2) before = descriptors();
@@ -372,15 +377,16 @@ TEST_P(Together, AFastRequestDoesNotWaitForFifteenThatSleep) {
 TEST_P(Together, ASlowClientOccupiesNoThread) {
     Server& server = start({"--threads", "1", "--header-timeout", "60", "--body-timeout", "60"});
     std::vector<Client> slow;
-    for (const char* bytes :
-         {"", "GET / HTTP/1.1\r\nHo", "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
-          "GET /block?n=8000000 HTTP/1.1\r\nHost: x\r\n\r\n"}) {
+    for (const char* bytes : {"", "GET / HTTP/1.1\r\nHo",
+                              "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+                              "GET /block?n=8000000 HTTP/1.1\r\nHost: x\r\n\r\n"}) {
         for (int i = 0; i < 4; ++i) {
             slow.push_back(server.connect());
             ASSERT_TRUE(slow.back().send(bytes));
         }
     }
-    for (int i = 0; i < 50; ++i) expect_alive();
+    for (int i = 0; i < 50; ++i)
+        expect_alive();
     slow[4].send("st: x\r\n\r\n");
     EXPECT_EQ(slow[4].read_response().body, "Hello, world!\n");
     slow[8].send("12345678");
@@ -414,8 +420,8 @@ TEST_P(Together, OutgoingRequestsOverlap) {
                         .args = {"-k", "gthread", "--threads", "16"},
                         .env = {{"SIGNS", scratch_.path()}}});
     // The other side answers none of them before all have come.
-    std::vector<Client> clients = send_to_all(
-        16, "/outgoing?" + std::to_string(other.at().port) + "/meet?n=16");
+    std::vector<Client> clients =
+        send_to_all(16, "/outgoing?" + std::to_string(other.at().port) + "/meet?n=16");
     for (Client& client : clients)
         EXPECT_EQ(client.read_response().body, "met") << server.story() << other.story();
 }
@@ -449,7 +455,8 @@ TEST_P(Greenlets, TwoHundredSleepersEndTogether) {
     EXPECT_TRUE(in_one_of_three([&] {
         const auto begin = Clock::now();
         std::vector<Client> clients = send_to_all(200, "/sleep?s=0.5");
-        for (Client& client : clients) EXPECT_EQ(client.read_response().body, "slept");
+        for (Client& client : clients)
+            EXPECT_EQ(client.read_response().body, "slept");
         const Duration took = Clock::now() - begin;
         std::printf("200 requests of 500 ms: %.0f ms\n", took.count());
         return took < Milliseconds(1500);
@@ -473,7 +480,8 @@ TEST_P(Greenlets, ABlockedHubIsFoundAndReplaced) {
 TEST_P(Greenlets, AnOpenLongPollCostsLessThan40KiB) {
     constexpr size_t kCount = 1000;
     Server& server = start({"--worker-connections", "1100"});
-    for (int i = 0; i < 20; ++i) expect_alive();
+    for (int i = 0; i < 20; ++i)
+        expect_alive();
     ASSERT_TRUE(server.has_workers(1));
     const pid_t worker = server.workers()[0];
     const size_t before = memory_of(worker, "VmRSS");
@@ -497,7 +505,8 @@ TEST_P(Greenlets, AMissingLibraryIsOneLine) {
     EXPECT_EQ(finished.err.find("\nError: "), 0U) << finished;
     EXPECT_EQ(count_of(finished.err, "\n"), 2U) << finished;
     EXPECT_NE(finished.err.find("worker class " + name + " needs the package " + name),
-              std::string::npos) << finished;
+              std::string::npos)
+        << finished;
     EXPECT_NE(finished.err.find("python3-" + name), std::string::npos) << finished;
 }
 
