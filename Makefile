@@ -4,13 +4,14 @@
 #   make run          serves examples/hello.py on port 8000
 #   make test         builds and runs every test; `unit` and `e2e` are its two halves
 #   make asan tsan    unit tests under the address+undefined and the thread sanitizer
+#   make soak         all kinds of clients against each worker class for MINUTES
 #   make fuzz         each fuzz target for FUZZ_SECONDS (clang)
 #   make lint format docs bench clean
 #   make install PREFIX=/usr/local DESTDIR=      binary, man page, shell completions
 #   make deb          builds build/gcorn_VERSION_ARCHITECTURE.deb (Debian, Ubuntu)
 #
 # Variables: PYTHON=/path/to/python3  LINK=static|shared  POLLER=epoll|poll  TYPE=Release|Debug
-#            BUILD=directory  JOBS=n  FUZZ_SECONDS=n
+#            BUILD=directory  JOBS=n  FUZZ_SECONDS=n  MINUTES=n
 BUILD ?= build
 TYPE ?= Release
 PYTHON ?=
@@ -18,6 +19,7 @@ LINK ?= auto
 POLLER ?= auto
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 FUZZ_SECONDS ?= 20
+MINUTES ?= 10
 PREFIX ?= /usr/local
 DESTDIR ?=
 
@@ -64,6 +66,9 @@ tsan:
 	$(call build,build-tsan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=thread)
 	@$(call CTEST,build-tsan) -L unit -R 'unit.(EventLoop|Exchange|Connection|Worker|Poller|Log)'
 
+soak: all
+	@python3 tests/soak.py --minutes $(MINUTES)
+
 fuzz:
 	$(call build,build-fuzz,-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_COMPILER=clang++ -DGCORN_FUZZ=ON,fuzz_targets)
 	@.ci/fuzz build-fuzz $(FUZZ_SECONDS)
@@ -91,4 +96,4 @@ deb: all
 clean:
 	@rm -rf build build-asan build-tsan build-fuzz gcorn
 
-.PHONY: all run everything test unit e2e asan tsan fuzz lint format docs bench install deb clean
+.PHONY: all run everything test unit e2e asan tsan soak fuzz lint format docs bench install deb clean

@@ -584,8 +584,8 @@ void Connection::on_exchange() {
     if (exchange_->is_finished()) {
         if (state_ == State::App) settle();
     } else if (state_ == State::App) {
-        flush_output();
-        if (exchange_->is_aborted() && body_open_) body_open_ = false;
+        // A failed flush may have closed us: the answer can end meanwhile, on the application's thread.
+        if (flush_output() && exchange_->is_aborted()) body_open_ = false;
     }
     update_interest();
 }

@@ -386,6 +386,7 @@ void Exchange::reset_for_reuse() {
     received_us = queued_us = taken_us = done_us = app_us = 0;
     aborted_.store(false, std::memory_order_relaxed);
     finished_.store(false, std::memory_order_relaxed);
+    detached_.store(false, std::memory_order_relaxed);
     body_complete_.store(true, std::memory_order_relaxed);
     leader_waits_.store(false, std::memory_order_relaxed);
     // Output that waits for a pipelined successor stays: it goes out before the next answer.

@@ -12,6 +12,9 @@
 
 namespace gcorn::e2e {
 
+/// For what takes a while beside a load, such as a worker that boots.
+constexpr Milliseconds kLoadPatience{60'000};
+
 /// Clients that ask and check until told to stop; every other one keeps its connection.
 class Load {
 public:
@@ -35,7 +38,7 @@ public:
     /// At least that many more answers arrived.
     bool goes_on(size_t more = 50) {
         const size_t before = good_;
-        return eventually([&] { return good_ >= before + more; });
+        return eventually([&] { return good_ >= before + more; }, kLoadPatience);
     }
 
 private:

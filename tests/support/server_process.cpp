@@ -352,7 +352,7 @@ std::vector<Engine> engines() {
         {.name = "gthread", .args = {"-k", "gthread", "--threads", "4"}, .is_threaded = true},
         {.name = "gevent", .args = {"-k", "gevent"}, .is_threaded = true},
         {.name = "eventlet", .args = {"-k", "eventlet"}, .is_threaded = true}};
-    const std::string wanted = "," + variable("GCORN_E2E_CLASSES", "sync") + ",";
+    const std::string wanted = "," + variable("GCORN_E2E_CLASSES", GCORN_E2E_CLASSES) + ",";
     std::vector<Engine> chosen;
     std::copy_if(all.begin(), all.end(), std::back_inserter(chosen), [&](const Engine& engine) {
         return wanted.find("," + engine.args[1] + ",") != std::string::npos;

@@ -71,6 +71,7 @@ protected:
         return exchange->take_for_transform(plain, max);
     }
     void cork() { exchange->corked_ = true; }
+    void reuse() { exchange->reset_for_reuse(); }
 
     /// What the client gets until it has `size` bytes; the leader flushes meanwhile.
     std::string receive(size_t size) {
@@ -291,6 +292,14 @@ TEST_F(ExchangeTest, DetachedSocketIsADescriptorOfItsOwn) {
     EXPECT_NE(socket->get(), server_.get());
     EXPECT_EQ(::send(socket->get(), "raw", 3, 0), 3);
     EXPECT_EQ(receive(3), "raw");
+}
+
+TEST_F(ExchangeTest, ADetachedOneIsFreshForItsNextConnection) {
+    EXPECT_TRUE(exchange->detach().is_ok());
+    exchange->finish();
+    reuse();
+    EXPECT_FALSE(exchange->is_detached());
+    EXPECT_FALSE(exchange->is_finished());
 }
 
 TEST_F(ExchangeTest, TlsAndVanishedClientsHaveNoRawSocket) {

@@ -1,0 +1,437 @@
+// A worker's whole life with real sockets and signals, on a thread of this process instead of a
+// child of its own; application, hooks and runtime are C++. So the thread sanitizer sees all of it.
+
+#include "worker.h"
+
+#include <fcntl.h>
+
+#include <condition_variable>
+#include <csignal>
+#include <fstream>
+#include <mutex>
+#include <sstream>
+
+#include "arbiter.h"
+#include "os/signals.h"
+#include "tests/support/loop_fixture.h"
+
+namespace gcorn {
+namespace {
+
+using testing::Client;
+using testing::eventually;
+
+constexpr std::string_view kGet = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// threading.Thread, but not Python's.
+class FakeRuntime : public Runtime {
+public:
+    ~FakeRuntime() override {
+        for (std::thread& thread : threads_)
+            thread.join();
+    }
+    void finalize() override { is_final = true; }
+    Status start_threads(size_t count, std::function<void(size_t)> body) override {
+        if (fails) return Error{0, "no more threads"};
+        running_ = count;
+        for (size_t i = 0; i < count; ++i) {
+            threads_.emplace_back([this, i, body] {
+                body(i);
+                --running_;
+            });
+        }
+        return {};
+    }
+    bool join_threads(int timeout_ms) override {
+        const int64_t end_ms = monotonic_ms() + timeout_ms;
+        while (running_ > 0 && monotonic_ms() < end_ms)
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        return running_ == 0;
+    }
+    void set_environment(const std::string&, const std::string*) override {}
+
+    std::atomic<bool> is_final{false};
+    bool fails = false;
+
+private:
+    std::vector<std::thread> threads_;
+    std::atomic<size_t> running_{0};
+};
+
+class FakeApp : public App {
+public:
+    Status load() override { return load_status; }
+    void call(Exchange& exchange) override {
+        ++calls;
+        on_call(exchange);
+        testing::answer(exchange, "hello");
+    }
+    OverdueCalls interrupt_overdue(int64_t limit_ms) override {
+        ++looks;
+        return {.next_look_ms = limit_ms, .stuck = stuck.exchange(0)};
+    }
+    std::vector<std::string> source_files() override { return {}; }
+
+    Status load_status;
+    std::function<void(Exchange&)> on_call = [](Exchange&) {};
+    std::atomic<int> calls{0}, looks{0};
+    std::atomic<size_t> stuck{0};
+};
+
+class FakeHooks : public Hooks {
+public:
+    Status post_fork(Arbiter&, Worker&) override { return note("post_fork", post_fork_status); }
+    Status post_worker_init(Worker&) override { return note("post_worker_init", {}); }
+    Status worker_exit(Arbiter&, Worker&) override { return note("worker_exit", {}); }
+
+    Status post_fork_status;
+    std::string called;  ///< by the worker's thread; read it when that has ended
+
+private:
+    Status note(const char* name, const Status& status) {
+        called += std::string(name) + " ";
+        return status;
+    }
+};
+
+/// Holds calls until the test lets them go.
+class Gate {
+public:
+    void open() {
+        const std::lock_guard lock(mutex_);
+        is_open_ = true;
+        opened_.notify_all();
+    }
+    void pass() {
+        std::unique_lock lock(mutex_);
+        ++waiting_;
+        opened_.wait_for(lock, std::chrono::milliseconds(testing::kPatienceMs),
+                         [this] { return is_open_; });
+    }
+    [[nodiscard]] size_t waiting() const { return waiting_; }
+
+private:
+    std::mutex mutex_;
+    std::condition_variable opened_;
+    bool is_open_ = false;
+    std::atomic<size_t> waiting_{0};
+};
+
+/// The parameter: 0 for sync, else so many threads of gthread.
+class WorkerTest : public ::testing::TestWithParam<size_t> {
+protected:
+    void SetUp() override {
+        char path[] = "/tmp/gcorn-worker-XXXXXX";
+        Fd(::mkstemp(path)).reset();
+        log_path_ = path;
+        LogOptions log_options;
+        log_options.errorlog = path;
+        ASSERT_TRUE(log_.open(log_options).is_ok());
+        ASSERT_TRUE(signals::open().is_ok());
+        auto spec = parse_bind("127.0.0.1:0");
+        auto opened = Listener::open(*spec, {});
+        ASSERT_TRUE(opened.is_ok()) << opened.message();
+        listener_ = std::move(*opened);
+        slot_ = scoreboard_.claim();
+        cfg.threads = static_cast<int64_t>(std::max<size_t>(GetParam(), 1));
+        cfg.graceful_timeout = 10;
+    }
+    void TearDown() override {
+        gate.open();
+        if (thread_.joinable()) {
+            worker_->leave();
+            thread_.join();
+        }
+        signals::reset_to_defaults();
+        if (HasFailure()) std::fprintf(stderr, "%s\n", log_text().c_str());
+        ::unlink(log_path_.c_str());
+    }
+
+    void start() {
+        auto compiled = AccessLog::compile(kDefaultAccessFormat);
+        ASSERT_TRUE(compiled.is_ok());
+        access_log_ = std::make_unique<AccessLog>(std::move(*compiled));
+        arbiter_ = std::make_unique<Arbiter>(cfg, ArbiterOptions{.version = "1",
+                                                                 .argv = {},
+                                                                 .environment = {},
+                                                                 .executable = "",
+                                                                 .start_directory = "/",
+                                                                 .reload_config = nullptr,
+                                                                 .use_config = nullptr,
+                                                                 .make_worker = nullptr,
+                                                                 .response = {},
+                                                                 .log = log_,
+                                                                 .statsd = statsd_,
+                                                                 .runtime = runtime,
+                                                                 .hooks = hooks,
+                                                                 .app = app});
+        WorkerContext context{.arbiter = *arbiter_,
+                              .cfg = cfg,
+                              .log = log_,
+                              .access_log = *access_log_,
+                              .statsd = statsd_,
+                              .runtime = runtime,
+                              .hooks = hooks,
+                              .app = app,
+                              .scoreboard = scoreboard_,
+                              .slot = slot_,
+                              .listeners = {listener_.get()},
+                              .life_fd = life_read.get(),
+                              .response = {}};
+        if (GetParam() == 0)
+            worker_ = std::make_unique<SyncWorker>(std::move(context));
+        else
+            worker_ = std::make_unique<ThreadWorker>(std::move(context));
+        thread_ = std::thread([this] {
+            code_ = worker_->run();
+            has_ended_ = true;
+        });
+    }
+    void start_ready() {
+        ASSERT_NO_FATAL_FAILURE(start());
+        ASSERT_TRUE(eventually([this] { return board().state == WorkerState::Ready; }))
+            << log_text();
+    }
+    /// What run() returned; -1 if it does not.
+    int exit_code() {
+        if (!eventually([this] { return has_ended_.load(); })) return -1;
+        thread_.join();
+        return code_;
+    }
+    [[nodiscard]] WorkerSlot& board() const { return scoreboard_.slot(slot_); }
+    [[nodiscard]] const Address& address() const { return listener_->address(); }
+    [[nodiscard]] std::string log_text() const {
+        std::ostringstream text;
+        text << std::ifstream(log_path_).rdbuf();
+        return text.str();
+    }
+    [[nodiscard]] bool has_logged(const std::string& text) const {
+        return log_text().find(text) != std::string::npos;
+    }
+    void expect_hello(Client& client) {
+        client.forget();
+        ASSERT_TRUE(client.send(kGet));
+        EXPECT_NE(client.read_until("hello").find("200 OK"), std::string::npos);
+    }
+
+    Config cfg;
+    FakeRuntime runtime;
+    FakeApp app;
+    FakeHooks hooks;
+    Gate gate;
+    Fd life_read, life_write;  ///< as the arbiter holds them
+    Worker* worker() { return worker_.get(); }
+
+private:
+    Scoreboard scoreboard_ = std::move(*Scoreboard::create(2));
+    size_t slot_ = 0;
+    std::string log_path_;
+    Logger log_;
+    Statsd statsd_;
+    std::unique_ptr<AccessLog> access_log_;
+    std::unique_ptr<Listener> listener_;
+    std::unique_ptr<Arbiter> arbiter_;
+    std::unique_ptr<Worker> worker_;
+    std::thread thread_;
+    int code_ = -1;
+    std::atomic<bool> has_ended_{false};
+};
+
+INSTANTIATE_TEST_SUITE_P(Classes, WorkerTest, ::testing::Values(size_t{0}, size_t{4}),
+                         [](const auto& threads) {
+                             return threads.param == 0 ? "sync" : "gthread";
+                         });
+
+// ----------------------------------------------------------------------------------------- life
+
+TEST_P(WorkerTest, BootsServesAndLeaves) {
+    start_ready();
+    EXPECT_EQ(board().capacity, std::max<size_t>(GetParam(), 1));
+    Client client(address());
+    for (int i = 0; i < 10; ++i)
+        expect_hello(client);
+    EXPECT_EQ(worker()->nr(), 10U);
+    worker()->leave();
+    EXPECT_EQ(exit_code(), 0);
+    EXPECT_TRUE(client.is_closed());
+    EXPECT_EQ(hooks.called, "post_fork post_worker_init worker_exit ");
+    EXPECT_TRUE(runtime.is_final);
+    EXPECT_EQ(board().state, WorkerState::Stopping);
+}
+
+TEST_P(WorkerTest, EverySignalToEndDoes) {
+    for (const auto& [signal, code] :
+         {std::pair{SIGTERM, 0}, {SIGINT, 0}, {SIGQUIT, 0}, {SIGABRT, 1}}) {
+        ASSERT_NO_FATAL_FAILURE(start_ready());
+        ASSERT_EQ(::kill(::getpid(), signal), 0);
+        EXPECT_EQ(exit_code(), code) << signals::name(signal);
+        board().state = WorkerState::Booting;
+    }
+}
+
+TEST_P(WorkerTest, AFailingHookOrApplicationIsAnExitCode) {
+    hooks.post_fork_status = Error{0, "post_fork is not happy"};
+    start();
+    EXPECT_EQ(exit_code(), kExitBootFailed);
+    EXPECT_TRUE(has_logged("post_fork is not happy"));
+    hooks.post_fork_status = {};
+    for (const int code : {kExitBootFailed, kExitAppFailed}) {
+        app.load_status = Error{code, "no such application"};
+        start();
+        EXPECT_EQ(exit_code(), code);
+    }
+    EXPECT_EQ(app.calls, 0);
+}
+
+TEST_P(WorkerTest, LeavesWhenItsArbiterIsGone) {
+    int ends[2];
+    ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    life_read = Fd(ends[0]);
+    life_write = Fd(ends[1]);
+    start_ready();
+    life_write.reset();
+    EXPECT_EQ(exit_code(), 0);
+    EXPECT_TRUE(has_logged("Parent changed, shutting down"));
+}
+
+TEST_P(WorkerTest, BeatsWhileNothingHappens) {
+    cfg.timeout = 1;  // so it beats every third of a second
+    start_ready();
+    for (int i = 0; i < 3; ++i) {
+        const int64_t before = board().heartbeat_ms;
+        EXPECT_TRUE(eventually([&] { return board().heartbeat_ms != before; })) << i;
+    }
+}
+
+// -------------------------------------------------------------------------------------- stopping
+
+TEST_P(WorkerTest, AnswersWhatRunsBeforeItLeaves) {
+    app.on_call = [this](Exchange&) { gate.pass(); };
+    start_ready();
+    Client client(address());
+    ASSERT_TRUE(client.send(kGet));
+    ASSERT_TRUE(eventually([this] { return gate.waiting() == 1; }));
+    Client idle(address());
+    worker()->leave();
+    gate.open();
+    const std::string answer = client.read_all();
+    EXPECT_NE(answer.find("hello"), std::string::npos);
+    EXPECT_EQ(exit_code(), 0);
+}
+
+TEST_P(WorkerTest, DoesNotWaitLongerThanItsGracefulTimeout) {
+    if (GetParam() == 0)
+        GTEST_SKIP() << "its only thread is in the call: the arbiter's KILL ends it";
+    cfg.graceful_timeout = 1;
+    app.on_call = [this](Exchange&) { gate.pass(); };
+    start_ready();
+    Client client(address());
+    ASSERT_TRUE(client.send(kGet));
+    ASSERT_TRUE(eventually([this] { return gate.waiting() == 1; }));
+    worker()->leave();
+    EXPECT_TRUE(eventually([this] { return has_logged("Worker graceful timeout"); }));
+    gate.open();  // in life the process ends with its threads
+    EXPECT_EQ(exit_code(), 0);
+}
+
+// -------------------------------------------------------------------------------------- requests
+
+TEST_P(WorkerTest, TheLoopIsLedDuringACall) {
+    app.on_call = [this](Exchange&) { gate.pass(); };
+    start_ready();
+    Client refused(address());
+    ASSERT_TRUE(refused.send("GET"));
+    Client calling(address());
+    ASSERT_TRUE(calling.send(kGet));
+    ASSERT_TRUE(eventually([this] { return gate.waiting() == 1; }));
+    // The only answer that no application thread has a part in; sync's guard must give it.
+    ASSERT_TRUE(refused.send(" no request\r\n\r\n"));
+    EXPECT_NE(refused.read_all().find("400 Bad Request"), std::string::npos);
+    gate.open();
+    EXPECT_NE(calling.read_until("hello").find("200 OK"), std::string::npos);
+}
+
+TEST_P(WorkerTest, AsManyCallsRunAsItHasThreads) {
+    const size_t threads = std::max<size_t>(GetParam(), 1);
+    app.on_call = [this](Exchange&) { gate.pass(); };
+    start_ready();
+    std::vector<Client> clients;
+    for (size_t i = 0; i < threads + 2; ++i) {
+        clients.emplace_back(address());
+        ASSERT_TRUE(clients.back().send(kGet));
+    }
+    ASSERT_TRUE(eventually([&] { return gate.waiting() == threads; }));
+    EXPECT_EQ(board().busy, threads);
+    ActivityView running;
+    ASSERT_TRUE(board().read(0, running));
+    EXPECT_EQ(running.method, "GET");
+    gate.open();
+    for (Client& client : clients)
+        EXPECT_NE(client.read_until("hello").find("200 OK"), std::string::npos);
+    EXPECT_TRUE(eventually([&] { return board().busy == 0; }));
+}
+
+TEST_P(WorkerTest, LosesNothingUnderManyClients) {
+    start_ready();
+    std::vector<std::thread> clients;
+    std::atomic<int> answers{0};
+    for (int i = 0; i < 4; ++i) {
+        clients.emplace_back([&, i] {
+            for (int n = 0; n < 50; ++n) {
+                Client client(address());
+                if (!client.send(kGet)) continue;
+                if (n % 5 == i) {
+                    client.reset();
+                    ++answers;
+                    continue;
+                }
+                for (int again = 0; again < 2; ++again) {
+                    client.read_until("hello");
+                    client.forget();
+                    client.send(kGet);
+                }
+                if (client.read_until("hello").find("200 OK") != std::string::npos) ++answers;
+            }
+        });
+    }
+    for (std::thread& client : clients)
+        client.join();
+    EXPECT_EQ(answers, 200);
+    worker()->leave();
+    EXPECT_EQ(exit_code(), 0);
+}
+
+TEST_P(WorkerTest, AsksForASuccessorAfterMaxRequestsAndServesOn) {
+    cfg.max_requests = 3;
+    start_ready();
+    Client client(address());
+    for (int i = 0; i < 2; ++i)
+        expect_hello(client);
+    EXPECT_FALSE(board().wants_replacement);
+    expect_hello(client);
+    EXPECT_TRUE(eventually([this] { return board().wants_replacement.load(); }));
+    expect_hello(client);
+    EXPECT_TRUE(has_logged("Autorestarting worker after current request."));
+}
+
+TEST_P(WorkerTest, AsksForASuccessorWhenACallIsStuck) {
+    cfg.request_timeout = 1;
+    start_ready();
+    EXPECT_TRUE(eventually([this] { return app.looks > 0; }));
+    EXPECT_FALSE(board().wants_replacement);
+    app.stuck = 1;
+    EXPECT_TRUE(eventually([this] { return board().wants_replacement.load(); }));
+    EXPECT_TRUE(eventually([this] { return has_logged("is replaced: it has requests"); }));
+    Client client(address());
+    expect_hello(client);
+}
+
+TEST_P(WorkerTest, LooksForNoLongCallsUnlessItIsTold) {
+    start_ready();
+    Client client(address());
+    expect_hello(client);
+    EXPECT_EQ(app.looks, 0);
+}
+
+}  // namespace
+}  // namespace gcorn
