@@ -611,7 +611,8 @@ void Connection::settle() {
         exchange_->response.must_close();
     }
     const bool keeps_alive = exchange_->response.keeps_alive();
-    const bool may_join = keeps_alive && !in_.empty() && exchange_.use_count() == 1;
+    const bool may_join = keeps_alive && !in_.empty() && exchange_.use_count() == 1 &&
+                          exchange_->may_join_successor();
     if (exchange_->has_output() && !may_join) {
         enter(State::Reply);
         if (!flush_output() || output_blocked_) return;

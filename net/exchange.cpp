@@ -404,6 +404,13 @@ bool Exchange::has_output() {
     return !segments_.empty();
 }
 
+bool Exchange::may_join_successor() {
+    const std::lock_guard lock(mutex_);
+    const auto is_range = [](const Segment& segment) { return segment.is_range(); };
+    return corked_ && queued_bytes_ <= kCorkBytesMax &&
+           std::none_of(segments_.begin(), segments_.end(), is_range);
+}
+
 /// Drops `bytes` from the front of the queue; the caller holds the lock.
 void Exchange::consume_front(size_t bytes) {
     while (bytes > 0) {

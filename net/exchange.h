@@ -190,6 +190,9 @@ private:
     void drop_output();              ///< for the pool: nothing of the old connection stays
     void body_arrived(bool is_complete, int error);
     [[nodiscard]] bool has_output();
+    /// What is queued may wait for a pipelined successor, which is there as a whole. More than a few
+    /// bytes, or what a full socket left over, goes out before the next request is looked at.
+    [[nodiscard]] bool may_join_successor();
     [[nodiscard]] uint64_t body_backlog();  ///< body bytes received and not consumed yet
 
     // Application side.

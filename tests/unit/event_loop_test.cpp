@@ -181,6 +181,17 @@ TEST_P(EventLoopTest, RefusalBehindAnAnswerThatStillWaits) {
     }
 }
 
+TEST_P(EventLoopTest, PartOfAHeadBehindAnAnswerDoesNotCutIt) {
+    const std::string big(8 << 20, 'z');
+    app = [&](Exchange& exchange) { answer(exchange, big); };
+    start();
+    Client client(engine.address(), 4096);
+    ASSERT_TRUE(client.send(std::string(kGet) + "GET /x HT"));
+    client.shut();
+    const std::string reply = client.read_all();
+    EXPECT_EQ(reply.size() - reply.find("\r\n\r\n") - 4, big.size());
+}
+
 TEST_P(EventLoopTest, CutAnswerDoesNotTakeEarlierOnesAlong) {
     app = [](Exchange& exchange) {
         if (exchange.head.target == "/x") {
