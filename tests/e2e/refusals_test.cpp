@@ -121,7 +121,7 @@ TEST_P(Refusals, LeaveOneAnswerOneWarningAndOneAccessLine) {
     // Some time after the last one, there still are no more of them.
     EXPECT_EQ(server_->get("/").status, 200);
     EXPECT_EQ(warnings().size(), told);
-    EXPECT_TRUE(lines_with(access(), "/smuggled").empty()) << access();
+    EXPECT_TRUE(lines_with(access(), "<GET /smuggled").empty()) << access();
     EXPECT_TRUE(lines_with(server_->err(), "[ERROR]").empty()) << server_->story();
 }
 
