@@ -854,13 +854,16 @@ Status Arbiter::begin_reload() {
     apply_environment(cfg());
     log().reopen();
     if (Status status = open_listeners(*pending_, current_); !status) return status;
-    if (cfg().preload_app && !app_is_loaded_) {
+    if (cfg().preload_app && app_is_loaded_) {
+        log().warning(
+            "The application was preloaded: its code stays as it is until a restart or USR2");
+    } else if (cfg().preload_app) {
         if (Status status = load_application(); !status) return status;
     }
+    change_num_workers(static_cast<int>(std::min<int64_t>(cfg().workers, INT_MAX)));
     if (Status status = options_.hooks.on_reload(*this); !status) return status;
     backoff_ms_ = kBackoffMinMs;
     next_spawn_ms_ = 0;
-    change_num_workers(static_cast<int>(std::min<int64_t>(cfg().workers, INT_MAX)));
     return {};
 }
 

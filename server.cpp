@@ -91,6 +91,7 @@ private:
     Status detach(const Config& cfg);
     std::unique_ptr<Worker> make_worker(WorkerContext context);
     WsgiOptions wsgi_options(const Config& cfg, bool is_check) const;
+    std::string paste_specification(const Config& cfg) const;
 
     std::vector<std::string> argv_, environment_;
     Surroundings surroundings_;
@@ -264,7 +265,7 @@ void Server::tell_notices(const ResolvedConfig& resolved) {
 
 WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
     WsgiOptions options;
-    options.app = cfg.wsgi_app;
+    options.app = cfg.paste.empty() ? cfg.wsgi_app : paste_specification(cfg);
     options.is_multithread = cfg.worker_class != "sync";
     options.is_multiprocess = cfg.workers > 1;
     options.is_preload = cfg.preload_app && !is_check;
@@ -275,6 +276,20 @@ WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
     if (Result<AccessLog> format = AccessLog::compile(cfg.access_log_format))
         options.logged_environ = format->environ_names();
     return options;
+}
+
+/// FILE#SECTION and the globals in the form that python/loader.py reads. A JSON string is a Python
+/// literal, too.
+std::string Server::paste_specification(const Config& cfg) const {
+    const std::string_view given = cfg.paste;
+    const size_t hash = given.find('#');
+    std::string file(given.substr(0, hash));
+    if (file[0] != '/') file = surroundings_.start_dir + "/" + file;
+    std::string text = "<paste>(" + json_quote(file) + ", ";
+    text += json_quote(hash == std::string_view::npos ? "main" : given.substr(hash + 1)) + ", [";
+    for (const std::string& assignment : cfg.raw_paste_global_conf)
+        text += json_quote(assignment) + ", ";
+    return text + "])";
 }
 
 /// --check-config and --print-config: everything short of serving, in this process.

@@ -430,10 +430,10 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
     const bool is_behind =
         context_.scoreboard.has_idle_sibling(context_.slot) && ready_->size() > 0;
     if (loop_->is_stopping() || is_behind) exchange.response.must_close();
+    count_request();  // before the call, so that worker.nr includes it (gunicorn's does)
     call_app(exchange);
     slot.busy.fetch_sub(1, std::memory_order_relaxed);
     slot.end(index);
-    count_request();
 }
 
 void Worker::count_request() {

@@ -56,8 +56,27 @@ def call_factory(factory, args, kwargs):
         raise
 
 
+def from_paste(file, section, assignments):
+    """The application of a PasteDeploy file; assignments: NAME=VALUE, where a backslash hides a =."""
+    import re
+    try:
+        from paste.deploy import loadapp
+    except ImportError:
+        raise Unusable("paste needs the package PasteDeploy, which is not installed") from None
+    pairs = [re.split(r"(?<![\\])=", text, maxsplit=1) for text in assignments]
+    return loadapp("config:" + file, name=section, relative_to=os.path.dirname(file),
+                   global_conf={name.replace("\\=", "="): value.replace("\\=", "=")
+                                for name, value in pairs})
+
+
 def find(spec):
-    """The application that "module", "module:name" or "module:factory(literals)" names."""
+    """The application that "module", "module:name" or "module:factory(literals)" names.
+
+    "<paste>" with the arguments of from_paste() as literals names one of a PasteDeploy file.
+    """
+    if spec.startswith("<paste>"):
+        import ast
+        return from_paste(*ast.literal_eval(spec[len("<paste>"):]))
     name, colon, expression = spec.partition(":")
     if not colon:
         expression = "application"

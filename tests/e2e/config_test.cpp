@@ -1,0 +1,494 @@
+// Settings end to end: the sixteen hooks in their order and process, config files as people write
+// them, precedence, what is refused and with which words, exit codes.
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <regex>
+#include <sstream>
+
+#include <unistd.h>
+
+#include "settings.h"
+#include "tests/support/e2e.h"
+
+namespace gcorn::e2e {
+namespace {
+
+bool contains(const std::string& text, std::string_view part) {
+    return text.find(part) != std::string::npos;
+}
+
+size_t count(const std::string& text, std::string_view part) {
+    size_t found = 0;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
+        ++found;
+    return found;
+}
+
+std::string unused_address() {
+    return "127.0.0.1:" + std::to_string(free_port());
+}
+
+// ------------------------------------------------------------------------------------------- hooks
+
+/// Every hook writes "PROCESS NAME FACTS" into the file HOOKS; PROCESS is arbiter or worker.
+constexpr const char* kHooks = R"PY(
+import os
+arbiter = []
+def note(name, *facts):
+    process = "arbiter" if not arbiter or os.getpid() == arbiter[0] else "worker"
+    line = " ".join([process, name, *map(str, facts)]) + "\n"
+    fd = os.open(os.environ["HOOKS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, line.encode())
+    os.close(fd)
+def nworkers_changed(server, new_value, old_value):
+    if not arbiter: arbiter.append(os.getpid())
+    note("nworkers_changed", new_value, old_value)
+def on_starting(server): note("on_starting", server.pid == os.getpid(), server.num_workers)
+def when_ready(server): note("when_ready", len(server.WORKERS), bool(server.address), server.cfg.workers)
+def pre_fork(server, worker): note("pre_fork", worker.age, worker.pid, worker.booted)
+def post_fork(server, worker): note("post_fork", worker.age, worker.pid == os.getpid(), worker.ppid == server.pid)
+def post_worker_init(worker): note("post_worker_init", worker.age, worker.alive, callable(worker.wsgi), worker.cfg.workers)
+def worker_int(worker): note("worker_int", worker.age)
+def worker_abort(worker): note("worker_abort", worker.age)
+def pre_request(worker, req):
+    req.mark = "mine"
+    note("pre_request", req.method, req.uri, req.path, req.query, req.version, dict(req.headers)["X-IN"])
+def post_request(worker, req, environ, resp):
+    note("post_request", req.mark, environ["PATH_INFO"], resp.status, resp.sent, dict(resp.headers)["Content-Length"], worker.nr)
+def worker_exit(server, worker): note("worker_exit", worker.age, worker.pid == os.getpid())
+def child_exit(server, worker): note("child_exit", worker.age, worker.pid > 0)
+def on_reload(server): note("on_reload", server.num_workers, len(server.WORKERS))
+def pre_exec(server): note("pre_exec")
+def on_exit(server): note("on_exit", len(server.WORKERS))
+)PY";
+
+class HookOrder : public PerEngine {
+protected:
+    void SetUp() override {
+        SKIP_ON_GUNICORN("its order on HUP differs");
+        if (GetParam().workers > 1) GTEST_SKIP() << "the order is that of one worker";
+    }
+    Server& start() {
+        ServerOptions options = with({"-c", scratch_.write("conf.py", kHooks), "-p",
+                                      scratch_ / "pid", "--log-level", "debug"});
+        options.env["HOOKS"] = scratch_ / "hooks";
+        server_.emplace(options);
+        return *server_;
+    }
+    /// The lines since the last call, once there are that many.
+    std::string next(size_t lines) {
+        std::string text;
+        eventually([&] {
+            text = read_file(scratch_ / "hooks").substr(seen_);
+            return static_cast<size_t>(std::count(text.begin(), text.end(), '\n')) >= lines;
+        });
+        seen_ += text.size();
+        return text;
+    }
+    static std::string sorted(const std::string& text) {
+        std::vector<std::string> lines;
+        std::istringstream in(text);
+        for (std::string line; std::getline(in, line);)
+            lines.push_back(line + "\n");
+        std::sort(lines.begin(), lines.end());
+        std::string all;
+        for (const std::string& line : lines)
+            all += line;
+        return all;
+    }
+
+    TempDir scratch_;
+    std::optional<Server> server_;
+    size_t seen_ = 0;
+};
+FOR_EVERY_ENGINE(HookOrder);
+
+TEST_P(HookOrder, IsGunicornsFromStartToStop) {
+    Server& server = start();
+    EXPECT_EQ(next(6),
+              "arbiter nworkers_changed 1 None\n"
+              "arbiter on_starting True 1\n"
+              "arbiter when_ready 0 True 1\n"
+              "arbiter pre_fork 1 [booting] False\n"
+              "worker post_fork 1 True True\n"
+              "worker post_worker_init 1 True True 1\n")
+        << server.story();
+    EXPECT_EQ(server.get("/?a=b", {{"X-In", "sent"}}).status, 200);
+    EXPECT_EQ(next(2),
+              "worker pre_request GET /?a=b / a=b (1, 1) sent\n"
+              "worker post_request mine / 200 OK 14 14 1\n")
+        << server.story();
+
+    server.signal(SIGHUP);
+    EXPECT_EQ(next(7),
+              "arbiter nworkers_changed 1 1\n"
+              "arbiter on_reload 1 1\n"
+              "arbiter pre_fork 2 [booting] False\n"
+              "worker post_fork 2 True True\n"
+              "worker post_worker_init 2 True True 1\n"
+              "worker worker_exit 1 True\n"
+              "arbiter child_exit 1 True\n")
+        << server.story();
+
+    server.signal(SIGTTIN);
+    EXPECT_EQ(next(4),
+              "arbiter nworkers_changed 2 1\n"
+              "arbiter pre_fork 3 [booting] False\n"
+              "worker post_fork 3 True True\n"
+              "worker post_worker_init 3 True True 1\n")
+        << server.story();
+    EXPECT_TRUE(eventually([&] { return count(server.err(), "is ready after") == 3; }));
+    server.signal(SIGTTOU);
+    EXPECT_EQ(next(3),
+              "arbiter nworkers_changed 1 2\n"
+              "worker worker_exit 2 True\n"
+              "arbiter child_exit 2 True\n")
+        << server.story();
+
+    ASSERT_TRUE(server.has_workers(1));
+    ::kill(server.workers().front(), SIGKILL);  // no hook of its own can run
+    EXPECT_EQ(next(4),
+              "arbiter child_exit 3 True\n"
+              "arbiter pre_fork 4 [booting] False\n"
+              "worker post_fork 4 True True\n"
+              "worker post_worker_init 4 True True 1\n")
+        << server.story();
+    for (const auto& [number, name] : std::vector<std::pair<int, std::string>>{
+             {SIGINT, "worker_int"}, {SIGABRT, "worker_abort"}}) {
+        const std::string age = number == SIGINT ? "4" : "5";
+        const std::string next_age = number == SIGINT ? "5" : "6";
+        ASSERT_TRUE(server.has_workers(1));
+        ::kill(server.workers().front(), number);
+        // Its successor may be forked before its end is seen.
+        EXPECT_EQ(sorted(next(6)),
+                  sorted("worker " + name + " " + age + "\nworker worker_exit " + age +
+                         " True\narbiter child_exit " + age + " True\narbiter pre_fork " +
+                         next_age + " [booting] False\nworker post_fork " + next_age +
+                         " True True\nworker post_worker_init " + next_age + " True True 1\n"))
+            << server.story();
+    }
+
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_EQ(next(3),
+              "worker worker_exit 6 True\n"
+              "arbiter child_exit 6 True\n"
+              "arbiter on_exit 0\n")
+        << server.story();
+}
+
+TEST_P(HookOrder, PreExecRunsInTheChildOfUsr2) {
+    Server& server = start();
+    next(6);
+    server.signal(SIGUSR2);
+    EXPECT_EQ(next(7).rfind("worker pre_exec\n", 0), 0U) << server.story();
+    ASSERT_TRUE(eventually([&] { return std::filesystem::exists(scratch_ / "pid.2"); }));
+    const pid_t fresh = std::atoi(read_file(scratch_ / "pid.2").c_str());
+    ASSERT_GT(fresh, 1);
+    ::kill(fresh, SIGTERM);
+    EXPECT_TRUE(eventually([&] { return !is_alive(fresh); }));
+}
+
+TEST(Hooks, ThatRaiseEndTheStartWithTheirTraceback) {
+    for (const auto& [hook, arguments, code] :
+         std::vector<std::tuple<std::string, std::string, int>>{
+             {"nworkers_changed", "server, new_value, old_value", 1},
+             {"on_starting", "server", 1},
+             {"when_ready", "server", 1},
+             {"post_fork", "server, worker", 3},
+             {"post_worker_init", "worker", 3}}) {
+        const TempDir scratch;
+        const std::string config = scratch.write(
+            "conf.py", "def " + hook + "(" + arguments + "): raise RuntimeError('hook broken')\n");
+        const Finished finished = run_server({"-c", config, "-b", unused_address(), "probe:app"});
+        EXPECT_EQ(finished.code, code) << hook << finished;
+        EXPECT_TRUE(contains(finished.err, "RuntimeError: hook broken")) << hook << finished;
+        const size_t tracebacks = count(finished.err, "Traceback (most recent call last)");
+        EXPECT_TRUE(is_gunicorn() || tracebacks == 1) << hook << finished;
+    }
+}
+
+TEST(Hooks, ThatRaiseLaterAreToldAndSurvived) {
+    SKIP_ON_GUNICORN("it ends with 255");
+    const TempDir scratch;
+    const std::string config =
+        scratch.write("conf.py",
+                      "def on_reload(server): raise RuntimeError('reload broken')\n"
+                      "def child_exit(server, worker): raise RuntimeError('child broken')\n"
+                      "def worker_exit(server, worker): raise RuntimeError('exit broken')\n"
+                      "def post_request(worker, req): raise RuntimeError('post broken')\n"
+                      "def pre_request(worker, req):\n"
+                      "    if req.path == '/teapot': raise RuntimeError('pre broken')\n");
+    Server server({.args = {"-c", config}});
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    EXPECT_EQ(server.get("/teapot").status, 500) << server.story();
+    server.signal(SIGHUP);
+    EXPECT_TRUE(server.logs("reload broken")) << server.story();
+    ASSERT_TRUE(server.has_workers(1));
+    ::kill(server.workers().front(), SIGTERM);
+    EXPECT_TRUE(server.logs("exit broken")) << server.story();
+    EXPECT_TRUE(server.logs("child broken")) << server.story();
+    EXPECT_TRUE(server.has_workers(1));
+    EXPECT_TRUE(eventually([&] { return server.get("/").status == 200; })) << server.story();
+    EXPECT_TRUE(contains(server.err(), "Exception in post_request hook")) << server.story();
+    EXPECT_TRUE(contains(server.err(), "post broken")) << server.story();
+    EXPECT_TRUE(contains(server.err(), "pre broken")) << server.story();
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+}
+
+TEST(Hooks, OfAWrongArityAreRefused) {
+    const TempDir scratch;
+    const std::string config = scratch.write("conf.py", "def pre_fork(server): pass\n");
+    const Finished finished = run_server({"-c", config, "probe:app"});
+    EXPECT_EQ(finished.code, 1) << finished;
+    EXPECT_TRUE(contains(finished.err, "Value must have an arity of: 2")) << finished;
+}
+
+// ------------------------------------------------------------------------------------ config files
+
+class RealConfig : public ::testing::TestWithParam<std::string> {};
+std::string config_name(const ::testing::TestParamInfo<std::string>& name) {
+    return name.param;
+}
+INSTANTIATE_TEST_SUITE_P(Files, RealConfig,
+                         ::testing::Values("airflow_style", "container", "cpu_count",
+                                           "custom_logger", "django", "environment",
+                                           "gevent_psycogreen", "logconfig_dict", "logging_hooks",
+                                           "memory_limit", "prometheus_multiprocess", "typed"),
+                         config_name);
+
+TEST_P(RealConfig, IsStartedWith) {
+    const TempDir scratch;
+    std::string config = std::string(GCORN_SOURCE_DIR "/tests/configs/") + GetParam() + ".py";
+    ServerOptions options;
+    // What the files expect of their machines, and must not find on this one.
+    const std::string configs = GCORN_SOURCE_DIR "/tests/configs";
+    scratch.write("psycogreen/__init__.py", "");
+    scratch.write("psycogreen/gevent.py", "def patch_psycopg(): pass\n");
+    scratch.write("prometheus_client/__init__.py", "");
+    scratch.write("prometheus_client/multiprocess.py", "def mark_process_dead(pid): pass\n");
+    options.env["PYTHONPATH"] = configs + ":" + scratch.path() + ":" + apps_dir();
+    options.env["PROMETHEUS_MULTIPROC_DIR"] = scratch / "metrics";
+    options.env["GUNICORN_WORKERS"] = "2";  // environment.py
+    options.args = {"-c", config, "-w", "2", "--pythonpath", apps_dir()};
+    options.directory = scratch.path();
+    if (GetParam() == "django") options.args.insert(options.args.end(), {"-u", ""});
+    if (GetParam() == "gevent_psycogreen" && run({python(), "-c", "import gevent"}).code != 0)
+        GTEST_SKIP() << "gevent is not installed";
+    if (GetParam() == "typed" && run({python(), "-c", "import gunicorn"}).code == 0)
+        GTEST_SKIP() << "it looks at types, and here they are those of the gunicorn installed";
+    Server server(options);
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    EXPECT_TRUE(server.has_workers(2)) << server.story();
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_FALSE(contains(server.err(), "Traceback")) << server.story();
+}
+
+TEST(ConfigFile, WarnsOnceOfANameThatIsAlmostASetting) {
+    SKIP_ON_GUNICORN("it ignores it in silence");
+    const TempDir scratch;
+    const std::string config = scratch.write("conf.py", "worker = 3\nunrelated = 1\nWORKERS = 2\n");
+    const Server server({.args = {"-c", config}});
+    EXPECT_EQ(server.get("/").status, 200);
+    EXPECT_EQ(count(server.err(), "workers"), 1U) << server.story();
+    EXPECT_FALSE(contains(server.err(), "unrelated")) << server.story();
+}
+
+// ------------------------------------------------------------------------------------- precedence
+
+TEST(PrintConfig, TellsEachValueAndWhereItCameFrom) {
+    SKIP_ON_GUNICORN("it does not tell");
+    const TempDir scratch;
+    const std::string config =
+        scratch.write("conf.py", "timeout = 41\nthreads = 2\nkeepalive = 3\nloglevel = 'debug'\n");
+    const Finished finished =
+        run_server({"-c", config, "--keep-alive", "5", "--print-config", "probe:app"},
+                   {{"GUNICORN_CMD_ARGS", "--threads 4 --keep-alive 4"}, {"WEB_CONCURRENCY", "7"}});
+    EXPECT_EQ(finished.code, 0) << finished;
+    const auto line = [&](const std::string& name) {
+        std::smatch found;
+        std::regex_search(finished.out, found, std::regex("(^|\n)" + name + " += ([^\n]*)"));
+        return found.str(2);
+    };
+    EXPECT_EQ(line("backlog"), "2048  # default");
+    EXPECT_EQ(line("timeout"), "41  # " + config);
+    EXPECT_EQ(line("threads"), "4  # GUNICORN_CMD_ARGS");
+    EXPECT_EQ(line("keepalive"), "5  # command line");
+    EXPECT_EQ(line("workers"), "7  # environment WEB_CONCURRENCY");
+}
+
+// ---------------------------------------------------------------------------------------- refusals
+
+TEST(CommandLine, SuggestsListsAndRefuses) {
+    SKIP_ON_GUNICORN("it has other words");
+    const auto says = [](const std::vector<std::string>& args, int code, std::string_view text) {
+        std::vector<std::string> all = args;
+        all.push_back("probe:app");
+        const Finished finished = run_server(all);
+        EXPECT_EQ(finished.code, code) << args[0] << finished;
+        EXPECT_TRUE(contains(finished.err, text)) << args[0] << finished;
+    };
+    says({"--wrokers", "2"}, 2, "did you mean --workers?");
+    says({"--limit-request-f", "2"}, 2, "--limit-request-fields");
+    says({"--worker", "2"}, 2, "--worker-class");
+    says({"-k", "tornado"}, 1, "tornado");
+    says({"-k", "asgi"}, 1, "asgi");
+    says({"--protocol", "uwsgi"}, 1, "http");
+}
+
+/// A word that the setting takes, for its place on a command line.
+std::string some_value(const Setting& setting) {
+    if (!setting.choices.empty())
+        return std::string(setting.choices.substr(0, setting.choices.find(',')));
+    return "1";
+}
+
+TEST(Settings, OutOfScopeAreRefusedWithASentenceFromEverySource) {
+    SKIP_ON_GUNICORN("it has them");
+    size_t refused = 0;
+    std::string all_at_once;
+    for (const Setting& setting : settings()) {
+        if (setting.section != Section::OutOfScope || setting.refused.empty()) continue;
+        ++refused;
+        const std::string name(setting.name);
+        const TempDir scratch;
+        const Finished file = run_server(
+            {"-c", scratch.write("conf.py", name + " = 1\n"), "--check-config", "probe:app"});
+        EXPECT_EQ(file.code, 1) << name << file;
+        EXPECT_TRUE(contains(file.err, "Error: ")) << name << file;
+        EXPECT_TRUE(contains(file.err, std::string(setting.refused))) << name << file;
+        if (setting.flags.empty()) continue;
+        std::vector<std::string> args = {std::string(setting.flags)};
+        if (!setting.metavar.empty()) args.push_back(some_value(setting));
+        args.push_back("probe:app");
+        const Finished line = run_server(args);
+        EXPECT_EQ(line.code, 1) << name << line;
+        EXPECT_TRUE(contains(line.err, std::string(setting.refused))) << name << line;
+    }
+    EXPECT_GE(refused, 20U);
+}
+
+TEST(Settings, WithoutEffectSaySoAtTheStart) {
+    SKIP_ON_GUNICORN("it has them");
+    size_t told = 0;
+    for (const Setting& setting : settings()) {
+        if (setting.ignored.empty()) continue;
+        ++told;
+        const TempDir scratch;
+        const std::string value = setting.name == "worker_tmp_dir" ? "'/tmp'"
+                                  : setting.name == "ssl_version"  ? "5"
+                                                                   : "True";
+        const Server server({.args = {"-c", scratch.write("conf.py", std::string(setting.name) +
+                                                                         " = " + value + "\n")}});
+        EXPECT_TRUE(server.logs(setting.ignored)) << setting.name << server.story();
+    }
+    EXPECT_GE(told, 3U);
+}
+
+TEST(Settings, AreAllShownByPrintConfig) {
+    SKIP_ON_GUNICORN("it has others");
+    const Finished finished = run_server({"--print-config", "probe:app"});
+    for (const Setting& setting : settings()) {
+        if (setting.section == Section::OutOfScope) continue;
+        EXPECT_TRUE(contains("\n" + finished.out, "\n" + std::string(setting.name) + " "))
+            << setting.name;
+    }
+}
+
+TEST(Paste, LoadsFromAFileOrSaysWhatIsMissing) {
+    SKIP_ON_GUNICORN("it shows a traceback");
+    const TempDir scratch;
+    scratch.write("pasted.py",
+                  "def factory(global_conf, **local_conf):\n"
+                  "    body = (global_conf['where'] + local_conf['what']).encode()\n"
+                  "    def app(environ, start_response):\n"
+                  "        start_response('200 OK', [('Content-Length', str(len(body)))])\n"
+                  "        return [body]\n"
+                  "    return app\n");
+    const std::string ini = scratch.write(
+        "site.ini", "[app:main]\npaste.app_factory = pasted:factory\nwhat = pasted\n");
+    const bool has_paste = run({python(), "-c", "import paste.deploy"}).code == 0;
+    ServerOptions options{.app = "",
+                          .args = {"--paste", ini, "--paste-global", "where=here,"},
+                          .env = {{"PYTHONPATH", scratch.path()}}};
+    if (has_paste) {
+        const Server server(options);
+        EXPECT_EQ(server.get("/").body, "here,pasted") << server.story();
+        // As if it were not there:
+        scratch.write("sitecustomize.py", "import sys\nsys.modules['paste.deploy'] = None\n");
+    }
+    const Finished finished = run_server({"-b", unused_address(), "--paste", ini}, options.env);
+    EXPECT_EQ(finished.code, 4) << finished;
+    EXPECT_TRUE(contains(finished.err, "PasteDeploy")) << finished;
+    EXPECT_FALSE(contains(finished.err, "Traceback")) << finished;
+}
+
+// ------------------------------------------------------------------------------- titles, preload
+
+std::string title(pid_t pid) {
+    std::string text = read_file("/proc/" + std::to_string(pid) + "/cmdline");
+    return text.substr(0, text.find('\0'));
+}
+
+TEST(Titles, NameTheProcesses) {
+    SKIP_ON_GUNICORN("it needs a package");
+    Server server({.args = {"-n", "shop"}});
+    ASSERT_TRUE(server.has_workers(1));
+    EXPECT_EQ(server.get("/").status, 200);
+    EXPECT_EQ(title(server.pid()), "gcorn: master [shop]");
+    EXPECT_EQ(title(server.workers().front()), "gcorn: worker [shop]");
+    const Server unnamed;
+    EXPECT_EQ(title(unnamed.pid()), "gcorn: master [probe:app]");
+}
+
+TEST(Preload, IsImportedOnceAndHupSaysThatItStays) {
+    SKIP_ON_GUNICORN("it does not say so");
+    const TempDir site;
+    const std::string code =
+        "import os\n"
+        "made_by = str(os.getpid()).encode()\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [('Content-Length', str(len(made_by)))])\n"
+        "    return [made_by]\n";
+    site.write("early.py", code);
+    Server server({.app = "early:app", .args = {"--preload", "-w", "2"}, .directory = site.path()});
+    EXPECT_EQ(server.get("/").body, std::to_string(server.pid()));
+    ASSERT_TRUE(server.has_workers(2));
+    const std::vector<pid_t> old = server.workers();
+    site.write("early.py", "made_by = b'new code'\n" + code.substr(code.find("def app")));
+    server.signal(SIGHUP);
+    EXPECT_TRUE(server.logs("preload")) << server.story();
+    EXPECT_TRUE(eventually([&] {
+        const std::vector<pid_t> now = server.workers();
+        return now.size() == 2 && now[0] != old[0] && now[0] != old[1];
+    })) << server.story();
+    EXPECT_EQ(server.get("/").body, std::to_string(server.pid())) << server.story();
+}
+
+// ------------------------------------------------------------------------------------- exit codes
+
+TEST(ExitCodes, AreThoseOfTheTable) {
+    const TempDir scratch;
+    scratch.write("raising.py", "raise RuntimeError('no')\n");
+    const auto code = [&](const std::vector<std::string>& args) {
+        std::vector<std::string> all = {"-b", unused_address(), "--chdir", scratch.path()};
+        all.insert(all.end(), args.begin(), args.end());
+        return run_server(all).code;
+    };
+    EXPECT_EQ(code({"--version"}), 0);
+    EXPECT_EQ(code({"-w", "-1", "raising:app"}), 1);
+    EXPECT_EQ(code({"--check-config", "raising:app"}), 1);
+    EXPECT_EQ(code({"--no-such", "raising:app"}), 2);
+    EXPECT_EQ(code({"raising:app"}), 3);
+    EXPECT_EQ(code({"--preload", "raising:app"}), is_gunicorn() ? 1 : 3);
+    scratch.write("empty.py", "");
+    EXPECT_EQ(code({"empty:app"}), 4);
+    EXPECT_EQ(code({"--preload", "empty:app"}), is_gunicorn() ? 1 : 4);
+}
+
+}  // namespace
+}  // namespace gcorn::e2e

@@ -1,0 +1,190 @@
+// What the machine can do to a server: no more processes, no more descriptors, a read-only
+// directory, killed workers, a killed arbiter, a foreign child. Linux.
+
+#include <algorithm>
+#include <filesystem>
+#include <thread>
+
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/support/e2e.h"
+#include "tests/support/load.h"
+
+namespace gcorn::e2e {
+namespace {
+
+bool contains(const std::string& text, std::string_view part) {
+    return text.find(part) != std::string::npos;
+}
+
+size_t count(const std::string& text, std::string_view part) {
+    size_t found = 0;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
+        ++found;
+    return found;
+}
+
+/// The soft limit only, which its owner may raise again.
+void limit(pid_t pid, int resource, rlim_t value) {
+    rlimit now{};
+    ASSERT_EQ(::prlimit(pid, static_cast<__rlimit_resource>(resource), nullptr, &now), 0);
+    now.rlim_cur = std::min(value, now.rlim_max);
+    ASSERT_EQ(::prlimit(pid, static_cast<__rlimit_resource>(resource), &now, nullptr), 0);
+}
+
+class Faults : public PerEngine {
+protected:
+    void SetUp() override { SKIP_ON_GUNICORN("not what these tests are about"); }
+};
+FOR_EVERY_ENGINE(Faults);
+
+TEST_P(Faults, RunningOutOfDescriptorsIsSurvived) {
+    Server server(with());
+    ASSERT_TRUE(server.has_workers(GetParam().workers));
+    EXPECT_EQ(server.get("/").status, 200);
+    for (const pid_t worker : server.workers())
+        limit(worker, RLIMIT_NOFILE, open_descriptors(worker) + 8);
+    std::vector<Client> idle;
+    for (int i = 0; i < 60; ++i) {
+        idle.push_back(server.connect());
+        idle.back().send("GET / HTTP/1.1\r\n");  // a head without an end
+    }
+    // Those that are in are let go in time, or room is made: newcomers are answered again.
+    const std::vector<pid_t> before = server.workers();
+    idle.clear();
+    EXPECT_TRUE(eventually([&] { return server.get("/").status == 200; })) << server.story();
+    EXPECT_EQ(server.workers(), before) << server.story();
+    EXPECT_LT(count(server.err(), "\n"), 200U) << "a line for every attempt";
+}
+
+TEST_P(Faults, KillingWorkersLosesOnlyWhatTheyRan) {
+    const Server server(with({"-w", "3"}));
+    ASSERT_TRUE(server.has_workers(3));
+    Client bystander = server.connect();
+    EXPECT_EQ(bystander.get("/").status, 200);
+    size_t lost = 0;
+    for (int i = 0; i < 20; ++i) {
+        ASSERT_TRUE(server.has_workers(3)) << server.story();
+        ::kill(server.workers()[static_cast<size_t>(i) % 3], SIGKILL);
+        // Nothing runs inside it: a fresh connection is somebody else's.
+        if (server.get("/").status != 200) ++lost;
+    }
+    EXPECT_EQ(lost, 0U) << server.story();
+}
+
+TEST_P(Faults, WorkersOfAKilledArbiterLeaveWithinTwoSeconds) {
+    Server server(with({"-w", "3"}));
+    ASSERT_TRUE(server.has_workers(3));
+    EXPECT_EQ(server.get("/").status, 200);
+    const std::vector<pid_t> workers = server.workers();
+    const auto begin = std::chrono::steady_clock::now();
+    server.signal(SIGKILL);
+    EXPECT_TRUE(eventually([&] { return std::none_of(workers.begin(), workers.end(), is_alive); }));
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(2500));
+}
+
+/// Code that makes a python somebody else.
+constexpr const char* kBecome = "import os, sys\nos.setgid(64321); os.setuid(64321)\n";
+
+/// A server under a user of its own, whose number of processes can be limited.
+class NoProcesses : public ::testing::Test {
+protected:
+    void SetUp() override {
+        SKIP_ON_GUNICORN("not what this test is about");
+        if (::geteuid() != 0) GTEST_SKIP() << "a limit for another user needs root";
+    }
+};
+
+TEST_F(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
+    const TempDir place;
+    ASSERT_EQ(::chmod(place.path().c_str(), 0777), 0);
+    std::filesystem::copy_file(server_command().at(0), place / "gcorn");
+    std::filesystem::copy_file(apps_dir() + "/hello.py", place / "hello.py");
+    const int port = free_port();
+    // python drops root, so that the limit counts, and becomes the server.
+    const std::string start = std::string(kBecome) + "os.execv(sys.argv[1], sys.argv[1:])";
+    const std::string command = "exec " + python() + " -c '" + start + "' " + (place / "gcorn") +
+                                " -b 127.0.0.1:" + std::to_string(port) + " -p " + (place / "pid") +
+                                " --chdir " + place.path() + " hello:app 2>" + (place / "log") +
+                                " &";
+    run({"/bin/sh", "-c", command}, {{"HOME", place.path()}}, place.path());
+    ASSERT_TRUE(eventually([&] { return Client(Endpoint{.port = port}).connected(); }))
+        << read_file(place / "log");
+    EXPECT_EQ(fetch({.port = port}, "GET", "/").status, 200) << read_file(place / "log");
+    const pid_t arbiter = std::atoi(read_file(place / "pid").c_str());
+    ASSERT_GT(arbiter, 1);
+    const auto limit_processes = [&](const std::string& number) {
+        const std::string code = std::string(kBecome) +
+                                 "import resource\n"
+                                 "kind, pid = resource.RLIMIT_NPROC, int(sys.argv[1])\n"
+                                 "hard = resource.prlimit(pid, kind)[1]\n"
+                                 "resource.prlimit(pid, kind, (" +
+                                 number + ", hard))";
+        const Finished done = run({python(), "-c", code, std::to_string(arbiter)});
+        EXPECT_EQ(done.code, 0) << done;
+    };
+    limit_processes("1");
+    const pid_t worker = children_of(arbiter).at(0);
+    ::kill(arbiter, SIGTTIN);  // a second worker is wanted, and cannot be
+    EXPECT_TRUE(eventually([&] { return contains(read_file(place / "log"), "fork"); }))
+        << read_file(place / "log");
+    EXPECT_EQ(fetch({.port = port}, "GET", "/").status, 200) << read_file(place / "log");
+    limit_processes("hard");
+    EXPECT_TRUE(eventually([&] { return children_of(arbiter).size() == 2; }))
+        << read_file(place / "log");
+    EXPECT_EQ(children_of(arbiter).at(0), worker);
+    ::kill(arbiter, SIGTERM);
+    EXPECT_TRUE(eventually([&] { return !is_alive(arbiter); })) << read_file(place / "log");
+}
+
+TEST(PidFile, InADirectoryThatCannotBeWrittenEndsTheStart) {
+    // root may write everywhere but in /proc.
+    const Finished finished = run_server(
+        {"-b", "127.0.0.1:" + std::to_string(free_port()), "-p", "/proc/gcorn.pid", "probe:app"});
+    EXPECT_EQ(finished.code, 1) << finished;
+    EXPECT_TRUE(contains(finished.err, "/proc")) << finished;
+    EXPECT_FALSE(contains(finished.err, "Traceback")) << finished;
+}
+
+TEST(Init, ReapsForeignChildrenAndStopsOnTerm) {
+    SKIP_ON_GUNICORN("it reports them as workers");
+    if (run({"/usr/bin/unshare", "--pid", "--fork", "--mount-proc", "true"}).code != 0)
+        GTEST_SKIP() << "no pid namespace here";
+    const TempDir scratch;
+    // An application whose grandchildren outlive their parent: PID 1 inherits and reaps them.
+    scratch.write("orphans.py",
+                  "import os, subprocess\n"
+                  "def app(environ, start_response):\n"
+                  "    if environ['PATH_INFO'] == '/orphan':\n"
+                  "        subprocess.run(['sh', '-c', '(exit 3) & (exit 4) & sleep 0.1 &'])\n"
+                  "    states = [open(f'/proc/{p}/stat').read().split(') ')[1][0]\n"
+                  "              for p in os.listdir('/proc') if p.isdigit()]\n"
+                  "    body = ''.join(sorted(states)).encode() + b' %d' % os.getppid()\n"
+                  "    start_response('200 OK', [('Content-Length', str(len(body)))])\n"
+                  "    return [body]\n");
+    const int port = free_port();
+    const std::string command = "exec unshare --pid --fork --kill-child --mount-proc " +
+                                server_command().at(0) + " -b 127.0.0.1:" + std::to_string(port) +
+                                " --chdir " + scratch.path() +
+                                " --log-file log orphans:app & echo $! >" + (scratch / "outer");
+    run({"/bin/sh", "-c", command});
+    const pid_t outer = std::atoi(read_file(scratch / "outer").c_str());
+    ASSERT_GT(outer, 1);
+    ASSERT_TRUE(eventually([&] { return Client(Endpoint{.port = port}).connected(); }));
+    const auto get = [&](const char* path) { return fetch({.port = port}, "GET", path).body; };
+    for (int i = 0; i < 5; ++i)
+        EXPECT_TRUE(get("/orphan").ends_with(" 1"));
+    EXPECT_TRUE(eventually([&] { return !contains(get("/"), "Z") && get("/").size() <= 4; }))
+        << get("/");
+    const std::string log = read_file(scratch / "log");
+    EXPECT_FALSE(contains(log, "exited with code")) << log;
+    ASSERT_FALSE(children_of(outer).empty());
+    ::kill(children_of(outer).at(0), SIGTERM);
+    EXPECT_TRUE(eventually([&] { return !is_alive(outer); })) << read_file(scratch / "log");
+    EXPECT_TRUE(contains(read_file(scratch / "log"), "Shutting down: Master"));
+}
+
+}  // namespace
+}  // namespace gcorn::e2e
