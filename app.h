@@ -1,9 +1,9 @@
 // The seam between the core and Python: App, Hooks, Runtime.
 //
-// The core (everything but wsgi.cpp and python/) sees the interpreter only through these interfaces,
-// so that it builds, runs, fuzzes and sanitises without Python; tests implement them in C++.
-// Threads that run core code do not hold the GIL: every method here takes it itself where it needs it
-// and has dropped it again when it returns.
+// The core (everything but wsgi.cpp and python/) sees the interpreter only through these
+// interfaces, so that it builds, runs, fuzzes and sanitises without Python; tests implement them in
+// C++. Threads that run core code do not hold the GIL: every method here takes it itself where it
+// needs it and has dropped it again when it returns.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +27,9 @@ class Worker;
 constexpr int kExitBootFailed = 3;  ///< a worker could not start
 constexpr int kExitAppFailed = 4;   ///< the application could not be found or is not callable
 
-/// SERVER_SOFTWARE, before our own "gcorn/VERSION" (RFC 3875 §4.1.17: products, the most significant
-/// first). Applications look for this name before they rely on what gunicorn does, such as chunked
-/// request bodies.
+/// SERVER_SOFTWARE, before our own "gcorn/VERSION" (RFC 3875 §4.1.17: products, the most
+/// significant first). Applications look for this name before they rely on what gunicorn does, such
+/// as chunked request bodies.
 constexpr const char* kCompatibleSoftware = "gunicorn/26.1.0 gcorn/";
 
 /// What App::interrupt_overdue() found.
@@ -50,8 +50,8 @@ public:
     /// becomes a 500 or a cut connection. Application side; several threads at once if the worker
     /// class has them.
     virtual void call(Exchange& exchange) = 0;
-    /// request_timeout: logs and interrupts every call that has run for limit_ms; each ends with 504,
-    /// or cut if its head is out already. Any native thread, but it waits for the GIL.
+    /// request_timeout: logs and interrupts every call that has run for limit_ms; each ends with
+    /// 504, or cut if its head is out already. Any native thread, but it waits for the GIL.
     virtual OverdueCalls interrupt_overdue(int64_t limit_ms) { return {.next_look_ms = limit_ms}; }
     /// Files of all imported modules, for the reloader.
     virtual std::vector<std::string> source_files() = 0;
@@ -62,7 +62,9 @@ public:
 class Hooks {
 public:
     virtual ~Hooks() = default;
-    virtual Status nworkers_changed(Arbiter&, int /*new_value*/, int /*old, -1 = none*/) { return {}; }
+    virtual Status nworkers_changed(Arbiter&, int /*new_value*/, int /*old, -1 = none*/) {
+        return {};
+    }
     virtual Status on_starting(Arbiter&) { return {}; }
     virtual Status when_ready(Arbiter&) { return {}; }
     virtual Status on_reload(Arbiter&) { return {}; }
@@ -88,8 +90,8 @@ public:
     virtual void after_fork_child() {}
     /// Ends the interpreter (runs atexit); the last thing a worker does. Idempotent.
     virtual void finalize() {}
-    /// Briefly takes the GIL: proves that the interpreter is alive (gthread's heartbeat). True at once
-    /// where there is no interpreter.
+    /// Briefly takes the GIL: proves that the interpreter is alive (gthread's heartbeat). True at
+    /// once where there is no interpreter.
     virtual bool is_alive() { return true; }
     /// Makes the interpreter run the worker's signal reaction between two bytecodes: from a signal
     /// handler, async-signal-safe (PyErr_SetInterruptEx).
@@ -101,10 +103,12 @@ public:
     virtual bool join_threads(int timeout_ms) = 0;
     /// setenv/unsetenv that os.environ sees, too.
     virtual void set_environment(const std::string& name, const std::string* value_or_null) = 0;
-    /// Interpreter-side set-up in a fresh worker (random seeds, sys.path for chdir, monkey patching…).
+    /// Interpreter-side set-up in a fresh worker (random seeds, sys.path for chdir, monkey
+    /// patching…).
     virtual Status worker_starting(const Config&) { return {}; }
-    /// With reload: a module's source that has changed since this worker imported it, "" if there is
-    /// none. Each module is told at most once, and looked at once: later changes are the reloader's.
+    /// With reload: a module's source that has changed since this worker imported it, "" if there
+    /// is none. Each module is told at most once, and looked at once: later changes are the
+    /// reloader's.
     virtual std::string changed_since_import() { return {}; }
     /// TLS contexts as configured; null when TLS is off.
     virtual Result<std::unique_ptr<TransformFactory>> make_tls(const Config&) {

@@ -1,9 +1,10 @@
 // gcorn: the whole program in one page.
 //
 // main() reads the command line, starts the interpreter, resolves the settings (the config file is
-// Python), opens the logs and becomes the arbiter, which forks workers and keeps them alive. What each
-// step does lives in its own room; this file only puts the rooms together and turns their errors into
-// exit codes. Read on in arbiter.h, then worker.h, app.h, net/connection.h, http_parse.h, wsgi.cpp.
+// Python), opens the logs and becomes the arbiter, which forks workers and keeps them alive. What
+// each step does lives in its own room; this file only puts the rooms together and turns their
+// errors into exit codes. Read on in arbiter.h, then worker.h, app.h, net/connection.h,
+// http_parse.h, wsgi.cpp.
 
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -39,7 +40,9 @@ namespace {
 
 constexpr size_t kHelpWidthDefault = 80;
 
-void print(const std::string& text) { std::fputs(text.c_str(), stdout); }
+void print(const std::string& text) {
+    std::fputs(text.c_str(), stdout);
+}
 
 int fail(const Error& error) {
     std::fflush(stdout);
@@ -54,8 +57,8 @@ size_t terminal_width() {
     return size.ws_col > 0 ? size.ws_col : kHelpWidthDefault;
 }
 
-/// The absolute path of this binary, so that a USR2 after a chdir still finds it, or a newer one that
-/// was put in its place. `argv0` is what the shell was told.
+/// The absolute path of this binary, so that a USR2 after a chdir still finds it, or a newer one
+/// that was put in its place. `argv0` is what the shell was told.
 std::string find_executable(const std::string& argv0, const std::string& start_dir) {
     if (argv0.find('/') != std::string::npos)
         return argv0[0] == '/' ? argv0 : start_dir + "/" + argv0;
@@ -103,7 +106,7 @@ private:
     std::unique_ptr<WsgiApp> app_;
     std::unique_ptr<PythonHooks> hooks_;
     ResponseOptions response_;
-    Config started_with_;       ///< what settings that need a restart are compared with
+    Config started_with_;  ///< what settings that need a restart are compared with
     TlsContexts tls_;
     Worker* worker_ = nullptr;  ///< in a worker process: the one that runs
 };
@@ -231,7 +234,8 @@ Status Server::apply_directories(const Config& cfg) {
     return {};
 }
 
-/// Makes everything here follow a configuration. What fails most often comes first: then nothing changed.
+/// Makes everything here follow a configuration. What fails most often comes first: then nothing
+/// changed.
 Status Server::use(const Config& cfg) {
     Result<LogOptions> options = log_options(cfg);
     if (!options) return options.error();
@@ -260,7 +264,8 @@ Status Server::use(const Config& cfg) {
 }
 
 void Server::tell_notices(const ResolvedConfig& resolved) {
-    for (const std::string& notice : resolved.notices) log_.warning("%s", notice.c_str());
+    for (const std::string& notice : resolved.notices)
+        log_.warning("%s", notice.c_str());
 }
 
 WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
@@ -334,8 +339,8 @@ Status Server::start_worker(const Config& cfg) {
     }
     return interpreter_->install_interrupts([this](int signal) {
         if (worker_ == nullptr) return;
-        const Status called = signal == SIGABRT ? hooks_->worker_abort(*worker_)
-                                                : hooks_->worker_int(*worker_);
+        const Status called =
+            signal == SIGABRT ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_);
         if (!called) log_.error("%s", called.message().c_str());
     });
 }
@@ -360,7 +365,8 @@ int main(int argc, char** argv) {
     std::vector<std::string> arguments(argv, argv + argc);
     if (arguments.empty()) arguments.emplace_back("gcorn");
     std::vector<std::string> environment;
-    for (char** entry = environ; *entry != nullptr; ++entry) environment.emplace_back(*entry);
+    for (char** entry = environ; *entry != nullptr; ++entry)
+        environment.emplace_back(*entry);
     gcorn::title_init(argc, argv);
     ::signal(SIGPIPE, SIG_IGN);
     gcorn::Server server(std::move(arguments), std::move(environment));

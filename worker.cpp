@@ -30,7 +30,9 @@ constexpr int64_t kOrphanMs = 1500;
 /// How often sys.modules is listed for the reloader.
 constexpr int64_t kReloadLookMs = 1000;
 
-constexpr int64_t milliseconds(int64_t seconds) { return seconds * 1000; }
+constexpr int64_t milliseconds(int64_t seconds) {
+    return seconds * 1000;
+}
 
 ProxyMode proxy_mode(const Config& cfg) {
     if (cfg.proxy_protocol == "v1") return ProxyMode::V1;
@@ -99,13 +101,15 @@ private:
         if (monotonic_ms() - loop_.last_turn_ms() < kTickMs) return false;
         const std::unique_lock lead(loop_.lead(), std::try_to_lock);
         if (!lead.owns_lock()) return false;
-        while (!wanted_back_.load() && !quits_.load()) loop_.turn(-1);
+        while (!wanted_back_.load() && !quits_.load())
+            loop_.turn(-1);
         return true;
     }
 
     void sleep_a_tick() {
         std::unique_lock lock(mutex_);
-        unparked_.wait_for(lock, std::chrono::milliseconds(kTickMs), [this] { return quits_.load(); });
+        unparked_.wait_for(lock, std::chrono::milliseconds(kTickMs),
+                           [this] { return quits_.load(); });
     }
 
     void park(uint64_t seen_calls) {
@@ -128,9 +132,9 @@ private:
     std::atomic<bool> parked_{false};
     std::atomic<bool> wanted_back_{false};
     std::atomic<bool> quits_{false};
-    std::mutex mutex_;                    ///< only for sleeping and waking
+    std::mutex mutex_;  ///< only for sleeping and waking
     std::condition_variable unparked_;
-    std::thread thread_;                  ///< last: it uses everything above
+    std::thread thread_;  ///< last: it uses everything above
 };
 
 /// request_timeout: has the application looked for calls that run too long, when some can be found.
@@ -157,19 +161,20 @@ private:
     void run() {
         signals::block_all_in_this_thread();
         std::unique_lock lock(mutex_);
-        while (!quit_.wait_for(lock, std::chrono::milliseconds(next_ms_), [this] { return quits_; })) {
+        while (
+            !quit_.wait_for(lock, std::chrono::milliseconds(next_ms_), [this] { return quits_; })) {
             lock.unlock();
             next_ms_ = look_();
             lock.lock();
         }
     }
 
-    int64_t next_ms_;                    ///< the thread's own
+    int64_t next_ms_;  ///< the thread's own
     const std::function<int64_t()> look_;
-    std::mutex mutex_;                   ///< only for sleeping
+    std::mutex mutex_;  ///< only for sleeping
     std::condition_variable quit_;
     bool quits_ = false;
-    std::thread thread_;                 ///< last: it uses everything above
+    std::thread thread_;  ///< last: it uses everything above
 };
 
 }  // namespace
@@ -188,7 +193,9 @@ ListenerOptions listener_options(const Config& cfg) {
 Worker::Worker(WorkerContext context) : context_(std::move(context)) {}
 Worker::~Worker() = default;
 
-uint64_t Worker::nr() const { return board().requests.load(std::memory_order_relaxed); }
+uint64_t Worker::nr() const {
+    return board().requests.load(std::memory_order_relaxed);
+}
 
 bool Worker::booted() const {
     const WorkerState state = board().state.load();
@@ -222,9 +229,9 @@ int Worker::boot() {
         return failed(status);
     if (Status status = drop_privileges_now(); !status) return failed(status);
     if (Status status = context_.runtime.worker_starting(cfg); !status) return failed(status);
-    signals::catch_for_worker([](void* runtime, int signal) {
-        static_cast<Runtime*>(runtime)->interrupt(signal);
-    }, &context_.runtime);
+    signals::catch_for_worker(
+        [](void* runtime, int signal) { static_cast<Runtime*>(runtime)->interrupt(signal); },
+        &context_.runtime);
 
     if (cfg.reload) start_reloader();
     if (!context_.app_is_loaded) {
@@ -339,8 +346,7 @@ int Worker::serve_until_told() {
         std::optional<OverdueWatch> watch;
         if (request_timeout_ms() > 0) {
             watch.emplace(request_timeout_ms(), [this] {
-                const OverdueCalls found =
-                    context_.app.interrupt_overdue(request_timeout_ms());
+                const OverdueCalls found = context_.app.interrupt_overdue(request_timeout_ms());
                 handle_overdue(found);
                 return found.next_look_ms;
             });
@@ -365,21 +371,20 @@ void Worker::handle_signals() {
             case SIGINT:
             case SIGQUIT: set_stop(Stop::Quick, 0); break;
             case SIGABRT: set_stop(Stop::Abort, 0); break;
-            case SIGUSR1:
-                context_.log.reopen();
-                break;
+            case SIGUSR1: context_.log.reopen(); break;
             default: break;
         }
     }
 }
 
-void Worker::leave() { set_stop(Stop::Graceful, milliseconds(context_.cfg.graceful_timeout)); }
+void Worker::leave() {
+    set_stop(Stop::Graceful, milliseconds(context_.cfg.graceful_timeout));
+}
 
 void Worker::arbiter_gone() {
     if (!alive()) return;
     context_.log.info("Parent changed, shutting down: <Worker %d>", static_cast<int>(pid_));
-    set_stop(Stop::Graceful,
-             std::min(kOrphanMs, milliseconds(context_.cfg.graceful_timeout)));
+    set_stop(Stop::Graceful, std::min(kOrphanMs, milliseconds(context_.cfg.graceful_timeout)));
 }
 
 void Worker::set_stop(Stop stop, int64_t patience_ms) {
@@ -494,7 +499,8 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     while (!is_finished()) {
         loop.turn(std::min(sleep_ms(), kInterpreterBeatMs));
         if (monotonic_ms() < next_beat_ms && alive() && !loop.was_interrupted()) continue;
-        // Taking the GIL proves that the interpreter is alive; a beat without it would prove nothing.
+        // Taking the GIL proves that the interpreter is alive; a beat without it would prove
+        // nothing.
         context_.runtime.is_alive();
         tend();
         next_beat_ms = monotonic_ms() + kInterpreterBeatMs;

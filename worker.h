@@ -1,8 +1,8 @@
 // Worker: the life of one worker process, and the two ways the core knows to schedule calls: inline
 // on the main thread with a guard (sync), or on N threads (gthread). python/greenlet adds its own.
 //
-// The object is made by the arbiter just before fork, so it must stay light: no descriptor, no thread.
-// In the child the arbiter calls run() and exits with what it returns.
+// The object is made by the arbiter just before fork, so it must stay light: no descriptor, no
+// thread. In the child the arbiter calls run() and exits with what it returns.
 #pragma once
 
 #include <sys/types.h>
@@ -32,7 +32,7 @@ class Arbiter;
 /// Everything a worker borrows. All of it outlives the worker: it belongs to the arbiter's process
 /// image, which the child inherits.
 struct WorkerContext {
-    Arbiter& arbiter;                 ///< for the hooks only
+    Arbiter& arbiter;  ///< for the hooks only
     const Config& cfg;
     Logger& log;
     const AccessLog& access_log;
@@ -41,13 +41,13 @@ struct WorkerContext {
     Hooks& hooks;
     App& app;
     Scoreboard& scoreboard;
-    size_t slot = 0;                  ///< this worker's scoreboard slot
-    std::vector<Listener*> listeners; ///< inherited; with reuse_port the worker opens its own
-    int life_fd = -1;                 ///< read end of a pipe whose write end only the arbiter holds:
-                                      ///< readable (EOF) when the arbiter is gone
-    int age = 0;                      ///< counts all workers ever made
-    ResponseOptions response;         ///< the Server field
-    bool app_is_loaded = false;       ///< preload_app
+    size_t slot = 0;                   ///< this worker's scoreboard slot
+    std::vector<Listener*> listeners;  ///< inherited; with reuse_port the worker opens its own
+    int life_fd = -1;            ///< read end of a pipe whose write end only the arbiter holds:
+                                 ///< readable (EOF) when the arbiter is gone
+    int age = 0;                 ///< counts all workers ever made
+    ResponseOptions response;    ///< the Server field
+    bool app_is_loaded = false;  ///< preload_app
 };
 
 /// How listeners for `cfg` are opened, by the arbiter or, with reuse_port, by each worker.
@@ -70,7 +70,7 @@ public:
     [[nodiscard]] pid_t ppid() const { return ppid_; }
     [[nodiscard]] size_t slot() const { return context_.slot; }
     [[nodiscard]] const WorkerContext& context() const { return context_; }
-    [[nodiscard]] uint64_t nr() const;   ///< requests taken so far
+    [[nodiscard]] uint64_t nr() const;  ///< requests taken so far
     [[nodiscard]] bool alive() const { return stop_.load() == Stop::None; }  ///< not told to stop
     [[nodiscard]] bool booted() const;
     [[nodiscard]] bool aborted() const { return aborted_; }
@@ -107,9 +107,7 @@ protected:
     [[nodiscard]] bool is_finished();
     /// What App::interrupt_overdue() found: asks for a successor if calls are stuck, wakes the hub.
     void handle_overdue(const OverdueCalls& found);
-    [[nodiscard]] int64_t request_timeout_ms() const {
-        return context_.cfg.request_timeout * 1000;
-    }
+    [[nodiscard]] int64_t request_timeout_ms() const { return context_.cfg.request_timeout * 1000; }
     /// Between two turns on the main thread: heartbeat, reloader, the end of a stop.
     void tend();
     /// How long a turn may sleep, in ms, for heartbeat and stop to be in time; -1 = no limit.
@@ -138,7 +136,7 @@ private:
     std::vector<std::unique_ptr<Listener>> own_listeners_;
     std::unique_ptr<TransformFactory> tls_;
     std::unique_ptr<Reloader> reloader_;
-    EventLoop* loop_ = nullptr;           ///< while serving; on run()'s stack
+    EventLoop* loop_ = nullptr;  ///< while serving; on run()'s stack
     ReadyQueue* ready_ = nullptr;
     std::atomic<Stop> stop_{Stop::None};
     std::atomic<int64_t> stop_by_ms_{0};  ///< when a stop ends, answered or not
@@ -148,8 +146,8 @@ private:
     bool measures_time_ = false;
 };
 
-/// Application calls inline on the main thread, one at a time; a guard thread leads the loop while a
-/// call lasts longer than a tick, so that no socket waits for the application (PEP 3333).
+/// Application calls inline on the main thread, one at a time; a guard thread leads the loop while
+/// a call lasts longer than a tick, so that no socket waits for the application (PEP 3333).
 class SyncWorker : public Worker {
 public:
     using Worker::Worker;

@@ -38,9 +38,9 @@ struct WsgiOptions {
     bool is_multiprocess = false;  ///< wsgi.multiprocess
     bool is_preload = false;       ///< freezes the collector's objects after loading (gc.freeze)
     bool survives_broken_app =
-        false;                  ///< reload: an application that does not import answers 500 pages
-    bool uses_sendfile = true;  ///< file_wrapper may hand real files to the kernel
-    bool measures_time = true;  ///< fills Exchange::app_us
+        false;                   ///< reload: an application that does not import answers 500 pages
+    bool uses_sendfile = true;   ///< file_wrapper may hand real files to the kernel
+    bool measures_time = true;   ///< fills Exchange::app_us
     bool watches_calls = false;  ///< request_timeout: interrupt_overdue() will be called
     std::vector<std::string> logged_environ;  ///< AccessLog::environ_names()
 };

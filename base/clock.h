@@ -1,7 +1,7 @@
 // Clocks: monotonic time for deadlines and durations, wall time for what people and caches read.
 //
-// All deadlines in the program are monotonic milliseconds, so a stepped wall clock disturbs nothing.
-// Any thread.
+// All deadlines in the program are monotonic milliseconds, so a stepped wall clock disturbs
+// nothing. Any thread.
 #pragma once
 
 #include <cstdint>

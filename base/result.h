@@ -1,8 +1,8 @@
 // Errors as values, and the check that stays on in release builds.
 //
-// Product code is compiled without exceptions: what can fail returns a Status or a Result<T>, and an
-// Error carries one sentence a tired operator understands: what was tried, on which object, and why
-// it failed ("bind 0.0.0.0:80: Permission denied"). Any thread; plain values.
+// Product code is compiled without exceptions: what can fail returns a Status or a Result<T>, and
+// an Error carries one sentence a tired operator understands: what was tried, on which object, and
+// why it failed ("bind 0.0.0.0:80: Permission denied"). Any thread; plain values.
 #pragma once
 
 #include <cerrno>
@@ -16,8 +16,8 @@
 
 namespace gcorn {
 
-/// A failure. `code` is an errno value, an HTTP status or an exit code, as the function that returns
-/// it documents; 0 where no number says more than the sentence.
+/// A failure. `code` is an errno value, an HTTP status or an exit code, as the function that
+/// returns it documents; 0 where no number says more than the sentence.
 struct Error {
     int code = 0;
     std::string message;

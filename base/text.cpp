@@ -38,10 +38,14 @@ size_t utf8_sequence(std::string_view text) {
     if (lead < 0x80) return 1;
     size_t size = 0;
     uint32_t point = 0;
-    if (lead >= 0xC2 && lead <= 0xDF) size = 2, point = lead & 0x1Fu;
-    else if (lead >= 0xE0 && lead <= 0xEF) size = 3, point = lead & 0x0Fu;
-    else if (lead >= 0xF0 && lead <= 0xF4) size = 4, point = lead & 0x07u;
-    else return 0;
+    if (lead >= 0xC2 && lead <= 0xDF)
+        size = 2, point = lead & 0x1Fu;
+    else if (lead >= 0xE0 && lead <= 0xEF)
+        size = 3, point = lead & 0x0Fu;
+    else if (lead >= 0xF0 && lead <= 0xF4)
+        size = 4, point = lead & 0x07u;
+    else
+        return 0;
     if (text.size() < size) return 0;
     for (size_t i = 1; i < size; ++i) {
         if ((byte(i) & 0xC0) != 0x80) return 0;
@@ -54,7 +58,9 @@ size_t utf8_sequence(std::string_view text) {
 
 }  // namespace
 
-bool is_token_char(char c) { return kToken[static_cast<unsigned char>(c)]; }
+bool is_token_char(char c) {
+    return kToken[static_cast<unsigned char>(c)];
+}
 
 bool is_token(std::string_view text) {
     return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);
@@ -73,9 +79,9 @@ std::string upper(std::string_view text) {
 }
 
 bool iequals(std::string_view a, std::string_view b) {
-    return a.size() == b.size() &&
-           std::equal(a.begin(), a.end(), b.begin(),
-                      [](char x, char y) { return to_lower(x) == to_lower(y); });
+    return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](char x, char y) {
+               return to_lower(x) == to_lower(y);
+           });
 }
 
 std::string_view trim(std::string_view text, std::string_view blanks) {
@@ -104,9 +110,13 @@ std::vector<std::string_view> split_list(std::string_view text) {
     return items;
 }
 
-std::optional<uint64_t> parse_decimal(std::string_view text) { return parse_number(text, 10); }
+std::optional<uint64_t> parse_decimal(std::string_view text) {
+    return parse_number(text, 10);
+}
 
-std::optional<uint64_t> parse_hex(std::string_view text) { return parse_number(text, 16); }
+std::optional<uint64_t> parse_hex(std::string_view text) {
+    return parse_number(text, 16);
+}
 
 std::string percent_decode(std::string_view text) {
     std::string out;
@@ -133,13 +143,18 @@ std::string escape_for_log(std::string_view text, size_t bytes_max) {
         if (i == bytes_max) return out + "...";
         const char c = text[i];
         const auto byte = static_cast<unsigned char>(c);
-        if (c == '"' || c == '\\') (out += '\\') += c;
-        else if (c == '\n') out += "\\n";
-        else if (c == '\r') out += "\\r";
-        else if (c == '\t') out += "\\t";
+        if (c == '"' || c == '\\')
+            (out += '\\') += c;
+        else if (c == '\n')
+            out += "\\n";
+        else if (c == '\r')
+            out += "\\r";
+        else if (c == '\t')
+            out += "\\t";
         else if (byte < 0x20 || byte >= 0x7F)
             ((out += "\\x") += kHexDigits[byte >> 4]) += kHexDigits[byte & 15];
-        else out += c;
+        else
+            out += c;
     }
     return out;
 }
@@ -163,12 +178,18 @@ std::string json_quote(std::string_view text) {
             }
             continue;
         }
-        if (c == '"' || c == '\\') (out += '\\') += c;
-        else if (c == '\n') out += "\\n";
-        else if (c == '\r') out += "\\r";
-        else if (c == '\t') out += "\\t";
-        else if (byte < 0x20 || byte == 0x7F) escape_byte(byte);
-        else out += c;
+        if (c == '"' || c == '\\')
+            (out += '\\') += c;
+        else if (c == '\n')
+            out += "\\n";
+        else if (c == '\r')
+            out += "\\r";
+        else if (c == '\t')
+            out += "\\t";
+        else if (byte < 0x20 || byte == 0x7F)
+            escape_byte(byte);
+        else
+            out += c;
         ++i;
     }
     return out += '"';
@@ -193,7 +214,8 @@ std::string html_escape(std::string_view text) {
 size_t edit_distance(std::string_view a, std::string_view b) {
     // Optimal string alignment over three rows: the one being filled and the two before it.
     std::vector<size_t> before(b.size() + 1), previous(b.size() + 1), current(b.size() + 1);
-    for (size_t j = 0; j <= b.size(); ++j) previous[j] = j;
+    for (size_t j = 0; j <= b.size(); ++j)
+        previous[j] = j;
     for (size_t i = 1; i <= a.size(); ++i) {
         current[0] = i;
         for (size_t j = 1; j <= b.size(); ++j) {

@@ -50,6 +50,7 @@ int main(int argc, char** argv) {
     const std::unique_lock lead(loop.lead());
     for (;;) {
         loop.turn(-1);
-        while (const std::shared_ptr<Exchange> exchange = ready.try_pop()) answer(*exchange);
+        while (const std::shared_ptr<Exchange> exchange = ready.try_pop())
+            answer(*exchange);
     }
 }

@@ -1,12 +1,13 @@
 // Micro-benchmark of one request inside the process: environ, call, start_response, iteration and
 // rendering, without parsing, sockets or loop.
 //
-// Prints nanoseconds for each, the best of several rounds (noise only ever adds). Compare figures of one
-// machine and one build only; build with -O2.
+// Prints nanoseconds for each, the best of several rounds (noise only ever adds). Compare figures
+// of one machine and one build only; build with -O2.
 //
 //   micro_wsgi              every case
-//   micro_wsgi CASE COUNT   one case, parsed and called COUNT times without a clock: for bench/instructions
-//   micro_wsgi python 0     the version of the Python inside, and how it is linked
+//   micro_wsgi CASE COUNT   one case, parsed and called COUNT times without a clock: for
+//   bench/instructions micro_wsgi python 0     the version of the Python inside, and how it is
+//   linked
 #include "python/interpreter.h"
 
 #include <arpa/inet.h>
@@ -70,7 +71,8 @@ public:
             if (!exchange->body.append(body)) std::abort();
             exchange->body_arrived(true, 0);
             const auto start = std::chrono::steady_clock::now();
-            for (int i = 0; i < kRequestsPerRound; ++i) answer(app, *exchange);
+            for (int i = 0; i < kRequestsPerRound; ++i)
+                answer(app, *exchange);
             const std::chrono::duration<double, std::nano> spent =
                 std::chrono::steady_clock::now() - start;
             best_ns = std::min(best_ns, spent.count() / kRequestsPerRound);
@@ -119,7 +121,8 @@ private:
         HttpError error;
         size_t used = 0;
         parser_.reset();
-        if (parser_.parse(head, policy_, {}, exchange.head, used, error) != Parse::Done) std::abort();
+        if (parser_.parse(head, policy_, {}, exchange.head, used, error) != Parse::Done)
+            std::abort();
     }
 
     HeadParser parser_;
@@ -184,6 +187,7 @@ int run(const char* only, int count) {
 
 int main(int argc, char** argv) {
     const bool one_case = argc == 3;
-    if (one_case && std::strcmp(argv[1], "python") == 0) return std::puts(PY_VERSION " " GCORN_LINK), 0;
+    if (one_case && std::strcmp(argv[1], "python") == 0)
+        return std::puts(PY_VERSION " " GCORN_LINK), 0;
     return gcorn::run(one_case ? argv[1] : nullptr, one_case ? std::atoi(argv[2]) : 0);
 }

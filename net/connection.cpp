@@ -61,8 +61,10 @@ void Connection::start() {
         tls_ = std::make_unique<Tls>();
         tls_->transform = std::move(*transform);
     }
-    if (wants_preamble) enter(State::Preamble);
-    else enter(tls_ ? State::Handshake : State::Head);
+    if (wants_preamble)
+        enter(State::Preamble);
+    else
+        enter(tls_ ? State::Handshake : State::Head);
     loop_.connection_unregistered(*this);
     if (loop_.options().reads_at_once) read_more();
 }
@@ -91,9 +93,9 @@ int64_t Connection::deadline_for(State state) const {
 void Connection::enter(State state) {
     // One deadline covers everything up to the end of a head: entering Head from Preamble or
     // Handshake does not start it again (a peer may not gain time by sending little).
-    const bool keeps_deadline =
-        state_ != state && (state == State::Head || state == State::Handshake) &&
-        (state_ == State::Preamble || state_ == State::Handshake);
+    const bool keeps_deadline = state_ != state &&
+                                (state == State::Head || state == State::Handshake) &&
+                                (state_ == State::Preamble || state_ == State::Handshake);
     state_ = state;
     since_ms_ = loop_.now_ms();
     if (!keeps_deadline) deadline_ms_ = deadline_for(state);
@@ -148,8 +150,10 @@ void Connection::on_event(const PollEvent& event) {
             break;
         case State::App: on_event_in_app(event); break;
         case State::Reply:
-            if (event.hangup && !event.writable) peer_gone();
-            else if (flush_output() && !output_blocked_) after_reply();
+            if (event.hangup && !event.writable)
+                peer_gone();
+            else if (flush_output() && !output_blocked_)
+                after_reply();
             break;
         case State::Linger: drain_lingering(); break;
         case State::Closed: return;
@@ -169,8 +173,10 @@ void Connection::on_event_in_app(const PollEvent& event) {
         return;
     }
     if (event.writable && !flush_output()) return;
-    if (event.readable && body_open_) read_more();
-    else if (event.readable) read_paused_ = true;
+    if (event.readable && body_open_)
+        read_more();
+    else if (event.readable)
+        read_paused_ = true;
 }
 
 void Connection::on_deadline(int64_t now_ms) {
@@ -184,8 +190,10 @@ void Connection::on_deadline(int64_t now_ms) {
         case State::Handshake: leave(); break;
         case State::Head:
             // A peer that never sent a byte asked nothing: it gets no answer (RFC 9110 §15.5.9).
-            if (in_.empty()) finish_connection();
-            else refuse(408, "timeout while receiving the request head");
+            if (in_.empty())
+                finish_connection();
+            else
+                refuse(408, "timeout while receiving the request head");
             break;
         case State::Body: refuse(408, "timeout while receiving the request body"); break;
         case State::App:
@@ -216,9 +224,8 @@ void Connection::on_deadline(int64_t now_ms) {
 
 void Connection::on_stop(int64_t now_ms) {
     if (state_ == State::App && exchange_->is_finished()) settle();
-    const bool is_waiting =
-        state_ == State::Idle || state_ == State::Preamble || state_ == State::Handshake ||
-        (state_ == State::Head && in_.empty());
+    const bool is_waiting = state_ == State::Idle || state_ == State::Preamble ||
+                            state_ == State::Handshake || (state_ == State::Head && in_.empty());
     if (is_waiting) {
         // A request may lie in the kernel already; one more may be on its way.
         read_more();
@@ -227,7 +234,8 @@ void Connection::on_stop(int64_t now_ms) {
                                  (state_ == State::Head && in_.empty());
         if (still_waits) {
             const int64_t leave_ms = since_ms_ + kStopPatienceMs;
-            if (leave_ms <= now_ms) leave();
+            if (leave_ms <= now_ms)
+                leave();
             else {
                 deadline_ms_ = leave_ms;
                 loop_.schedule(deadline_ms_);
@@ -240,7 +248,9 @@ void Connection::on_stop(int64_t now_ms) {
     update_interest();
 }
 
-void Connection::yield() { leave(); }
+void Connection::yield() {
+    leave();
+}
 
 // --------------------------------------------------------------------------------------- reading
 
@@ -308,8 +318,10 @@ bool Connection::decrypt(std::string_view wire) {
         loop_.log_.warning("Invalid request from ip=%s: %s", facts_.remote_addr.c_str(),
                            fed.message().c_str());
         must_linger_ = true;
-        if (state_ == State::App) peer_gone();
-        else linger();
+        if (state_ == State::App)
+            peer_gone();
+        else
+            linger();
         return false;
     }
     if (state_ == State::Handshake && tls_->transform->is_open()) {
@@ -368,9 +380,7 @@ void Connection::advance() {
 bool Connection::step(std::string_view in, size_t& used) {
     switch (state_) {
         case State::Preamble: return step_preamble(in, used);
-        case State::Idle:
-            enter(State::Head);
-            return step_head(in, used);
+        case State::Idle: enter(State::Head); return step_head(in, used);
         case State::Head: return step_head(in, used);
         case State::Body: return step_body(in, used);
         case State::App: return body_open_ && step_body(in, used);
@@ -410,8 +420,10 @@ bool Connection::step_preamble(std::string_view in, size_t& used) {
     // keys before we answered (there is no early data).
     const std::string wire(in.substr(used));
     if (wire.empty()) return false;
-    if (decrypt(wire)) used = in.size();
-    else used = 0;
+    if (decrypt(wire))
+        used = in.size();
+    else
+        used = 0;
     return false;
 }
 
@@ -423,8 +435,8 @@ bool Connection::step_head(std::string_view in, size_t& used) {
     if (exchange_->received_us == 0 && loop_.options().measures_time)
         exchange_->received_us = loop_.time_us();
     HttpError error;
-    const Parse result = parser_.parse(in, loop_.options().policy, facts_.peer, exchange_->head,
-                                       used, error);
+    const Parse result =
+        parser_.parse(in, loop_.options().policy, facts_.peer, exchange_->head, used, error);
     if (result == Parse::Bad) {
         refuse(error, in);
         return false;
@@ -443,8 +455,8 @@ bool Connection::step_head(std::string_view in, size_t& used) {
         exchange_->head.framing == Framing::Chunked || exchange_->head.content_length > 0;
     if (!has_body) {
         // Does a whole pipelined request wait behind this one? Then let the answers join.
-        exchange_->corked_ = in.size() > used &&
-                             in.substr(used).find("\r\n\r\n") != std::string_view::npos;
+        exchange_->corked_ =
+            in.size() > used && in.substr(used).find("\r\n\r\n") != std::string_view::npos;
         dispatch(true, in.size() > used);
         return false;
     }
@@ -494,8 +506,10 @@ bool Connection::step_body(std::string_view in, size_t& used) {
         }
         return false;
     }
-    if (body_open_) exchange_->body_arrived(false, 0);
-    else if (exchange_->body.size() > kBodyBytesInFlightMax) dispatch(false, true);
+    if (body_open_)
+        exchange_->body_arrived(false, 0);
+    else if (exchange_->body.size() > kBodyBytesInFlightMax)
+        dispatch(false, true);
     return used > 0;
 }
 
@@ -584,7 +598,8 @@ void Connection::on_exchange() {
     if (exchange_->is_finished()) {
         if (state_ == State::App) settle();
     } else if (state_ == State::App) {
-        // A failed flush may have closed us: the answer can end meanwhile, on the application's thread.
+        // A failed flush may have closed us: the answer can end meanwhile, on the application's
+        // thread.
         if (flush_output() && exchange_->is_aborted()) body_open_ = false;
     }
     update_interest();
@@ -712,7 +727,8 @@ bool Connection::flush_tls() {
             output_blocked_ = false;
             return true;
         }
-        const ssize_t sent = ::send(fd_.get(), wire.data(), wire.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        const ssize_t sent =
+            ::send(fd_.get(), wire.data(), wire.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR) continue;
         if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
             peer_gone();
@@ -746,8 +762,10 @@ void Connection::finish_connection() {
     // once would reset it, and the reset may overtake our answer (RFC 9112 §9.6).
     const bool peer_may_send =
         must_linger_ || !in_.empty() || (exchange_ && exchange_->head.keep_alive);
-    if (peer_may_send && !saw_eof_) linger();
-    else close();
+    if (peer_may_send && !saw_eof_)
+        linger();
+    else
+        close();
 }
 
 void Connection::linger() {
@@ -777,8 +795,8 @@ void Connection::drain_lingering() {
     if (is_eof) close();
 }
 
-/// The peer is gone or takes nothing. With the application inside, the socket stays open until it is
-/// done; it learns of it by is_aborted().
+/// The peer is gone or takes nothing. With the application inside, the socket stays open until it
+/// is done; it learns of it by is_aborted().
 void Connection::peer_gone() {
     if (state_ == State::Closed) return;
     const bool is_with_application = state_ == State::App && !exchange_->is_finished();

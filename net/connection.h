@@ -1,10 +1,10 @@
 // Connection: one client socket and the state machine that turns its bytes into Exchanges.
 //
 // Reads a head, spools a body, queues the complete Exchange, sends what the application side could
-// not send itself, and decides whether another request may follow (RFC 9112 §9). One switch over the
-// state; every handler does one bounded step. All of it on the thread that leads the EventLoop, which
-// owns every Connection. A socket whose Exchange is with the application is never closed here, only
-// marked aborted, so that the application side may send on it directly.
+// not send itself, and decides whether another request may follow (RFC 9112 §9). One switch over
+// the state; every handler does one bounded step. All of it on the thread that leads the EventLoop,
+// which owns every Connection. A socket whose Exchange is with the application is never closed
+// here, only marked aborted, so that the application side may send on it directly.
 //
 //   state      polls              deadline                       leaves to
 //   Preamble   read               header                         Handshake, Head, Closed
@@ -39,7 +39,8 @@ namespace gcorn {
 
 class EventLoop;
 
-/// A half-closed connection drains so much, and so long, that the peer sees our answer before a reset.
+/// A half-closed connection drains so much, and so long, that the peer sees our answer before a
+/// reset.
 constexpr int64_t kLingerMs = 2000;
 constexpr size_t kLingerBytesMax = 64 * 1024;
 
@@ -53,7 +54,15 @@ public:
 class Connection final : public EventTarget {
 public:
     enum class State : uint8_t {
-        Preamble, Handshake, Idle, Head, Body, App, Reply, Linger, Closed
+        Preamble,
+        Handshake,
+        Idle,
+        Head,
+        Body,
+        App,
+        Reply,
+        Linger,
+        Closed
     };
 
     /// `listener` outlives the connection (the worker holds both).
@@ -82,7 +91,8 @@ public:
     [[nodiscard]] bool is_closed() const { return state_ == State::Closed; }
     [[nodiscard]] int fd() const { return fd_.get(); }
 
-    /// Tells the poller about a connection that needed no polling so far (most short ones never do).
+    /// Tells the poller about a connection that needed no polling so far (most short ones never
+    /// do).
     void ensure_registered();
 
 private:
@@ -91,8 +101,8 @@ private:
     /// The TLS side; absent for plain connections.
     struct Tls {
         std::unique_ptr<ByteTransform> transform;
-        std::string plain;     ///< decrypted, not parsed yet
-        std::string wire;      ///< encrypted, not sent yet
+        std::string plain;       ///< decrypted, not parsed yet
+        std::string wire;        ///< encrypted, not sent yet
         bool has_bytes = false;  ///< the peer sent something
     };
 
@@ -137,21 +147,21 @@ private:
     Address peer_;
     std::unique_ptr<Tls> tls_;
     std::shared_ptr<Exchange> exchange_;
-    Buffer in_;                        ///< received, not used yet
+    Buffer in_;  ///< received, not used yet
     HeadParser parser_;
     BodyReader body_;
     int64_t deadline_ms_ = 0;
     int64_t since_ms_ = 0;
     size_t lingered_bytes_ = 0;
-    size_t index_ = 0;                 ///< in the loop's list
+    size_t index_ = 0;  ///< in the loop's list
     State state_ = State::Head;
     Interest interest_ = Interest::Read;
     bool registered_ = false;
-    bool output_blocked_ = false;      ///< the socket is full and output waits
-    bool body_open_ = false;           ///< in App, with a big body still arriving
-    bool read_paused_ = false;         ///< in App: an event came; read again after the answer
-    bool saw_eof_ = false;             ///< the peer will send nothing more
-    bool must_linger_ = false;         ///< the peer may still send: half-close first
+    bool output_blocked_ = false;  ///< the socket is full and output waits
+    bool body_open_ = false;       ///< in App, with a big body still arriving
+    bool read_paused_ = false;     ///< in App: an event came; read again after the answer
+    bool saw_eof_ = false;         ///< the peer will send nothing more
+    bool must_linger_ = false;     ///< the peer may still send: half-close first
 };
 
 }  // namespace gcorn

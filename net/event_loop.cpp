@@ -103,10 +103,11 @@ Status EventLoop::open(const std::vector<Listener*>& listeners) {
 
 void EventLoop::watch(int fd, std::function<void()> handler) {
     auto target = std::make_unique<Watch>(fd, std::move(handler));
-    const Status added =
-        poller_.add(fd, Interest::Read, static_cast<EventTarget*>(target.get()));
-    if (added) watches_.push_back(std::move(target));
-    else log_.error("%s", added.message().c_str());
+    const Status added = poller_.add(fd, Interest::Read, static_cast<EventTarget*>(target.get()));
+    if (added)
+        watches_.push_back(std::move(target));
+    else
+        log_.error("%s", added.message().c_str());
 }
 
 // -------------------------------------------------------------------------------------- the turn
@@ -118,7 +119,8 @@ void EventLoop::turn(int timeout_ms) {
     serve_signalled();
     look_at_held();
     register_new();
-    sweep();  // before the poll, which may take long: their peers wait for the end of the connection
+    sweep();  // before the poll, which may take long: their peers wait for the end of the
+              // connection
     const bool must_announce_again = ready_.announce(now_ms_);
     // Answers of pipelined requests just made others ready: no need to ask the kernel first.
     if (timeout_ms != 0 && polls_skipped_ < kPollsSkippedMax && has_queued_) {
@@ -136,8 +138,8 @@ void EventLoop::turn(int timeout_ms) {
     const bool is_last = stop_seen_ && connections_.empty() && !is_drained();
     const int wait = is_last ? 0 : wait_ms(timeout_ms, now_ms_);
     polling_.store(true, std::memory_order_seq_cst);
-    const bool is_wanted = signalled_.load(std::memory_order_seq_cst) != nullptr ||
-                           (is_stopping() && !stop_seen_);
+    const bool is_wanted =
+        signalled_.load(std::memory_order_seq_cst) != nullptr || (is_stopping() && !stop_seen_);
     const std::span<PollEvent> events = poller_.wait(is_wanted ? 0 : wait);
     polling_.store(false, std::memory_order_relaxed);
     now_ms_ = monotonic_ms();
@@ -175,8 +177,10 @@ void EventLoop::run_deadlines(int64_t now) {
     for (size_t i = 0; i < connections_.size();) {
         Connection& connection = *connections_[i];
         const int64_t due = connection.deadline();
-        if (due != 0 && due <= now) connection.on_deadline(now);
-        else schedule(due);
+        if (due != 0 && due <= now)
+            connection.on_deadline(now);
+        else
+            schedule(due);
         if (i < connections_.size() && connections_[i].get() == &connection) ++i;
     }
     if (next_deadline_ms_ != 0)
@@ -190,7 +194,9 @@ void EventLoop::register_new() {
     unregistered_.clear();
 }
 
-void EventLoop::sweep() { closed_.clear(); }
+void EventLoop::sweep() {
+    closed_.clear();
+}
 
 // --------------------------------------------------------------------------- what others ask for
 
@@ -234,8 +240,10 @@ void EventLoop::look_at_held() {
     std::vector<std::shared_ptr<Exchange>> looked_at;
     looked_at.swap(held_);  // on_exchange() may add to it
     for (std::shared_ptr<Exchange>& exchange : looked_at) {
-        if (exchange->may_stay_held()) held_.push_back(std::move(exchange));
-        else if (exchange->connection_ != nullptr) exchange->connection_->on_exchange();
+        if (exchange->may_stay_held())
+            held_.push_back(std::move(exchange));
+        else if (exchange->connection_ != nullptr)
+            exchange->connection_->on_exchange();
     }
 }
 
@@ -290,11 +298,12 @@ void EventLoop::plan_accepting(int64_t now) {
     if (accept_again_ms_ != 0 && now >= accept_again_ms_) accept_again_ms_ = 0;
     const size_t busy = active();
     accept_budget_ = busy < options_.slots ? options_.slots - busy : 0;
-    // Clients that are connected already keep a busy worker busy. A newcomer has the same right to be
-    // served next, so each answer given lets one in, unless a sibling could serve it at once.
+    // Clients that are connected already keep a busy worker busy. A newcomer has the same right to
+    // be served next, so each answer given lets one in, unless a sibling could serve it at once.
     const uint64_t answered = queued_total_ - busy;
     const uint64_t answered_now = answered - std::exchange(answered_, answered);
-    if (answered_now > accept_budget_ && !(options_.has_idle_sibling && options_.has_idle_sibling()))
+    if (answered_now > accept_budget_ &&
+        !(options_.has_idle_sibling && options_.has_idle_sibling()))
         accept_budget_ = answered_now;
     if (stopping_.load(std::memory_order_relaxed) || accept_again_ms_ != 0) accept_budget_ = 0;
     set_listening(accept_budget_ > 0);
@@ -310,12 +319,15 @@ void EventLoop::set_listening(bool is_listening) {
                     static_cast<EventTarget*>(target.get()));
 }
 
-void EventLoop::ListenerTarget::on_event(const PollEvent&) { loop.accept_from(listener); }
+void EventLoop::ListenerTarget::on_event(const PollEvent&) {
+    loop.accept_from(listener);
+}
 
 void EventLoop::accept_from(const Listener& listener) {
     for (bool is_first = true; accept_budget_ > 0; is_first = false) {
         if (connections_.size() >= options_.worker_connections) {
-            // One waits for sure, so an idle connection yields; whether more wait, the next turn tells.
+            // One waits for sure, so an idle connection yields; whether more wait, the next turn
+            // tells.
             if (!is_first) return;
             if (!make_room()) {
                 // All connections are busy: wait until one of them is not.
@@ -342,8 +354,7 @@ void EventLoop::accept_from(const Listener& listener) {
             log_.info("Accepting connections again");
             out_of_resources_told_ = false;
         }
-        connections_.push_back(
-            std::make_unique<Connection>(*this, std::move(accepted), listener));
+        connections_.push_back(std::make_unique<Connection>(*this, std::move(accepted), listener));
         Connection& connection = *connections_.back();
         connection.index_ = connections_.size() - 1;
         connection.start();
@@ -410,7 +421,9 @@ void EventLoop::stop_now() {
 
 // ------------------------------------------------------------------------------------ Connection
 
-int64_t EventLoop::time_us() const { return monotonic_us(); }
+int64_t EventLoop::time_us() const {
+    return monotonic_us();
+}
 
 void EventLoop::connection_closed(Connection& connection) {
     const size_t index = connection.index_;
@@ -435,8 +448,8 @@ void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
     exchange->connection_ = nullptr;
     exchange->facts = nullptr;
     if (exchange.use_count() != 1 || pool_.size() >= kPoolMax) return;
-    // Pairs with the release of the last other owner's reference. The thread sanitizer knows no
-    // fences; it does understand that taking a reference acquires.
+        // Pairs with the release of the last other owner's reference. The thread sanitizer knows no
+        // fences; it does understand that taking a reference acquires.
 #if defined(__SANITIZE_THREAD__)
     std::shared_ptr<Exchange>(exchange).reset();
 #else

@@ -3,8 +3,9 @@
 // Passive: it has no thread. Exactly one thread at a time, the leader (who holds lead()), calls
 // turn(); all Connection state is the leader's. Any thread may wake() it, stop() it, or use the
 // Exchanges it queued. A turn runs without the GIL and without Python, except for TLS (see
-// net/transform.h). Accepts what can be served: slots − active() new connections a turn, or as many as
-// requests were answered since the last one if no sibling is idle; never above worker_connections.
+// net/transform.h). Accepts what can be served: slots − active() new connections a turn, or as many
+// as requests were answered since the last one if no sibling is idle; never above
+// worker_connections.
 #pragma once
 
 #include <atomic>
@@ -37,18 +38,18 @@ struct LoopOptions {
     int64_t header_timeout_ms = 15'000;  ///< 0 turns a deadline off
     int64_t body_timeout_ms = 30'000;
     int64_t write_timeout_ms = 30'000;
-    int64_t keepalive_ms = 2'000;        ///< 0: every response closes
+    int64_t keepalive_ms = 2'000;  ///< 0: every response closes
     size_t worker_connections = 1000;
-    size_t slots = 1;                    ///< requests the application side can run at once
+    size_t slots = 1;  ///< requests the application side can run at once
     ProxyMode proxy_mode = ProxyMode::Off;
     NetworkList proxy_allow, forwarded_allow;
     std::string spool_directory;
-    TransformFactory* tls = nullptr;     ///< borrowed; null: plain HTTP
-    bool measures_time = false;          ///< the access format or statsd wants durations
+    TransformFactory* tls = nullptr;         ///< borrowed; null: plain HTTP
+    bool measures_time = false;              ///< the access format or statsd wants durations
     std::function<bool()> has_idle_sibling;  ///< of the worker; empty: it has none
-    bool reads_at_once = false;          ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
-    std::function<void()> beat;          ///< heartbeat of a thread that waits for a client
-    std::function<void()> pause;         ///< greenlets: let others run instead of blocking; may be empty
+    bool reads_at_once = false;   ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
+    std::function<void()> beat;   ///< heartbeat of a thread that waits for a client
+    std::function<void()> pause;  ///< greenlets: let others run instead of blocking; may be empty
 };
 
 class EventLoop final : public ExchangeOwner {
@@ -93,7 +94,9 @@ public:
     [[nodiscard]] bool is_drained() const { return drained_.load(std::memory_order_relaxed); }
 
     /// Monotonic ms at the end of the last turn; the guard compares it with its tick.
-    [[nodiscard]] int64_t last_turn_ms() const { return last_turn_.load(std::memory_order_relaxed); }
+    [[nodiscard]] int64_t last_turn_ms() const {
+        return last_turn_.load(std::memory_order_relaxed);
+    }
 
     void exchange_needs_leader(Exchange& exchange) override;
     void beat_while_waiting() override;
@@ -152,7 +155,7 @@ private:
     Logger& log_;
     const AccessLog& access_log_;
     Statsd& statsd_;
-    const pid_t pid_;                ///< for access lines; a getpid(2) each would cost more than they
+    const pid_t pid_;  ///< for access lines; a getpid(2) each would cost more than they
     Poller poller_;
     std::mutex lead_;
     std::vector<std::unique_ptr<ListenerTarget>> listeners_;
@@ -171,13 +174,13 @@ private:
     std::atomic<int64_t> last_turn_{0};
     std::atomic<uint64_t> turns_{0};
     int64_t now_ms_ = 0;
-    int64_t next_deadline_ms_ = 0;   ///< no deadline is due before; 0: none known
-    int64_t accept_again_ms_ = 0;    ///< back-off after EMFILE
+    int64_t next_deadline_ms_ = 0;  ///< no deadline is due before; 0: none known
+    int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
     size_t accept_budget_ = 0;
-    uint64_t queued_total_ = 0;      ///< requests given to the application side
-    uint64_t answered_ = 0;          ///< of these, answered when accepting was planned last
+    uint64_t queued_total_ = 0;  ///< requests given to the application side
+    uint64_t answered_ = 0;      ///< of these, answered when accepting was planned last
     int polls_skipped_ = 0;
-    bool has_queued_ = false;        ///< in this turn
+    bool has_queued_ = false;  ///< in this turn
     bool listening_ = false;
     bool stop_seen_ = false;
     bool out_of_resources_told_ = false;

@@ -22,8 +22,8 @@ namespace gcorn {
 
 namespace {
 
-/// Up to here head and body are copied into one buffer: one send(2) of a few KiB costs less than the
-/// same bytes through an iovec.
+/// Up to here head and body are copied into one buffer: one send(2) of a few KiB costs less than
+/// the same bytes through an iovec.
 constexpr size_t kGatherBytesMax = 4096;
 /// A queued piece of memory grows up to this before a new one is started.
 constexpr size_t kSegmentBytesMax = 64 * 1024;
@@ -86,7 +86,8 @@ SendResult send_parts(int fd, std::string_view before, std::string_view block,
     return send_vector(fd, parts, 3);
 }
 
-/// Bytes of a file range to a socket through memory. 0: the socket is full; -EIO: the file ended early.
+/// Bytes of a file range to a socket through memory. 0: the socket is full; -EIO: the file ended
+/// early.
 SendResult send_copied(int fd, int file, off_t offset, uint64_t length) {
     char bytes[64 * 1024];
     const size_t size = static_cast<size_t>(std::min<uint64_t>(length, sizeof bytes));
@@ -172,8 +173,8 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
 
 /// Does this block follow the one before it so fast that the next may, too?
 bool Exchange::may_hold(bool is_last, size_t size) const {
-    return !is_last && last_block_us_ != 0 && size < kHeldBytesMax && may_send_directly(false, size) &&
-           monotonic_us() - last_block_us_ < kHoldUs;
+    return !is_last && last_block_us_ != 0 && size < kHeldBytesMax &&
+           may_send_directly(false, size) && monotonic_us() - last_block_us_ < kHoldUs;
 }
 
 /// Adds to what is held, or begins to hold; the caller holds the lock.
@@ -306,7 +307,8 @@ void Exchange::wait_a_moment(std::unique_lock<std::mutex>& lock) {
 }
 
 bool Exchange::wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const) {
-    while ((this->*blocked)() && !is_aborted()) wait_a_moment(lock);
+    while ((this->*blocked)() && !is_aborted())
+        wait_a_moment(lock);
     return !is_aborted();
 }
 
@@ -466,7 +468,8 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
             const uint64_t length = front.length;
             lock.unlock();
             // What sendfile(2) queues in the socket still lies in the file's pages: punching holes
-            // behind it (discard_before) would change bytes on their way. So our own file is copied.
+            // behind it (discard_before) would change bytes on their way. So our own file is
+            // copied.
             sent = is_spill ? send_copied(fd, file, offset, length)
                             : send_range(fd, file, offset, length);
         } else {
@@ -474,8 +477,7 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
             size_t count = 0;
             for (const Segment& segment : segments_) {
                 if (segment.is_range() || count == kIovMax) break;
-                parts[count++] =
-                    as_iovec(std::string_view(segment.bytes).substr(segment.start));
+                parts[count++] = as_iovec(std::string_view(segment.bytes).substr(segment.start));
             }
             // Pieces listed here must not grow meanwhile (see enqueue): close them off.
             if (count == segments_.size()) segments_.emplace_back();
@@ -603,7 +605,8 @@ bool ReadyQueue::announce(int64_t now_ms) {
         woken_ += wakes;
         is_short_of_threads = waiting_ > woken_;
     }
-    for (size_t i = 0; i < wakes; ++i) not_empty_.notify_one();
+    for (size_t i = 0; i < wakes; ++i)
+        not_empty_.notify_one();
     return is_short_of_threads;
 }
 

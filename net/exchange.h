@@ -1,13 +1,14 @@
 // Exchange: one request and its response, shared by the loop and the application side.
 //
 // The loop fills head and body, queues the complete Exchange, and from then on the application side
-// owns it: it reads head and body, drives `response`, and sends. Bytes go straight to the socket from
-// the calling thread when nothing is queued before them, else into the Outbox, which the leader of
-// the loop empties while the application goes on (PEP 3333 "Buffering and Streaming"). finish() hands
-// the Exchange back. ReadyQueue is where complete Exchanges wait for the application side.
+// owns it: it reads head and body, drives `response`, and sends. Bytes go straight to the socket
+// from the calling thread when nothing is queued before them, else into the Outbox, which the
+// leader of the loop empties while the application goes on (PEP 3333 "Buffering and Streaming").
+// finish() hands the Exchange back. ReadyQueue is where complete Exchanges wait for the application
+// side.
 //
-// Locks: one mutex per Exchange (output queue, body arrival) and one per ReadyQueue. They guard memory
-// operations only; nobody calls Python, does I/O, or asks for the GIL while holding one.
+// Locks: one mutex per Exchange (output queue, body arrival) and one per ReadyQueue. They guard
+// memory operations only; nobody calls Python, does I/O, or asks for the GIL while holding one.
 #pragma once
 
 #include <sys/types.h>
@@ -40,15 +41,15 @@ constexpr size_t kOutboxMemoryMax = 1 << 20;
 /// waits for whoever consumes: the one bounded exception to "never wait for a client".
 constexpr uint64_t kBodyBytesInFlightMax = uint64_t{256} << 20;
 
-/// A block that follows the one before it within this time may wait as long for the next: a stream of
-/// small blocks costs a system call for a batch of them instead of one for each. PEP 3333 allows it,
-/// because sending goes on while the application is busy (the leader sees to it).
+/// A block that follows the one before it within this time may wait as long for the next: a stream
+/// of small blocks costs a system call for a batch of them instead of one for each. PEP 3333 allows
+/// it, because sending goes on while the application is busy (the leader sees to it).
 constexpr int64_t kHoldUs = 1000;
 /// So many bytes held back are sent at once.
 constexpr uint64_t kHeldBytesMax = 16 * 1024;
 
-/// What is fixed for all requests of a connection. Lives in the Connection, which outlives every use
-/// of it by the application side.
+/// What is fixed for all requests of a connection. Lives in the Connection, which outlives every
+/// use of it by the application side.
 struct ConnectionFacts {
     std::string remote_addr;       ///< textual IP; "" on unix sockets
     std::string remote_port;       ///< "" on unix sockets
@@ -56,10 +57,10 @@ struct ConnectionFacts {
     std::string_view server_port;  ///< "" on unix sockets
     bool is_unix = false;
     PeerFacts peer;
-    bool has_proxy_header = false; ///< a PROXY header named the addresses below
-    std::string proxy_protocol;    ///< "TCP4", "TCP6"
+    bool has_proxy_header = false;       ///< a PROXY header named the addresses below
+    std::string proxy_protocol;          ///< "TCP4", "TCP6"
     std::string proxy_addr, proxy_port;  ///< destination address and port of the PROXY header
-    void* tls_peer = nullptr;      ///< see ByteTransform::peer_info(); null on plain connections
+    void* tls_peer = nullptr;  ///< see ByteTransform::peer_info(); null on plain connections
 };
 
 class Exchange;
@@ -102,7 +103,7 @@ public:
     RequestHead head;
     Spool body;                              ///< the decoded body; see wait_for_body() for big ones
     const ConnectionFacts* facts = nullptr;  ///< borrowed from the Connection
-    std::string refused_line;                ///< request line of a refused request, for its log line
+    std::string refused_line;  ///< request line of a refused request, for its log line
 
     // --- application side ---
     ResponseWriter response;
@@ -111,27 +112,28 @@ public:
 
     // Monotonic µs, 0 = not yet: first byte of the head, queued, taken, last byte handed out.
     int64_t received_us = 0, queued_us = 0, taken_us = 0, done_us = 0;
-    int64_t app_us = 0;                      ///< inside the application callable and its iterable
+    int64_t app_us = 0;  ///< inside the application callable and its iterable
 
     // ---------------------------------------------------------------- application side
     /// The client is gone or the server gave up: stop producing, close the iterable.
     [[nodiscard]] bool is_worker_stopping() const { return owner_.is_stopping(); }
     [[nodiscard]] bool is_aborted() const { return aborted_.load(std::memory_order_relaxed); }
 
-    /// Sends before + block + after, or queues what the socket does not take. Nothing is copied that
-    /// the socket takes, unless small blocks follow each other fast (see kHoldUs). is_last: the response ends here (its bytes may then leave together with a
-    /// pipelined successor's). False: the client is gone (like is_aborted()).
-    /// Waits (see kBodyBytesInFlightMax) at most until write_timeout ends the connection.
-    /// Call without the GIL when the bytes are more than a few KiB or the socket may be slow; it
-    /// never needs the GIL.
-    bool send(std::string_view before, std::string_view block, std::string_view after, bool is_last);
+    /// Sends before + block + after, or queues what the socket does not take. Nothing is copied
+    /// that the socket takes, unless small blocks follow each other fast (see kHoldUs). is_last:
+    /// the response ends here (its bytes may then leave together with a pipelined successor's).
+    /// False: the client is gone (like is_aborted()). Waits (see kBodyBytesInFlightMax) at most
+    /// until write_timeout ends the connection. Call without the GIL when the bytes are more than a
+    /// few KiB or the socket may be slow; it never needs the GIL.
+    bool send(std::string_view before, std::string_view block, std::string_view after,
+              bool is_last);
     bool send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last) {
         return send(pieces.before, block.substr(0, pieces.take), pieces.after, is_last);
     }
 
     /// Sends before, then `length` bytes of `file` from `offset` (sendfile where the connection is
-    /// plain), then after. The descriptor is borrowed for the call and duplicated if the range has to
-    /// wait. A file that ends early cuts the connection. The file's offset does not move.
+    /// plain), then after. The descriptor is borrowed for the call and duplicated if the range has
+    /// to wait. A file that ends early cuts the connection. The file's offset does not move.
     bool send_file(std::string_view before, int file, off_t offset, uint64_t length,
                    std::string_view after, bool is_last);
 
@@ -149,7 +151,9 @@ public:
     /// Bytes before `position` were read; lets the loop receive more of a big body.
     void body_consumed(uint64_t position);
     /// The whole body is there and well-formed.
-    [[nodiscard]] bool body_complete() const { return body_complete_.load(std::memory_order_acquire); }
+    [[nodiscard]] bool body_complete() const {
+        return body_complete_.load(std::memory_order_acquire);
+    }
 
     /// Hands the raw socket to the application (gunicorn.socket): flushes what is queued, then the
     /// loop never reads, writes or reuses this connection. Returns a new descriptor (dup) that the
@@ -170,15 +174,16 @@ private:
     struct Segment {
         std::string bytes;
         size_t start = 0;
-        Fd file;                 ///< open for a range of the application's file
-        bool in_spill = false;   ///< a range of spill_
+        Fd file;                ///< open for a range of the application's file
+        bool in_spill = false;  ///< a range of spill_
         off_t offset = 0;
-        uint64_t length = 0;     ///< of a range
+        uint64_t length = 0;  ///< of a range
         [[nodiscard]] bool is_range() const { return in_spill || file.is_open(); }
     };
 
     // Leader only.
-    void prepare(const ConnectionFacts* connection_facts, int direct_fd, std::string_view spool_dir);
+    void prepare(const ConnectionFacts* connection_facts, int direct_fd,
+                 std::string_view spool_dir);
     void reset_for_reuse();
     /// Sends queued output until drained or the socket is full; progressed: some bytes went out.
     /// Held: there is some, but the application side may want to add to it; look again later.
@@ -187,11 +192,11 @@ private:
     [[nodiscard]] bool may_stay_held();
     Flush take_for_transform(std::string& plain, size_t bytes_max);  ///< the same for TLS
     void mark_aborted();
-    void drop_output();              ///< for the pool: nothing of the old connection stays
+    void drop_output();  ///< for the pool: nothing of the old connection stays
     void body_arrived(bool is_complete, int error);
     [[nodiscard]] bool has_output();
-    /// What is queued may wait for a pipelined successor, which is there as a whole. More than a few
-    /// bytes, or what a full socket left over, goes out before the next request is looked at.
+    /// What is queued may wait for a pipelined successor, which is there as a whole. More than a
+    /// few bytes, or what a full socket left over, goes out before the next request is looked at.
     [[nodiscard]] bool may_join_successor();
     [[nodiscard]] uint64_t body_backlog();  ///< body bytes received and not consumed yet
 
@@ -224,23 +229,23 @@ private:
     Exchange* signalled_next_ = nullptr;
 
     std::mutex mutex_;
-    std::condition_variable changed_;   ///< room in the output, body bytes, abort
+    std::condition_variable changed_;  ///< room in the output, body bytes, abort
     std::deque<Segment> segments_;
-    Spool spill_;                       ///< appended to by the application side, read by the leader
-    uint64_t spill_sent_ = 0;           ///< the spill file before this position is not needed
+    Spool spill_;              ///< appended to by the application side, read by the leader
+    uint64_t spill_sent_ = 0;  ///< the spill file before this position is not needed
     uint64_t queued_bytes_ = 0;
     size_t queued_memory_ = 0;
     uint64_t body_received_ = 0;
     uint64_t body_consumed_ = 0;
     int body_error_ = 0;
-    int direct_fd_ = -1;                ///< plain connection: may be written from any thread; else -1
-    bool in_flight_ = false;            ///< some thread sends right now, outside the lock
-    bool held_ = false;                 ///< what is queued waits for the next block (kHoldUs)
-    bool leader_watches_ = false;       ///< … and the leader looks after it
-    int64_t last_block_us_ = 0;         ///< when the last block but the held ones was sent
+    int direct_fd_ = -1;           ///< plain connection: may be written from any thread; else -1
+    bool in_flight_ = false;       ///< some thread sends right now, outside the lock
+    bool held_ = false;            ///< what is queued waits for the next block (kHoldUs)
+    bool leader_watches_ = false;  ///< … and the leader looks after it
+    int64_t last_block_us_ = 0;    ///< when the last block but the held ones was sent
     int64_t held_since_us_ = 0;
-    bool corked_ = false;               ///< a pipelined request waits: let the last bytes join it
-    bool completed_ = false;            ///< exchange_completed() was called
+    bool corked_ = false;     ///< a pipelined request waits: let the last bytes join it
+    bool completed_ = false;  ///< exchange_completed() was called
 };
 
 /// Largest response end that waits for a pipelined successor instead of being sent by itself.
@@ -296,13 +301,13 @@ private:
     std::mutex mutex_;
     std::condition_variable not_empty_;
     std::deque<Item> items_;
-    size_t waiting_ = 0;          ///< threads that sleep in pop()
-    size_t woken_ = 0;            ///< of these, told to wake up
-    size_t calling_ = 0;          ///< threads between two calls of pop()
-    int long_votes_ = 0;          ///< see count_call()
+    size_t waiting_ = 0;  ///< threads that sleep in pop()
+    size_t woken_ = 0;    ///< of these, told to wake up
+    size_t calling_ = 0;  ///< threads between two calls of pop()
+    int long_votes_ = 0;  ///< see count_call()
     int64_t last_pop_ms_ = 0;
     bool closed_ = false;
-    bool event_is_set_ = false;   ///< fd() polls readable
+    bool event_is_set_ = false;  ///< fd() polls readable
     Fd event_read_, event_write_;
 };
 

@@ -1,7 +1,7 @@
 // ByteTransform: what sits between socket and buffers when they do not carry the same bytes (TLS).
 //
-// Null means identity and costs nothing. Called by the leader only; python/tls implements it, and is
-// the one place where a turn of the loop takes the GIL.
+// Null means identity and costs nothing. Called by the leader only; python/tls implements it, and
+// is the one place where a turn of the loop takes the GIL.
 #pragma once
 
 #include <memory>
@@ -16,8 +16,9 @@ class ByteTransform {
 public:
     virtual ~ByteTransform() = default;
 
-    /// Bytes from the socket in; appends what they decrypt to. is_eof: the peer closed. An Error ends
-    /// the connection (a failed handshake, a broken record); drain() may still hold an alert to send.
+    /// Bytes from the socket in; appends what they decrypt to. is_eof: the peer closed. An Error
+    /// ends the connection (a failed handshake, a broken record); drain() may still hold an alert
+    /// to send.
     virtual Status feed(std::string_view wire, bool is_eof, std::string& plain) = 0;
 
     /// Plain bytes to be sent; their wire form comes out of drain().
@@ -32,8 +33,9 @@ public:
     /// The peer announced that it sends no more (close_notify): an end of stream before TCP's.
     [[nodiscard]] virtual bool is_ended() const = 0;
 
-    /// What an application may ask about the connection (gunicorn.socket): a Python object, borrowed;
-    /// null before the handshake is done. Read by the application side while the connection lives.
+    /// What an application may ask about the connection (gunicorn.socket): a Python object,
+    /// borrowed; null before the handshake is done. Read by the application side while the
+    /// connection lives.
     [[nodiscard]] virtual void* peer_info() const { return nullptr; }
 
     /// Says goodbye (close_notify); the alert comes out of drain().

@@ -183,8 +183,8 @@ CallWatch::Reach CallWatch::reach(Running& call) {
         call.has_raised = true;
         const PyRef greenlet = PyRef::borrow(call.greenlet.get());
         // Runs the greenlet until it ends or waits again. `call` may be gone afterwards.
-        const PyRef thrown = PyRef::steal(PyObject_CallMethod(greenlet.get(), "throw", "O",
-                                                              exception_type_.get()));
+        const PyRef thrown =
+            PyRef::steal(PyObject_CallMethod(greenlet.get(), "throw", "O", exception_type_.get()));
         if (!thrown) log_python_error(log_, Level::Error, "Interrupting a greenlet failed");
         return Reach::Reached;
     }
@@ -204,8 +204,8 @@ bool CallWatch::catch_wake_signal() {
     const PyRef self = PyRef::steal(PyCapsule_New(this, kCapsuleName, nullptr));
     const PyRef handler = self ? PyRef::steal(PyCFunction_New(&method, self.get())) : PyRef();
     const PyRef set_handler = handler ? import("_signal", "signal") : PyRef();
-    return set_handler && PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO",
-                                                             wake_signal(), handler.get()));
+    return set_handler && PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO", wake_signal(),
+                                                             handler.get()));
 }
 
 /// Raises in the call that this signal was for, if it is the one that runs.

@@ -1,5 +1,5 @@
-// CallWatch: which calls of the application run, since when and where; interrupts those that run too
-// long (request_timeout).
+// CallWatch: which calls of the application run, since when and where; interrupts those that run
+// too long (request_timeout).
 //
 // How a call is reached depends on where it is, and no way reaches into a C function that never
 // comes back to Python; what cannot be interrupted is reported as stuck.
@@ -10,8 +10,8 @@
 //   a greenlet that waits      greenlet.throw(), from the hub
 //
 // The exception is gcorn.RequestTimeout, a SystemExit, so that "except Exception" lets it pass.
-// All members need the GIL, which guards everything here; on a free-threaded build a critical section
-// on the exception type does.
+// All members need the GIL, which guards everything here; on a free-threaded build a critical
+// section on the exception type does.
 #pragma once
 
 #include "python/pyref.h"
@@ -76,11 +76,11 @@ private:
 struct CallWatch::Running {
     const Exchange* exchange;  ///< valid until end()
     uint64_t serial;
-    int64_t began_ms;          ///< monotonic
-    unsigned long thread_id;   ///< Python's
+    int64_t began_ms;         ///< monotonic
+    unsigned long thread_id;  ///< Python's
     pthread_t native_thread;
     bool is_main_thread;
-    PyRef greenlet;            ///< null: none
+    PyRef greenlet;              ///< null: none
     int64_t interrupted_ms = 0;  ///< first attempt; 0 = none
     bool has_raised = false;     ///< the interruption was delivered, or is sure to be
     bool is_stuck = false;       ///< reported

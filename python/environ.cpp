@@ -149,7 +149,8 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
     GCORN_ENVIRON_KEYS(GCORN_KEY_PLACE)
 #undef GCORN_KEY_PLACE
     const auto boolean = [](bool value) { return PyRef::steal(PyBool_FromLong(value ? 1 : 0)); };
-    return set(t, n.server_software, latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
+    return set(t, n.server_software,
+               latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
            set(t, n.wsgi_version, PyRef::steal(Py_BuildValue("(ii)", 1, 0))) &&
            set(t, n.wsgi_input_terminated, boolean(true)) &&
            set(t, n.wsgi_errors, PyRef::borrow(constants.errors)) &&
@@ -323,8 +324,8 @@ bool is_dunder(PyObject* name) {
     return latin1_view(name, text) && text.starts_with("__");
 }
 
-/// What a TLS connection tells about its peer, as an ssl.SSLSocket does; null without an exception if
-/// there is nothing of that name. Raises.
+/// What a TLS connection tells about its peer, as an ssl.SSLSocket does; null without an exception
+/// if there is nothing of that name. Raises.
 bool peer_attribute(const Exchange* exchange, PyObject* name, PyRef& value) {
     if (exchange == nullptr || exchange->facts->tls_peer == nullptr) return true;
     return optional_attribute(static_cast<PyObject*>(exchange->facts->tls_peer), name, value);

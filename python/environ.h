@@ -73,8 +73,8 @@ private:
 };
 
 /// The type of gunicorn.socket: a stand-in that becomes the client's socket on first use. Until an
-/// attribute is asked for (dunder names apart), the connection stays the server's. A TLS connection is
-/// never given away, but tells getpeercert(), cipher(), version() … as an ssl.SSLSocket does.
+/// attribute is asked for (dunder names apart), the connection stays the server's. A TLS connection
+/// is never given away, but tells getpeercert(), cipher(), version() … as an ssl.SSLSocket does.
 class SocketProxy {
 public:
     /// Makes the type. Once, before the first make(). Raises.

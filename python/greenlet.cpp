@@ -62,9 +62,9 @@ def watch(fd, callback):
 )";
 
 // For both: serve(native). native has fd (readable while requests wait), ready() → how many wait,
-// run() runs the oldest, look_around() → does tend() want to be called, and tend() → seconds to the next
-// look, or a negative number when the worker is done. Only as many requests as wait at the beginning
-// are started in one go, or timers and sockets of the hub might never get their turn.
+// run() runs the oldest, look_around() → does tend() want to be called, and tend() → seconds to the
+// next look, or a negative number when the worker is done. Only as many requests as wait at the
+// beginning are started in one go, or timers and sockets of the hub might never get their turn.
 constexpr const char kServeSource[] = R"(
 def serve(native):
     look = Semaphore(0)
@@ -129,14 +129,15 @@ Status python_failed(const std::string& what) {
 
 /// Keeps the memory in which new greenlets have their Python frames.
 ///
-/// CPython gives every stack of frames its own block straight from the kernel (16 KiB, since 3.11), so
-/// a greenlet that answers one request costs mmap, page faults and munmap: more than all the rest of
-/// a short request. Wraps the allocator in front of them, which needs the GIL in every version that
-/// uses it for frames; sizes other than the frames' pass through.
+/// CPython gives every stack of frames its own block straight from the kernel (16 KiB, since 3.11),
+/// so a greenlet that answers one request costs mmap, page faults and munmap: more than all the
+/// rest of a short request. Wraps the allocator in front of them, which needs the GIL in every
+/// version that uses it for frames; sizes other than the frames' pass through.
 class FrameMemory {
 public:
     static void keep() {
-        static FrameMemory memory;  // until the process ends: the interpreter uses it to its very end
+        static FrameMemory
+            memory;  // until the process ends: the interpreter uses it to its very end
         PyObjectArenaAllocator current{};
         PyObject_GetArenaAllocator(&current);
         if (current.ctx == &memory) return;
@@ -156,8 +157,10 @@ private:
     }
     static void free(void* context, void* block, size_t bytes) {
         auto& self = *static_cast<FrameMemory*>(context);
-        if (bytes == kBlockBytes && self.count_ < kBlocksMax) self.blocks_[self.count_++] = block;
-        else self.below_.free(self.below_.ctx, block, bytes);
+        if (bytes == kBlockBytes && self.count_ < kBlocksMax)
+            self.blocks_[self.count_++] = block;
+        else
+            self.below_.free(self.below_.ctx, block, bytes);
     }
 
     PyObjectArenaAllocator below_{};
@@ -171,7 +174,9 @@ GreenletWorker* worker_in(PyObject* capsule) {
 
 }  // namespace
 
-bool is_greenlet_class(const Config& cfg) { return library_of(cfg) != nullptr; }
+bool is_greenlet_class(const Config& cfg) {
+    return library_of(cfg) != nullptr;
+}
 
 Status check_greenlet_library(const Config& cfg) {
     const Library* library = library_of(cfg);
@@ -189,7 +194,8 @@ Status check_greenlet_library(const Config& cfg) {
     int major = 0, minor = 0;
     if (!version) return python_failed("worker class " + name);
     if (version.get() == Py_None)
-        return Error{kExitConfigError, "worker class " + name + " needs the package " + wanted + hint};
+        return Error{kExitConfigError,
+                     "worker class " + name + " needs the package " + wanted + hint};
     if (PyArg_ParseTuple(version.get(), "ii", &major, &minor) == 0)
         return python_failed("version of " + name);
     if (std::pair(major, minor) < std::pair(library->major, library->minor))
@@ -219,7 +225,8 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     std::thread guard([&loop, &is_done] {
         signals::block_all_in_this_thread();
         const std::unique_lock lead(loop.lead());
-        while (!is_done.load()) loop.turn(-1);
+        while (!is_done.load())
+            loop.turn(-1);
     });
     ready_ = &ready;
     {
@@ -230,13 +237,14 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         if (names) sleep_ = function_of(names, "sleep");
         const PyRef capsule = PyRef::steal(PyCapsule_New(this, kWorkerCapsule, nullptr));
         const PyRef native = capsule ? make_native(capsule.get()) : PyRef();
-        const PyRef done =
-            function && native
-                ? PyRef::steal(PyObject_CallOneArg(function.get(), native.get()))
-                : PyRef();
+        const PyRef done = function && native
+                               ? PyRef::steal(PyObject_CallOneArg(function.get(), native.get()))
+                               : PyRef();
         // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else a failure of the hub.
-        if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0) PyErr_Clear();
-        else if (!done) log_python_error(context_.log, Level::Error, "The hub failed");
+        if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
+            PyErr_Clear();
+        else if (!done)
+            log_python_error(context_.log, Level::Error, "The hub failed");
         sleep_.reset();
     }
     ready_ = nullptr;

@@ -2,10 +2,11 @@
 //
 // The hub of the greenlet library owns the main thread. It watches ReadyQueue::fd() and, in that
 // watcher's callback, switches to a new greenlet for each complete request; the main greenlet only
-// beats once a second. A guard thread leads the EventLoop all the time, so neither a blocked hub nor a
-// slow client stops the other. There is no pool: a worker never takes more requests than it has slots. What the two libraries do differently is two short Python texts.
-// greenlet moves slices of the C stack away while it switches: nothing here stores the address of a
-// stack object where another thread or greenlet could find it.
+// beats once a second. A guard thread leads the EventLoop all the time, so neither a blocked hub
+// nor a slow client stops the other. There is no pool: a worker never takes more requests than it
+// has slots. What the two libraries do differently is two short Python texts. greenlet moves slices
+// of the C stack away while it switches: nothing here stores the address of a stack object where
+// another thread or greenlet could find it.
 #pragma once
 
 #include "python/pyref.h"
@@ -23,12 +24,12 @@ namespace gcorn {
 /// True for the worker classes of this room.
 [[nodiscard]] bool is_greenlet_class(const Config& cfg);
 
-/// Arbiter, before anything is opened: the library is there and new enough. Error: one line that says
-/// what to install. Takes the GIL.
+/// Arbiter, before anything is opened: the library is there and new enough. Error: one line that
+/// says what to install. Takes the GIL.
 [[nodiscard]] Status check_greenlet_library(const Config& cfg);
 
-/// Monkey-patches the standard library: in a worker before its application loads, in the arbiter before
-/// it preloads one. Idempotent. Takes the GIL.
+/// Monkey-patches the standard library: in a worker before its application loads, in the arbiter
+/// before it preloads one. Idempotent. Takes the GIL.
 [[nodiscard]] Status patch_for_greenlets(const Config& cfg);
 
 class GreenletWorker final : public Worker {
@@ -54,9 +55,9 @@ private:
 
     WsgiApp& app_;
     std::atomic<ReadyQueue*> ready_{nullptr};  ///< while serving
-    PyRef sleep_;                  ///< the library's sleep(), while serving
-    size_t next_index_ = 0;        ///< places on the scoreboard, in turn
-    std::atomic<bool> poked_{false};  ///< the hub should look around
+    PyRef sleep_;                              ///< the library's sleep(), while serving
+    size_t next_index_ = 0;                    ///< places on the scoreboard, in turn
+    std::atomic<bool> poked_{false};           ///< the hub should look around
 };
 
 }  // namespace gcorn

@@ -266,11 +266,12 @@ void Interpreter::before_fork() {
     PyOS_BeforeFork();
 }
 
-/// What is loaded before the first fork is shared with every worker. The collector would write into each
-/// object's header and so give every worker a copy of its own: about 0.5 MiB.
+/// What is loaded before the first fork is shared with every worker. The collector would write into
+/// each object's header and so give every worker a copy of its own: about 0.5 MiB.
 void Interpreter::keep_collector_off() {
     PyRef freeze = import("gc", "freeze");
-    if (!freeze || !PyRef::steal(PyObject_CallNoArgs(freeze.get()))) PyErr_Clear();  // only a saving
+    if (!freeze || !PyRef::steal(PyObject_CallNoArgs(freeze.get())))
+        PyErr_Clear();  // only a saving
 }
 
 void Interpreter::after_fork_parent() {

@@ -89,9 +89,9 @@ public:
     /// output as "module:LINENO: source" (gunicorn: --spew).
     Status enable_spew();
 
-    /// For --reload: modules imported from now on leave no .pyc, and changed_since_import() knows the
-    /// sources they came from. (Python takes a .pyc for fresh that has the source's size and the
-    /// second of its time: a file saved twice within a second would start a new worker with the
+    /// For --reload: modules imported from now on leave no .pyc, and changed_since_import() knows
+    /// the sources they came from. (Python takes a .pyc for fresh that has the source's size and
+    /// the second of its time: a file saved twice within a second would start a new worker with the
     /// code in between.)
     Status prepare_reload();
     std::string changed_since_import() override;

@@ -1,13 +1,13 @@
 // TLS with the interpreter's own ssl module, as a ByteTransform: SSLObject over two MemoryBIOs.
 //
-// No OpenSSL is linked and nothing blocks: the loop feeds what arrived and sends what comes out. Ciphers,
-// versions and resumption are those of ssl.create_default_context, unless the settings or the hook
-// ssl_context(config, default_ssl_context_factory) say otherwise. The arbiter makes the context, at start
-// and on HUP, and workers inherit it: so the key may be readable by root alone, a worker that is replaced
-// never meets a half-written file, and a session begun with one worker is resumed by another (they share
-// the ticket keys). Deviation: gunicorn reads the files again for each connection (sync, gthread) or
-// worker (gevent), as the worker's user. Terminating TLS here costs the GIL; docs/deploying.md says when
-// a proxy in front pays.
+// No OpenSSL is linked and nothing blocks: the loop feeds what arrived and sends what comes out.
+// Ciphers, versions and resumption are those of ssl.create_default_context, unless the settings or
+// the hook ssl_context(config, default_ssl_context_factory) say otherwise. The arbiter makes the
+// context, at start and on HUP, and workers inherit it: so the key may be readable by root alone, a
+// worker that is replaced never meets a half-written file, and a session begun with one worker is
+// resumed by another (they share the ticket keys). Deviation: gunicorn reads the files again for
+// each connection (sync, gthread) or worker (gevent), as the worker's user. Terminating TLS here
+// costs the GIL; docs/deploying.md says when a proxy in front pays.
 #pragma once
 
 #include "python/pyref.h"
@@ -27,19 +27,22 @@ namespace gcorn {
 struct TlsContext;
 
 /// The context that `cfg` describes; null if neither certfile nor keyfile is set. Takes the GIL.
-/// Error: one sentence that names the setting and the file (missing, unreadable, no PEM, key mismatch,
-/// passphrase, unknown cipher), or what the ssl_context hook raised; its code is 1, the exit code.
+/// Error: one sentence that names the setting and the file (missing, unreadable, no PEM, key
+/// mismatch, passphrase, unknown cipher), or what the ssl_context hook raised; its code is 1, the
+/// exit code.
 [[nodiscard]] Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg);
 
 /// A factory for connections of that context, null for null.
-[[nodiscard]] std::unique_ptr<TransformFactory> make_tls_factory(std::shared_ptr<TlsContext> context);
+[[nodiscard]] std::unique_ptr<TransformFactory> make_tls_factory(
+    std::shared_ptr<TlsContext> context);
 
 /// The contexts of the configuration in force and of the one before, to which an abandoned reload
 /// returns. Arbiter; workers inherit it.
 class TlsContexts {
 public:
-    /// Makes the context of `cfg` the one in force. Error: nothing changed. If a reload is taken back
-    /// and the files that were good once no longer are, what was read then goes on, with an error line.
+    /// Makes the context of `cfg` the one in force. Error: nothing changed. If a reload is taken
+    /// back and the files that were good once no longer are, what was read then goes on, with an
+    /// error line.
     Status use(const Config& cfg, Logger& log);
     /// Null while TLS is off.
     [[nodiscard]] std::unique_ptr<TransformFactory> make_factory() const {

@@ -305,7 +305,8 @@ TEST_P(Connection, KeepsDescriptorsInBalance) {
     // A worker that still boots has fewer descriptors than one that serves.
     ASSERT_TRUE(eventually([&] {
         std::set<size_t> counts;
-        for (const pid_t worker : server_->workers()) counts.insert(open_descriptors(worker));
+        for (const pid_t worker : server_->workers())
+            counts.insert(open_descriptors(worker));
         return counts.size() == 1;
     })) << server_->story();
     const size_t before = descriptors();

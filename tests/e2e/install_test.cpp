@@ -56,8 +56,10 @@ TEST_F(Install, PutsBinaryManPageAndCompletionsInPlace) {
         // A terminal page overstrikes what is bold: drop each character and its backspace.
         std::string text;
         for (const char c : page.out) {
-            if (c == '\b' && !text.empty()) text.pop_back();
-            else text += c;
+            if (c == '\b' && !text.empty())
+                text.pop_back();
+            else
+                text += c;
         }
         EXPECT_NE(text.find("SYNOPSIS"), std::string::npos);
         EXPECT_NE(text.find("graceful-timeout"), std::string::npos);

@@ -16,14 +16,17 @@ protected:
     static size_t rounds(size_t count) {
         return GetParam().args[1] == "eventlet" ? count / 5 : count;
     }
-    static bool has_other_workers(const Server& server, const std::vector<pid_t>& old, size_t count) {
-        return eventually([&] {
-            const std::vector<pid_t> now = server.workers();
-            if (now.size() != count) return false;
-            for (const pid_t pid : now)
-                if (std::find(old.begin(), old.end(), pid) != old.end()) return false;
-            return true;
-        }, kLoadPatience);
+    static bool has_other_workers(const Server& server, const std::vector<pid_t>& old,
+                                  size_t count) {
+        return eventually(
+            [&] {
+                const std::vector<pid_t> now = server.workers();
+                if (now.size() != count) return false;
+                for (const pid_t pid : now)
+                    if (std::find(old.begin(), old.end(), pid) != old.end()) return false;
+                return true;
+            },
+            kLoadPatience);
     }
 };
 
@@ -44,8 +47,8 @@ TEST_P(Supervision, ReloadsLoseNoRequest) {
 TEST_P(Supervision, ScalingLosesNoRequest) {
     Server server(with({"-w", "1"}));
     Load load(server.at());
-    for (const auto& [signal, count] :
-         std::vector<std::pair<int, size_t>>{{SIGTTIN, 2}, {SIGTTIN, 3}, {SIGTTOU, 2}, {SIGTTOU, 1}}) {
+    for (const auto& [signal, count] : std::vector<std::pair<int, size_t>>{
+             {SIGTTIN, 2}, {SIGTTIN, 3}, {SIGTTOU, 2}, {SIGTTOU, 1}}) {
         ASSERT_TRUE(load.goes_on());
         server.signal(signal);
         ASSERT_TRUE(server.has_workers(count)) << server.story();
@@ -60,9 +63,12 @@ TEST_P(Supervision, RecyclingLosesNoRequest) {
     const std::vector<pid_t> old = server.workers();
     Load load(server.at());
     // Under this load some worker is always about to be replaced: only the old ones must go.
-    EXPECT_TRUE(eventually([&] {
-        return std::none_of(old.begin(), old.end(), [](pid_t pid) { return is_alive(pid); });
-    }, kLoadPatience)) << server.story();
+    EXPECT_TRUE(eventually(
+        [&] {
+            return std::none_of(old.begin(), old.end(), [](pid_t pid) { return is_alive(pid); });
+        },
+        kLoadPatience))
+        << server.story();
     ASSERT_TRUE(load.goes_on(rounds(300)));
     load.stop();
     EXPECT_EQ(load.bad_count(), 0u) << load.bad();
@@ -83,14 +89,16 @@ TEST_P(Supervision, ABrokenDeployIsRefusedAndTheOldCodeServes) {
     ASSERT_TRUE(eventually([&] {
         const std::string log = server.err();
         const size_t first = log.find(") is ready after");
-        return first != std::string::npos && log.find(") is ready after", first + 1) != std::string::npos;
+        return first != std::string::npos &&
+               log.find(") is ready after", first + 1) != std::string::npos;
     })) << server.story();
     const std::vector<pid_t> old = server.workers();
     Load load(server.at());
     ASSERT_TRUE(load.goes_on());
     directory.write("deployed.py", "import no_such_module_anywhere\n");
     server.signal(SIGHUP);
-    ASSERT_TRUE(server.logs("Reload failed, going on with the old workers and settings")) << server.story();
+    ASSERT_TRUE(server.logs("Reload failed, going on with the old workers and settings"))
+        << server.story();
     ASSERT_TRUE(eventually([&] { return server.workers() == old; })) << server.story();
     ASSERT_TRUE(load.goes_on());
     load.stop();

@@ -1,5 +1,5 @@
-// A whole engine without Python: listener, EventLoop and an application in C++, turned by a thread of
-// the test the way SyncWorker or ThreadWorker do it; and a blocking client with deadlines.
+// A whole engine without Python: listener, EventLoop and an application in C++, turned by a thread
+// of the test the way SyncWorker or ThreadWorker do it; and a blocking client with deadlines.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -128,8 +128,7 @@ inline std::string body_of(Exchange& exchange) {
     std::string body(exchange.body.size(), '\0');
     size_t got = 0;
     while (got < body.size()) {
-        const Result<size_t> n =
-            exchange.body.read_at(got, body.data() + got, body.size() - got);
+        const Result<size_t> n = exchange.body.read_at(got, body.data() + got, body.size() - got);
         if (!n || *n == 0) break;
         got += *n;
     }
@@ -191,7 +190,8 @@ public:
         loop->wake();
         if (loop_thread_.joinable()) loop_thread_.join();
         ready.close();
-        for (std::thread& thread : threads_) thread.join();
+        for (std::thread& thread : threads_)
+            thread.join();
         threads_.clear();
         loop.reset();
     }
@@ -201,7 +201,8 @@ public:
         std::string text;
         if (FILE* file = std::fopen(error_path.c_str(), "r")) {
             char bytes[65536];
-            while (size_t n = std::fread(bytes, 1, sizeof bytes, file)) text.append(bytes, n);
+            while (size_t n = std::fread(bytes, 1, sizeof bytes, file))
+                text.append(bytes, n);
             std::fclose(file);
         }
         return text;
@@ -225,7 +226,8 @@ private:
                 connections_ = loop->connection_count();
             }
             if (!calls_inline) continue;
-            while (std::shared_ptr<Exchange> exchange = ready.try_pop()) app(*exchange);
+            while (std::shared_ptr<Exchange> exchange = ready.try_pop())
+                app(*exchange);
         }
     }
 

@@ -755,9 +755,9 @@ TEST_F(ArbiterRoom, HupReplacesWorkersOnlyWhenTheNewOnesAreReady) {
         EXPECT_NE(now, "");
         return now == "waits" && living() == 2;
     }));
-    EXPECT_TRUE(in_order({"Handling signal: hup", "Hang up: Master", "use_config", "hook nworkers_changed 2->2",
-                          "hook on_reload", "Booting worker", "Booting worker",
-                          "Worker exiting"}));
+    EXPECT_TRUE(in_order({"Handling signal: hup", "Hang up: Master", "use_config",
+                          "hook nworkers_changed 2->2", "hook on_reload", "Booting worker",
+                          "Booting worker", "Worker exiting"}));
     EXPECT_EQ(numbers_after("Listening at: http://127.0.0.1:").size(), 1u);
     EXPECT_EQ(stop(), 0);
 }

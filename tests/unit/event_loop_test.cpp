@@ -18,7 +18,8 @@ constexpr std::string_view kGetClose = "GET /x HTTP/1.1\r\nHost: a\r\nConnection
 
 size_t count(const std::string& text, std::string_view part) {
     size_t found = 0;
-    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
+        ++found;
     return found;
 }
 
@@ -85,7 +86,8 @@ TEST_P(EventLoopTest, AnswersPipelinedRequestsInOrder) {
 TEST_P(EventLoopTest, HeadArrivingByteByByteIsOneRequest) {
     start();
     Client client(engine.address());
-    for (const char byte : kGet) ASSERT_TRUE(client.send({&byte, 1}));
+    for (const char byte : kGet)
+        ASSERT_TRUE(client.send({&byte, 1}));
     EXPECT_NE(client.read_until("hello").find("200 OK"), std::string::npos);
 }
 
@@ -106,9 +108,10 @@ TEST_P(EventLoopTest, ChunkedBodyIsDecodedAndTheNextRequestFollows) {
     app = [](Exchange& exchange) { answer(exchange, "<" + body_of(exchange) + ">"); };
     start();
     Client client(engine.address());
-    ASSERT_TRUE(client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-                            "5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n" +
-                            std::string(kGet)));
+    ASSERT_TRUE(
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+                    "5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n" +
+                    std::string(kGet)));
     const std::string reply = client.read_until("<>");
     EXPECT_NE(reply.find("<hello world>"), std::string::npos);
 }
@@ -132,7 +135,8 @@ TEST_P(EventLoopTest, RefusesBadRequestAndParsesNothingBehindIt) {
     };
     start();
     Client client(engine.address());
-    ASSERT_TRUE(client.send("GET / HTTP/1.1\r\nHost: a\r\nbad name: x\r\n\r\n" + std::string(kGet)));
+    ASSERT_TRUE(
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nbad name: x\r\n\r\n" + std::string(kGet)));
     client.shut();
     const std::string reply = client.read_all();
     EXPECT_EQ(reply.substr(0, 13), "HTTP/1.1 400 ");
@@ -261,9 +265,8 @@ TEST_P(EventLoopTest, VanishedClientAbortsItsRunningRequest) {
     app = [&](Exchange& exchange) {
         EXPECT_TRUE(exchange.response.set_status("200 OK").is_ok());
         const std::string block(65536, 's');
-        was_aborted = !eventually([&] {
-            return !exchange.send(exchange.response.body(block.size()), block, false);
-        });
+        was_aborted = !eventually(
+            [&] { return !exchange.send(exchange.response.body(block.size()), block, false); });
         was_aborted = !was_aborted;
         exchange.finish();
     };
@@ -445,8 +448,9 @@ TEST_P(EventLoopStream, AFileFollowsWhatWasHeld) {
     engine.start(GetParam());
     Client client(engine.address());
     ASSERT_TRUE(client.send(kGet));
-    EXPECT_TRUE(client.read_until("\r\n0\r\n\r\n").ends_with(
-        expected(50) + "30D40\r\n" + std::string(200'000, 'f') + "\r\n0\r\n\r\n"));
+    EXPECT_TRUE(
+        client.read_until("\r\n0\r\n\r\n")
+            .ends_with(expected(50) + "30D40\r\n" + std::string(200'000, 'f') + "\r\n0\r\n\r\n"));
 }
 
 TEST_P(EventLoopStream, ABlockIsNotHeldWhileTheApplicationIsBusy) {
@@ -494,7 +498,8 @@ protected:
         engine.open();
         connect(4, false);
         turn_until([&] { return engine.loop->connection_count() == 4; });
-        for (const auto& client : clients_) ASSERT_TRUE(client->send(kGet));
+        for (const auto& client : clients_)
+            ASSERT_TRUE(client->send(kGet));
         turn_until([&] { return engine.ready.size() == 4; });
     }
     void answer_all() {
@@ -509,7 +514,8 @@ protected:
 TEST_F(EventLoopAccept, LeavesNewcomersInTheBacklogWhileNothingIsAnswered) {
     fill();
     connect(2, true);
-    for (int i = 0; i < 5; ++i) engine.loop->turn(0);
+    for (int i = 0; i < 5; ++i)
+        engine.loop->turn(0);
     EXPECT_EQ(engine.loop->connection_count(), 4u);
 }
 

@@ -22,7 +22,8 @@ namespace gcorn {
 /// Bytes that show loss, doubling and displacement of any size below their period.
 std::string pattern(size_t size) {
     std::string bytes(size, '\0');
-    for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(i * 31 / 7 % 251);
+    for (size_t i = 0; i < size; ++i)
+        bytes[i] = static_cast<char>(i * 31 / 7 % 251);
     return bytes;
 }
 
@@ -142,11 +143,13 @@ TEST_F(ExchangeTest, LeaderSendsWhileTheApplicationProduces) {
     const std::string block = pattern(100'000);
     constexpr size_t kBlocks = 100;
     std::thread application([&] {
-        for (size_t i = 0; i < kBlocks; ++i) ASSERT_TRUE(exchange->send({}, block, {}, false));
+        for (size_t i = 0; i < kBlocks; ++i)
+            ASSERT_TRUE(exchange->send({}, block, {}, false));
         exchange->finish();
     });
     std::string expected;
-    for (size_t i = 0; i < kBlocks; ++i) expected += block;
+    for (size_t i = 0; i < kBlocks; ++i)
+        expected += block;
     EXPECT_TRUE(receive(expected.size()) == expected);
     application.join();
     EXPECT_EQ(active(), 0u);
@@ -166,7 +169,8 @@ TEST_F(ExchangeTest, WithoutDiskTheProducerWaitsForTheClientAndLosesNothing) {
     EXPECT_TRUE(eventually([&] { return beats > 0; })) << "it does not wait";
     EXPECT_LT(sent, 8);
     std::string expected;
-    for (int i = 0; i < 8; ++i) expected += block;
+    for (int i = 0; i < 8; ++i)
+        expected += block;
     EXPECT_TRUE(receive(expected.size()) == expected);
     application.join();
 }
@@ -219,7 +223,8 @@ public:
 TEST_F(ExchangeTest, FileRangeKeepsItsPlaceBetweenBlocks) {
     const std::string bytes = pattern(2 * kMiB);
     const File file(bytes);
-    EXPECT_TRUE(exchange->send_file("before", file.fd.get(), 10, bytes.size() - 20, "after", false));
+    EXPECT_TRUE(
+        exchange->send_file("before", file.fd.get(), 10, bytes.size() - 20, "after", false));
     EXPECT_TRUE(exchange->send({}, "end", {}, true));
     const std::string all = "before" + bytes.substr(10, bytes.size() - 20) + "after" + "end";
     EXPECT_TRUE(receive(all.size()) == all);
@@ -330,18 +335,21 @@ protected:
                 ++waiting;
                 while (const std::shared_ptr<Exchange> taken = queue.pop(call_began_us)) {
                     ++calls;
-                    while (!release) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                    while (!release)
+                        std::this_thread::sleep_for(std::chrono::milliseconds(1));
                     taken->finish();
                 }
             });
         }
         ASSERT_TRUE(eventually([&] { return waiting == count; }));
-        // Counted just before they sleep; whoever comes late finds the queue full, which is as good.
+        // Counted just before they sleep; whoever comes late finds the queue full, which is as
+        // good.
     }
     void TearDown() override {
         release = true;
         queue.close();
-        for (std::thread& thread : threads_) thread.join();
+        for (std::thread& thread : threads_)
+            thread.join();
     }
 
     ReadyQueue queue;
@@ -360,13 +368,15 @@ TEST_F(ReadyQueueTest, HandsOutInTheOrderOfArrival) {
         queue.push(made.back(), 0);
     }
     EXPECT_EQ(queue.size(), 3u);
-    for (const auto& expected : made) EXPECT_EQ(queue.try_pop(), expected);
+    for (const auto& expected : made)
+        EXPECT_EQ(queue.try_pop(), expected);
     EXPECT_EQ(queue.try_pop(), nullptr);
 }
 
 TEST_F(ReadyQueueTest, DropsAbortedRequestsUnrunButFinished) {
     const auto gone = make(), here = make(), gone_too = make();
-    for (const auto& each : {gone, here, gone_too}) queue.push(each, 0);
+    for (const auto& each : {gone, here, gone_too})
+        queue.push(each, 0);
     gone->abort();
     gone_too->abort();
     EXPECT_EQ(queue.try_pop(), here);
@@ -416,16 +426,19 @@ TEST_F(ReadyQueueTest, PokeMakesTheDescriptorReadableOnce) {
 TEST_F(ReadyQueueTest, CloseServesWhatIsQueuedAndEndsTheWaitOfAll) {
     start_threads(3);
     release = true;
-    for (int i = 0; i < 5; ++i) queue.push(make(), monotonic_ms());
+    for (int i = 0; i < 5; ++i)
+        queue.push(make(), monotonic_ms());
     queue.close();
     EXPECT_TRUE(eventually([&] { return calls == 5; }));
 }
 
 TEST_F(ReadyQueueTest, ARequestThatWaitedItsPatienceGetsAThreadOfItsOwn) {
-    // How many threads take the batch before is not told: one that was late to sleep needs no waking.
+    // How many threads take the batch before is not told: one that was late to sleep needs no
+    // waking.
     start_threads(4);
     const int64_t now_ms = monotonic_ms() + 1000;  // all popped long ago
-    for (int i = 0; i < 4; ++i) queue.push(make(), now_ms);
+    for (int i = 0; i < 4; ++i)
+        queue.push(make(), now_ms);
     queue.announce(now_ms);
     EXPECT_TRUE(eventually([&] { return calls >= 1; }));
     EXPECT_TRUE(eventually([&] {
@@ -457,7 +470,8 @@ TEST_F(ReadyQueueTest, LongCallsWinAThreadForEachRequest) {
     }
     start_threads(4);
     const int64_t now_ms = monotonic_ms();
-    for (int i = 0; i < 4; ++i) queue.push(make(), now_ms);
+    for (int i = 0; i < 4; ++i)
+        queue.push(make(), now_ms);
     EXPECT_TRUE(eventually([&] {
         queue.announce(now_ms);  // again for a thread that was late to sleep
         return calls == 4;

@@ -233,7 +233,8 @@ TEST(HttpResponse, ALengthOfZeroTakesNothing) {
     EXPECT_EQ(answer.body(), "");
     EXPECT_TRUE(answer.has("Content-Length: 0"));
     EXPECT_TRUE(answer.writer.is_cut());
-    EXPECT_FALSE(answer.writer.keeps_alive()) << "a body that misses its length ends the connection";
+    EXPECT_FALSE(answer.writer.keeps_alive())
+        << "a body that misses its length ends the connection";
 }
 
 TEST(HttpResponse, ABodyOfExactlyItsLengthIsNotCut) {
