@@ -313,14 +313,15 @@ LoopOptions Worker::loop_options() {
 
 int Worker::serve_until_told() {
     const Config& cfg = context_.cfg;
-    ReadyQueue ready;
-    EventLoop loop(loop_options(), ready, context_.log, context_.access_log, context_.statsd);
+    ready_ = std::make_unique<ReadyQueue>();
+    loop_ = std::make_unique<EventLoop>(loop_options(), *ready_, context_.log, context_.access_log,
+                                        context_.statsd);
+    ReadyQueue& ready = *ready_;
+    EventLoop& loop = *loop_;
     if (Status status = loop.open(context_.listeners); !status) {
         context_.log.error("%s", status.message().c_str());
         return kExitBootFailed;
     }
-    loop_ = &loop;
-    ready_ = &ready;
     loop.watch(signals::fd(), [this] { handle_signals(); });
     if (context_.life_fd >= 0) loop.watch(context_.life_fd, [this] { arbiter_gone(); });
     if (reloader_ && reloader_->fd() >= 0)
@@ -355,8 +356,6 @@ int Worker::serve_until_told() {
     }
 
     board().state.store(WorkerState::Stopping);
-    loop_ = nullptr;
-    ready_ = nullptr;
     // Lets worker_int or worker_abort run if the signal met no running Python.
     if (stop_.load() != Stop::Graceful) context_.runtime.is_alive();
     return stop_.load() == Stop::Abort ? 1 : 0;

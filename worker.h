@@ -136,8 +136,9 @@ private:
     std::vector<std::unique_ptr<Listener>> own_listeners_;
     std::unique_ptr<TransformFactory> tls_;
     std::unique_ptr<Reloader> reloader_;
-    EventLoop* loop_ = nullptr;  ///< while serving; on run()'s stack
-    ReadyQueue* ready_ = nullptr;
+    // Made when it serves. Calls that did not end in time use both until the process ends.
+    std::unique_ptr<ReadyQueue> ready_;
+    std::unique_ptr<EventLoop> loop_;
     std::atomic<Stop> stop_{Stop::None};
     std::atomic<int64_t> stop_by_ms_{0};  ///< when a stop ends, answered or not
     uint64_t requests_max_ = 0;           ///< max_requests with its jitter; 0 = never

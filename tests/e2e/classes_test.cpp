@@ -414,6 +414,20 @@ TEST_P(Together, AGracefulStopLetsAllOfThemFinish) {
     EXPECT_EQ(server.err().find("graceful timeout"), std::string::npos) << server.story();
 }
 
+TEST_P(Together, AGracefulTimeoutEndsWhatStillRunsWithoutACrash) {
+    Server& server = start({"--threads", "16", "--graceful-timeout", "1"});
+    std::vector<Client> clients = send_to_all(8, "/sleep?s=3");
+    std::vector<Client> streams = send_to_all(4, "/slow?n=100&s=0.1");
+    ASSERT_TRUE(noted("sleeping", 8)) << server.story();
+    for (Client& stream : streams)
+        EXPECT_FALSE(stream.read_some().empty());
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_TRUE(server.logs("graceful timeout")) << server.story();
+    for (const char* death : {"exited with code", "SIGSEGV", "SIGABRT"})
+        EXPECT_EQ(server.err().find(death), std::string::npos) << server.story();
+}
+
 TEST_P(Together, OutgoingRequestsOverlap) {
     Server& server = start({"--threads", "16"});
     const Server other({.app = "classes:app",
