@@ -490,7 +490,10 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
             run_exchange(*exchange, index);
     });
     if (!started) {
-        context_.log.error("%s", started.message().c_str());
+        handle_signals();  // an interrupt can be the reason
+        if (alive()) context_.log.error("%s", started.message().c_str());
+        ready.close();
+        context_.runtime.join_threads(0);
         return;
     }
     const std::unique_lock lead(loop.lead());

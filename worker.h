@@ -110,6 +110,8 @@ protected:
     [[nodiscard]] int64_t request_timeout_ms() const { return context_.cfg.request_timeout * 1000; }
     /// Between two turns on the main thread: heartbeat, reloader, the end of a stop.
     void tend();
+    /// What the signals of the queue ask for.
+    void handle_signals();
     /// How long a turn may sleep, in ms, for heartbeat and stop to be in time; -1 = no limit.
     [[nodiscard]] int sleep_ms() const;
 
@@ -123,7 +125,6 @@ private:
     int serve_until_told();
     Status open_own_listeners();
     Status drop_privileges_now();
-    void handle_signals();
     void arbiter_gone();
     void set_stop(Stop stop, int64_t patience_ms);
     void count_request();

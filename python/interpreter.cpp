@@ -332,11 +332,14 @@ bool Interpreter::is_alive() {
 
 /// Python runs signal handlers between bytecodes; an idle worker has none, so it asks. GIL held.
 void Interpreter::run_pending_handlers() {
-    if (PyErr_CheckSignals() == 0) return;
+    if (PyErr_CheckSignals() != 0) report_unless_interrupt("Exception in a signal handler");
+}
+
+void Interpreter::report_unless_interrupt(const std::string& context) {
     if (PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
         PyErr_Clear();  // the core has seen the signal, too, and is stopping
     else
-        report("Exception in a signal handler");
+        report(context);
 }
 
 void Interpreter::interrupt(int signal) {
@@ -425,14 +428,16 @@ Status Interpreter::start_threads(size_t count, std::function<void(size_t)> body
     PyRef self = PyRef::steal(PyCapsule_New(this, kCapsuleName, nullptr));
     PyRef target = self ? PyRef::steal(PyCFunction_New(&method, self.get())) : PyRef();
     PyRef thread_type = target ? import("threading", "Thread") : PyRef();
-    for (size_t i = 0; thread_type && i < count; ++i) {
+    bool is_started = static_cast<bool>(thread_type);
+    for (size_t i = 0; is_started && i < count; ++i) {
         PyRef thread = PyRef::steal(PyObject_CallFunction(
             thread_type.get(), "OON(n)", Py_None, target.get(),
             PyUnicode_FromFormat("gthread-%zu", i + 1), static_cast<Py_ssize_t>(i)));
-        if (!thread || !PyRef::steal(PyObject_CallMethod(thread.get(), "start", nullptr))) break;
-        threads_.push_back(std::move(thread));
+        is_started = thread && PyRef::steal(PyObject_CallMethod(thread.get(), "start", nullptr));
+        // Kept in any case: an interrupt can end start() when the thread already runs.
+        if (thread) threads_.push_back(std::move(thread));
     }
-    return threads_.size() == count ? Status::ok() : python_error("start application threads");
+    return is_started ? Status::ok() : python_error("start application threads");
 }
 
 bool Interpreter::join_threads(int timeout_ms) {
@@ -440,12 +445,14 @@ bool Interpreter::join_threads(int timeout_ms) {
     WithGil gil;
     threads_stuck_ = false;
     for (const PyRef& thread : threads_) {
-        const int64_t left_ms = std::max<int64_t>(deadline_ms - monotonic_ms(), 0);
-        PyRef joined = PyRef::steal(
-            PyObject_CallMethod(thread.get(), "join", "d", static_cast<double>(left_ms) / 1000.0));
-        PyRef alive =
-            joined ? PyRef::steal(PyObject_CallMethod(thread.get(), "is_alive", nullptr)) : PyRef();
-        if (!alive) report("Joining application threads");
+        const double left_ms =
+            static_cast<double>(std::max<int64_t>(deadline_ms - monotonic_ms(), 0));
+        // A thread that never started cannot be joined.
+        PyRef alive = PyRef::steal(PyObject_CallMethod(thread.get(), "is_alive", nullptr));
+        if (alive.get() == Py_True &&
+            PyRef::steal(PyObject_CallMethod(thread.get(), "join", "d", left_ms / 1000.0)))
+            alive = PyRef::steal(PyObject_CallMethod(thread.get(), "is_alive", nullptr));
+        if (PyErr_Occurred() != nullptr) report_unless_interrupt("Joining application threads");
         if (alive.get() != Py_False) threads_stuck_ = true;
     }
     if (!threads_stuck_) threads_.clear();

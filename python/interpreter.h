@@ -107,6 +107,7 @@ private:
     void run_pending_handlers();
     static void keep_collector_off();
     void report(const std::string& context);
+    void report_unless_interrupt(const std::string& context);
 
     InterpreterOptions options_;
     Logger* log_ = nullptr;

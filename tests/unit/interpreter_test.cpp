@@ -271,6 +271,33 @@ TEST(Interpreter, AnIdleInterpreterRunsItsHandlersWhenAskedIfAlive) {
               0);
 }
 
+TEST(Interpreter, AnInterruptWhileThreadsStartLeavesNoneBehind) {
+    LogFile log;
+    for (const bool is_inside : {false, true}) {
+        EXPECT_EQ(in_child([&] {
+                      const auto python = start_here(choose_python("", "").value());
+                      python->set_logger(&log.log);
+                      if (!python->install_interrupts([](int) {})) return 1;
+                      catch_with_core_handler(*python, SIGINT);
+                      if (!is_inside) ::raise(SIGINT);
+                      std::atomic<bool> closed{false};
+                      const Status started = python->start_threads(2, [&](size_t) {
+                          ::kill(::getpid(), SIGINT);
+                          while (!closed)
+                              std::this_thread::yield();
+                      });
+                      if (started) return 2;
+                      closed = true;
+                      python->join_threads(0);
+                      python->finalize();  // would wait for a forgotten thread
+                      return 0;
+                  }),
+                  0)
+            << is_inside;
+    }
+    EXPECT_EQ(log.text(), "");
+}
+
 TEST(Interpreter, AFailingHandlerOfTheApplicationIsLogged) {
     LogFile log;
     EXPECT_EQ(in_child([&] {
