@@ -61,12 +61,12 @@ e2e: everything
 	@$(call CTEST,$(BUILD)) -L e2e
 
 asan:
-	$(call build,build-asan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=address)
+	$(call build,build-asan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=address,unit_tests fuzz_targets)
 	@PYTHONMALLOC=malloc LSAN_OPTIONS=suppressions=$(CURDIR)/tests/support/lsan.supp \
 	    $(call CTEST,build-asan) -L unit
 
 tsan:
-	$(call build,build-tsan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=thread)
+	$(call build,build-tsan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=thread,unit_tests)
 	@$(call CTEST,build-tsan) -L unit -R 'unit.(EventLoop|Exchange|Connection|Worker|Poller|Log)'
 
 soak: all
