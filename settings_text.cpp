@@ -114,6 +114,7 @@ std::string markdown_row(const Setting& setting) {
     std::string text = markdown_cell(setting.help);
     if (!setting.refused.empty()) text = "Refused: " + markdown_cell(setting.refused) + ".";
     if (!setting.note.empty()) text += " *" + markdown_cell(setting.note) + "*";
+    if (!setting.needs.empty()) text += " Needs `" + std::string(setting.needs) + "`.";
     if (setting.on_reload == OnReload::NeedsRestart) text += " A change needs a restart, not HUP.";
     std::string fallback;
     if (setting.refused.empty() && !setting.is_hook()) fallback = code_cell(default_text(setting));
