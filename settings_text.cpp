@@ -290,7 +290,7 @@ std::string settings_manpage() {
            ".TP\n2\nThe command line could not be read.\n"
            ".TP\n3\nA worker could not start.\n"
            ".TP\n4\nThe application could not be found or is not callable.\n"
-           ".TP\n255\nThe arbiter failed while running.\n";
+           ".TP\nother\nThe config file, or a hook of the start, asked for it by sys.exit().\n";
 }
 
 std::string settings_completion(std::string_view shell) {
