@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
 #include "base/text.h"
 #include "command_line.h"
@@ -380,6 +381,19 @@ bool is_directory(const std::string& path) {
     return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+/// Whether an ini file configures Python's logging, as PasteDeploy's may (gunicorn: pasterapp).
+bool has_loggers(const std::string& path) {
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);)
+        if (trim(line, " \t\r") == "[loggers]") return true;
+    return false;
+}
+
+/// The paste setting without its #SECTION.
+std::string paste_file_of(const Config& cfg) {
+    return cfg.paste.substr(0, cfg.paste.find('#'));
+}
+
 /// `path` seen from `base`, without "." and ".." (as Python's os.path.normpath).
 std::string absolute_path(const std::string& base, const std::string& path) {
     std::string absolute = (std::filesystem::path(base) / path).lexically_normal().string();
@@ -526,6 +540,11 @@ Result<ResolvedConfig> ConfigBuilder::finish() {
                      "spew prints to the terminal that daemon leaves: set one of them"};
     if (cfg.wsgi_app.empty() && cfg.paste.empty())
         return Error{kExitConfigError, "No application module specified."};
+    if (const std::string ini = absolute_path(surroundings_.start_dir, paste_file_of(cfg));
+        !sources.contains("logconfig") && !cfg.paste.empty() && has_loggers(ini)) {
+        cfg.logconfig = ini;
+        sources["logconfig"] = "[loggers] of the paste file";
+    }
     if (!sources.contains("default_proc_name")) {
         cfg.default_proc_name = cfg.wsgi_app.empty() ? cfg.paste : cfg.wsgi_app;
         sources["default_proc_name"] = "the application's name";

@@ -311,7 +311,8 @@ constexpr Setting kSettings[] = {
      .needs = "reload"},
     {.name = "spew", .section = Debugging, .flags = "--spew", .field = &Config::spew,
      .fallback = "False",
-     .help = "Print every line of Python that runs. Very slow and very long."},
+     .help = "Print every line of Python that runs, from the application's import on. Slow and very "
+             "long."},
     {.name = "check_config", .section = Debugging, .flags = "--check-config",
      .field = &Config::check_config, .fallback = "False",
      .help = "Check the settings, load the application and exit: 0 if all is well, else 1.",
@@ -417,7 +418,8 @@ constexpr Setting kSettings[] = {
      .fallback = "False", .help = "Turn methods into capitals before anything else sees them."},
     {.name = "paste", .section = ServerMechanics, .flags = "--paste --paster", .metavar = "FILE",
      .field = &Config::paste, .check = paste_file, .allowed = "an existing file, FILE or FILE#SECTION",
-     .help = "Load the application from a PasteDeploy file, FILE or FILE#SECTION."},
+     .help = "Load the application from a PasteDeploy file, FILE or FILE#SECTION. Its section [loggers], "
+             "if there is one, is the logconfig unless another is set."},
     {.name = "raw_paste_global_conf", .section = ServerMechanics, .flags = "--paste-global",
      .metavar = "KEY=VALUE", .field = &Config::raw_paste_global_conf, .check = key_value,
      .allowed = "KEY=VALUE", .help = "Set a PasteDeploy global. May be repeated.",

@@ -505,6 +505,51 @@ TEST(Paste, LoadsFromAFileOrSaysWhatIsMissing) {
     EXPECT_FALSE(contains(finished.err, "Traceback")) << finished;
 }
 
+TEST(Paste, ItsLoggersAreTheLogconfigUnlessAnotherIsSet) {
+    if (run({python(), "-c", "import paste.deploy"}).code != 0)
+        GTEST_SKIP() << "PasteDeploy is not installed";
+    const TempDir scratch;
+    scratch.write("pasted.py",
+                  "import logging\n"
+                  "def factory(global_conf):\n"
+                  "    def app(environ, start_response):\n"
+                  "        logging.getLogger('shop').warning('sold %s', environ['PATH_INFO'])\n"
+                  "        start_response('200 OK', [('Content-Length', '2')])\n"
+                  "        return [b'ok']\n"
+                  "    return app\n");
+    const auto ini = [&](const std::string& name, const std::string& application) {
+        return scratch.write(name, application +
+                                       "[loggers]\nkeys = root\n"
+                                       "[handlers]\nkeys = file\n"
+                                       "[formatters]\nkeys = plain\n"
+                                       "[logger_root]\nlevel = INFO\nhandlers = file\n"
+                                       "[handler_file]\nclass = FileHandler\n"
+                                       "args = (r'%(here)s/" +
+                                       name + ".log',)\nformatter = plain\n" +
+                                       "[formatter_plain]\nformat = %(name)s: %(message)s\n");
+    };
+    ini("site.ini", "[app:shop]\npaste.app_factory = pasted:factory\n");
+    ini("other.ini", "");
+    ServerOptions options{.app = "",
+                          .args = {"--paste", "site.ini#shop"},
+                          .env = {{"PYTHONPATH", scratch.path()}},
+                          .directory = scratch.path()};
+    const auto logged = [&](const std::string& name) {
+        return contains(read_file(scratch / name), "shop: sold /here\n");
+    };
+    {
+        const Server server(options);
+        EXPECT_EQ(server.get("/here").body, "ok") << server.story();
+        EXPECT_TRUE(eventually([&] { return logged("site.ini.log"); })) << server.story();
+        std::filesystem::remove(scratch / "site.ini.log");
+    }
+    options.args.insert(options.args.end(), {"--log-config", "other.ini"});
+    const Server server(options);
+    EXPECT_EQ(server.get("/here").body, "ok") << server.story();
+    EXPECT_TRUE(eventually([&] { return logged("other.ini.log"); })) << server.story();
+    EXPECT_FALSE(std::filesystem::exists(scratch / "site.ini.log"));
+}
+
 // ------------------------------------------------------------------------------- titles, preload
 
 std::string title(pid_t pid) {
