@@ -3,6 +3,7 @@
 #
 #   ./bootstrap.sh run     installs what is missing, builds ./gcorn, serves examples/hello.py
 #   ./bootstrap.sh test    the same, then runs every test
+#   ./bootstrap.sh fuzz    runs each fuzz target for FUZZ_SECONDS (20), with clang
 #
 # Only the tools are this script's business; the rest is make's. On Debian and Ubuntu it installs with
 # apt (as root, or through sudo); elsewhere it names what is needed and goes on.
@@ -13,9 +14,10 @@ BUILD_PACKAGES="g++ make cmake python3 python3-dev"
 TEST_PACKAGES="libgtest-dev curl openssl gunicorn python3-pastedeploy python3-flask python3-django python3-falcon
     python3-bottle python3-httpbin python3-gevent python3-eventlet
     nginx-light haproxy systemd dpkg-dev fakeroot man-db valgrind"
+FUZZ_PACKAGES="clang libclang-rt-dev"
 
 usage() {
-    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -71,6 +73,10 @@ case "${1:-}" in
     test)
         install_packages "$BUILD_PACKAGES" "$(echo $TEST_PACKAGES)"
         exec make test
+        ;;
+    fuzz)
+        install_packages "$BUILD_PACKAGES" "$FUZZ_PACKAGES"
+        exec make fuzz
         ;;
     *) usage ;;
 esac

@@ -721,11 +721,6 @@ void BodyReader::begin(Framing framing, uint64_t content_length, const HttpPolic
     state_ = framing == Framing::Chunked ? State::Size : left_ > 0 ? State::Data : State::Finished;
 }
 
-uint64_t BodyReader::remaining() const {
-    if (state_ == State::Finished) return 0;
-    return framing_ == Framing::Length ? left_ : UINT64_MAX;
-}
-
 /// Chunked (RFC 9112 §7.1): one state for each place where the input may end.
 Parse BodyReader::next(std::string_view in, size_t& used, std::string_view& data,
                        HttpError& error) {

@@ -190,8 +190,6 @@ public:
                              HttpError& error);
 
     [[nodiscard]] uint64_t received() const { return received_; }  ///< body bytes decoded so far
-    /// Bytes still to come with Framing::Length (for the discard bound); UINT64_MAX when unknown.
-    [[nodiscard]] uint64_t remaining() const;
 
 private:
     enum class State : uint8_t {

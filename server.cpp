@@ -33,8 +33,6 @@
 #include "settings.h"
 #include "wsgi.h"
 
-extern char** environ;
-
 namespace gcorn {
 namespace {
 
@@ -64,7 +62,7 @@ std::string find_executable(const std::string& argv0, const std::string& start_d
         return argv0[0] == '/' ? argv0 : start_dir + "/" + argv0;
     const char* path = std::getenv("PATH");
     for (const std::string_view directory : split(path != nullptr ? path : "", ':')) {
-        const std::string candidate = std::string(directory) + "/" + argv0;
+        std::string candidate = std::string(directory) + "/" + argv0;
         if (::access(candidate.c_str(), X_OK) == 0) return candidate;
     }
     return "/proc/self/exe";
@@ -241,7 +239,7 @@ Status Server::use(const Config& cfg) {
     if (!options) return options.error();
     for (const std::string_view entry : split_list(cfg.pythonpath)) {
         std::string path(entry);
-        if (path[0] != '/') path = surroundings_.start_dir + "/" + path;
+        if (path[0] != '/') path.insert(0, surroundings_.start_dir + "/");
         if (Status prepended = interpreter_->prepend_path(path); !prepended) return prepended;
     }
     if (Status usable = check_greenlet_library(cfg); !usable) return usable;
@@ -356,7 +354,7 @@ std::unique_ptr<Worker> Server::make_worker(WorkerContext context) {
         worker = std::make_unique<SyncWorker>(std::move(context));
     else
         worker = std::make_unique<ThreadWorker>(std::move(context));
-    worker_ = worker.get();
+    worker_ = worker.get();  // cppcheck-suppress danglingLifetime ; it lives on in its caller
     return worker;
 }
 

@@ -22,13 +22,16 @@ constexpr std::array<bool, 256> kToken = make_token_table();
 
 constexpr char kHexDigits[] = "0123456789abcdef";
 
-std::optional<uint64_t> parse_number(std::string_view text, int base) {
-    uint64_t value = 0;
-    const char* end = text.data() + text.size();
-    // from_chars for unsigned types takes neither sign nor blank nor prefix.
-    const auto [stop, error] = std::from_chars(text.data(), end, value, base);
-    if (error != std::errc{} || stop != end || text.empty()) return std::nullopt;
-    return value;
+/// Appends `c` if it needs one of the escapes that C and JSON share; false if it does not.
+bool append_escaped(std::string& out, char c) {
+    switch (c) {
+        case '"': out += "\\\""; return true;
+        case '\\': out += "\\\\"; return true;
+        case '\n': out += "\\n"; return true;
+        case '\r': out += "\\r"; return true;
+        case '\t': out += "\\t"; return true;
+        default: return false;
+    }
 }
 
 /// Length of the well-formed UTF-8 sequence that `text` starts with, or 0.
@@ -111,11 +114,12 @@ std::vector<std::string_view> split_list(std::string_view text) {
 }
 
 std::optional<uint64_t> parse_decimal(std::string_view text) {
-    return parse_number(text, 10);
-}
-
-std::optional<uint64_t> parse_hex(std::string_view text) {
-    return parse_number(text, 16);
+    uint64_t value = 0;
+    const char* end = text.data() + text.size();
+    // from_chars for unsigned types takes neither sign nor blank nor prefix.
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    if (error != std::errc{} || stop != end || text.empty()) return std::nullopt;
+    return value;
 }
 
 std::string percent_decode(std::string_view text) {
@@ -143,15 +147,8 @@ std::string escape_for_log(std::string_view text, size_t bytes_max) {
         if (i == bytes_max) return out + "...";
         const char c = text[i];
         const auto byte = static_cast<unsigned char>(c);
-        if (c == '"' || c == '\\')
-            (out += '\\') += c;
-        else if (c == '\n')
-            out += "\\n";
-        else if (c == '\r')
-            out += "\\r";
-        else if (c == '\t')
-            out += "\\t";
-        else if (byte < 0x20 || byte >= 0x7F)
+        if (append_escaped(out, c)) continue;
+        if (byte < 0x20 || byte >= 0x7F)
             ((out += "\\x") += kHexDigits[byte >> 4]) += kHexDigits[byte & 15];
         else
             out += c;
@@ -178,37 +175,14 @@ std::string json_quote(std::string_view text) {
             }
             continue;
         }
-        if (c == '"' || c == '\\')
-            (out += '\\') += c;
-        else if (c == '\n')
-            out += "\\n";
-        else if (c == '\r')
-            out += "\\r";
-        else if (c == '\t')
-            out += "\\t";
-        else if (byte < 0x20 || byte == 0x7F)
+        ++i;
+        if (append_escaped(out, c)) continue;
+        if (byte < 0x20 || byte == 0x7F)
             escape_byte(byte);
         else
             out += c;
-        ++i;
     }
     return out += '"';
-}
-
-std::string html_escape(std::string_view text) {
-    std::string out;
-    out.reserve(text.size());
-    for (const char c : text) {
-        switch (c) {
-            case '&': out += "&amp;"; break;
-            case '<': out += "&lt;"; break;
-            case '>': out += "&gt;"; break;
-            case '"': out += "&quot;"; break;
-            case '\'': out += "&#x27;"; break;
-            default: out += c;
-        }
-    }
-    return out;
 }
 
 size_t edit_distance(std::string_view a, std::string_view b) {

@@ -53,7 +53,6 @@ namespace gcorn {
 
 /// Digits only, the whole text, no sign, no blank; nullopt also on overflow or an empty text.
 [[nodiscard]] std::optional<uint64_t> parse_decimal(std::string_view text);
-[[nodiscard]] std::optional<uint64_t> parse_hex(std::string_view text);
 
 /// "%41" → "A"; an escape that is not two hexadecimal digits stays as it is.
 [[nodiscard]] std::string percent_decode(std::string_view text);
@@ -65,9 +64,6 @@ namespace gcorn {
 
 /// `text` as a quoted JSON string (RFC 8259 §7); bytes that are not UTF-8 become U+00HH escapes.
 [[nodiscard]] std::string json_quote(std::string_view text);
-
-/// & < > " ' as entities.
-[[nodiscard]] std::string html_escape(std::string_view text);
 
 /// Edits (insert, delete, replace, swap neighbours) between the two; for "did you mean".
 [[nodiscard]] size_t edit_distance(std::string_view a, std::string_view b);

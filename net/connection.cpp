@@ -628,10 +628,7 @@ void Connection::settle() {
     const bool keeps_alive = exchange_->response.keeps_alive();
     const bool may_join = keeps_alive && !in_.empty() && exchange_.use_count() == 1 &&
                           exchange_->may_join_successor();
-    if (exchange_->has_output() && !may_join) {
-        enter(State::Reply);
-        if (!flush_output() || output_blocked_) return;
-    } else if (tls_ && !tls_->wire.empty()) {
+    if ((exchange_->has_output() && !may_join) || (tls_ && !tls_->wire.empty())) {
         enter(State::Reply);
         if (!flush_output() || output_blocked_) return;
     }

@@ -413,9 +413,9 @@ void EventLoop::stop_now() {
         poller_.remove(target->listener.fd(), static_cast<EventTarget*>(target.get()));
     listeners_.clear();
     for (size_t i = 0; i < connections_.size();) {
-        Connection& connection = *connections_[i];
-        connection.on_stop(now_ms_);
-        if (i < connections_.size() && connections_[i].get() == &connection) ++i;
+        const Connection* connection = connections_[i].get();
+        connections_[i]->on_stop(now_ms_);  // may remove itself
+        if (i < connections_.size() && connections_[i].get() == connection) ++i;
     }
 }
 

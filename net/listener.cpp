@@ -312,8 +312,8 @@ Result<std::unique_ptr<Listener>> Listener::open(const BindSpec& spec,
     if (!fd) return fd.error();
     Result<Address> address = own_address(fd->get(), spec.text());
     if (!address) return address.error();
-    std::unique_ptr<Listener> listener(
-        new Listener(std::move(*fd), spec, *address, options.is_tls));
+    std::unique_ptr<Listener> listener(new Listener(  // lint: its constructor is private
+        std::move(*fd), spec, *address, options.is_tls));
     if (is_unix) listener->remember_file();
     return listener;
 }
@@ -328,8 +328,8 @@ Result<std::unique_ptr<Listener>> Listener::adopt(int fd, Origin origin,
     if (Status status = add_descriptor_flags(fd, where); !status) return status.error();
     if (!address->is_unix()) set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     if (::listen(fd, options.backlog) != 0) return failed(errno, "listen", where);
-    std::unique_ptr<Listener> listener(
-        new Listener(Fd(fd), spec_of(*address), *address, options.is_tls));
+    std::unique_ptr<Listener> listener(new Listener(  // lint: its constructor is private
+        Fd(fd), spec_of(*address), *address, options.is_tls));
     if (origin == Origin::Predecessor && listener->is_unix()) listener->remember_file();
     return listener;
 }

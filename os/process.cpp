@@ -18,8 +18,6 @@
 
 #include "base/text.h"
 
-extern char** environ;
-
 namespace gcorn {
 
 // --- daemon ---
@@ -108,7 +106,7 @@ void set_title(const std::string& title) {
     // The last byte stays zero: if it does not, the kernel believes that the title goes on behind
     // it.
     const size_t size = std::min(title.size(), title_area_size - 1);
-    std::memcpy(title_area, title.data(), size);
+    std::copy_n(title.data(), size, title_area);
     std::memset(title_area + size, 0, title_area_size - size);
 }
 
@@ -267,6 +265,7 @@ std::optional<std::string> find_variable(const Environment& environment, std::st
 Error execute(const std::string& path, std::vector<std::string> argv, Environment environment) {
     const auto pointers = [](std::vector<std::string>& strings) {
         std::vector<char*> list;
+        list.reserve(strings.size() + 1);
         for (std::string& string : strings)
             list.push_back(string.data());
         list.push_back(nullptr);

@@ -97,10 +97,12 @@ struct EnvironMaker::Names {
 };
 
 bool EnvironMaker::Names::prepare() {
+// NOLINTBEGIN(bugprone-macro-parentheses): a name
 #define GCORN_KEY_INTERN(identifier, key) \
     if (!(identifier = interned(key))) return false;
     GCORN_ENVIRON_KEYS(GCORN_KEY_INTERN)
 #undef GCORN_KEY_INTERN
+    // NOLINTEND(bugprone-macro-parentheses)
     for (size_t id = 1; id < kFieldIds; ++id)
         if (!(fields[id] = interned(environ_key(kFieldNames[id])))) return false;
     for (size_t i = 0; i < methods.size(); ++i)

@@ -69,7 +69,7 @@ bool decode_simply(std::string_view wire, std::string& body, size_t& used) {
         line = trim(line.substr(0, line.find(';')));
         while (line.size() > 1 && line.front() == '0')
             line.remove_prefix(1);
-        const std::optional<uint64_t> size = parse_hex(line);
+        const std::optional<uint64_t> size = fuzz::parse_hex(line);
         used = line_end + 2;
         if (!size) return false;
         if (*size == 0) break;

@@ -149,7 +149,7 @@ private:
         const bool may_be_cut = request != nullptr && request->is_cut;
         if (is_chunked) {
             for (;;) {
-                const std::optional<uint64_t> size = parse_hex(take_line());
+                const std::optional<uint64_t> size = fuzz::parse_hex(take_line());
                 require(size && *size + 2 <= rest_.size(), "a chunk");
                 rest_.remove_prefix(*size + 2);
                 if (*size == 0) return;

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <charconv>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -29,6 +31,16 @@ inline std::vector<size_t> cuts_for(std::string_view input, size_t count, uint64
     std::sort(cuts.begin(), cuts.end());
     cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
     return cuts;
+}
+
+/// The whole text as a hexadecimal number; the oracles' own, so that they share nothing with the
+/// parser.
+inline std::optional<uint64_t> parse_hex(std::string_view text) {
+    uint64_t value = 0;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value, 16);
+    if (error != std::errc{} || stop != end || text.empty()) return std::nullopt;
+    return value;
 }
 
 }  // namespace gcorn::fuzz

@@ -29,9 +29,9 @@ public:
         return value;
     }
     std::string_view text() {
-        const size_t size = std::min<size_t>(byte(), rest_.size());
+        const size_t size = byte();  // before rest_ is looked at
         const std::string_view value = rest_.substr(0, size);
-        rest_.remove_prefix(size);
+        rest_.remove_prefix(value.size());
         return value;
     }
 
@@ -105,7 +105,7 @@ std::string read_body(std::string_view wire, const Fields& fields, bool has_none
         for (;;) {
             const size_t end = wire.find("\r\n");
             require(end != std::string_view::npos, "a chunk size line");
-            const std::optional<uint64_t> size = parse_hex(wire.substr(0, end));
+            const std::optional<uint64_t> size = fuzz::parse_hex(wire.substr(0, end));
             require(size.has_value(), "a chunk size");
             wire.remove_prefix(end + 2);
             require(*size + 2 <= wire.size() && wire.substr(*size, 2) == "\r\n", "chunk data");

@@ -24,13 +24,6 @@ TEST(Text, DecimalIsStrict) {
         EXPECT_FALSE(parse_decimal(bad)) << bad;
 }
 
-TEST(Text, HexIsStrict) {
-    EXPECT_EQ(parse_hex("fF"), 255u);
-    EXPECT_EQ(parse_hex("FFFFFFFFFFFFFFFF"), UINT64_MAX);
-    for (const char* bad : {"", "0x1", "-1", "g", "10000000000000000"})
-        EXPECT_FALSE(parse_hex(bad)) << bad;
-}
-
 TEST(Text, PercentDecodeKeepsBrokenEscapes) {
     EXPECT_EQ(percent_decode("a%2Fb%zz%4"), "a/b%zz%4");
     EXPECT_EQ(percent_decode("%00%ff"), std::string_view("\0\xff", 2));

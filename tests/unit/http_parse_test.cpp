@@ -519,32 +519,26 @@ TEST(HttpParse, AHeadByteByByteCostsLinearTime) {
     EXPECT_EQ(parser.parse(bytes, policy, {}, head, used, error), Parse::Done);
 }
 
-TEST(HttpParse, BodyReaderTellsWhatRemains) {
+TEST(HttpParse, BodyReaderEndsWhereTheBodyEnds) {
     const HttpPolicy policy;
     BodyReader reader;
     HttpError error;
     size_t used = 0;
     std::string_view data;
     reader.begin(Framing::None, 0, policy);
-    EXPECT_EQ(reader.remaining(), 0u);
     EXPECT_EQ(reader.next("GET", used, data, error), Parse::Done);
     EXPECT_EQ(used, 0u);
 
     reader.begin(Framing::Length, 10, policy);
-    EXPECT_EQ(reader.remaining(), 10u);
     EXPECT_EQ(reader.next("1234", used, data, error), Parse::NeedMore);
     EXPECT_EQ(data, "1234");
-    EXPECT_EQ(reader.remaining(), 6u);
     EXPECT_EQ(reader.next("567890GET", used, data, error), Parse::Done);
     EXPECT_EQ(used, 6u);
-    EXPECT_EQ(reader.remaining(), 0u);
     EXPECT_EQ(reader.received(), 10u);
 
     reader.begin(Framing::Chunked, 0, policy);
-    EXPECT_EQ(reader.remaining(), UINT64_MAX);
     EXPECT_EQ(reader.next("0\r\n\r\nX", used, data, error), Parse::Done);
     EXPECT_EQ(used, 5u);
-    EXPECT_EQ(reader.remaining(), 0u);
 
     reader.begin(Framing::Length, 0, policy);
     EXPECT_EQ(reader.next("", used, data, error), Parse::Done);
