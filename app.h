@@ -57,8 +57,9 @@ public:
     virtual std::vector<std::string> source_files() = 0;
 };
 
-/// The server hooks, all no-ops here. An Error of the arbiter's hooks ends the start (exit 1) or is
-/// logged and survived later; of post_fork and post_worker_init it fails the worker's boot.
+/// The server hooks, all no-ops here. An Error of the arbiter's hooks ends the start (with its
+/// code, or 1) or is survived later; of post_fork and post_worker_init it fails the worker's boot.
+/// Whoever runs the hook has logged it.
 class Hooks {
 public:
     virtual ~Hooks() = default;

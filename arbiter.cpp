@@ -65,6 +65,14 @@ Error fatal(const Error& error) {
     return Error{1, error.message};
 }
 
+/// The exit code that a hook asked for (sys.exit, HaltServer), else 1.
+int exit_code_of_hook(const Status& status) {
+    return status.error().code != 0 ? status.error().code : 1;
+}
+Error fatal_hook(const Status& status) {
+    return Error{exit_code_of_hook(status), status.message()};
+}
+
 /// Two specs that cannot be open at once; a unix socket's mode and owner do not matter.
 bool is_same_place(const BindSpec& a, const BindSpec& b) {
     if (a.kind != b.kind) return false;
@@ -135,7 +143,7 @@ Status Arbiter::start() {
     apply_environment(generation.cfg);
     num_workers_ = static_cast<int>(std::min<int64_t>(generation.cfg.workers, INT_MAX));
     if (Status status = options_.hooks.nworkers_changed(*this, num_workers_, -1); !status)
-        return fatal(status.error());
+        return fatal_hook(status);
     if (generation.cfg.preload_app) {
         if (Status status = load_application(); !status) return status;
     }
@@ -157,7 +165,7 @@ Status Arbiter::start() {
         if (!pidfile) return fatal(pidfile.error());
         pidfile_.emplace(std::move(*pidfile));
     }
-    if (Status status = options_.hooks.on_starting(*this); !status) return fatal(status.error());
+    if (Status status = options_.hooks.on_starting(*this); !status) return fatal_hook(status);
     if (Status status = signals::open(); !status) return fatal(status.error());
     signals::catch_for_arbiter();
 
@@ -169,7 +177,7 @@ Status Arbiter::start() {
     log().info("Using worker: %s", is_threaded ? "gthread" : cfg().worker_class.c_str());
     if (cfg().daemon && notifier_->is_active())
         log().warning("daemon is set, but NOTIFY_SOCKET asks for a process in the foreground");
-    if (Status status = options_.hooks.when_ready(*this); !status) return fatal(status.error());
+    if (Status status = options_.hooks.when_ready(*this); !status) return fatal_hook(status);
     set_title("gcorn: master [" + proc_name() + "]");
     announce_ready();
     return {};
@@ -198,10 +206,8 @@ int Arbiter::finish() {
         log().error("Reason: %s", reason_.c_str());
     }
     if (pidfile_) pidfile_->unlink();
-    if (Status status = options_.hooks.on_exit(*this); !status) {
-        note_error("on_exit", status);
-        if (exit_code_ == 0) exit_code_ = 1;
-    }
+    if (Status status = options_.hooks.on_exit(*this); !status && exit_code_ == 0)
+        exit_code_ = exit_code_of_hook(status);
     return exit_code_;
 }
 
@@ -461,7 +467,7 @@ void Arbiter::send(const Child& child, int signal) {
 
 void Arbiter::change_num_workers(int count) {
     const int before = std::exchange(num_workers_, count);
-    note_error("nworkers_changed", options_.hooks.nworkers_changed(*this, count, before));
+    (void)options_.hooks.nworkers_changed(*this, count, before);
 }
 
 WorkerSlot& Arbiter::slot(const Child& child) const {
@@ -616,7 +622,7 @@ bool Arbiter::spawn_worker() {
     Generation& generation = target();
     const size_t slot_index = scoreboard_->claim();
     if (slot_index == scoreboard_->size()) {
-        fail_spawn("all scoreboard slots are taken", false);
+        fail_spawn("all scoreboard slots are taken", 0);
         return false;
     }
     Child child{.worker = options_.make_worker(WorkerContext{.arbiter = *this,
@@ -639,7 +645,7 @@ bool Arbiter::spawn_worker() {
     child.worker->set_ppid(pid_);
     if (Status status = options_.hooks.pre_fork(*this, *child.worker); !status) {
         scoreboard_->free(slot_index);
-        fail_spawn("pre_fork: " + status.message(), !has_been_ready_);
+        fail_spawn(status.message(), has_been_ready_ ? 0 : exit_code_of_hook(status));
         return false;
     }
     signals::Hold hold;
@@ -650,7 +656,7 @@ bool Arbiter::spawn_worker() {
     options_.runtime.after_fork_parent();
     if (pid < 0) {
         scoreboard_->free(slot_index);
-        fail_spawn(errno_error(saved_errno, "fork").message, false);
+        fail_spawn(errno_error(saved_errno, "fork").message, 0);
         return false;
     }
     child.worker->set_pid(pid);
@@ -683,9 +689,10 @@ void Arbiter::run_child(Child& child, signals::Hold& hold) {
     ::_exit(code);
 }
 
-void Arbiter::fail_spawn(const std::string& why, bool ends_start) {
+/// code: what the server exits with; 0 = it goes on and tries again.
+void Arbiter::fail_spawn(const std::string& why, int code) {
     if (pending_ != nullptr) return abandon_reload(why);
-    if (ends_start) return stop(SIGTERM, 1, why);
+    if (code != 0) return stop(SIGTERM, code, why);
     back_off(why);
 }
 
@@ -753,7 +760,7 @@ void Arbiter::bury(Child child, int status, int64_t oom_kills) {
     report_death(child, status, oom_kills);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     const bool cannot_boot = code == kExitBootFailed || code == kExitAppFailed;
-    if (!cannot_boot) note_error("child_exit", options_.hooks.child_exit(*this, *child.worker));
+    if (!cannot_boot) (void)options_.hooks.child_exit(*this, *child.worker);
     const bool left_by_itself = slot(child).state.load() == WorkerState::Stopping && code == 0;
     const bool was_slow = child.aborted_ms != 0;
     scoreboard_->free(child.worker->slot());

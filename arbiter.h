@@ -13,7 +13,8 @@
 // boot.
 //
 // Hooks that fail: nworkers_changed (its first call), on_starting, when_ready and, before any
-// worker was ever ready, pre_fork end the start with exit code 1. Later a failing pre_fork is a
+// worker was ever ready, pre_fork end the start with exit code 1, or the one that they asked for by
+// sys.exit() or HaltServer. Later a failing pre_fork is a
 // worker that could not boot (back-off), on_reload refuses the reload, pre_exec the upgrade,
 // on_exit turns exit code 0 into 1; nworkers_changed and child_exit are logged and survived.
 //
@@ -164,7 +165,7 @@ private:
     // One worker.
     bool spawn_worker();
     [[noreturn]] void run_child(Child& child, signals::Hold& hold);
-    void fail_spawn(const std::string& why, bool ends_start);
+    void fail_spawn(const std::string& why, int code);
     void back_off(const std::string& why);
     void retire(Child& child, int signal);
     void abort_worker(Child& child, const char* sentence);

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
 #include "base/text.h"
 #include "command_line.h"
@@ -30,8 +31,8 @@ std::string python_quote(std::string_view text) {
     const char quote = text.find('\'') != text.npos && text.find('"') == text.npos ? '"' : '\'';
     std::string out(1, quote);
     for (const char c : text) {
-        if (c == '\n') {
-            out += "\\n";
+        if (c == '\n' || c == '\0') {
+            out += c == '\n' ? "\\n" : "\\x00";
             continue;
         }
         if (c == '\\' || c == quote) out += '\\';
@@ -115,8 +116,9 @@ struct Cast {
         cfg.*field = std::move(*text);
         return {};
     }
-    Status operator()(std::monostate) const {  // checked like a text, then forgotten
-        if (setting.choices.empty()) return {};
+    Status operator()(std::monostate) const {  // checked, then forgotten
+        std::optional<bool> flag;
+        if (setting.is_switch()) return cast_bool(flag);
         Result<std::string> text = cast_text(setting, value);
         return text ? check_text(setting, *text) : Status{text.error()};
     }
@@ -213,7 +215,8 @@ std::string allowed_text(const Setting& setting) {
         return setting.form == Form::Octal ? "0 to 0777" : "an integer from 0 to " + max;
     }
     if (std::holds_alternative<bool Config::*>(setting.field) ||
-        std::holds_alternative<std::optional<bool> Config::*>(setting.field))
+        std::holds_alternative<std::optional<bool> Config::*>(setting.field) ||
+        std::holds_alternative<std::monostate>(setting.field))
         return "True or False";
     if (std::holds_alternative<StringMap Config::*>(setting.field))
         return "a dictionary of strings";
@@ -222,13 +225,28 @@ std::string allowed_text(const Setting& setting) {
     return "a string";
 }
 
+/// No setting can use one: paths and names go to C functions. Null: there is none.
+const std::string* text_with_nul(const Value& value) {
+    const auto has_nul = [](const std::string& text) { return text.find('\0') != text.npos; };
+    if (const auto* text = std::get_if<std::string>(&value); text && has_nul(*text)) return text;
+    if (const auto* list = std::get_if<StringList>(&value))
+        for (const std::string& item : *list)
+            if (has_nul(item)) return &item;
+    if (const auto* map = std::get_if<StringMap>(&value))
+        for (const auto& [key, item] : *map)
+            if (has_nul(key) || has_nul(item)) return has_nul(key) ? &key : &item;
+    return nullptr;
+}
+
 Status assign_field(Config& cfg, const Setting& setting, const Value& value,
                     std::string_view source) {
     const std::string where = source.empty() ? "" : ", from " + std::string(source);
     if (!setting.refused.empty())
         return Error{kExitConfigError, std::string(setting.name) + " cannot be set" + where + ": " +
                                            std::string(setting.refused)};
-    Status status = std::visit(Cast{cfg, setting, value}, setting.field);
+    const std::string* const bad = text_with_nul(value);
+    Status status = bad != nullptr ? Status{Error{0, "NUL byte in " + python_quote(*bad)}}
+                                   : std::visit(Cast{cfg, setting, value}, setting.field);
     if (status) return status;
     return Error{kExitConfigError, status.message() + " (" + std::string(setting.name) + where +
                                        "; allowed: " + allowed_text(setting) + ")"};
@@ -363,6 +381,19 @@ bool is_directory(const std::string& path) {
     return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+/// Whether an ini file configures Python's logging, as PasteDeploy's may (gunicorn: pasterapp).
+bool has_loggers(const std::string& path) {
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);)
+        if (trim(line, " \t\r") == "[loggers]") return true;
+    return false;
+}
+
+/// The paste setting without its #SECTION.
+std::string paste_file_of(const Config& cfg) {
+    return cfg.paste.substr(0, cfg.paste.find('#'));
+}
+
 /// `path` seen from `base`, without "." and ".." (as Python's os.path.normpath).
 std::string absolute_path(const std::string& base, const std::string& path) {
     std::string absolute = (std::filesystem::path(base) / path).lexically_normal().string();
@@ -441,11 +472,13 @@ Status ConfigBuilder::apply_file(std::string_view path,
     const auto is_assigned = [&](std::string_view name) {
         return std::ranges::find(names, name, &std::pair<std::string, Value>::first) != names.end();
     };
-    resolved_.config.config = path;
     resolved_.sources.insert_or_assign("config", "found in the start directory");
     for (const auto& [name, value] : names) {
         if (const Setting* setting = find_setting(name)) {
             if (Status status = assign(*setting, value, path); !status) return status;
+            if (name == "config")
+                resolved_.notices.push_back("config has no effect inside a config file: " +
+                                            std::string(path) + " is the one that is read");
             continue;
         }
         // A helper such as WORKERS beside workers is no slip of the pen, nor is an import.
@@ -457,6 +490,7 @@ Status ConfigBuilder::apply_file(std::string_view path,
                                         ", which is no setting; did you mean " + std::string(near) +
                                         "?");
     }
+    resolved_.config.config = path;
     return {};
 }
 
@@ -494,6 +528,9 @@ Result<ResolvedConfig> ConfigBuilder::finish() {
     if (!is_directory(cfg.chdir))
         return Error{kExitConfigError, "can't chdir to '" + cfg.chdir + "' (chdir; allowed: " +
                                            allowed_text(*find_setting("chdir")) + ")"};
+    if (!cfg.tmp_upload_dir.empty() && !is_directory(absolute_path(cfg.chdir, cfg.tmp_upload_dir)))
+        return Error{kExitConfigError, "'" + cfg.tmp_upload_dir + "' is no directory " +
+                                           "(tmp_upload_dir; allowed: an existing directory)"};
     if (cfg.worker_class == "sync" && cfg.threads > 1) {
         cfg.worker_class = "gthread";
         sources["worker_class"] = "threads is above 1";
@@ -503,16 +540,42 @@ Result<ResolvedConfig> ConfigBuilder::finish() {
                      "spew prints to the terminal that daemon leaves: set one of them"};
     if (cfg.wsgi_app.empty() && cfg.paste.empty())
         return Error{kExitConfigError, "No application module specified."};
+    if (const std::string ini = absolute_path(surroundings_.start_dir, paste_file_of(cfg));
+        !sources.contains("logconfig") && !cfg.paste.empty() && has_loggers(ini)) {
+        cfg.logconfig = ini;
+        sources["logconfig"] = "[loggers] of the paste file";
+    }
     if (!sources.contains("default_proc_name")) {
         cfg.default_proc_name = cfg.wsgi_app.empty() ? cfg.paste : cfg.wsgi_app;
         sources["default_proc_name"] = "the application's name";
     }
-    for (const Setting& setting : settings()) {
-        if (!setting.ignored.empty() && sources.contains(setting.name))
-            resolved_.notices.push_back(std::string(setting.name) +
-                                        " has no effect: " + std::string(setting.ignored));
-    }
+    tell_what_has_no_effect();
     return std::move(resolved_);
+}
+
+void ConfigBuilder::tell_what_has_no_effect() {
+    const Config defaults, &cfg = resolved_.config;
+    const auto notice = [&](std::string_view name, const std::string& why) {
+        resolved_.notices.push_back(std::string(name) + " has no effect" + why);
+    };
+    for (const Setting& setting : settings()) {
+        if (!setting.ignored.empty() && resolved_.sources.contains(setting.name))
+            notice(setting.name, ": " + std::string(setting.ignored));
+        const auto is_default = [&](const Setting& row) {
+            return field_value(cfg, row) == field_value(defaults, row);
+        };
+        if (setting.needs.empty() || is_default(setting)) continue;
+        const Setting& needed = *find_setting(setting.needs);
+        if (is_default(needed))
+            notice(setting.name, " while " + std::string(needed.name) + " is " +
+                                     value_text(field_value(cfg, needed)));
+    }
+    if (cfg.threads > 1 && cfg.worker_class != "gthread")
+        notice("threads", " while worker_class is " + cfg.worker_class);
+    if (!cfg.paste.empty() && !cfg.wsgi_app.empty())
+        notice("wsgi_app", ": paste names the application");
+    if (cfg.reload && cfg.preload_app)
+        notice("reload", ": code that preload_app loaded stays until a restart");
 }
 
 std::vector<std::string_view> restart_only_changes(const Config& running, const Config& fresh) {

@@ -206,6 +206,7 @@ public:
 private:
     Status assign(const Setting& setting, const Value& value, std::string_view source);
     Status assign_options(const CommandLine& line, std::string_view source);
+    void tell_what_has_no_effect();
 
     Surroundings surroundings_;
     ResolvedConfig resolved_;

@@ -128,14 +128,14 @@ int Server::run() {
     if (Status applied = apply_directories(cfg); !applied) return fail(applied.error());
     if (cfg.print_config || cfg.check_config) return check(*resolved);
 
-    if (cfg.spew) {
-        if (Status spewing = interpreter_->enable_spew(); !spewing) return fail(spewing.error());
-    }
     if (Status detached = detach(cfg); !detached) return fail(detached.error());
     app_ = std::make_unique<WsgiApp>(log_, wsgi_options(cfg, false));
     hooks_ = std::make_unique<PythonHooks>(log_, logging_, app_.get());
     if (Status used = use(cfg); !used) return fail({kExitConfigError, used.message()});
     tell_notices(*resolved);
+    if (cfg.spew) {
+        if (Status spewing = interpreter_->set_spew(true); !spewing) return fail(spewing.error());
+    }
     started_with_ = cfg;
 
     ArbiterOptions options{
@@ -328,18 +328,20 @@ Status Server::start_worker(const Config& cfg) {
     // Where Python's logging has taken over, the error log has no descriptor of ours.
     const int dump_fd = log_.error_fd() >= 0 ? log_.error_fd() : STDERR_FILENO;
     if (Status dumping = interpreter_->enable_traceback_dump(dump_fd); !dumping) return dumping;
+    // Not while greenlet libraries patch Python: millions of lines that are nobody's.
+    if (cfg.spew) {
+        if (Status paused = interpreter_->set_spew(false); !paused) return paused;
+    }
     if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
     if (cfg.reload) {
         if (Status prepared = interpreter_->prepare_reload(); !prepared) return prepared;
     }
     if (cfg.spew) {
-        if (Status spewing = interpreter_->enable_spew(); !spewing) return spewing;
+        if (Status spewing = interpreter_->set_spew(true); !spewing) return spewing;
     }
     return interpreter_->install_interrupts([this](int signal) {
         if (worker_ == nullptr) return;
-        const Status called =
-            signal == SIGABRT ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_);
-        if (!called) log_.error("%s", called.message().c_str());
+        (void)(signal == SIGABRT ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_));
     });
 }
 

@@ -72,6 +72,7 @@ struct Setting {
     int arity_min = 0;              ///< where fewer do as well; 0 = none
     std::string_view help = {};     ///< one or two sentences, units included
     std::string_view note = {};     ///< any difference from gunicorn
+    std::string_view needs = {};    ///< setting without which it has no effect; told in the log
     std::string_view ignored = {};  ///< why it has no effect; told once in the log when it is set
     std::string_view refused = {};  ///< why it cannot be set at all
 

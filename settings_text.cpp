@@ -114,6 +114,7 @@ std::string markdown_row(const Setting& setting) {
     std::string text = markdown_cell(setting.help);
     if (!setting.refused.empty()) text = "Refused: " + markdown_cell(setting.refused) + ".";
     if (!setting.note.empty()) text += " *" + markdown_cell(setting.note) + "*";
+    if (!setting.needs.empty()) text += " Needs `" + std::string(setting.needs) + "`.";
     if (setting.on_reload == OnReload::NeedsRestart) text += " A change needs a restart, not HUP.";
     std::string fallback;
     if (setting.refused.empty() && !setting.is_hook()) fallback = code_cell(default_text(setting));
@@ -289,7 +290,7 @@ std::string settings_manpage() {
            ".TP\n2\nThe command line could not be read.\n"
            ".TP\n3\nA worker could not start.\n"
            ".TP\n4\nThe application could not be found or is not callable.\n"
-           ".TP\n255\nThe arbiter failed while running.\n";
+           ".TP\nother\nThe config file, or a hook of the start, asked for it by sys.exit().\n";
 }
 
 std::string settings_completion(std::string_view shell) {

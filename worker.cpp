@@ -209,8 +209,7 @@ int Worker::run() {
     int code = boot();
     if (code == 0) code = serve_until_told();
     context_.log.info("Worker exiting (pid: %d)", static_cast<int>(pid_));
-    if (Status status = context_.hooks.worker_exit(context_.arbiter, *this); !status)
-        context_.log.warning("Exception during worker exit: %s", status.message().c_str());
+    (void)context_.hooks.worker_exit(context_.arbiter, *this);
     context_.runtime.finalize();
     return code;
 }
@@ -225,8 +224,7 @@ int Worker::boot() {
         return kExitBootFailed;
     };
     if (Status status = open_own_listeners(); !status) return failed(status);
-    if (Status status = context_.hooks.post_fork(context_.arbiter, *this); !status)
-        return failed(status);
+    if (!context_.hooks.post_fork(context_.arbiter, *this)) return kExitBootFailed;
     if (Status status = drop_privileges_now(); !status) return failed(status);
     if (Status status = context_.runtime.worker_starting(cfg); !status) return failed(status);
     signals::catch_for_worker(
@@ -244,7 +242,7 @@ int Worker::boot() {
     Result<std::unique_ptr<TransformFactory>> tls = context_.runtime.make_tls(cfg);
     if (!tls) return failed(tls.error());
     tls_ = std::move(*tls);
-    if (Status status = context_.hooks.post_worker_init(*this); !status) return failed(status);
+    if (!context_.hooks.post_worker_init(*this)) return kExitBootFailed;
     return 0;
 }
 
@@ -535,8 +533,7 @@ void Worker::look_for_changes() {
     if (path.empty()) path = reloader_->changed();
     if (path.empty() || !alive() || board().wants_replacement.exchange(true)) return;
     context_.log.info("Worker reloading: %s modified", path.c_str());
-    if (Status status = context_.hooks.worker_int(*this); !status)
-        context_.log.error("%s", status.message().c_str());
+    (void)context_.hooks.worker_int(*this);
     // As after max_requests: the successor with the new code boots first, then TERM comes.
     context_.scoreboard.notify();
 }

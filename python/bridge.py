@@ -33,7 +33,8 @@ def run_config(location, directory):
     try:
         names = _import_afresh(location[len("python:"):]) if is_module else _run_file(full_path)
     except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        # Nothing is served, so success is no answer; what the system keeps of a number is 8 bits.
+        status = (stop.code if isinstance(stop.code, int) else 1) & 0xFF or 1
         return None, None, f"config file {path} called sys.exit({stop.code!r})", status
     except BaseException as error:
         return None, None, f"Failed to read config file: {path}\n{format_error(error)}", 1

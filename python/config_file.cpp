@@ -102,7 +102,9 @@ Result<Value> hook_value(PyObject* bridge, const Setting& setting, PyObject* obj
         std::string reason = take_error_text(false);
         const std::string_view type = "TypeError: ";
         if (reason.starts_with(type)) reason.erase(0, type.size());
-        return Error{1, reason + " (setting " + std::string(setting.name) + ")"};
+        return Error{1, reason + " (" + std::string(setting.name) +
+                            "; allowed: a function of arity " + std::to_string(setting.arity) +
+                            ", or its dotted name)"};
     }
     std::string name = dotted_name(hook.get());
     name.erase(0, name.rfind('.') + 1);
@@ -114,7 +116,8 @@ Result<Value> setting_value(PyObject* bridge, const Setting& setting, PyObject* 
     const bool is_reference = std::holds_alternative<HookRef Config::*>(setting.field);
     if (object == Py_None) return Value();
     if (setting.is_hook()) return hook_value(bridge, setting, object);
-    if (is_reference && PyDict_Check(object)) {  // logconfig_dict: nested, so it stays Python's
+    if (setting.form == Form::Object &&
+        PyDict_Check(object)) {  // logconfig_dict: nested, so it stays Python's
         if (PyDict_GET_SIZE(object) == 0) return Value();
         return Value(make_hook_ref(object, "dict"));
     }

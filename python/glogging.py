@@ -261,7 +261,9 @@ def _apply_logconfig(cfg):
         raise RuntimeError(f"{name}: log config {value!r} not found")
     try:
         if name == "logconfig":
-            defaults = {"__file__": value, "here": os.path.dirname(value)}
+            # Absolute, unlike gunicorn's: of a relative file %(here)s/log would be /log.
+            path = os.path.abspath(value)
+            defaults = {"__file__": path, "here": os.path.dirname(path)}
             logging.config.fileConfig(
                 value, {key: text.replace("%", "%%") for key, text in defaults.items()},
                 disable_existing_loggers=False)

@@ -123,26 +123,42 @@ Interpreter* interpreter_of(PyObject* capsule) {
 
 // Two functions of the application's Python may print nothing of ours in between, so the line is
 // written with one call. Frames without a file (exec, eval) have no source to show.
+// One write(2) a line: it is out before the line runs, which may be the one that hangs or crashes,
+// and workers never mix theirs. posix's own, because eventlet replaces that of os.
 constexpr const char* kSpewSource = R"PYTHON(
 import linecache, sys, threading
+from posix import write
+
+known = {}  # (id of the code, line) -> the code, which keeps the id taken, and the text
+KNOWN_MAX = 200_000  # generated code may come without end
 
 def describe(frame):
-    code = frame.f_code
+    code, number = frame.f_code, frame.f_lineno
     module = frame.f_globals.get("__name__", "[unknown]")
-    source = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).rstrip()
+    try:
+        source = linecache.getline(code.co_filename, number or 0, frame.f_globals).rstrip()
+    except Exception:  # a loader of somebody's own
+        source = ""
     if not source:
         source = "unknown code named [%s], instruction #%d" % (code.co_name, frame.f_lasti)
-    return "%s:%s: %s\n" % (module, frame.f_lineno, source)
+    text = ("%s:%s: %s\n" % (module, number, source)).encode(errors="backslashreplace")
+    if len(known) >= KNOWN_MAX:
+        known.clear()
+    known[id(code), number] = code, text
+    return text
 
 def trace(frame, event, argument):
     if event == "line":
-        # Several workers write to this stdout: what waited in a buffer would end inside a line.
-        sys.stdout.write(describe(frame))
-        sys.stdout.flush()
+        found = known.get((id(frame.f_code), frame.f_lineno))
+        try:
+            write(1, found[1] if found else describe(frame))
+        except OSError:  # nobody reads
+            pass
     return trace
 
-threading.settrace(trace)
-sys.settrace(trace)
+def spew(is_on):
+    threading.settrace(trace if is_on else None)
+    sys.settrace(trace if is_on else None)
 )PYTHON";
 
 // importlib asks for a source's time and size just before it reads it.
@@ -244,6 +260,7 @@ void Interpreter::finalize() {
     PyGILState_Ensure();  // no scope: there is nothing left to release it to
     run_pending_handlers();
     changed_since_import_.reset();
+    spew_.reset();
     if (threads_stuck_) {
         PyRef exit_functions = import("atexit", "_run_exitfuncs");
         if (!exit_functions || !PyRef::steal(PyObject_CallNoArgs(exit_functions.get())))
@@ -384,9 +401,16 @@ Status Interpreter::enable_traceback_dump(int fd) {
     return registered ? Status::ok() : python_error("prepare stack dumps");
 }
 
-Status Interpreter::enable_spew() {
+Status Interpreter::set_spew(bool is_on) {
     WithGil gil;
-    return run_source(kSpewSource) ? Status::ok() : python_error("start spew");
+    if (!spew_) {
+        const PyRef globals = run_source(kSpewSource);
+        if (globals) spew_ = PyRef::borrow(PyDict_GetItemString(globals.get(), "spew"));
+    }
+    const PyRef done =
+        spew_ ? PyRef::steal(PyObject_CallOneArg(spew_.get(), is_on ? Py_True : Py_False))
+              : PyRef();
+    return done ? Status::ok() : python_error("start spew");
 }
 
 Status Interpreter::prepare_reload() {

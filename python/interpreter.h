@@ -85,9 +85,11 @@ public:
     /// log's). Call again when it changed. Uses faulthandler, so it works inside C extensions.
     Status enable_traceback_dump(int fd);
 
-    /// Prints every executed line of the main thread and of threads started later to standard
-    /// output as "module:LINENO: source" (gunicorn: --spew).
-    Status enable_spew();
+    /// Prints every line of Python that runs, in frames entered from now on by the main thread, its
+    /// greenlets and threads started later, to standard output as "module:LINENO: source"
+    /// (gunicorn:
+    /// --spew); or ends that.
+    Status set_spew(bool is_on);
 
     /// For --reload: modules imported from now on leave no .pyc, and changed_since_import() knows
     /// the sources they came from. (Python takes a .pyc for fresh that has the source's size and
@@ -117,6 +119,7 @@ private:
     bool threads_stuck_ = false;  ///< some did not come back from join_threads()
     bool finalized_ = false;
     bool dumps_tracebacks_ = false;
+    PyRef spew_;                  ///< Python's function of that name; null before set_spew()
     PyRef changed_since_import_;  ///< Python's function of that name; null without prepare_reload()
     bool has_forked_ = false;
     PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;  ///< between before_fork and after_fork_…

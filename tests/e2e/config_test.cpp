@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <regex>
 #include <sstream>
 
@@ -197,6 +198,7 @@ TEST(Hooks, ThatRaiseEndTheStartWithTheirTraceback) {
              {"nworkers_changed", "server, new_value, old_value", 1},
              {"on_starting", "server", 1},
              {"when_ready", "server", 1},
+             {"pre_fork", "server, worker", is_gunicorn() ? 255 : 1},
              {"post_fork", "server, worker", 3},
              {"post_worker_init", "worker", 3}}) {
         const TempDir scratch;
@@ -237,6 +239,82 @@ TEST(Hooks, ThatRaiseLaterAreToldAndSurvived) {
     EXPECT_TRUE(contains(server.err(), "pre broken")) << server.story();
     server.signal(SIGTERM);
     EXPECT_EQ(server.exit_code(), 0) << server.story();
+}
+
+/// One hook that raises in a running server, what makes it run, and what comes of it.
+struct Raising {
+    std::string name, parameters;
+    std::string condition;             ///< "" = always
+    std::function<void(Server&)> act;  ///< makes it run
+    size_t tracebacks = 1;             ///< in all, the stop included
+    bool keeps_workers = true;         ///< those from before still serve
+    int code = 0;                      ///< of the server, after TERM
+};
+std::ostream& operator<<(std::ostream& out, const Raising& hook) {
+    return out << hook.name;
+}
+
+void signal_worker(Server& server, int number) {
+    ASSERT_TRUE(server.has_workers(1));
+    const pid_t worker = server.workers().front();
+    ::kill(worker, number);
+    EXPECT_TRUE(eventually([&] { return !is_alive(worker); })) << server.story();
+}
+
+class RaisingHook : public ::testing::TestWithParam<Raising> {};
+INSTANTIATE_TEST_SUITE_P(
+    Hooks, RaisingHook,
+    ::testing::Values(
+        Raising{"nworkers_changed", "server, new, old", "old",
+                [](Server& s) { s.signal(SIGTTIN); }},
+        Raising{"pre_fork", "server, worker", "worker.age == 2",
+                [](Server& s) { s.signal(SIGTTIN); }},
+        Raising{"on_reload", "server", "", [](Server& s) { s.signal(SIGHUP); }},
+        Raising{"pre_exec", "server", "", [](Server& s) { s.signal(SIGUSR2); }},
+        Raising{"on_exit", "server", "", nullptr, 1, true, 1},
+        Raising{"child_exit", "server, worker", "worker.age == 1",
+                [](Server& s) { signal_worker(s, SIGKILL); }, 1, false},
+        Raising{"worker_exit", "server, worker", "worker.age == 1",
+                [](Server& s) { signal_worker(s, SIGTERM); }, 1, false},
+        Raising{"worker_int", "worker", "", [](Server& s) { signal_worker(s, SIGINT); }, 1, false},
+        Raising{"worker_abort", "worker", "", [](Server& s) { signal_worker(s, SIGABRT); }, 1,
+                false},
+        Raising{"pre_request", "worker, req", "req.path == '/hooked'",
+                [](Server& s) { EXPECT_EQ(s.get("/hooked").status, 500) << s.story(); }},
+        Raising{"post_request", "worker, req", "req.path == '/hooked'",
+                [](Server& s) { EXPECT_EQ(s.get("/hooked").status, 404) << s.story(); }}),
+    [](const auto& hook) { return hook.param.name; });
+
+TEST_P(RaisingHook, InARunningServerIsToldOnceAndSurvived) {
+    SKIP_ON_GUNICORN("it ends with 255");
+    const Raising& hook = GetParam();
+    const TempDir scratch;
+    const std::string condition = hook.condition.empty() ? "True" : hook.condition;
+    const std::string config =
+        scratch.write("conf.py", "def " + hook.name + "(" + hook.parameters + "):\n    if " +
+                                     condition + ": raise RuntimeError('hook broken')\n");
+    Server server({.args = {"-c", config, "-p", scratch / "pid"}});
+    ASSERT_TRUE(server.has_workers(1));
+    EXPECT_EQ(server.get("/").status, 200);
+    const std::vector<pid_t> before = server.workers();
+    if (hook.act) {
+        hook.act(server);
+        EXPECT_TRUE(server.logs("RuntimeError: hook broken")) << server.story();
+    }
+    EXPECT_TRUE(eventually([&] { return server.get("/").status == 200; })) << server.story();
+    if (hook.keeps_workers) {
+        const std::vector<pid_t> now = server.workers();
+        EXPECT_NE(std::find(now.begin(), now.end(), before.at(0)), now.end()) << server.story();
+    }
+    EXPECT_FALSE(std::filesystem::exists(scratch / "pid.2"));
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), hook.code) << server.story();
+    EXPECT_EQ(count(server.err(), "Traceback (most recent call last)"), hook.tracebacks)
+        << server.story();
+    const std::string named = hook.name == "worker_exit"   ? "Exception during worker exit"
+                              : hook.name == "pre_request" ? "Error handling request GET /hooked"
+                                                           : "Exception in " + hook.name + " hook";
+    EXPECT_TRUE(contains(server.err(), named + "\nTraceback")) << server.story();
 }
 
 TEST(Hooks, OfAWrongArityAreRefused) {
@@ -427,6 +505,51 @@ TEST(Paste, LoadsFromAFileOrSaysWhatIsMissing) {
     EXPECT_FALSE(contains(finished.err, "Traceback")) << finished;
 }
 
+TEST(Paste, ItsLoggersAreTheLogconfigUnlessAnotherIsSet) {
+    if (run({python(), "-c", "import paste.deploy"}).code != 0)
+        GTEST_SKIP() << "PasteDeploy is not installed";
+    const TempDir scratch;
+    scratch.write("pasted.py",
+                  "import logging\n"
+                  "def factory(global_conf):\n"
+                  "    def app(environ, start_response):\n"
+                  "        logging.getLogger('shop').warning('sold %s', environ['PATH_INFO'])\n"
+                  "        start_response('200 OK', [('Content-Length', '2')])\n"
+                  "        return [b'ok']\n"
+                  "    return app\n");
+    const auto ini = [&](const std::string& name, const std::string& application) {
+        return scratch.write(name, application +
+                                       "[loggers]\nkeys = root\n"
+                                       "[handlers]\nkeys = file\n"
+                                       "[formatters]\nkeys = plain\n"
+                                       "[logger_root]\nlevel = INFO\nhandlers = file\n"
+                                       "[handler_file]\nclass = FileHandler\n"
+                                       "args = (r'%(here)s/" +
+                                       name + ".log',)\nformatter = plain\n" +
+                                       "[formatter_plain]\nformat = %(name)s: %(message)s\n");
+    };
+    ini("site.ini", "[app:shop]\npaste.app_factory = pasted:factory\n");
+    ini("other.ini", "");
+    ServerOptions options{.app = "",
+                          .args = {"--paste", "site.ini#shop"},
+                          .env = {{"PYTHONPATH", scratch.path()}},
+                          .directory = scratch.path()};
+    const auto logged = [&](const std::string& name) {
+        return contains(read_file(scratch / name), "shop: sold /here\n");
+    };
+    {
+        const Server server(options);
+        EXPECT_EQ(server.get("/here").body, "ok") << server.story();
+        EXPECT_TRUE(eventually([&] { return logged("site.ini.log"); })) << server.story();
+        std::filesystem::remove(scratch / "site.ini.log");
+    }
+    options.args.insert(options.args.end(), {"--log-config", "other.ini"});
+    const Server server(options);
+    EXPECT_EQ(server.get("/here").body, "ok") << server.story();
+    EXPECT_TRUE(eventually([&] { return logged("other.ini.log"); })) << server.story();
+    EXPECT_FALSE(std::filesystem::exists(scratch / "site.ini.log"));
+}
+
 // ------------------------------------------------------------------------------- titles, preload
 
 std::string title(pid_t pid) {
@@ -485,6 +608,16 @@ TEST(ExitCodes, AreThoseOfTheTable) {
     EXPECT_EQ(code({"--no-such", "raising:app"}), 2);
     EXPECT_EQ(code({"raising:app"}), 3);
     EXPECT_EQ(code({"--preload", "raising:app"}), is_gunicorn() ? 1 : 3);
+    scratch.write("leaving.py", "import sys\nsys.exit(255)\n");
+    EXPECT_EQ(code({"leaving:app"}), is_gunicorn() ? 255 : 3);
+    EXPECT_EQ(code({"--check-config", "leaving:app"}), is_gunicorn() ? 255 : 1);
+    for (const int status : {255, 7}) {
+        const std::string stop = "sys.exit(" + std::to_string(status) + ")\n";
+        scratch.write("file.py", "import sys\n" + stop);
+        EXPECT_EQ(code({"-c", scratch / "file.py", "empty:app"}), status);
+        scratch.write("hook.py", "import sys\ndef on_starting(server): " + stop);
+        EXPECT_EQ(code({"-c", scratch / "hook.py", "empty:app"}), status);
+    }
     scratch.write("empty.py", "");
     EXPECT_EQ(code({"empty:app"}), 4);
     EXPECT_EQ(code({"--preload", "empty:app"}), is_gunicorn() ? 1 : 4);

@@ -1,8 +1,9 @@
 // What the machine can do to a server: no more processes, no more descriptors, a read-only
-// directory, killed workers, a killed arbiter, a foreign child. Linux.
+// directory, a wall clock that steps, killed workers, a killed arbiter, a foreign child. Linux.
 
 #include <algorithm>
 #include <filesystem>
+#include <sstream>
 #include <thread>
 
 #include <sys/resource.h>
@@ -85,6 +86,73 @@ TEST_P(Faults, WorkersOfAKilledArbiterLeaveSoon) {
     // Two seconds is the promise; what is more belongs to a crowded machine, and is far from any
     // timeout.
     EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(8000));
+}
+
+/// The year in an answer's Date.
+int year_of(const Response& answer) {
+    const std::string date = answer.field("Date");
+    return date.size() == 29 ? std::atoi(date.substr(12, 4).c_str()) : 0;
+}
+
+// Goal: Date and log lines follow the clock; no deadline, heartbeat or duration does.
+TEST_P(Faults, StepsOfTheWallClockEndNothing) {
+    using Clock = std::chrono::steady_clock;
+    constexpr int kYears = 3;
+    const TempDir scratch;
+    const std::string step = std::to_string(kYears * 366 * 86400);
+    ServerOptions options =
+        with({"-w", "2", "--timeout", "6", "--header-timeout", "3", "--keep-alive", "60",
+              "--graceful-timeout", "5", "--access-logfile", scratch / "access",
+              "--access-logformat", "%(D)s"});
+    options.env["LD_PRELOAD"] = GCORN_CLOCK_STEP;
+    options.env["CLOCK_STEP"] = scratch / "clock";
+    options.env["PROBE_LOG"] = scratch / "events";
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(2));
+    Client kept = server.connect();
+    const int year = year_of(kept.get("/"));
+    ASSERT_GT(year, 2000);
+    const std::vector<pid_t> workers = server.workers();
+    size_t calls = 0;
+    for (const auto& [seconds, years] :
+         std::vector<std::pair<std::string, int>>{{step, kYears}, {"-" + step, -kYears}}) {
+        Client halved = server.connect();
+        ASSERT_TRUE(halved.send("GET / HTTP/1.1\r\n"));
+        const auto begin = Clock::now();
+        Client busy = server.connect();
+        ASSERT_TRUE(busy.send(make_request("GET", "/sleep?s=2")));
+        ++calls;
+        ASSERT_TRUE(eventually([&] {
+            const std::string events = read_file(scratch / "events");
+            return static_cast<size_t>(std::count(events.begin(), events.end(), '\n')) == calls;
+        })) << server.story();
+        scratch.write("clock", seconds);
+        const Response now = kept.get("/");
+        EXPECT_EQ(now.status, 200) << server.story();
+        EXPECT_NEAR(year_of(now), year + years, 1) << "the clock did step";
+        EXPECT_EQ(busy.read_response().status, 200) << server.story();
+        const std::string end = halved.read_to_end();
+        EXPECT_FALSE(end.ends_with(Client::kStillOpen)) << "header_timeout still counts";
+        EXPECT_GE(Clock::now() - begin, Milliseconds(2500)) << end;
+        EXPECT_EQ(server.workers(), workers) << server.story();
+    }
+    EXPECT_FALSE(contains(server.err(), "WORKER TIMEOUT")) << server.story();
+    std::istringstream lines(read_file(scratch / "access"));
+    size_t logged = 0;
+    for (std::string line; std::getline(lines, line); ++logged) {
+        if (line == "-") continue;  // a request that never began
+        EXPECT_GE(std::atol(line.c_str()), 0) << line;
+        EXPECT_LT(std::atol(line.c_str()), 60'000'000) << line;
+    }
+    EXPECT_GE(logged, 5U);
+    // A worker that hangs is still ended in time, and the stop takes no longer.
+    if (GetParam().args[1] == "sync") {
+        Client hung = server.connect();
+        hung.send(make_request("GET", "/sleep?s=60"));
+        EXPECT_TRUE(server.logs("WORKER TIMEOUT")) << server.story();
+    }
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
 }
 
 /// Code that makes a python somebody else.

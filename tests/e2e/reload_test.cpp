@@ -266,6 +266,39 @@ TEST_P(Spew, PrintsEveryLineOfEveryThreadInGunicornsFormat) {
     EXPECT_EQ(imports(), GetParam().workers);
 }
 
+TEST_P(Spew, FollowsGreenletsOfTheApplication) {
+    SKIP_ON_GUNICORN("not what this test is about");
+    const std::string library = GetParam().args[1];
+    if (library != "gevent" && library != "eventlet") GTEST_SKIP() << "no greenlets here";
+    const TempDir site;
+    site.write("green.py", "import " + library +
+                               "\n"
+                               "def helper():\n" +
+                               "    " + library +
+                               ".sleep(0.01)\n"
+                               "    in_a_greenlet = 1\n"
+                               "    return in_a_greenlet\n"
+                               "def app(environ, start_response):\n"
+                               "    greenlet = " +
+                               library +
+                               ".spawn(helper)\n"
+                               "    assert greenlet." +
+                               (library == "gevent" ? "get" : "wait") +
+                               "() == 1\n"
+                               "    start_response('200 OK', [('Content-Length', '2')])\n"
+                               "    return [b'ok']\n");
+    ServerOptions options = with({"--spew"});
+    options.app = "green:app";
+    options.directory = site.path();
+    const Server server(options);
+    EXPECT_EQ(server.get("/").status, 200) << server.err();
+    for (const char* line : {"green:4:     in_a_greenlet = 1\n", "green:10:     return [b'ok']\n"})
+        EXPECT_TRUE(eventually([&] { return server.out().find(line) != std::string::npos; }))
+            << line;
+    EXPECT_EQ(server.out().find(library + ".patcher:"), std::string::npos)
+        << "patching is not traced";
+}
+
 TEST(SpewStart, IsRefusedTogetherWithDaemon) {
     SKIP_ON_GUNICORN("it spews into nothing");
     const Finished finished = run_server({"--spew", "--daemon", "probe:app"});

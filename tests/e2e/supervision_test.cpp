@@ -1,6 +1,10 @@
 // Deploying, scaling, upgrading, recycling and killing under continuous load: a client counts every
 // failed or wrong answer, over kept-alive and over fresh connections, and must count none.
 #include <algorithm>
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <sstream>
 #include <thread>
 
 #include "tests/support/e2e.h"
@@ -106,22 +110,95 @@ TEST_P(Supervision, ABrokenDeployIsRefusedAndTheOldCodeServes) {
     EXPECT_FALSE(server.exit_code(Milliseconds(0)).has_value());
 }
 
-TEST_P(Supervision, AKilledWorkerLosesAtMostWhatItRan) {
-    Server server(with({"-w", "3"}));
-    ASSERT_TRUE(server.has_workers(3));
-    const size_t kills = rounds(20);
-    Load load(server.at(), 2);
-    for (size_t i = 0; i < kills; ++i) {
-        ASSERT_TRUE(server.has_workers(3)) << server.story();
-        ASSERT_TRUE(load.goes_on(5));
-        const pid_t victim = server.workers().front();
-        ::kill(victim, SIGKILL);
-        ASSERT_TRUE(eventually([&] { return !is_alive(victim); }));
+/// Answers with its process id, after it noted which request runs where.
+constexpr const char* kTelling =
+    "import os, time\n"
+    "fd = os.open(os.environ['STARTED'], os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n"
+    "def app(environ, start_response):\n"
+    "    os.write(fd, b'%s %d\\n' % (environ['QUERY_STRING'].encode(), os.getpid()))\n"
+    "    time.sleep(0.002)\n"
+    "    body = b'%d' % os.getpid()\n"
+    "    start_response('200 OK', [('Content-Length', str(len(body)))])\n"
+    "    return [body]\n";
+
+/// A request that got no answer.
+struct Lost {
+    std::string id;
+    pid_t holder = 0;  ///< worker that answered the connection before; 0: a fresh one
+    std::string why;
+};
+
+TEST_P(Supervision, AKilledWorkerLosesOnlyWhatWasInsideIt) {
+    const TempDir site;
+    site.write("telling.py", kTelling);
+    ServerOptions options = with({"-w", "4"});
+    options.app = "telling:app";
+    options.directory = site.path();
+    options.env["STARTED"] = site / "started";
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(4));
+
+    std::atomic<bool> stops{false};
+    std::atomic<size_t> good{0};
+    std::mutex mutex;
+    std::vector<Lost> lost;
+    std::vector<std::thread> clients;
+    for (int i = 0; i < 6; ++i) {
+        clients.emplace_back([&, name = std::to_string(i), keeps = i % 2 == 0] {
+            std::unique_ptr<Client> client;
+            pid_t holder = 0;
+            for (int number = 0; !stops; ++number) {
+                if (!client) client = std::make_unique<Client>(server.at());
+                const std::string id = name + "." + std::to_string(number);
+                const Response answer = client->get("/?" + id);
+                if (answer.ok() && answer.status == 200) {
+                    ++good;
+                    holder = std::atoi(answer.body.c_str());
+                } else {
+                    const std::lock_guard lock(mutex);
+                    lost.push_back({id, holder, answer.error + std::to_string(answer.status)});
+                }
+                if (keeps && answer.ok() && !answer.says_close()) continue;
+                client.reset();
+                holder = 0;
+            }
+        });
     }
-    load.stop();
-    // Two clients, one request each inside the killed worker at the most.
-    EXPECT_LE(load.bad_count(), 2 * kills) << load.bad();
-    EXPECT_GT(load.good(), load.bad_count());
+    std::vector<pid_t> victims;
+    for (size_t i = 0; i < rounds(20); ++i) {
+        const size_t before = good;
+        EXPECT_TRUE(server.has_workers(4, kLoadPatience)) << server.story();
+        EXPECT_TRUE(eventually([&] { return good >= before + 20; }, kLoadPatience));
+        const std::vector<pid_t> now = server.workers();
+        if (now.empty()) break;
+        victims.push_back(now[i % now.size()]);
+        ::kill(victims.back(), SIGKILL);
+        EXPECT_TRUE(eventually([&] { return !is_alive(victims.back()); }));
+    }
+    stops = true;
+    for (std::thread& client : clients)
+        client.join();
+
+    EXPECT_EQ(victims.size(), rounds(20));
+    std::map<std::string, pid_t> started;
+    std::istringstream lines(read_file(site / "started"));
+    std::string id;
+    for (pid_t pid = 0; lines >> id >> pid;)
+        started[id] = pid;
+    const auto was_killed = [&](pid_t pid) {
+        return std::find(victims.begin(), victims.end(), pid) != victims.end();
+    };
+    size_t unread = 0;  // fresh connections that the victim had accepted and not read
+    for (const Lost& request : lost) {
+        const auto where = started.find(request.id);
+        const pid_t pid = where != started.end() ? where->second : request.holder;
+        if (pid == 0)
+            ++unread;
+        else
+            EXPECT_TRUE(was_killed(pid)) << request.id << " " << request.why << server.story();
+    }
+    EXPECT_LE(unread, victims.size()) << server.story();
+    EXPECT_GT(good, victims.size() * 20);
 }
 
 TEST_P(Supervision, StoppingAnswersWhatIsInFlight) {

@@ -142,8 +142,9 @@ public:
 private:
     Status note(const std::string& name, const std::string& detail = "") {
         log_.info("hook %s %s", name.c_str(), detail.c_str());
-        if (exists(directory_ + "/fail_" + name)) return Error{0, name + " is not happy"};
-        return {};
+        if (!exists(directory_ + "/fail_" + name)) return {};
+        log_.error("%s is not happy", name.c_str());
+        return Error{exists(directory_ + "/fail_with_9") ? 9 : 0, name + " is not happy"};
     }
     Logger& log_;
     std::string directory_;
@@ -457,6 +458,19 @@ TEST_F(ArbiterRoom, GivesUpAtOnceOnAnAddressThatCannotGetFree) {
     EXPECT_EQ(exit_code(), 1);
     EXPECT_EQ(count("connection to "), 1u);
     EXPECT_TRUE(exists(directory_ + "/file"));
+}
+
+TEST_F(ArbiterRoom, FailingHooksEndTheServerWithTheCodeTheyAskFor) {
+    touch("fail_with_9");
+    for (const char* hook : {"nworkers_changed", "on_starting", "when_ready", "pre_fork"}) {
+        touch(std::string("fail_") + hook);
+        start();
+        EXPECT_EQ(exit_code(), 9) << hook;
+        remove(std::string("fail_") + hook);
+    }
+    touch("fail_on_exit");
+    start_ready();
+    EXPECT_EQ(stop(), 9);
 }
 
 TEST_F(ArbiterRoom, FailingHooksOfTheStartEndItWithOne) {

@@ -416,6 +416,44 @@ TEST(ConfigSources, SettingsWithoutEffectSaySo) {
     EXPECT_TRUE(resolved(sources).notices.empty());
 }
 
+TEST(ConfigSources, SettingsWithoutThoseTheyNeedSaySo) {
+    Sources sources;
+    const auto told = [&](std::vector<std::string> words, const std::string& sentence) {
+        words.insert(words.begin(), "app:app");
+        sources.arguments = words;
+        return resolved(sources).notices == StringList{sentence};
+    };
+    EXPECT_TRUE(told({"--max-requests-jitter", "5"},
+                     "max_requests_jitter has no effect while max_requests is 0"));
+    EXPECT_TRUE(told({"--initgroups"}, "initgroups has no effect while user is None"));
+    EXPECT_TRUE(told({"--capture-output"}, "capture_output has no effect while errorlog is -"));
+    EXPECT_TRUE(told({"--threads", "3", "-k", "gevent"},
+                     "threads has no effect while worker_class is gevent"));
+    EXPECT_TRUE(
+        told({"--paste", "/etc/passwd"}, "wsgi_app has no effect: paste names the application"));
+    EXPECT_TRUE(told({"--reload", "--preload"},
+                     "reload has no effect: code that preload_app loaded stays until a restart"));
+    for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
+             {"--max-requests-jitter", "5", "--max-requests", "9"},
+             {"--max-requests-jitter", "0"},
+             {"--capture-output", "--error-logfile", "log"},
+             {"--threads", "3"},
+             {"--threads", "3", "-k", "gthread"}}) {
+        sources.arguments = words;
+        sources.arguments.insert(sources.arguments.begin(), "app:app");
+        EXPECT_TRUE(resolved(sources).notices.empty()) << words[0];
+    }
+}
+
+TEST(ConfigSources, ADirectoryForBodiesMustBeThere) {
+    Sources sources;
+    sources.file = {{"tmp_upload_dir", std::string("/no/such")}};
+    EXPECT_EQ(error_of(sources),
+              "1 '/no/such' is no directory (tmp_upload_dir; allowed: an existing directory)");
+    sources.file = {{"tmp_upload_dir", std::string("tmp")}};
+    EXPECT_EQ(resolved(sources).config.tmp_upload_dir, "tmp") << "from / it is there";
+}
+
 TEST(ConfigSources, ChdirIsSeenFromTheStartDirectory) {
     Sources sources;
     EXPECT_EQ(resolved(sources).config.chdir, "/");

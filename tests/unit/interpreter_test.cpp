@@ -341,8 +341,17 @@ TEST(Interpreter, SpewPrintsEveryLine) {
     EXPECT_EQ(in_child([&] {
                   ::dup2(ends[1], STDOUT_FILENO);
                   const auto python = start_here(choose_python("", "").value());
-                  if (!python->enable_spew()) return 1;
-                  run_python("def traced():\n    x = 1\n    return x\ntraced()");
+                  if (!python->set_spew(true)) return 1;
+                  run_python(
+                      "def traced():\n    x = 1\n    return x\ntraced()\n"
+                      "class Loader:\n    def get_source(self, name): return 1 / 0\n"
+                      "text = compile('y = 1', '<made>', 'exec')\n"
+                      "exec(text, {})\n"
+                      "exec(text.replace(co_filename='m.py'), {'__name__': 'm\\ud800', "
+                      "'__loader__': Loader()})\n"
+                      "exec(text.replace(co_linetable=b'', co_filename='l.py'), {})\n");
+                  if (!python->set_spew(false)) return 1;
+                  run_python("def untraced():\n    z = 1\nuntraced()");
                   python->finalize();
                   return 0;
               }),
@@ -353,7 +362,11 @@ TEST(Interpreter, SpewPrintsEveryLine) {
     for (ssize_t n = 0; (n = ::read(ends[0], bytes, sizeof bytes)) > 0;)
         text.append(bytes, static_cast<size_t>(n));
     ::close(ends[0]);
-    EXPECT_NE(text.find("__main__:2: unknown code named [traced]"), std::string::npos) << text;
+    for (const char* line : {"__main__:2: unknown code named [traced]",
+                             "[unknown]:1: unknown code named [<module>], instruction #",
+                             "m\\ud800:1: unknown code named [<module>], instruction #"})
+        EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
+    EXPECT_EQ(text.find("[untraced]"), std::string::npos) << text;
 }
 
 TEST(Interpreter, ReportsAnExecutableWithoutALibrary) {
