@@ -29,7 +29,8 @@ OPTIONS = -DPYTHON=$(PYTHON) -DGCORN_LINK=$(LINK) -DGCORN_E2E_CLASSES=$(CLASSES)
 # $(call build,directory,options,targets): quiet when it works, the compiler's words when it does not.
 define build
 	@mkdir -p $(1)
-	@cmake -S . -B $(1) $(OPTIONS) $(2) >$(1)/make.log 2>&1 || { cat $(1)/make.log; exit 1; }
+	@cmake -S . -B $(1) $(OPTIONS) $(2) >$(1)/make.log 2>&1 || \
+	    { grep '^gcorn: ' $(1)/make.log || cat $(1)/make.log; exit 1; }
 	@sed -n 's/^-- gcorn: /gcorn: /p' $(1)/make.log
 	@cmake --build $(1) -j$(JOBS) $(if $(3),--target $(3)) >$(1)/make.log 2>&1 || \
 	    { grep -vE '^\[ *[0-9]+%\]|(Entering|Leaving) directory' $(1)/make.log; exit 1; }

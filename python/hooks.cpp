@@ -1,5 +1,6 @@
 #include "python/hooks.h"
 
+#include <algorithm>
 #include <array>
 #include <initializer_list>
 #include <memory>

@@ -13,6 +13,14 @@
 #include "base/fd.h"
 #include "base/text.h"
 
+#ifdef GCORN_WITHOUT_SHA2  // CMakeLists.txt says when
+extern "C" PyObject* PyInit__sha2();
+extern "C" PyObject* PyInit__sha2() {
+    PyErr_SetString(PyExc_ImportError, "_sha2 is not in the archive of this Python; use hashlib");
+    return nullptr;
+}
+#endif
+
 namespace gcorn {
 namespace {
 

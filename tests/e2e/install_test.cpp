@@ -1,7 +1,9 @@
-// What `make install` and `make deb` put in place, and what the installed binary needs to start.
+// Which interpreter the build embeds and whether extension modules find it in the binary; what
+// `make install` and `make deb` put in place, and what the installed binary needs to start.
 
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <set>
 
@@ -162,6 +164,88 @@ TEST_F(Install, StartsWithNothingButTheStandardLibrary) {
     EXPECT_TRUE(eventually([&] { return Client({.port = port}).connected(); })) << gcorn.output();
     const Response got = fetch({.port = port}, "GET", "/");
     EXPECT_EQ(got.body, "Hello, world!\n") << got << gcorn.output();
+}
+
+/// Modules in shared objects resolve Python's symbols in the program (static) or in libpython.
+TEST_F(Install, ExtensionModulesImport) {
+    const Server server({.app = "extensions:app"});
+    const Response got = server.get("/");
+    EXPECT_EQ(got.status, 200) << got << server.story();
+    EXPECT_NE(got.body.find("ctypes works\n"), std::string::npos) << got;
+    EXPECT_NE(got.body.find("hashlib works\n"), std::string::npos) << got;
+    EXPECT_NE(got.body.find("sqlite3 works\n"), std::string::npos) << got;
+    EXPECT_NE(got.body.find("ssl works\n"), std::string::npos) << got;
+    if (got.body.find(" is not installed\n") != std::string::npos)
+        std::fprintf(stderr, "NOT TESTED:\n%s", got.body.c_str());
+}
+
+/// Configures the project and says what CMake said, with a python3 of these facts (see the probe in
+/// CMakeLists.txt) first on PATH, or only that one if `only`.
+class Probe : public Install {
+protected:
+    void SetUp() override {
+        Install::SetUp();
+        NEEDS_PROGRAM("cmake", "cmake");
+    }
+    std::string says(const std::string& facts, bool only = true) {
+        const std::string python3 =
+            directory_.write("bin/python3", "#!/bin/sh\necho '" + facts + "'\n");
+        fs::permissions(python3, fs::perms::owner_all);
+        const std::string path = directory_ / "bin:/usr/bin:/bin";
+        const Finished configured = run({find_program("cmake"), "-S", apps_dir() + "/../..", "-B",
+                                         directory_ / "build", "-DPYTHON=" + (only ? python3 : "")},
+                                        {{"PATH", path}}, "", Milliseconds(60'000));
+        is_configured_ = configured.code == 0;
+        return configured.out + configured.err;
+    }
+    /// A header and a library, both empty.
+    std::string some(const std::string& file) { return directory_.write(file, ""); }
+
+    TempDir directory_;
+    bool is_configured_ = false;
+};
+
+TEST_F(Probe, SaysInOneLineWhatIsMissing) {
+    const std::string headers = directory_ / "include";
+    for (const auto& [facts, why] :
+         {std::pair(std::string("hello"), std::string("does not run as Python 3")),
+          {"3.9.2|309|" + headers + "||||/x", "is 3.9.2, not 3.10 to 3.14"},
+          {"3.15.0|315|" + headers + "||||/x", "is 3.15.0, not 3.10 to 3.14"},
+          {"3.12.1|312|" + headers + "||||/x", "has no headers"}}) {
+        const std::string line = "gcorn: no Python 3.10 to 3.14 with headers and embed library (" +
+                                 (directory_ / "bin/python3") + " " + why +
+                                 "). Install python3-dev (Debian, Ubuntu), ";
+        const std::string text = says(facts);
+        EXPECT_NE(text.find(line), std::string::npos) << line << "\n--- not in\n" << text;
+        EXPECT_FALSE(is_configured_);
+    }
+    some("include/Python.h");
+    EXPECT_NE(says("3.12.1|312|" + headers + "||||/x").find("has no shared embed library"),
+              std::string::npos);
+}
+
+TEST_F(Probe, PassesOverAPythonThatCannotBeEmbedded) {
+    const std::string text = says("3.12.1|312|/nonexistent||||/x", false);
+    if (!fs::exists("/usr/bin/python3-config"))
+        GTEST_SKIP()
+            << "NOT TESTED: the system's Python has no embed library (package python3-dev)";
+    EXPECT_TRUE(is_configured_) << text;
+    EXPECT_NE(text.find("gcorn: embeds /usr/bin/python3 ("), std::string::npos) << text;
+    EXPECT_NE(text.find(", not " + (directory_ / "bin/python3") + " (PYTHON= to choose)"),
+              std::string::npos)
+        << text;
+}
+
+/// The libraries of CPython's own build directory are no libraries here: what is in the archive is
+/// dropped, what is not makes the archive useless.
+TEST_F(Probe, TakesTheSharedLibraryWhenTheArchiveIsIncomplete) {
+    some("include/Python.h");
+    const std::string facts = "3.14.1|314|" + (directory_ / "include") + "|" + some("l.a") + "|" +
+                              some("l.so") + "|-lm Modules/_hacl/Hacl_Hash_MD5.o";
+    EXPECT_NE(says(facts + "|/x").find("gcorn: embeds /x (3.14.1, static)"), std::string::npos);
+    EXPECT_NE(
+        says(facts + " Modules/expat/libexpat.a|/x").find("gcorn: embeds /x (3.14.1, shared)"),
+        std::string::npos);
 }
 
 }  // namespace

@@ -12,7 +12,8 @@ namespace gcorn::e2e {
 class Certificates {
 public:
     /// An authority (ca.pem), and by it: server for localhost and 127.0.0.1, other for other.test,
-    /// client. Each is NAME.pem and NAME.key. locked.key is server.key with a passphrase.
+    /// client, with what RFC 5280 asks for and Python 3.13's clients insist on. Each is NAME.pem
+    /// and NAME.key. locked.key is server.key with a passphrase.
     Certificates() {
         issue("ca", "");
         issue("server", "DNS:localhost,IP:127.0.0.1");
@@ -29,10 +30,12 @@ public:
             " -nodes -subj /CN=" +
             name + " -keyout " + name + ".key ";
         if (names.empty()) {
-            sh(make + "-x509 -days 2 -out " + name + ".pem");
+            sh(make + "-x509 -days 2 -addext keyUsage=critical,keyCertSign,cRLSign -out " + name +
+               ".pem");
             return;
         }
-        sh(make + "-out " + name + ".csr && echo subjectAltName=" + names + " >" + name +
+        sh(make + "-out " + name + ".csr && printf 'subjectAltName=" + names +
+           "\\nsubjectKeyIdentifier=hash\\nauthorityKeyIdentifier=keyid\\n' >" + name +
            ".ext && openssl x509 -req -in " + name +
            ".csr -CA ca.pem -CAkey ca.key -days 2 -extfile " + name +
            ".ext -set_serial 0x$(openssl rand -hex 8) -out " + name + ".pem");

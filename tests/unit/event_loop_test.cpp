@@ -2,6 +2,8 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
+
 #include "tests/support/loop_fixture.h"
 
 namespace gcorn {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 
@@ -894,14 +895,16 @@ def count():
                 get("POST /?" + kind + " HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
                     "ab\ncd");
     };
+    // A single object leaked by one of the five kinds is 200 more with each round. Caches grow, too
+    // (those of 3.13 by up to 220 blocks in the first round), but then settle.
+    const std::string settled = "after[0] - before[0] <= 3 and after[1] - before[1] < 150";
     round(20);
-    run_python("before = count()", module_.c_str());
-    round(200);
-    run_python("after = count()", module_.c_str());
-    EXPECT_EQ(eval("after[0] - before[0] <= 3"), "True") << eval("(before, after)");
-    // A single object leaked by one of the five kinds would be 200 blocks; caches settle below
-    // that.
-    EXPECT_EQ(eval("after[1] - before[1] < 150"), "True") << eval("(before, after)");
+    for (int i = 0; i < 4 && (i == 0 || eval(settled) != "True"); ++i) {
+        run_python("before = count()", module_.c_str());
+        round(200);
+        run_python("after = count()", module_.c_str());
+    }
+    EXPECT_EQ(eval(settled), "True") << eval("(before, after)");
 }
 
 TEST_F(Wsgi, ACallWithTheGilHeldGivesItBackHeld) {
