@@ -554,7 +554,7 @@ TEST_F(ArbiterRoom, ALaterFailingPreForkIsAWorkerThatCouldNotBoot) {
     start_ready(2);
     touch("fail_pre_fork");
     ASSERT_EQ(::kill(booted()[0], SIGKILL), 0);
-    ASSERT_TRUE(logged("No new worker for 1 s: pre_fork: pre_fork is not happy"));
+    ASSERT_TRUE(logged("No new worker for 1 s: pre_fork is not happy"));
     EXPECT_EQ(version(), "1");
     remove("fail_pre_fork");
     EXPECT_TRUE(eventually([&] { return living() == 2; }));
