@@ -14,9 +14,9 @@
 //
 // Hooks that fail: nworkers_changed (its first call), on_starting, when_ready and, before any
 // worker was ever ready, pre_fork end the start with exit code 1, or the one that they asked for by
-// sys.exit() or HaltServer. Later a failing pre_fork is a
-// worker that could not boot (back-off), on_reload refuses the reload, pre_exec the upgrade,
-// on_exit turns exit code 0 into 1; nworkers_changed and child_exit are logged and survived.
+// sys.exit() or HaltServer. Later a failing pre_fork is a worker that could not boot (back-off),
+// on_reload refuses the reload, pre_exec the upgrade, on_exit turns exit code 0 into 1;
+// nworkers_changed and child_exit are logged and survived.
 //
 // Deviations from gunicorn: all of the above; addresses that cannot get free (EACCES …) are not
 // tried five times; a reload whose new address overlaps an old one (0.0.0.0:80 for 127.0.0.1:80) is

@@ -389,11 +389,6 @@ bool has_loggers(const std::string& path) {
     return false;
 }
 
-/// The paste setting without its #SECTION.
-std::string paste_file_of(const Config& cfg) {
-    return cfg.paste.substr(0, cfg.paste.find('#'));
-}
-
 /// `path` seen from `base`, without "." and ".." (as Python's os.path.normpath).
 std::string absolute_path(const std::string& base, const std::string& path) {
     std::string absolute = (std::filesystem::path(base) / path).lexically_normal().string();
@@ -540,7 +535,8 @@ Result<ResolvedConfig> ConfigBuilder::finish() {
                      "spew prints to the terminal that daemon leaves: set one of them"};
     if (cfg.wsgi_app.empty() && cfg.paste.empty())
         return Error{kExitConfigError, "No application module specified."};
-    if (const std::string ini = absolute_path(surroundings_.start_dir, paste_file_of(cfg));
+    if (const std::string ini =
+            absolute_path(surroundings_.start_dir, std::string(split_paste(cfg.paste).first));
         !sources.contains("logconfig") && !cfg.paste.empty() && has_loggers(ini)) {
         cfg.logconfig = ini;
         sources["logconfig"] = "[loggers] of the paste file";
@@ -576,6 +572,12 @@ void ConfigBuilder::tell_what_has_no_effect() {
         notice("wsgi_app", ": paste names the application");
     if (cfg.reload && cfg.preload_app)
         notice("reload", ": code that preload_app loaded stays until a restart");
+}
+
+std::pair<std::string_view, std::string_view> split_paste(std::string_view text) {
+    const size_t hash = text.find('#');
+    if (hash == std::string_view::npos) return {text, "main"};
+    return {text.substr(0, hash), text.substr(hash + 1)};
 }
 
 std::vector<std::string_view> restart_only_changes(const Config& running, const Config& fresh) {

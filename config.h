@@ -213,6 +213,9 @@ private:
     std::vector<std::pair<const Setting*, Error>> environment_errors_;
 };
 
+/// FILE and SECTION of a `paste` setting, FILE or FILE#SECTION; SECTION is "main" if none is named.
+[[nodiscard]] std::pair<std::string_view, std::string_view> split_paste(std::string_view text);
+
 /// Settings that differ between the two and cannot change without a restart; for one warning each.
 [[nodiscard]] std::vector<std::string_view> restart_only_changes(const Config& running,
                                                                  const Config& fresh);

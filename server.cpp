@@ -284,12 +284,11 @@ WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
 /// FILE#SECTION and the globals in the form that python/loader.py reads. A JSON string is a Python
 /// literal, too.
 std::string Server::paste_specification(const Config& cfg) const {
-    const std::string_view given = cfg.paste;
-    const size_t hash = given.find('#');
-    std::string file(given.substr(0, hash));
+    const auto [name, section] = split_paste(cfg.paste);
+    std::string file(name);
     if (file[0] != '/') file = surroundings_.start_dir + "/" + file;
     std::string text = "<paste>(" + json_quote(file) + ", ";
-    text += json_quote(hash == std::string_view::npos ? "main" : given.substr(hash + 1)) + ", [";
+    text += json_quote(section) + ", [";
     for (const std::string& assignment : cfg.raw_paste_global_conf)
         text += json_quote(assignment) + ", ";
     return text + "])";

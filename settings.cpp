@@ -100,7 +100,7 @@ Status watched_file(std::string& text) {
 
 Status paste_file(std::string& text) {
     struct stat info {};
-    const std::string path = text.substr(0, text.find('#'));
+    const std::string path(split_paste(text).first);
     if (path.empty() || (::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode))) return {};
     return Error{0, quoted(path) + " not found"};
 }

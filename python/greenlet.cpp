@@ -136,8 +136,8 @@ Status python_failed(const std::string& what) {
 class FrameMemory {
 public:
     static void keep() {
-        static FrameMemory
-            memory;  // until the process ends: the interpreter uses it to its very end
+        // Until the process ends: the interpreter uses it to its very end.
+        static FrameMemory memory;
         PyObjectArenaAllocator current{};
         PyObject_GetArenaAllocator(&current);
         if (current.ctx == &memory) return;

@@ -86,9 +86,8 @@ public:
     Status enable_traceback_dump(int fd);
 
     /// Prints every line of Python that runs, in frames entered from now on by the main thread, its
-    /// greenlets and threads started later, to standard output as "module:LINENO: source"
-    /// (gunicorn:
-    /// --spew); or ends that.
+    /// greenlets and threads started later, to standard output as "module:LINENO: source"; or ends
+    /// that. (gunicorn: --spew)
     Status set_spew(bool is_on);
 
     /// For --reload: modules imported from now on leave no .pyc, and changed_since_import() knows

@@ -16,17 +16,6 @@
 namespace gcorn::e2e {
 namespace {
 
-bool contains(const std::string& text, std::string_view part) {
-    return text.find(part) != std::string::npos;
-}
-
-size_t count(const std::string& text, std::string_view part) {
-    size_t found = 0;
-    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
-        ++found;
-    return found;
-}
-
 std::string unused_address() {
     return "127.0.0.1:" + std::to_string(free_port());
 }

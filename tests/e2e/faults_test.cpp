@@ -16,17 +16,6 @@
 namespace gcorn::e2e {
 namespace {
 
-bool contains(const std::string& text, std::string_view part) {
-    return text.find(part) != std::string::npos;
-}
-
-size_t count(const std::string& text, std::string_view part) {
-    size_t found = 0;
-    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
-        ++found;
-    return found;
-}
-
 /// The soft limit only, which its owner may raise again.
 void limit(pid_t pid, int resource, rlim_t value) {
     rlimit now{};

@@ -80,10 +80,6 @@ std::string sha256_of_pattern(size_t count) {
     return run({python(), "-c", script}).out;
 }
 
-bool contains(const std::string& text, std::string_view part) {
-    return text.find(part) != std::string::npos;
-}
-
 /// The JSON text without the blanks that some versions put after colons and commas.
 std::string compact(const std::string& json) {
     std::string text;

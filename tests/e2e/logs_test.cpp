@@ -404,12 +404,6 @@ protected:
             EXPECT_EQ(::prlimit(pid, RLIMIT_FSIZE, &limit, nullptr), 0);
     }
     [[nodiscard]] std::string log() const { return read_file(directory_ / "log"); }
-    static size_t count(const std::string& text, std::string_view part) {
-        size_t found = 0;
-        for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
-            ++found;
-        return found;
-    }
 
     TempDir directory_;
     std::optional<Server> server_;

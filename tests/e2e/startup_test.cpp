@@ -11,10 +11,6 @@
 namespace gcorn::e2e {
 namespace {
 
-bool contains(const std::string& text, std::string_view part) {
-    return text.find(part) != std::string::npos;
-}
-
 /// A failed start: the code, and what stderr must say.
 void expect_failure(const std::vector<std::string>& args, int code, std::string_view says,
                     const std::map<std::string, std::string>& env = {}) {

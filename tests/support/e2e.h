@@ -4,10 +4,25 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+#include <string_view>
+
 #include "tests/support/http_client.h"
 #include "tests/support/server_process.h"
 
 namespace gcorn::e2e {
+
+inline bool contains(const std::string& text, std::string_view part) {
+    return text.find(part) != std::string::npos;
+}
+
+/// How often; overlapping places count.
+inline size_t count(const std::string& text, std::string_view part) {
+    size_t found = 0;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
+        ++found;
+    return found;
+}
 
 /// Leaves the test when it runs against gunicorn, where gcorn is meant to be better.
 #define SKIP_ON_GUNICORN(reason) \
