@@ -302,6 +302,7 @@ int Server::check(const ResolvedConfig& resolved) {
         return fail(options.error());
     LogOptions plain;  // the traceback of a broken application goes to stderr
     if (Status opened = log_.open(plain); !opened) return fail(opened.error());
+    tell_notices(resolved);
     if (auto tls = make_tls_context(resolved.config); !tls) return fail(tls.error());
     WsgiApp app(log_, wsgi_options(resolved.config, true));
     if (Status loaded = app.load(); !loaded) {

@@ -77,7 +77,8 @@ TEST_P(Signals, TermLetsTheRunningRequestFinish) {
 }
 
 TEST_P(Signals, QuitDoesNotWaitForABusyApplication) {
-    if (is_gunicorn() && GetParam().name == "gthread") GTEST_SKIP() << "gunicorn waits for its threads";
+    if (is_gunicorn() && GetParam().name == "gthread")
+        GTEST_SKIP() << "gunicorn waits for its threads";
     Server& server = start({"--graceful-timeout", "20"});
     Client client = server.connect();
     client.send(make_request("GET", "/busy?s=30"));

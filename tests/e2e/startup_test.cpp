@@ -179,6 +179,15 @@ TEST(CheckConfig, SaysNothingWhenAllIsWell) {
     EXPECT_EQ(finished.out, "") << finished;
 }
 
+TEST(CheckConfig, TellsWhatHasNoEffect) {
+    SKIP_ON_GUNICORN("it says nothing");
+    const Finished finished =
+        run_server({"--statsd-prefix", "mine", "--check-config", "probe:app"});
+    EXPECT_EQ(finished.code, 0) << finished;
+    EXPECT_TRUE(contains(finished.err, "statsd_prefix has no effect while statsd_host is None"))
+        << finished;
+}
+
 TEST(CheckConfig, LoadsTheApplication) {
     const Finished finished = run_server({"--check-config", "absent_module:app"});
     EXPECT_EQ(finished.code, 1) << finished;
