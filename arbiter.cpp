@@ -1,3 +1,5 @@
+// Above 800 lines: all of it turns one state (children, generations, listeners) in one loop, so a
+// second file would share every member and hide the order of a turn. The sections are marked.
 #include "arbiter.h"
 
 #include <algorithm>
