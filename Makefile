@@ -75,8 +75,10 @@ tsan:
 soak: all
 	@python3 tests/soak.py --minutes $(MINUTES)
 
+# CXX, not CMAKE_CXX_COMPILER: when that changes, CMake forgets all other options.
+fuzz: export CXX = clang++
 fuzz:
-	$(call build,build-fuzz,-DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_COMPILER=clang++ -DGCORN_FUZZ=ON,fuzz_targets)
+	$(call build,build-fuzz,-DCMAKE_BUILD_TYPE=Debug -DGCORN_FUZZ=ON,fuzz_targets)
 	@.ci/fuzz build-fuzz $(FUZZ_SECONDS)
 
 lint:

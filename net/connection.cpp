@@ -580,6 +580,8 @@ void Connection::refuse(const HttpError& error, std::string_view in) {
     if (!has_head) {
         exchange_->head.clear();
         exchange_->refused_line = HeadParser::request_line(in);
+        // Whatever else is wrong with it: an answer to HEAD has no body (RFC 9110 §9.3.2).
+        if (exchange_->refused_line.starts_with("HEAD ")) exchange_->head.method = "HEAD";
     }
     exchange_->response.begin(exchange_->head, false, loop_.options().response);
     exchange_->corked_ = false;

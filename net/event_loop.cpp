@@ -269,7 +269,7 @@ void EventLoop::write_access_line(const Exchange& exchange) {
     const ExchangeFields fields(exchange);
     AccessRecord record;
     record.remote_addr = exchange.facts->remote_addr;
-    if (!exchange.head.method.empty()) {
+    if (!exchange.head.protocol.empty()) {
         record.method = exchange.head.method;
         record.target = exchange.head.target;
         record.path = exchange.head.raw_path;

@@ -156,13 +156,15 @@ private:
             }
         }
         const std::optional<uint64_t> size = parse_decimal(length);
-        if (size && (request != nullptr || *size <= rest_.size())) {
+        if (size) {
+            // A refusal's page, or none: the refused request may have been a HEAD.
+            if (request == nullptr && rest_.empty()) return;
             require(may_be_cut || *size <= rest_.size(), "the whole body");
             rest_.remove_prefix(std::min<size_t>(*size, rest_.size()));
             return;
         }
         // Nothing says where it ends: the connection does.
-        require(!size && request != nullptr && !request->keeps_alive, "a framing");
+        require(request != nullptr && !request->keeps_alive, "a framing");
         rest_ = {};
     }
 

@@ -187,6 +187,21 @@ TEST_P(EventLoopTest, RefusalBehindAnAnswerThatStillWaits) {
     }
 }
 
+TEST_P(EventLoopTest, RefusedHeadRequestGetsNoBody) {
+    app = [](Exchange& exchange) { answer(exchange, "never"); };
+    start();
+    for (const std::string_view bad :
+         {"HEAD / HTTP/1.1\r\nHost : a\r\n\r\n", "HEAD / HTTP/7.1\r\nHost: a\r\n\r\n",
+          "HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab"}) {
+        Client client(engine.address());
+        ASSERT_TRUE(client.send(bad));
+        client.shut();
+        const std::string reply = client.read_all();
+        EXPECT_EQ(count(reply, "\r\nContent-Length: "), 1u) << reply;
+        EXPECT_EQ(reply.find("\r\n\r\n"), reply.size() - 4) << reply;
+    }
+}
+
 TEST_P(EventLoopTest, PartOfAHeadBehindAnAnswerDoesNotCutIt) {
     const std::string big(8 << 20, 'z');
     app = [&](Exchange& exchange) { answer(exchange, big); };
