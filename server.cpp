@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -339,8 +340,9 @@ Status Server::start_worker(const Config& cfg) {
     if (cfg.spew) {
         if (Status spewing = interpreter_->set_spew(true); !spewing) return spewing;
     }
-    return interpreter_->install_interrupts([this](int signal) {
-        if (worker_ == nullptr) return;
+    // A hook is told once, however often the signal comes.
+    return interpreter_->install_interrupts([this, told = std::set<int>()](int signal) mutable {
+        if (worker_ == nullptr || !told.insert(signal).second) return;
         (void)(signal == SIGABRT ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_));
     });
 }

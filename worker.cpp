@@ -11,6 +11,7 @@
 #include <optional>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "base/clock.h"
 #include "net/exchange.h"
@@ -27,6 +28,8 @@ constexpr int64_t kHeartbeatMaxMs = 5000;
 constexpr int kInterpreterBeatMs = 1000;
 /// A worker whose arbiter died has so long for the requests it runs.
 constexpr int64_t kOrphanMs = 1500;
+/// How often a call is interrupted that a quick stop waits for.
+constexpr int kInterruptAgainMs = 250;
 /// How often sys.modules is listed for the reloader.
 constexpr int64_t kReloadLookMs = 1000;
 
@@ -47,7 +50,10 @@ ProxyMode proxy_mode(const Config& cfg) {
 /// call wakes it. Native thread: no Python, all signals blocked.
 class Guard {
 public:
-    explicit Guard(EventLoop& loop) : loop_(loop), thread_([this] { run(); }) {}
+    /// While it leads it calls nudge() after each turn, which tells how long the next may sleep, in
+    /// ms (-1: no limit).
+    Guard(EventLoop& loop, std::function<int()> nudge)
+        : loop_(loop), nudge_(std::move(nudge)), thread_([this] { run(); }) {}
     ~Guard() {
         quits_.store(true);
         unpark();
@@ -101,8 +107,11 @@ private:
         if (monotonic_ms() - loop_.last_turn_ms() < kTickMs) return false;
         const std::unique_lock lead(loop_.lead(), std::try_to_lock);
         if (!lead.owns_lock()) return false;
-        while (!wanted_back_.load() && !quits_.load())
-            loop_.turn(-1);
+        int sleep_ms = -1;
+        while (!wanted_back_.load() && !quits_.load()) {
+            loop_.turn(sleep_ms);
+            sleep_ms = nudge_();
+        }
         return true;
     }
 
@@ -128,6 +137,7 @@ private:
     }
 
     EventLoop& loop_;
+    const std::function<int()> nudge_;
     std::atomic<uint64_t> calls_{0};
     std::atomic<bool> parked_{false};
     std::atomic<bool> wanted_back_{false};
@@ -460,7 +470,7 @@ void Worker::handle_overdue(const OverdueCalls& found) {
 }
 
 void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
-    Guard guard(loop);
+    Guard guard(loop, [this] { return repeat_interrupt(); });
     while (!is_finished()) {
         {
             const std::unique_lock lead = guard.lead();
@@ -475,6 +485,15 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
             if (!alive() && is_finished()) break;
         }
     }
+}
+
+/// A quick stop that the running call did not heed, because it swallowed the exception or because
+/// CPython missed the signal (3.11 computes its eval_breaker again beside the handler that sets
+/// it). On the guard's thread.
+int SyncWorker::repeat_interrupt() {
+    if (stop_reason() != Stop::Quick) return -1;
+    if (std::exchange(is_interrupted_, true)) context_.runtime.interrupt(SIGQUIT);
+    return kInterruptAgainMs;
 }
 
 size_t ThreadWorker::slots() const {

@@ -101,6 +101,7 @@ protected:
     [[nodiscard]] virtual std::function<void()> pause() { return {}; }
 
     // --- for serve() ---
+    [[nodiscard]] Stop stop_reason() const { return stop_.load(); }
     /// Runs one request on the calling thread; `index` is its place on the scoreboard.
     void run_exchange(Exchange& exchange, size_t index);
     /// Told to stop, and every request is answered or the time for it is over.
@@ -157,6 +158,10 @@ public:
 protected:
     [[nodiscard]] size_t slots() const override { return 1; }
     void serve(EventLoop& loop, ReadyQueue& ready) override;
+
+private:
+    int repeat_interrupt();
+    bool is_interrupted_ = false;  ///< the guard's own: the signal itself was the first time
 };
 
 /// The main thread leads the loop; cfg.threads threading.Threads take requests from the queue.

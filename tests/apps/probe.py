@@ -469,6 +469,20 @@ def busy(environ, start_response):
     return text(start_response, "done")
 
 
+def stubborn(environ, start_response):
+    """Busy for s seconds, and deaf to the first SystemExit."""
+    until = time.monotonic() + option(environ, "s", 1.0)
+    note("busy")
+    try:
+        while time.monotonic() < until:
+            pass
+    except SystemExit:
+        note("deaf")
+    while time.monotonic() < until:
+        pass
+    return text(start_response, "done")
+
+
 def pid(environ, start_response):
     return text(start_response, "%d" % os.getpid())
 
@@ -521,7 +535,7 @@ PATHS = {
     "/never_start": never_start, "/none": return_none, "/str_items": return_str_items,
     "/exc_info_before": exc_info_before, "/exc_info_after": exc_info_after,
     "/bad_start": bad_start, "/short": too_few_bytes, "/long": too_many_bytes, "/sleep": sleep,
-    "/busy": busy, "/pid": pid, "/thread": thread, "/directory": directory,
+    "/busy": busy, "/stubborn": stubborn, "/pid": pid, "/thread": thread, "/directory": directory,
     "/variable": variable, "/interpreter": interpreter, "/errors": errors, "/stacks": stacks,
 }
 

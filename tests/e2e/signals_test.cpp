@@ -87,6 +87,20 @@ TEST_P(Signals, QuitDoesNotWaitForABusyApplication) {
     EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
 }
 
+TEST_P(Signals, QuitIsRepeatedForACallThatMissedIt) {
+    SKIP_ON_GUNICORN("it waits for the graceful timeout");
+    if (GetParam().name != "sync") GTEST_SKIP() << "only the guard of sync can tell";
+    const std::string hook = "def worker_int(worker): worker.log.info('hook: interrupted')\n";
+    Server& server = start({"--graceful-timeout", "60", "-c", scratch_.write("hooks.py", hook)});
+    Client client = server.connect();
+    client.send(make_request("GET", "/stubborn?s=60"));
+    ASSERT_TRUE(noted("busy"));
+    server.signal(SIGQUIT);
+    EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
+    EXPECT_TRUE(noted("deaf"));
+    EXPECT_EQ(count(server.err(), "hook: interrupted"), GetParam().workers) << server.story();
+}
+
 TEST_P(Signals, TermKillsWhoIsNotDoneAfterTheGracefulTimeout) {
     Server& server = start({"--graceful-timeout", "1"});
     Client client = server.connect();
@@ -98,15 +112,13 @@ TEST_P(Signals, TermKillsWhoIsNotDoneAfterTheGracefulTimeout) {
 
 TEST_P(Signals, TermIsNotDelayedByAnIdleConnection) {
     SKIP_ON_GUNICORN("gthread waits for it");
-    Server& server = start({"--keep-alive", "60"});
+    Server& server = start({"--keep-alive", "600", "--graceful-timeout", "600"});
     Client client = server.connect();
     EXPECT_EQ(client.get("/").status, 200);
     Client silent = server.connect();
-    const auto begin = std::chrono::steady_clock::now();
     server.signal(SIGTERM);
     EXPECT_TRUE(client.closes_within(kDeadline));
-    EXPECT_EQ(server.exit_code(), 0) << server.story();
-    EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(5000));
+    EXPECT_EQ(server.exit_code(), 0) << server.story();  // within its deadline
 }
 
 TEST_P(Signals, AKilledWorkerIsReplaced) {
