@@ -74,15 +74,21 @@ protected:
     }
     void expect_every_way_of_saving() {
         using Clock = std::chrono::steady_clock;
-        save_in_place("part.py", module("two"));
-        auto begin = Clock::now();
-        EXPECT_TRUE(server_->logs("part.py modified")) << server_->story();
-        EXPECT_LT(Clock::now() - begin, Milliseconds(2500));  // 1 s is promised, on an idle machine
-        EXPECT_TRUE(answers("two")) << server_->story();
-        rename_over("part.py", module("three"));
-        EXPECT_TRUE(answers("three")) << server_->story();
-        delete_and_recreate("part.py", module("four"));
-        EXPECT_TRUE(answers("four")) << server_->story();
+        using Save = void (Reload::*)(const std::string&, const std::string&) const;
+        auto fastest =
+            Clock::duration::max();  // of three, as a crowded machine only makes it slower
+        for (const Save save :
+             {&Reload::save_in_place, &Reload::rename_over, &Reload::delete_and_recreate}) {
+            const size_t before = count("part.py modified");
+            const std::string text = "text" + std::to_string(before);
+            const auto begin = Clock::now();
+            (this->*save)("part.py", module(text));
+            EXPECT_TRUE(eventually([&] { return count("part.py modified") > before; }))
+                << server_->story();
+            fastest = std::min(fastest, Clock::now() - begin);
+            EXPECT_TRUE(answers(text)) << server_->story();
+        }
+        EXPECT_LT(fastest, Milliseconds(1000)) << server_->story();
     }
 
     TempDir site_;
