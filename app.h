@@ -95,7 +95,7 @@ public:
     /// once where there is no interpreter.
     virtual bool is_alive() { return true; }
     /// Makes the interpreter run the worker's signal reaction between two bytecodes: from a signal
-    /// handler or any thread, async-signal-safe, without the GIL (PyErr_SetInterruptEx).
+    /// handler, async-signal-safe (PyErr_SetInterruptEx).
     virtual void interrupt(int /*signal*/) {}
     /// Starts `count` threads the application knows as threading.Thread, each running `body` once
     /// without the GIL.

@@ -1,5 +1,6 @@
 #include "worker.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -470,6 +471,7 @@ void Worker::handle_overdue(const OverdueCalls& found) {
 }
 
 void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
+    main_thread_ = ::pthread_self();
     Guard guard(loop, [this] { return repeat_interrupt(); });
     while (!is_finished()) {
         {
@@ -487,12 +489,12 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     }
 }
 
-/// A quick stop that the running call did not heed, because it swallowed the exception or because
-/// CPython missed the signal (3.11 computes its eval_breaker again beside the handler that sets
-/// it). On the guard's thread.
+/// A quick stop that the running call did not heed: it swallowed the exception, or CPython lost the
+/// note (3.11 computes its eval_breaker again beside the handler that sets it). Python notes signals
+/// only on its main thread, so that is where this one goes. On the guard's thread.
 int SyncWorker::repeat_interrupt() {
     if (stop_reason() != Stop::Quick) return -1;
-    if (std::exchange(is_interrupted_, true)) context_.runtime.interrupt(SIGQUIT);
+    if (std::exchange(is_interrupted_, true)) ::pthread_kill(main_thread_, SIGQUIT);
     return kInterruptAgainMs;
 }
 

@@ -161,6 +161,7 @@ protected:
 
 private:
     int repeat_interrupt();
+    pthread_t main_thread_{};
     bool is_interrupted_ = false;  ///< the guard's own: the signal itself was the first time
 };
 

@@ -89,7 +89,7 @@ TEST_P(Signals, QuitDoesNotWaitForABusyApplication) {
 
 TEST_P(Signals, QuitIsRepeatedForACallThatMissedIt) {
     SKIP_ON_GUNICORN("it waits for the graceful timeout");
-    if (GetParam().name != "sync") GTEST_SKIP() << "only the guard of sync can tell";
+    if (GetParam().is_threaded) GTEST_SKIP() << "only the guard of sync can tell";
     const std::string hook = "def worker_int(worker): worker.log.info('hook: interrupted')\n";
     Server& server = start({"--graceful-timeout", "60", "-c", scratch_.write("hooks.py", hook)});
     Client client = server.connect();
@@ -98,7 +98,9 @@ TEST_P(Signals, QuitIsRepeatedForACallThatMissedIt) {
     server.signal(SIGQUIT);
     EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
     EXPECT_TRUE(noted("deaf"));
-    EXPECT_EQ(count(server.err(), "hook: interrupted"), GetParam().workers) << server.story();
+    const size_t told = count(server.err(), "hook: interrupted");
+    EXPECT_GE(told, 1U) << server.story();
+    EXPECT_LE(told, GetParam().workers) << server.story();  // once each
 }
 
 TEST_P(Signals, TermKillsWhoIsNotDoneAfterTheGracefulTimeout) {
