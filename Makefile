@@ -11,7 +11,7 @@
 #   make deb          builds build/gcorn_VERSION_ARCHITECTURE.deb (Debian, Ubuntu)
 #
 # Variables: PYTHON=/path/to/python3  LINK=static|shared  POLLER=epoll|poll  TYPE=Release|Debug
-#            BUILD=directory  JOBS=n  FUZZ_SECONDS=n  MINUTES=n
+#            BUILD=directory  JOBS=n  FUZZ_SECONDS=n  FUZZ_SEED=n  MINUTES=n
 BUILD ?= build
 TYPE ?= Release
 PYTHON ?=
@@ -22,6 +22,8 @@ CLASSES ?= sync,gthread,gevent
 POLLER ?= auto
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 FUZZ_SECONDS ?= 20
+# 0: another way through the inputs each time.
+FUZZ_SEED ?= 0
 MINUTES ?= 10
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -79,7 +81,7 @@ soak: all
 fuzz: export CXX = clang++
 fuzz:
 	$(call build,build-fuzz,-DCMAKE_BUILD_TYPE=Debug -DGCORN_FUZZ=ON,fuzz_targets)
-	@.ci/fuzz build-fuzz $(FUZZ_SECONDS)
+	@.ci/fuzz build-fuzz $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 lint:
 	$(call build,$(BUILD),-DCMAKE_BUILD_TYPE=$(TYPE),gcorn)
