@@ -311,9 +311,10 @@ LoopOptions Worker::loop_options() {
     options.tls = tls_.get();
     measures_time_ = context_.log.has_access() || context_.statsd.is_enabled();
     options.measures_time = measures_time_;
-    options.has_idle_sibling = [this] {
-        return context_.scoreboard.has_idle_sibling(context_.slot);
+    options.has_idle_sibling = [this](size_t with_fewer_than) {
+        return context_.scoreboard.has_idle_sibling(context_.slot, with_fewer_than);
     };
+    options.connections = &board().connections;
     options.reads_at_once = listener_options(cfg).defer_accept_s > 0;
     options.beat = [this] { board().beat(); };
     options.pause = pause();
@@ -490,8 +491,8 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
 }
 
 /// A quick stop that the running call did not heed: it swallowed the exception, or CPython lost the
-/// note (3.11 computes its eval_breaker again beside the handler that sets it). Python notes signals
-/// only on its main thread, so that is where this one goes. On the guard's thread.
+/// note (3.11 computes its eval_breaker again beside the handler that sets it). Python notes
+/// signals only on its main thread, so that is where this one goes. On the guard's thread.
 int SyncWorker::repeat_interrupt() {
     if (stop_reason() != Stop::Quick) return -1;
     if (std::exchange(is_interrupted_, true)) ::pthread_kill(main_thread_, SIGQUIT);

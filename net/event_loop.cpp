@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include <unistd.h>
@@ -27,6 +28,9 @@ constexpr size_t kPoolMax = 128;
 constexpr size_t kReportedNamesMax = 100;
 /// Held output is looked at again after this time, so that none waits much longer than kHoldUs.
 constexpr int kHeldLookMs = 1;
+/// Turns in which a newcomer is left to a sibling: some microseconds each, enough for it to wake
+/// up.
+constexpr int kTurnsGivenMax = 100;
 constexpr size_t kScratchBytes = 64 * 1024;
 
 /// The fields of an Exchange, for the access log.
@@ -303,7 +307,7 @@ void EventLoop::plan_accepting(int64_t now) {
     const uint64_t answered = queued_total_ - busy;
     const uint64_t answered_now = answered - std::exchange(answered_, answered);
     if (answered_now > accept_budget_ &&
-        !(options_.has_idle_sibling && options_.has_idle_sibling()))
+        !(options_.has_idle_sibling && options_.has_idle_sibling(SIZE_MAX)))
         accept_budget_ = answered_now;
     if (stopping_.load(std::memory_order_relaxed) || accept_again_ms_ != 0) accept_budget_ = 0;
     set_listening(accept_budget_ > 0);
@@ -325,6 +329,7 @@ void EventLoop::ListenerTarget::on_event(const PollEvent&) {
 
 void EventLoop::accept_from(const Listener& listener) {
     for (bool is_first = true; accept_budget_ > 0; is_first = false) {
+        if (leaves_to_sibling()) return;
         if (connections_.size() >= options_.worker_connections) {
             // One waits for sure, so an idle connection yields; whether more wait, the next turn
             // tells.
@@ -357,8 +362,26 @@ void EventLoop::accept_from(const Listener& listener) {
         connections_.push_back(std::make_unique<Connection>(*this, std::move(accepted), listener));
         Connection& connection = *connections_.back();
         connection.index_ = connections_.size() - 1;
+        show_connections();
         connection.start();
     }
+}
+
+/// A newcomer is for the worker that has fewest connections, if that one is idle: it woke up for it
+/// as we did. After some turns it had its chance.
+bool EventLoop::leaves_to_sibling() {
+    const bool leaves = options_.has_idle_sibling && !is_stopping() &&
+                        turns_given_ < kTurnsGivenMax &&
+                        options_.has_idle_sibling(connections_.size());
+    turns_given_ = leaves ? turns_given_ + 1 : 0;
+    if (leaves) std::this_thread::yield();
+    return leaves;
+}
+
+void EventLoop::show_connections() {
+    if (options_.connections != nullptr)
+        options_.connections->store(static_cast<uint32_t>(connections_.size()),
+                                    std::memory_order_relaxed);
 }
 
 void EventLoop::out_of_resources(int error) {
@@ -435,6 +458,7 @@ void EventLoop::connection_closed(Connection& connection) {
         connections_[index]->index_ = index;
     }
     connections_.pop_back();
+    show_connections();
 }
 
 std::shared_ptr<Exchange> EventLoop::make_exchange() {

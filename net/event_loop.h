@@ -44,9 +44,12 @@ struct LoopOptions {
     ProxyMode proxy_mode = ProxyMode::Off;
     NetworkList proxy_allow, forwarded_allow;
     std::string spool_directory;
-    TransformFactory* tls = nullptr;         ///< borrowed; null: plain HTTP
-    bool measures_time = false;              ///< the access format or statsd wants durations
-    std::function<bool()> has_idle_sibling;  ///< of the worker; empty: it has none
+    TransformFactory* tls = nullptr;  ///< borrowed; null: plain HTTP
+    bool measures_time = false;       ///< the access format or statsd wants durations
+    /// Another worker could run a request at once, and holds fewer connections than that. Empty:
+    /// there is no other.
+    std::function<bool(size_t with_fewer_than)> has_idle_sibling;
+    std::atomic<uint32_t>* connections = nullptr;  ///< where the others see ours; may be null
     bool reads_at_once = false;   ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
     std::function<void()> beat;   ///< heartbeat of a thread that waits for a client
     std::function<void()> pause;  ///< greenlets: let others run instead of blocking; may be empty
@@ -128,6 +131,8 @@ private:
     void look_at_held();
     void plan_accepting(int64_t now_ms);
     void set_listening(bool is_listening);
+    bool leaves_to_sibling();
+    void show_connections();
     void accept_from(const Listener& listener);
     void out_of_resources(int error);
     bool make_room();
@@ -177,6 +182,7 @@ private:
     int64_t next_deadline_ms_ = 0;  ///< no deadline is due before; 0: none known
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
     size_t accept_budget_ = 0;
+    int turns_given_ = 0;        ///< in which a newcomer was left to a sibling
     uint64_t queued_total_ = 0;  ///< requests given to the application side
     uint64_t answered_ = 0;      ///< of these, answered when accepting was planned last
     int polls_skipped_ = 0;

@@ -188,14 +188,15 @@ void Scoreboard::after_fork() {
     notify_read_.reset();
 }
 
-bool Scoreboard::has_idle_sibling(size_t self) const {
+bool Scoreboard::has_idle_sibling(size_t self, size_t with_fewer_than) const {
     const uint32_t used = static_cast<Shared*>(memory_)->used.load(std::memory_order_relaxed);
     for (size_t index = 0; index < used; ++index) {
         if (index == self) continue;
         const WorkerSlot& sibling = slot(index);
         if (sibling.state.load(std::memory_order_relaxed) == WorkerState::Ready &&
-            sibling.busy.load(std::memory_order_relaxed) == 0 &&
-            sibling.queued.load(std::memory_order_relaxed) == 0)
+            sibling.busy.load(std::memory_order_relaxed) <
+                sibling.capacity.load(std::memory_order_relaxed) &&
+            sibling.connections.load(std::memory_order_relaxed) < with_fewer_than)
             return true;
     }
     return false;

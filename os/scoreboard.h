@@ -57,9 +57,8 @@ struct WorkerSlot {
     std::atomic<int64_t> heartbeat_ms{0};  ///< monotonic; 0 = has not beaten yet
     std::atomic<uint64_t> requests{0};     ///< taken by the application since the worker's start
     std::atomic<uint32_t> busy{0};         ///< requests inside the application
-    std::atomic<uint32_t> queued{0};       ///< complete, waiting for the application
-    std::atomic<uint32_t> connections{0};
-    std::atomic<uint32_t> capacity{1};  ///< requests it can run at once (slots of the class)
+    std::atomic<uint32_t> capacity{1};     ///< requests it can run at once (slots of the class)
+    std::atomic<uint32_t> connections{0};  ///< open ones
     std::atomic<bool> wants_replacement{false};  ///< max_requests reached: boot another one first
     Activity activities[kActivitiesMax];
 
@@ -95,8 +94,9 @@ public:
     /// Worker, after fork: closes what only the arbiter needs.
     void after_fork();
 
-    /// True if some other Ready worker than `self` has nothing to do (close-when-behind rule).
-    [[nodiscard]] bool has_idle_sibling(size_t self) const;
+    /// True if some other Ready worker than `self` holds fewer connections than that and could run
+    /// a request at once.
+    [[nodiscard]] bool has_idle_sibling(size_t self, size_t with_fewer_than = SIZE_MAX) const;
 
 private:
     struct Shared;  ///< the mapping: how many slots were ever used, then the slots

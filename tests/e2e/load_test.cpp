@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
+#include <optional>
 
 #include <poll.h>
 #include <sys/resource.h>
@@ -46,6 +48,29 @@ Milliseconds p99_of_hello(
     for (int i = 0; i < 3 && best >= kPromised; ++i)
         best = std::min(best, p99_of_hello_once(server, requests, in_between));
     return best;
+}
+
+/// How much of the requests of so many clients the busiest worker takes.
+double share_of_busiest(const Server& server, size_t connections) {
+    constexpr size_t kRounds = 10;
+    std::vector<std::optional<Client>> clients(connections);
+    std::map<std::string, size_t> taken;  // by the worker's process id
+    for (size_t round = 0; round < kRounds; ++round) {
+        for (std::optional<Client>& client : clients) {
+            if (!client) client.emplace(server.connect());
+            client->send(make_request("GET", "/pid"));
+        }
+        for (std::optional<Client>& client : clients) {
+            const Response response = client->read_response();
+            EXPECT_EQ(response.status, 200) << response << server.story();
+            ++taken[response.body];
+            if (response.says_close()) client.reset();  // its worker had more to do
+        }
+    }
+    size_t most = 0;
+    for (const auto& [pid, count] : taken)
+        most = std::max(most, count);
+    return static_cast<double>(most) / static_cast<double>(kRounds * connections);
 }
 
 class Load : public PerEngine {
@@ -150,6 +175,17 @@ TEST_P(Load, HoldsThousandsOfIdleConnectionsCheaply) {
     EXPECT_LT(server.peak_bytes() - before, 2000U * 4096) << "more than a page a connection";
     EXPECT_LT(p99_of_hello(server, 200), kPromised);
     EXPECT_EQ(idle[0].get("/").status, 200);
+}
+
+TEST_P(Load, IsSharedByTheWorkers) {
+    const Server server(with({"-w", "2", "--keep-alive", "60", "--log-level", "debug"}));
+    ASSERT_TRUE(eventually([&] { return count(server.err(), "is ready after") == 2; }));
+    for (const size_t connections : {8U, 64U, 256U}) {
+        double share = 1;  // the best of five: a worker that gets no processor takes nothing
+        for (int i = 0; i < 5 && share > 0.6; ++i)
+            share = std::min(share, share_of_busiest(server, connections));
+        EXPECT_LE(share, 0.6) << connections << " connections" << server.story();
+    }
 }
 
 TEST_P(Load, LetsANewcomerInWhenWorkerConnectionsAreAllIdle) {

@@ -550,12 +550,35 @@ TEST_F(EventLoopAccept, LetsANewcomerInForEveryAnswer) {
 }
 
 TEST_F(EventLoopAccept, LeavesThemToAnIdleSibling) {
-    engine.options.has_idle_sibling = [] { return true; };
+    engine.options.has_idle_sibling = [](size_t with_fewer_than) {
+        return with_fewer_than > 100;  // it has more than we do
+    };
     fill();
     connect(6, true);
     answer_all();
     engine.loop->turn(0);
     EXPECT_EQ(engine.loop->connection_count(), 4u + 1u) << "one slot is free";
+}
+
+TEST_F(EventLoopAccept, LeavesThemToAnIdleSiblingWithFewerConnections) {
+    std::atomic<uint32_t> shown{0};
+    std::atomic<uint32_t> others{0};
+    engine.options.connections = &shown;
+    engine.options.has_idle_sibling = [&](size_t with_fewer_than) {
+        return others < with_fewer_than;
+    };
+    engine.options.slots = 4;
+    engine.open();
+    connect(2, true);
+    turn_until([&] { return shown == 1; });
+    for (int i = 0; i < 10; ++i)
+        engine.loop->turn(0);
+    EXPECT_EQ(shown, 1u) << "the second one is for the sibling";
+    others = 1;
+    turn_until([&] { return shown == 2; });
+    // A sibling that never comes gets a chance, but nobody waits for it for ever.
+    connect(1, true);
+    turn_until([&] { return shown == 3; });
 }
 
 INSTANTIATE_TEST_SUITE_P(InlineAndThreads, EventLoopTest, ::testing::Values(0, 4),

@@ -216,10 +216,11 @@ TEST(ScoreboardRoom, FindsAnIdleSibling) {
     board.slot(sibling).busy.store(1);
     EXPECT_FALSE(board.has_idle_sibling(self));
     EXPECT_TRUE(board.has_idle_sibling(sibling));
-    board.slot(sibling).busy.store(0);
-    board.slot(sibling).queued.store(1);
-    EXPECT_FALSE(board.has_idle_sibling(self));
-    board.slot(sibling).queued.store(0);
+    board.slot(sibling).capacity.store(2);
+    EXPECT_TRUE(board.has_idle_sibling(self));
+    board.slot(sibling).connections.store(3);
+    EXPECT_FALSE(board.has_idle_sibling(self, 3));
+    EXPECT_TRUE(board.has_idle_sibling(self, 4));
     board.slot(sibling).state.store(WorkerState::Stopping);
     EXPECT_FALSE(board.has_idle_sibling(self));
     board.free(sibling);
