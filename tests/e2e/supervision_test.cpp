@@ -2,6 +2,7 @@
 // failed or wrong answer, over kept-alive and over fresh connections, and must count none.
 #include <algorithm>
 #include <atomic>
+#include <filesystem>
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -268,6 +269,43 @@ TEST_F(Upgrade, TheNewMasterCanBeRolledBack) {
     ASSERT_TRUE(eventually([&] { return !is_alive(fresh); }));
     EXPECT_EQ(server.get("/").status, 200) << server.story();
     EXPECT_EQ(pid_in(pidfile), server.pid());
+}
+
+TEST_F(Upgrade, WorksForADaemonOnSeveralSockets) {
+    const TempDir scratch;
+    const Endpoint tcp{.port = free_port()};
+    const Endpoint local{.path = scratch / "socket"};
+    const Finished started = run_server(
+        {"-D", "-w", "2", "-p", scratch / "pid", "--log-file", scratch / "log", "-b",
+         "127.0.0.1:" + std::to_string(tcp.port), "-b", "unix:" + local.path, "probe:app"});
+    ASSERT_EQ(started.code, 0) << started;
+    const auto log = [&] { return read_file(scratch / "log"); };
+    ASSERT_TRUE(eventually([&] { return fetch(local, "GET", "/").status == 200; })) << log();
+    const pid_t old = pid_in(scratch / "pid");
+    ASSERT_GT(old, 1);
+    Load on_tcp(tcp, 2), on_local(local, 2);
+    ASSERT_TRUE(on_tcp.goes_on() && on_local.goes_on()) << log();
+    ::kill(old, SIGUSR2);
+    ASSERT_TRUE(eventually([&] { return pid_in(scratch / "pid.2") > 0; })) << log();
+    const pid_t fresh = pid_in(scratch / "pid.2");
+    ASSERT_TRUE(eventually([&] { return children_of(fresh).size() == 2; })) << log();
+    // The careful way: the old one stays without workers until somebody is sure of the new one.
+    ::kill(old, SIGWINCH);
+    ASSERT_TRUE(eventually([&] { return children_of(old) == std::vector<pid_t>{fresh}; })) << log();
+    EXPECT_TRUE(on_tcp.goes_on() && on_local.goes_on()) << log();
+    ::kill(old, SIGQUIT);
+    ASSERT_TRUE(eventually([&] { return !is_alive(old) && pid_in(scratch / "pid") == fresh; }))
+        << log();
+    EXPECT_TRUE(on_tcp.goes_on() && on_local.goes_on()) << log();
+    on_tcp.stop();
+    on_local.stop();
+    EXPECT_EQ(on_tcp.bad_count(), 0u) << on_tcp.bad() << log();
+    EXPECT_EQ(on_local.bad_count(), 0u) << on_local.bad() << log();
+    EXPECT_TRUE(contains(log(), "Master has been promoted.")) << log();
+    ::kill(fresh, SIGTERM);
+    EXPECT_TRUE(eventually([&] { return !is_alive(fresh); })) << log();
+    EXPECT_FALSE(std::filesystem::exists(local.path));
+    EXPECT_FALSE(std::filesystem::exists(scratch / "pid"));
 }
 
 TEST(Idle, AServerWithFourWorkersHardlyEverWakesUp) {
