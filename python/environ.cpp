@@ -11,8 +11,8 @@ namespace gcorn {
 namespace {
 
 // X(identifier, "key"): all keys a request always has. They are more than 21 on purpose: a
-// dictionary of that size has room for 42, so a copy of the template takes a browser's fields
-// without growing.
+// dictionary of that size has room for 42, so a copy of the template takes twenty fields without
+// growing.
 #define GCORN_ENVIRON_KEYS(X)                         \
     X(request_method, "REQUEST_METHOD")               \
     X(raw_uri, "RAW_URI")                             \
@@ -37,8 +37,14 @@ namespace {
     X(wsgi_early_hints, "wsgi.early_hints")           \
     X(gunicorn_socket, "gunicorn.socket")
 
+#define GCORN_KEY_COUNT(identifier, key) +1
+constexpr size_t kAlwaysThere = 0 GCORN_ENVIRON_KEYS(GCORN_KEY_COUNT);
+#undef GCORN_KEY_COUNT
+
 constexpr std::string_view kMethods[] = {"GET",    "HEAD",    "POST", "PUT",
                                          "DELETE", "OPTIONS", "PATCH"};
+/// Keys that a copy of the template takes without growing.
+constexpr Py_ssize_t kKeysThatFit = 42;
 constexpr size_t kFieldIds = static_cast<size_t>(FieldId::Count);
 
 /// An interned str of the process's own; null with an exception set. Raises.
@@ -62,6 +68,19 @@ std::string environ_key(std::string_view field_name) {
 
 bool set(PyObject* environ, const PyRef& key, const PyRef& value) {
     return value && PyDict_SetItem(environ, key.get(), value.get()) == 0;
+}
+
+/// A copy with room for some forty keys more. A dictionary gets larger when a key finds no room,
+/// and popitem() takes the key back but leaves the size. Raises.
+PyRef widened(PyObject* environ) {
+    PyRef copy = PyRef::steal(PyDict_Copy(environ));
+    if (!copy) return copy;
+    const Py_ssize_t size = PyDict_Size(environ);
+    for (Py_ssize_t i = size; i <= kKeysThatFit; ++i)
+        if (!set(copy.get(), latin1_str(std::to_string(i)), PyRef::borrow(Py_None))) return {};
+    while (PyDict_Size(copy.get()) > size)
+        if (!PyRef::steal(PyObject_CallMethod(copy.get(), "popitem", nullptr))) return {};
+    return copy;
 }
 
 bool set_text(PyObject* environ, const char* key, std::string_view text) {
@@ -151,20 +170,24 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
     GCORN_ENVIRON_KEYS(GCORN_KEY_PLACE)
 #undef GCORN_KEY_PLACE
     const auto boolean = [](bool value) { return PyRef::steal(PyBool_FromLong(value ? 1 : 0)); };
-    return set(t, n.server_software,
-               latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
-           set(t, n.wsgi_version, PyRef::steal(Py_BuildValue("(ii)", 1, 0))) &&
-           set(t, n.wsgi_input_terminated, boolean(true)) &&
-           set(t, n.wsgi_errors, PyRef::borrow(constants.errors)) &&
-           set(t, n.wsgi_multithread, boolean(constants.is_multithread)) &&
-           set(t, n.wsgi_multiprocess, boolean(constants.is_multiprocess)) &&
-           set(t, n.wsgi_run_once, boolean(false)) &&
-           set(t, n.wsgi_file_wrapper, PyRef::borrow(constants.file_wrapper));
+    const bool is_set =
+        set(t, n.server_software, latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
+        set(t, n.wsgi_version, PyRef::steal(Py_BuildValue("(ii)", 1, 0))) &&
+        set(t, n.wsgi_input_terminated, boolean(true)) &&
+        set(t, n.wsgi_errors, PyRef::borrow(constants.errors)) &&
+        set(t, n.wsgi_multithread, boolean(constants.is_multithread)) &&
+        set(t, n.wsgi_multiprocess, boolean(constants.is_multiprocess)) &&
+        set(t, n.wsgi_run_once, boolean(false)) &&
+        set(t, n.wsgi_file_wrapper, PyRef::borrow(constants.file_wrapper));
+    if (is_set) wide_template_ = widened(t);
+    return static_cast<bool>(wide_template_);
 }
 
 PyRef EnvironMaker::make(const Exchange& exchange, const EnvironObjects& objects) {
     const Names& n = *names_;
-    PyRef environ = PyRef::steal(PyDict_Copy(template_.get()));
+    const auto keys = static_cast<Py_ssize_t>(kAlwaysThere + exchange.head.fields.size());
+    const PyRef& pattern = keys > kKeysThatFit ? wide_template_ : template_;
+    PyRef environ = PyRef::steal(PyDict_Copy(pattern.get()));
     if (!environ) return environ;
     PyObject* e = environ.get();
     const bool is_made = set_request_line(e, exchange.head) && set_addresses(e, exchange) &&

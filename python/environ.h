@@ -69,6 +69,7 @@ private:
 
     std::unique_ptr<Names> names_;
     PyRef template_;
+    PyRef wide_template_;  ///< for many fields
     StrCache remote_addr_, server_name_, server_port_;
 };
 
