@@ -311,9 +311,11 @@ LoopOptions Worker::loop_options() {
     options.tls = tls_.get();
     measures_time_ = context_.log.has_access() || context_.statsd.is_enabled();
     options.measures_time = measures_time_;
-    options.has_idle_sibling = [this](size_t with_fewer_than) {
-        return context_.scoreboard.has_idle_sibling(context_.slot, with_fewer_than);
-    };
+    if (!cfg.reuse_port) {  // with it, nobody else can take what waits for us
+        options.has_idle_sibling = [this](size_t with_fewer_than) {
+            return context_.scoreboard.has_idle_sibling(context_.slot, with_fewer_than);
+        };
+    }
     options.connections = &board().connections;
     options.reads_at_once = listener_options(cfg).defer_accept_s > 0;
     options.beat = [this] { board().beat(); };

@@ -46,8 +46,8 @@ struct LoopOptions {
     std::string spool_directory;
     TransformFactory* tls = nullptr;  ///< borrowed; null: plain HTTP
     bool measures_time = false;       ///< the access format or statsd wants durations
-    /// Another worker could run a request at once, and holds fewer connections than that. Empty:
-    /// there is no other.
+    /// Another worker on the same listeners could run a request at once, and holds fewer
+    /// connections than that. Empty: there is none.
     std::function<bool(size_t with_fewer_than)> has_idle_sibling;
     std::atomic<uint32_t>* connections = nullptr;  ///< where the others see ours; may be null
     bool reads_at_once = false;   ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
