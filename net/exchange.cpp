@@ -27,6 +27,8 @@ namespace {
 constexpr size_t kGatherBytesMax = 4096;
 /// A queued piece of memory grows up to this before a new one is started.
 constexpr size_t kSegmentBytesMax = 64 * 1024;
+/// What a piece starts with that answers to pipelined requests will join.
+constexpr size_t kCorkedBytes = 4096;
 /// One system call moves at most this much, so that one fast reader does not hold the leader.
 constexpr size_t kSendBytesMax = 1 << 20;
 constexpr size_t kIovMax = 16;
@@ -289,7 +291,8 @@ bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view byte
         segments_.back().bytes += bytes;
     } else {
         Segment piece;
-        piece.bytes = bytes;
+        if (corked_) piece.bytes.reserve(kCorkedBytes);  // answers to pipelined requests follow
+        piece.bytes += bytes;
         segments_.push_back(std::move(piece));
     }
     queued_bytes_ += bytes.size();
