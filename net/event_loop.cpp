@@ -66,6 +66,9 @@ void name_refused(AccessRecord& record, std::string_view line) {
     const size_t last = line.rfind(' ');
     record.target = line.substr(0, last);
     if (last != std::string_view::npos) record.protocol = line.substr(last + 1);
+    const size_t question = std::min(record.target.find('?'), record.target.size());
+    record.path = record.target.substr(0, question);
+    record.query = record.target.substr(std::min(question + 1, record.target.size()));
 }
 
 }  // namespace

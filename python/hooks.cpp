@@ -399,6 +399,8 @@ PyObject* PythonHooks::request_view(Exchange& exchange) {
 
 bool PythonHooks::pre_request(Exchange& exchange) {
     requests_.erase(&exchange);  // of an earlier request that never came to its end
+    // The loop measures only for lines that it writes itself.
+    if (logging_.takes_over() && exchange.received_us == 0) exchange.received_us = monotonic_us();
     const HookRef hook = worker_->context().cfg.pre_request;
     if (!hook) {
         if (log_.enabled(Level::Debug)) {

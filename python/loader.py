@@ -110,12 +110,30 @@ def source_files():
             for name in names if isinstance(name, str)]
 
 
+def places_of(name):
+    """Where the source of the module of that name is, or would be."""
+    package, _, last = name.rpartition(".")
+    directories = getattr(sys.modules.get(package), "__path__", ()) if package else sys.path
+    return [os.path.join(directory, last + end) for directory in directories
+            if os.path.isdir(directory or ".") for end in (".py", "/__init__.py")]
+
+
 def files_of(error):
-    """The files an exception passed through, and the one with the syntax error."""
+    """The files that can end an import's error: those it passed through, and those it looked for."""
     import traceback
-    names = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    if isinstance(error, SyntaxError):
-        names.append(error.filename)
-    return [name for name in names if isinstance(name, str) and os.path.isfile(name)]
+    seen, there, missing = set(), [], []
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        there += [frame.f_code.co_filename for frame in frames]
+        if isinstance(error, SyntaxError):
+            there.append(error.filename)
+        elif isinstance(error, ImportError) and error.name:
+            missing += places_of(error.name)
+        elif frames:  # a source that can't even be compiled (NUL bytes) has no frame of its own
+            names = frames[-1].f_code.co_names
+            there += [place for name in names if name not in sys.modules for place in places_of(name)]
+        error = error.__cause__ or error.__context__
+    return [name for name in there if isinstance(name, str) and os.path.isfile(name)] + missing
 
 # )PY"

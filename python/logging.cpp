@@ -122,6 +122,14 @@ PythonLogging::~PythonLogging() {
 }
 
 Status PythonLogging::configure(const Config& cfg) {
+    const std::string& access = cfg.access_log_format;
+    const bool wants_json =
+        access == "json" || access.starts_with("json:") || cfg.error_log_format == "json";
+    if (wants_json && logging_takes_over(cfg)) {
+        return Error{1,
+                     "json is a format of the built-in logger, which logconfig* and logger_class "
+                     "replace: set a JSON formatter of Python's there"};
+    }
     WithGil gil;
     Config previous = std::exchange(cfg_, cfg);
     Status status = set_up(logging_takes_over(cfg));

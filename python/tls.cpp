@@ -263,17 +263,27 @@ PyRef make_ssl_context(const Config& cfg, PyObject* make) {
                                               static_cast<int>(cfg.cert_reqs), ciphers.get()));
 }
 
-Status check_pem(const char* setting, const std::string& path, bool is_key) {
+/// What a PEM file must hold; OpenSSL says "[SSL] PEM lib" if it holds something else.
+enum class Pem : uint8_t { Certificate, Key, Both };
+
+Status check_pem(const char* setting, const std::string& path, Pem pem) {
     const std::string what = std::string(setting) + " '" + path + "'";
     const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     std::string text(kPemBytesMax, '\0');
     const ssize_t got = file.is_open() ? ::read(file.get(), text.data(), text.size()) : -1;
     if (got < 0) return Error{1, errno_error(errno, what).message};
     text.resize(static_cast<size_t>(got));
-    if (text.find("-----BEGIN ") == std::string::npos)
-        return Error{1, what + " is not in PEM format"};
+    const auto has = [&text](const char* part) { return text.find(part) != std::string::npos; };
+    if (!has("-----BEGIN ")) return Error{1, what + " is not in PEM format"};
+    // "CERTIFICATE-----" and "TRUSTED CERTIFICATE-----"; no kind of key is named without these
+    // words.
+    if (pem != Pem::Key && !has("CERTIFICATE-----"))
+        return Error{1, what + " holds no certificate"};
+    if (pem != Pem::Certificate && !has("PRIVATE KEY-----"))
+        return Error{1, what + " holds no private key" +
+                            (pem == Pem::Both ? ", and keyfile is not set" : "")};
     // "BEGIN ENCRYPTED PRIVATE KEY" (RFC 7468 §11), or the older "Proc-Type: 4,ENCRYPTED".
-    if (is_key && text.find("ENCRYPTED") != std::string::npos)
+    if (pem != Pem::Certificate && has("ENCRYPTED"))
         return Error{1, what +
                             " needs a passphrase, which a server cannot ask for: store the key "
                             "without one, or load it in an ssl_context hook"};
@@ -289,11 +299,12 @@ Status check_files(const Config& cfg) {
         return Error{
             1, "cert_reqs asks for client certificates: set ca_certs, by which to judge them"};
     const bool has_keyfile = !cfg.keyfile.empty();
-    if (Status read = check_pem("certfile", cfg.certfile, !has_keyfile); !read) return read;
+    const Pem pem = has_keyfile ? Pem::Certificate : Pem::Both;
+    if (Status read = check_pem("certfile", cfg.certfile, pem); !read) return read;
     if (has_keyfile) {
-        if (Status read = check_pem("keyfile", cfg.keyfile, true); !read) return read;
+        if (Status read = check_pem("keyfile", cfg.keyfile, Pem::Key); !read) return read;
     }
-    return cfg.ca_certs.empty() ? Status() : check_pem("ca_certs", cfg.ca_certs, false);
+    return cfg.ca_certs.empty() ? Status() : check_pem("ca_certs", cfg.ca_certs, Pem::Certificate);
 }
 
 std::string files_of(const Config& cfg) {

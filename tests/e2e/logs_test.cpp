@@ -226,8 +226,9 @@ TEST_P(Logs, WritesALineForRefusedRequests) {
     SKIP_ON_GUNICORN("it writes some of them");
     const TempDir scratch;
     const Server server(with({"--access-logfile", scratch / "access", "--access-logformat",
-                              R"(%(h)s "%(r)s" %(s)s "%(a)s")"}));
+                              R"(%(h)s "%(r)s" %(s)s "%(a)s" %(U)s %(q)s)"}));
     const std::vector<std::pair<std::string, std::string>> refused = {
+        {"GET /a%20b?c=d HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", "400"},
         {"GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", "400"},
         {"GET / HTTP/9.1\r\nHost: x\r\n\r\n", "505"},
         {"GET /" + std::string(5000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n", "414"},
@@ -241,6 +242,8 @@ TEST_P(Logs, WritesALineForRefusedRequests) {
         EXPECT_EQ(lines[i].rfind("127.0.0.1 \"", 0), 0U) << lines[i];
         EXPECT_NE(lines[i].find("\" " + refused[i].second + " \""), std::string::npos) << lines[i];
     }
+    EXPECT_EQ(lines_of(scratch / "access", 1)[0],
+              R"(127.0.0.1 "GET /a%20b?c=d HTTP/1.1" 400 "-" /a b c=d)");
     EXPECT_TRUE(server.logs("Invalid request from ip=127.0.0.1")) << server.story();
 }
 

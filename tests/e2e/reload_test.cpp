@@ -156,6 +156,27 @@ TEST_P(Reload, AnswersAnyImportErrorWithItsTracebackAndRecovers) {
     EXPECT_FALSE(server_->exit_code(Milliseconds(0)).has_value());
 }
 
+TEST_P(Reload, RecoversWhenAModuleThatWasMissingAppears) {
+    start();
+    const auto expect_recovery = [&](const std::string& file, const std::string& text) {
+        EXPECT_TRUE(eventually([&] { return server_->get("/").status == 500; }))
+            << file << server_->story();
+        settle();
+        save_in_place(file, module(text));
+        ASSERT_TRUE(answers(text)) << file << server_->story();
+    };
+    ASSERT_EQ(::unlink((site_ / "part.py").c_str()), 0);
+    expect_recovery("part.py", "back");
+    save_in_place("part.py", "from fresh import text\n");
+    expect_recovery("fresh.py", "module");
+    save_in_place("part.py", "try: from parcel import text\nexcept ImportError: raise KeyError\n");
+    expect_recovery("parcel/__init__.py", "package");
+    save_in_place("part.py", "from parcel.inner import text\n");
+    expect_recovery("parcel/inner.py", "inner");
+    save_in_place("part.py", std::string("text = '\0'\n", 11));  // no frame of a traceback names it
+    expect_recovery("part.py", "compiles");
+}
+
 TEST_P(Reload, StartsWithABrokenApplicationToo) {
     const TempDir site;
     site.write("late.py", "def app(\n");

@@ -398,10 +398,17 @@ TEST_F(TlsTest, OneClearLineStopsTheStart) {
     failure({"--certfile", cert, "--keyfile", certificates() / "client.key"},
             "key values mismatch");
     failure({"--certfile", cert, "--keyfile", certificates() / "locked.key"}, "needs a passphrase");
-    failure({"--certfile", key, "--keyfile", key}, "cannot set up TLS with certfile");
+    failure({"--certfile", key, "--keyfile", key}, "certfile '" + key + "' holds no certificate");
+    failure({"--certfile", cert, "--keyfile", cert}, "keyfile '" + cert + "' holds no private key");
+    failure({"--certfile", cert}, "holds no private key, and keyfile is not set");
     failure({"--keyfile", key}, "keyfile is set, but certfile is not");
     failure({"--certfile", cert, "--keyfile", key, "--ciphers", "NO-SUCH"}, "ciphers 'NO-SUCH'");
     failure({"--certfile", cert, "--keyfile", key, "--cert-reqs", "2"}, "set ca_certs");
+    const TempDir directory;
+    const std::string conf = directory.write("conf.py",
+                                             "def ssl_context(config, default):\n"
+                                             "    raise ValueError('no such vault')\n");
+    failure({"-c", conf, "--certfile", cert, "--keyfile", key}, "ValueError: no such vault");
 }
 
 }  // namespace

@@ -509,6 +509,20 @@ TEST_F(HooksTest, HandsAccessRecordsToPythonsLogging) {
     EXPECT_EQ(seen(), "[('200 OK', '/p', {'k': 1}, 2.5)]");
 }
 
+TEST_F(HooksTest, TellsPythonsLoggingHowLongARequestTookThatNobodyElseMeasured) {
+    use("import gunicorn\n"
+        "class Own(gunicorn.glogging.Logger):\n"
+        "    def access(self, resp, req, environ, request_time):\n"
+        "        seen.append(request_time.total_seconds() < 60)\n"
+        "logger_class = Own\n");
+    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
+    ASSERT_TRUE(pre_request(*request));
+    ASSERT_TRUE(request->response.set_status("200 OK"));
+    ASSERT_TRUE(post_request(*request, "{}")) << failure_;
+    EXPECT_EQ(seen(), "[True]");
+}
+
 TEST_F(HooksTest, SurvivesALoggerClassWhoseAccessRaises) {
     use("import gunicorn\n"
         "class Own(gunicorn.glogging.Logger):\n"

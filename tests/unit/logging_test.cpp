@@ -170,6 +170,17 @@ TEST_F(LoggingTest, KnowsWhenPythonTakesOver) {
     EXPECT_TRUE(logging_takes_over(config("logconfig_json = 'log.json'")));
 }
 
+TEST_F(LoggingTest, RefusesJsonThatPythonWouldNotWrite) {
+    for (const char* format : {"access_log_format = 'json'", "access_log_format = 'json:s,D'",
+                               "error_log_format = 'json'"}) {
+        const Status refused = configure(std::string(kErrorToFile) + format + "\n");
+        ASSERT_FALSE(refused) << format;
+        EXPECT_EQ(refused.error().code, 1);
+        EXPECT_EQ(refused.message().rfind("json is a format of the built-in logger", 0), 0U);
+        EXPECT_TRUE(configure(format)) << format;
+    }
+}
+
 TEST_F(LoggingTest, SendsTheServersRecordsThroughADictionary) {
     ASSERT_TRUE(configure(kErrorToFile));
     EXPECT_TRUE(logging_.takes_over());

@@ -420,6 +420,18 @@ TEST_F(Tls, NamesTheFileThatIsNoPem) {
               std::string::npos);
 }
 
+TEST_F(Tls, SaysThatAFileHoldsSomethingElse) {
+    Config cfg = config();
+    cfg.certfile = cfg.keyfile;
+    EXPECT_EQ(failure(cfg), "certfile '" + cfg.certfile + "' holds no certificate");
+    cfg = config();
+    cfg.keyfile = cfg.certfile;
+    EXPECT_EQ(failure(cfg), "keyfile '" + cfg.keyfile + "' holds no private key");
+    cfg = config();
+    cfg.ca_certs = cfg.keyfile;
+    EXPECT_EQ(failure(cfg), "ca_certs '" + cfg.ca_certs + "' holds no certificate");
+}
+
 TEST_F(Tls, SaysThatKeyAndCertificateDoNotMatch) {
     Config cfg = config();
     cfg.keyfile = path("client.key");
@@ -440,7 +452,8 @@ TEST_F(Tls, SaysWhatIsMissing) {
     EXPECT_EQ(failure(cfg), "keyfile is set, but certfile is not");
     cfg = config();
     cfg.keyfile = "";
-    EXPECT_NE(failure(cfg), "");  // no key in the certificate's file
+    EXPECT_EQ(failure(cfg),
+              "certfile '" + cfg.certfile + "' holds no private key, and keyfile is not set");
     cfg = config();
     cfg.cert_reqs = 2;
     EXPECT_NE(failure(cfg).find("set ca_certs"), std::string::npos);
