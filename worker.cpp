@@ -337,8 +337,8 @@ int Worker::serve_until_told() {
     loop.watch(signals::fd(), [this] { handle_signals(); });
     if (context_.life_fd >= 0) loop.watch(context_.life_fd, [this] { arbiter_gone(); });
     if (reloader_ && reloader_->fd() >= 0)
-        loop.watch(reloader_->fd(), [] {});  // tend() looks after the turn
-    if (reloader_) look_for_changes();
+        loop.watch(reloader_->fd(), [this] { wake_hub(); });  // the others look after the turn
+    look_for_changes();
 
     heartbeat_ms_ = kHeartbeatMaxMs;
     if (cfg.timeout > 0)
@@ -431,7 +431,7 @@ int Worker::sleep_ms() const {
 
 void Worker::tend() {
     board().beat();
-    if (reloader_) look_for_changes();
+    look_for_changes();
 }
 
 // --------------------------------------------------------------------------------------- requests
@@ -522,6 +522,7 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     int64_t next_beat_ms = 0;
     while (!is_finished()) {
         loop.turn(std::min(sleep_ms(), kInterpreterBeatMs));
+        look_for_changes();
         if (monotonic_ms() < next_beat_ms && alive() && !loop.was_interrupted()) continue;
         // Taking the GIL proves that the interpreter is alive; a beat without it would prove
         // nothing.
@@ -538,6 +539,7 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
 
 /// Before the application is loaded: what it reads meanwhile may be saved meanwhile.
 void Worker::start_reloader() {
+    context_.log.warning("Reloader is on. Use in development only!");
     reloader_ = std::make_unique<Reloader>();
     if (Status status = reloader_->start(context_.cfg.reload_engine); !status) {
         context_.log.error("%s", status.message().c_str());
@@ -548,6 +550,7 @@ void Worker::start_reloader() {
 }
 
 void Worker::look_for_changes() {
+    if (!reloader_) return;
     std::string path;
     if (monotonic_ms() >= next_look_ms_) {
         reloader_->watch(context_.app.source_files(), context_.cfg.reload_extra_files);

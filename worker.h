@@ -111,6 +111,8 @@ protected:
     [[nodiscard]] int64_t request_timeout_ms() const { return context_.cfg.request_timeout * 1000; }
     /// Between two turns on the main thread: heartbeat, reloader, the end of a stop.
     void tend();
+    /// The reloader's part of it, for turns after which the rest is not due.
+    void look_for_changes();
     /// What the signals of the queue ask for.
     void handle_signals();
     /// How long a turn may sleep, in ms, for heartbeat and stop to be in time; -1 = no limit.
@@ -131,7 +133,6 @@ private:
     void count_request();
     bool want_replacement();
     void start_reloader();
-    void look_for_changes();
     [[nodiscard]] LoopOptions loop_options();
     [[nodiscard]] WorkerSlot& board() const { return context_.scoreboard.slot(context_.slot); }
 

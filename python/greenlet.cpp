@@ -314,7 +314,10 @@ PyObject* GreenletWorker::tend_hub(PyObject* self, PyObject*) {
     GreenletWorker* worker = worker_in(self);
     worker->tend();
     if (worker->is_finished()) return PyFloat_FromDouble(-1);
-    return PyFloat_FromDouble(worker->alive() ? 1.0 : kStoppingWaitS);
+    // A second at most: the hub proves that it is alive.
+    return PyFloat_FromDouble(worker->alive()
+                                  ? std::min(1.0, static_cast<double>(worker->sleep_ms()) / 1000)
+                                  : kStoppingWaitS);
 }
 
 }  // namespace gcorn
