@@ -117,8 +117,12 @@ struct Cast {
         return {};
     }
     Status operator()(std::monostate) const {  // checked, then forgotten
-        std::optional<bool> flag;
-        if (setting.is_switch()) return cast_bool(flag);
+        if (setting.is_switch()) {
+            std::optional<bool> flag;
+            if (Status status = cast_bool(flag); !status) return status;
+            std::string text = flag ? value_text(*flag) : "None";
+            return check_text(setting, text);
+        }
         Result<std::string> text = cast_text(setting, value);
         return text ? check_text(setting, *text) : Status{text.error()};
     }

@@ -191,6 +191,9 @@ TEST(ConfigCasts, OutOfScopeSettingsAreRefusedWithTheirReason) {
     EXPECT_EQ(applied("dirty_apps", StringList{"x"}),
               "error: dirty_apps cannot be set: gcorn has no dirty workers; use a task queue");
     EXPECT_EQ(applied("control_socket_disable", true), "None") << "accepted, nothing to remember";
+    EXPECT_EQ(applied("control_socket_disable", false),
+              "error: Value is False: gcorn has no control socket; it is steered by signals "
+              "(control_socket_disable; allowed: True)");
     EXPECT_EQ(applied("protocol", std::string("http")), "None");
     EXPECT_EQ(
         applied("protocol", std::string("uwsgi")),
