@@ -112,13 +112,13 @@ private:
 
 int Server::run() {
     if (Status read = read_command_line(); !read) return fail(read.error());
-    if (command_line_.help) {
-        print(command_line_.help_form.empty()
-                  ? help_text(terminal_width())
-                  : help_in_form(command_line_.help_form, terminal_width()));
+    for (const CommandLine* line : {&command_line_, &environment_line_}) {
+        if (!line->help) continue;
+        print(line->help_form.empty() ? help_text(terminal_width())
+                                      : help_in_form(line->help_form, terminal_width()));
         return 0;
     }
-    if (command_line_.version) {
+    if (command_line_.version || environment_line_.version) {
         print("gcorn (version " GCORN_VERSION ")\n");
         return 0;
     }
@@ -173,7 +173,8 @@ Status Server::read_command_line() {
     const std::optional<std::string> words = surroundings_.variable("GUNICORN_CMD_ARGS");
     if (!words || command_line_.help || command_line_.version) return {};
     Result<StringList> split_words = split_shell_words(*words);
-    if (!split_words) return split_words.error();
+    if (!split_words)
+        return Error{split_words.error().code, "GUNICORN_CMD_ARGS: " + split_words.message()};
     Result<CommandLine> more = parse_command_line(*split_words);
     if (!more) return more.error();
     environment_line_ = std::move(*more);

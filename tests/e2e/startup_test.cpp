@@ -93,6 +93,11 @@ TEST(CommandLine, AnswersHelpAndVersion) {
         << version;
     EXPECT_EQ(run_server({"-h"}).out, help.out);
     EXPECT_EQ(run_server({"-v"}).out, version.out);
+    for (const auto& [words, out] : {std::pair{"--help", help.out}, {"-w 2 -v", version.out}}) {
+        const Finished finished = run_server({"absent:app"}, {{"GUNICORN_CMD_ARGS", words}});
+        EXPECT_EQ(finished.code, 0) << words << finished;
+        EXPECT_EQ(finished.out, out) << words;
+    }
 }
 
 TEST(CommandLine, EndsWithTwoOnUsageErrors) {
@@ -111,6 +116,10 @@ TEST(CommandLine, EndsWithOneOnRefusedValues) {
     expect_failure({"-b", "127.0.0.1:port", "probe:app"}, 1, "port");
     expect_failure({"--access-logfile", "/nonexistent/log", "probe:app"}, 1, "/nonexistent/log");
     expect_failure({"-e", "NO_EQUALS", "probe:app"}, 1, "NO_EQUALS");
+    expect_failure(
+        {"probe:app"}, 1,
+        is_gunicorn() ? "No closing quotation" : "GUNICORN_CMD_ARGS: No closing quotation",
+        {{"GUNICORN_CMD_ARGS", "--name 'two words"}});
 }
 
 TEST(CommandLine, TakesEveryFormOfAnOption) {
