@@ -129,7 +129,7 @@ struct Cast {
 
     Status operator()(StringList Config::*field) const {
         StringList items;
-        if (const auto* list = std::get_if<StringList>(&value))
+        if (const auto* list = std::get_if<StringList>(&value); list && !is_csv())
             items = *list;
         else if (const auto* text = std::get_if<std::string>(&value); text && is_csv())
             for (const std::string_view item : split_list(*text))
@@ -368,12 +368,17 @@ Value field_value(const Config& cfg, const Setting& setting) {
 std::string_view nearest_setting(std::string_view name) {
     constexpr size_t kNameBytesMin = 4;  // shorter words are one edit away from too much
     if (name.size() < kNameBytesMin || find_setting(name) != nullptr) return {};
+    std::string_view nearest;
     for (const Setting& setting : settings()) {
         if (setting.refused.empty() && setting.name.size() >= kNameBytesMin &&
             edit_distance(name, setting.name) == 1)
-            return setting.name;
+            nearest = setting.name;
     }
-    return {};
+    // Who writes preload thinks of --preload, not of reload.
+    const std::string option = "--" + std::string(name);
+    for (const Setting& setting : settings())
+        if (!nearest.empty() && setting.flags == option) nearest = setting.name;
+    return nearest;
 }
 
 // ---------------------------------------------------------------------------------- sources
@@ -480,11 +485,15 @@ Status ConfigBuilder::apply_file(std::string_view path,
                                             std::string(path) + " is the one that is read");
             continue;
         }
-        // A helper such as WORKERS beside workers is no slip of the pen, nor is an import.
+        // A helper such as WORKERS beside workers is no slip of the pen, nor is an import: a
+        // module, or what can be called where no hook is near (decouple's Config).
         const auto* other = std::get_if<OtherValue>(&value);
-        const bool is_module = other != nullptr && other->type_name == "module";
-        const std::string_view near = is_module ? "" : nearest_setting(name);
-        if (!near.empty() && !is_assigned(near))
+        const std::string_view near = nearest_setting(name);
+        const bool is_import =
+            (other != nullptr && other->type_name == "module") ||
+            (std::holds_alternative<HookRef>(value) && !near.empty() &&
+             !std::holds_alternative<HookRef Config::*>(find_setting(near)->field));
+        if (!near.empty() && !is_import && !is_assigned(near))
             resolved_.notices.push_back(std::string(path) + " sets " + name +
                                         ", which is no setting; did you mean " + std::string(near) +
                                         "?");

@@ -425,7 +425,8 @@ constexpr Setting kSettings[] = {
      .help = "Accept HTTP versions other than 1.x. Unsafe."},
     {.name = "casefold_http_method", .section = ServerMechanics,
      .flags = "--casefold-http-method", .field = &Config::casefold_http_method,
-     .fallback = "False", .help = "Turn methods into capitals before anything else sees them."},
+     .fallback = "False", .help = "Turn methods into capitals before the application sees them.",
+     .needs = "permit_unconventional_http_method"},
     {.name = "paste", .section = ServerMechanics, .flags = "--paste --paster", .metavar = "FILE",
      .field = &Config::paste, .check = paste_file, .allowed = "an existing file, FILE or FILE#SECTION",
      .help = "Load the application from a PasteDeploy file, FILE or FILE#SECTION. Its section [loggers], "
