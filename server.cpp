@@ -312,6 +312,8 @@ int Server::check(const ResolvedConfig& resolved) {
     LogOptions plain;  // the traceback of a broken application goes to stderr
     if (Status opened = log_.open(plain); !opened) return fail(opened.error());
     tell_notices(resolved);
+    if (Status usable = check_greenlet_library(resolved.config); !usable)
+        return fail(usable.error());
     if (auto tls = make_tls_context(resolved.config); !tls) return fail(tls.error());
     WsgiApp app(log_, wsgi_options(resolved.config, true));
     if (Status loaded = app.load(); !loaded) {

@@ -197,6 +197,16 @@ TEST(CheckConfig, TellsWhatHasNoEffect) {
         << finished;
 }
 
+TEST(CheckConfig, LooksForTheLibraryOfTheWorkerClass) {
+    SKIP_ON_GUNICORN("it looks at the start only");
+    const TempDir scratch;
+    scratch.write("gevent.py", "");
+    scratch.write("gevent-1.4.0.dist-info/METADATA", "Name: gevent\nVersion: 1.4.0\n");
+    expect_failure({"--check-config", "-k", "gevent", "probe:app"}, 1,
+                   "worker class gevent needs gevent 20.9 or newer, found 1.4",
+                   {{"PYTHONPATH", scratch.path()}});
+}
+
 TEST(CheckConfig, LoadsTheApplication) {
     const Finished finished = run_server({"--check-config", "absent_module:app"});
     EXPECT_EQ(finished.code, 1) << finished;
