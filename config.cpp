@@ -579,6 +579,8 @@ void ConfigBuilder::tell_what_has_no_effect() {
             notice(setting.name, " while " + std::string(needed.name) + " is " +
                                      value_text(field_value(cfg, needed)));
     }
+    if (cfg.worker_connections == 0)
+        resolved_.notices.emplace_back("worker_connections is 0: no worker takes a connection");
     if (cfg.threads > 1 && cfg.worker_class != "gthread")
         notice("threads", " while worker_class is " + cfg.worker_class);
     if (!cfg.paste.empty() && !cfg.wsgi_app.empty())

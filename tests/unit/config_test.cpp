@@ -441,6 +441,8 @@ TEST(ConfigSources, SettingsWithoutThoseTheyNeedSaySo) {
                      "casefold_http_method has no effect while permit_unconventional_http_method "
                      "is False"));
     EXPECT_TRUE(told({"--capture-output"}, "capture_output has no effect while errorlog is -"));
+    EXPECT_TRUE(told({"--worker-connections", "0"},
+                     "worker_connections is 0: no worker takes a connection"));
     EXPECT_TRUE(told({"--threads", "3", "-k", "gevent"},
                      "threads has no effect while worker_class is gevent"));
     EXPECT_TRUE(
