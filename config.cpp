@@ -117,15 +117,19 @@ struct Cast {
         return {};
     }
     Status operator()(std::monostate) const {  // checked, then forgotten
-        std::optional<bool> flag;
-        if (setting.is_switch()) return cast_bool(flag);
+        if (setting.is_switch()) {
+            std::optional<bool> flag;
+            if (Status status = cast_bool(flag); !status) return status;
+            std::string text = flag ? value_text(*flag) : "None";
+            return check_text(setting, text);
+        }
         Result<std::string> text = cast_text(setting, value);
         return text ? check_text(setting, *text) : Status{text.error()};
     }
 
     Status operator()(StringList Config::*field) const {
         StringList items;
-        if (const auto* list = std::get_if<StringList>(&value))
+        if (const auto* list = std::get_if<StringList>(&value); list && !is_csv())
             items = *list;
         else if (const auto* text = std::get_if<std::string>(&value); text && is_csv())
             for (const std::string_view item : split_list(*text))
@@ -364,12 +368,17 @@ Value field_value(const Config& cfg, const Setting& setting) {
 std::string_view nearest_setting(std::string_view name) {
     constexpr size_t kNameBytesMin = 4;  // shorter words are one edit away from too much
     if (name.size() < kNameBytesMin || find_setting(name) != nullptr) return {};
+    std::string_view nearest;
     for (const Setting& setting : settings()) {
         if (setting.refused.empty() && setting.name.size() >= kNameBytesMin &&
             edit_distance(name, setting.name) == 1)
-            return setting.name;
+            nearest = setting.name;
     }
-    return {};
+    // Who writes preload thinks of --preload, not of reload.
+    const std::string option = "--" + std::string(name);
+    for (const Setting& setting : settings())
+        if (!nearest.empty() && setting.flags == option) nearest = setting.name;
+    return nearest;
 }
 
 // ---------------------------------------------------------------------------------- sources
@@ -476,11 +485,15 @@ Status ConfigBuilder::apply_file(std::string_view path,
                                             std::string(path) + " is the one that is read");
             continue;
         }
-        // A helper such as WORKERS beside workers is no slip of the pen, nor is an import.
+        // A helper such as WORKERS beside workers is no slip of the pen, nor is an import: a
+        // module, or what can be called where no hook is near (decouple's Config).
         const auto* other = std::get_if<OtherValue>(&value);
-        const bool is_module = other != nullptr && other->type_name == "module";
-        const std::string_view near = is_module ? "" : nearest_setting(name);
-        if (!near.empty() && !is_assigned(near))
+        const std::string_view near = nearest_setting(name);
+        const bool is_import =
+            (other != nullptr && other->type_name == "module") ||
+            (std::holds_alternative<HookRef>(value) && !near.empty() &&
+             !std::holds_alternative<HookRef Config::*>(find_setting(near)->field));
+        if (!near.empty() && !is_import && !is_assigned(near))
             resolved_.notices.push_back(std::string(path) + " sets " + name +
                                         ", which is no setting; did you mean " + std::string(near) +
                                         "?");
@@ -566,6 +579,8 @@ void ConfigBuilder::tell_what_has_no_effect() {
             notice(setting.name, " while " + std::string(needed.name) + " is " +
                                      value_text(field_value(cfg, needed)));
     }
+    if (cfg.worker_connections == 0)
+        resolved_.notices.emplace_back("worker_connections is 0: no worker takes a connection");
     if (cfg.threads > 1 && cfg.worker_class != "gthread")
         notice("threads", " while worker_class is " + cfg.worker_class);
     if (!cfg.paste.empty() && !cfg.wsgi_app.empty())

@@ -112,13 +112,13 @@ private:
 
 int Server::run() {
     if (Status read = read_command_line(); !read) return fail(read.error());
-    if (command_line_.help) {
-        print(command_line_.help_form.empty()
-                  ? help_text(terminal_width())
-                  : help_in_form(command_line_.help_form, terminal_width()));
+    for (const CommandLine* line : {&command_line_, &environment_line_}) {
+        if (!line->help) continue;
+        print(line->help_form.empty() ? help_text(terminal_width())
+                                      : help_in_form(line->help_form, terminal_width()));
         return 0;
     }
-    if (command_line_.version) {
+    if (command_line_.version || environment_line_.version) {
         print("gcorn (version " GCORN_VERSION ")\n");
         return 0;
     }
@@ -126,7 +126,6 @@ int Server::run() {
     Result<ResolvedConfig> resolved = resolve();
     if (!resolved) return fail(resolved.error());
     const Config& cfg = resolved->config;
-    if (Status applied = apply_directories(cfg); !applied) return fail(applied.error());
     if (cfg.print_config || cfg.check_config) return check(*resolved);
 
     if (Status detached = detach(cfg); !detached) return fail(detached.error());
@@ -174,7 +173,8 @@ Status Server::read_command_line() {
     const std::optional<std::string> words = surroundings_.variable("GUNICORN_CMD_ARGS");
     if (!words || command_line_.help || command_line_.version) return {};
     Result<StringList> split_words = split_shell_words(*words);
-    if (!split_words) return split_words.error();
+    if (!split_words)
+        return Error{split_words.error().code, "GUNICORN_CMD_ARGS: " + split_words.message()};
     Result<CommandLine> more = parse_command_line(*split_words);
     if (!more) return more.error();
     environment_line_ = std::move(*more);
@@ -199,8 +199,11 @@ Status Server::start_python() {
     return {};
 }
 
-/// All sources of settings, lowest first; at the start and on every HUP.
+/// All sources of settings, lowest first; at the start and on every HUP. Relative names in a config
+/// file, and those that are checked here, mean the start directory each time.
 Result<ResolvedConfig> Server::resolve() {
+    const ReturnTrip trip;
+    (void)change_directory(surroundings_.start_dir);  // removed: absolute names still work
     ConfigBuilder builder(surroundings_);
     builder.apply_environment();
     Result<std::string> file = choose_config_file(command_line_, environment_line_, surroundings_);
@@ -223,7 +226,8 @@ Result<ResolvedConfig> Server::resolve() {
     return resolved;
 }
 
-/// --chdir comes last, so that a relative config file means the start directory.
+/// --chdir comes last, so that a relative config file means the start directory. On HUP it follows
+/// the symlinks again: a deployed "current" is the new release then.
 Status Server::apply_directories(const Config& cfg) {
     if (!cfg.chdir.empty()) {
         if (Status changed = change_directory(cfg.chdir); !changed)
@@ -236,11 +240,13 @@ Status Server::apply_directories(const Config& cfg) {
 /// Makes everything here follow a configuration. What fails most often comes first: then nothing
 /// changed.
 Status Server::use(const Config& cfg) {
+    ReturnTrip trip;
+    if (Status applied = apply_directories(cfg); !applied) return applied;
     Result<LogOptions> options = log_options(cfg);
     if (!options) return options.error();
     for (const std::string_view entry : split_list(cfg.pythonpath)) {
         std::string path(entry);
-        if (path[0] != '/') path.insert(0, surroundings_.start_dir + "/");
+        if (path[0] != '/') path.insert(0, cfg.chdir + "/");
         if (Status prepended = interpreter_->prepend_path(path); !prepended) return prepended;
     }
     if (Status usable = check_greenlet_library(cfg); !usable) return usable;
@@ -259,6 +265,7 @@ Status Server::use(const Config& cfg) {
     app_->configure(wsgi_options(cfg, false),
                     hooks_->has_request_hooks(cfg) ? hooks_.get() : nullptr);
     response_.server = patched_server_name().value_or(ResponseOptions().server);
+    trip.stay();
     return {};
 }
 
@@ -299,11 +306,14 @@ std::string Server::paste_specification(const Config& cfg) const {
 int Server::check(const ResolvedConfig& resolved) {
     if (resolved.config.print_config) print(print_config_text(resolved));
     std::fflush(stdout);
+    if (Status applied = apply_directories(resolved.config); !applied) return fail(applied.error());
     if (Result<LogOptions> options = log_options(resolved.config); !options)
         return fail(options.error());
     LogOptions plain;  // the traceback of a broken application goes to stderr
     if (Status opened = log_.open(plain); !opened) return fail(opened.error());
     tell_notices(resolved);
+    if (Status usable = check_greenlet_library(resolved.config); !usable)
+        return fail(usable.error());
     if (auto tls = make_tls_context(resolved.config); !tls) return fail(tls.error());
     WsgiApp app(log_, wsgi_options(resolved.config, true));
     if (Status loaded = app.load(); !loaded) {

@@ -29,7 +29,11 @@ Status status_of(const Result<T>& result) {
 }
 
 Status bind_spec(std::string& text) {
-    return status_of(parse_bind(text));
+    const Result<BindSpec> spec = parse_bind(text);
+    if (!spec) return spec.error();
+    if (spec->user)
+        if (Status found = status_of(find_user(*spec->user)); !found) return found;
+    return spec->group ? status_of(find_group(*spec->group)) : Status{};
 }
 Status networks(std::string& text) {
     return status_of(NetworkList::parse(text));
@@ -78,7 +82,8 @@ Status http_only(std::string& text) {
 }
 
 Status key_value(std::string& text) {
-    if (text.find('=') != std::string::npos) return {};
+    const size_t equals = text.find('=');
+    if (equals != 0 && equals != std::string::npos) return {};
     return Error{0, "environment setting " + quoted(text) + " invalid"};
 }
 
@@ -161,6 +166,11 @@ constexpr std::string_view kNoAsgi = "gcorn serves WSGI applications, not ASGI";
 constexpr std::string_view kNoHttp2 = "gcorn speaks HTTP/1.1; HTTP/2 belongs to the proxy in front";
 constexpr std::string_view kNoDirty = "gcorn has no dirty workers; use a task queue";
 constexpr std::string_view kNoControl = "gcorn has no control socket; it is steered by signals";
+
+Status only_without_control_socket(std::string& flag) {
+    if (flag == "True") return {};
+    return Error{0, "Value is " + flag + ": " + std::string(kNoControl)};
+}
 constexpr std::string_view kNoUwsgi = "gcorn does not speak the uwsgi protocol";
 constexpr std::string_view kOneParser = "gcorn has one HTTP parser, always the same";
 
@@ -415,7 +425,8 @@ constexpr Setting kSettings[] = {
      .help = "Accept HTTP versions other than 1.x. Unsafe."},
     {.name = "casefold_http_method", .section = ServerMechanics,
      .flags = "--casefold-http-method", .field = &Config::casefold_http_method,
-     .fallback = "False", .help = "Turn methods into capitals before anything else sees them."},
+     .fallback = "False", .help = "Turn methods into capitals before the application sees them.",
+     .needs = "permit_unconventional_http_method"},
     {.name = "paste", .section = ServerMechanics, .flags = "--paste --paster", .metavar = "FILE",
      .field = &Config::paste, .check = paste_file, .allowed = "an existing file, FILE or FILE#SECTION",
      .help = "Load the application from a PasteDeploy file, FILE or FILE#SECTION. Its section [loggers], "
@@ -569,7 +580,9 @@ constexpr Setting kSettings[] = {
     {.name = "protocol", .section = OutOfScope, .flags = "--protocol", .metavar = "NAME",
      .fallback = "http", .choices = "http", .check = http_only, .help = "Only http is spoken."},
     {.name = "control_socket_disable", .section = OutOfScope, .flags = "--no-control-socket",
-     .help = "Accepted, because container images pass it: there is no control socket."},
+     .check = only_without_control_socket, .allowed = "True",
+     .help = "Accepted, because container images pass it: there is no control socket. "
+             "False is refused."},
     refused("uwsgi_allow_ips", "--uwsgi-allow-from", "NETWORKS", kNoUwsgi),
     refused("asgi_loop", "--asgi-loop", "NAME", kNoAsgi),
     refused("asgi_lifespan", "--asgi-lifespan", "MODE", kNoAsgi),

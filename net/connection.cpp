@@ -786,14 +786,11 @@ void Connection::linger() {
 void Connection::drain_lingering() {
     std::string_view bytes;
     bool is_eof = false;
-    while (receive(bytes, is_eof)) {
+    for (size_t total = 0; total < kReadBytesPerTurn; total += bytes.size()) {
+        if (!receive(bytes, is_eof)) break;
         lingered_bytes_ += bytes.size();
-        if (lingered_bytes_ > kLingerBytesMax) {
-            close();
-            return;
-        }
     }
-    if (is_eof) close();
+    if (is_eof || lingered_bytes_ > kLingerBytesMax) close();
 }
 
 /// The peer is gone or takes nothing. With the application inside, the socket stays open until it

@@ -40,9 +40,9 @@ namespace gcorn {
 class EventLoop;
 
 /// A half-closed connection drains so much, and so long, that the peer sees our answer before a
-/// reset.
+/// reset: many clients send a whole body before they look for an answer such as 413.
 constexpr int64_t kLingerMs = 2000;
-constexpr size_t kLingerBytesMax = 64 * 1024;
+constexpr size_t kLingerBytesMax = 64 * 1024 * 1024;
 
 /// Whatever a Poller reports events for.
 class EventTarget {

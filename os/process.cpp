@@ -253,6 +253,13 @@ Status change_directory(const std::string& path) {
     return {};
 }
 
+ReturnTrip::ReturnTrip() : here_(::open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {}
+
+ReturnTrip::~ReturnTrip() {
+    // One that may be searched, but not read, cannot be opened: then we stay where we are.
+    if (here_) (void)!::fchdir(here_.get());
+}
+
 // --- exec ---
 
 std::optional<std::string> find_variable(const Environment& environment, std::string_view name) {

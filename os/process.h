@@ -60,6 +60,19 @@ Result<std::string> current_directory();
 /// chdir(2). Error: "can't chdir to 'x'" with the reason, errno in code.
 Status change_directory(const std::string& path);
 
+/// Goes back to where the process was when it was made, unless stay() was called. Main thread.
+class ReturnTrip {
+public:
+    ReturnTrip();
+    ~ReturnTrip();
+    ReturnTrip(const ReturnTrip&) = delete;
+    ReturnTrip& operator=(const ReturnTrip&) = delete;
+    void stay() { here_.reset(); }
+
+private:
+    Fd here_;  ///< open, so that a removed or renamed directory is found, too
+};
+
 /// An environment for exec: "K=V" each.
 using Environment = std::vector<std::string>;
 

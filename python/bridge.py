@@ -26,8 +26,10 @@ def run_config(location, directory):
     is_module = location.startswith("python:")
     if not is_module:
         full_path = os.path.join(directory, path)
-        if not os.path.isfile(full_path):
+        if not os.path.exists(full_path):
             return None, None, f"{path!r} doesn't exist", 1
+        if os.path.isdir(full_path):
+            return None, None, f"{path!r} is a directory", 1
         if not path.endswith((".py", ".pyc")):
             warnings.append(f"config file {path} is executed as Python although it is not named .py")
     try:

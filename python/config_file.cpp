@@ -102,9 +102,10 @@ Result<Value> hook_value(PyObject* bridge, const Setting& setting, PyObject* obj
         std::string reason = take_error_text(false);
         const std::string_view type = "TypeError: ";
         if (reason.starts_with(type)) reason.erase(0, type.size());
+        std::string arity = std::to_string(setting.arity);
+        if (setting.arity_min != 0) arity = std::to_string(setting.arity_min) + " to " + arity;
         return Error{1, reason + " (" + std::string(setting.name) +
-                            "; allowed: a function of arity " + std::to_string(setting.arity) +
-                            ", or its dotted name)"};
+                            "; allowed: a function of arity " + arity + ", or its dotted name)"};
     }
     std::string name = dotted_name(hook.get());
     name.erase(0, name.rfind('.') + 1);

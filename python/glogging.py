@@ -275,7 +275,8 @@ def _apply_logconfig(cfg):
         logging.config.dictConfig({**CONFIG_DEFAULTS, **value})
     except Exception as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        raise RuntimeError(f"{name}: {error}{cause}") from error
+        # One line: configparser's sentences have several.
+        raise RuntimeError(" ".join(f"{name}: {error}{cause}".split())) from error
 
 
 def _all_loggers():

@@ -388,6 +388,100 @@ TEST(PrintConfig, TellsEachValueAndWhereItCameFrom) {
     EXPECT_EQ(line("workers"), "7  # environment WEB_CONCURRENCY");
 }
 
+// ------------------------------------------------------------------------------------- directories
+
+/// An application that answers with its working directory and the name of its code's directory.
+constexpr const char* kWhere =
+    "import os\n"
+    "def app(environ, start_response):\n"
+    "    place = f'{os.getcwd()} {os.path.realpath(__file__)}'.encode()\n"
+    "    start_response('200 OK', [('Content-Length', str(len(place)))])\n"
+    "    return [place]\n";
+
+std::string place_of(const Server& server) {
+    return server.get("/").body;
+}
+
+TEST(Directories, AreFollowedAgainOnHup) {
+    const TempDir site;
+    for (const char* release : {"1", "2"})
+        site.write(std::string(release) + "/where.py", kWhere);
+    const std::string link = site / "current";
+    const auto deploy = [&](const std::string& release) {
+        std::filesystem::remove(link);
+        std::filesystem::create_symlink(site / release, link);
+    };
+    deploy("1");
+    const std::string config = site.write("conf.py", "chdir = '" + link + "'\n");
+    for (const bool is_start : {true, false}) {
+        deploy("1");
+        ServerOptions options{.app = "where:app", .env = {{"PWD", is_start ? link : site.path()}}};
+        options.directory = is_start ? link : site.path();
+        if (!is_start) options.args = {"-c", config};
+        Server server(options);
+        EXPECT_EQ(place_of(server), site / "1 " + (site / "1/where.py")) << server.story();
+        deploy("2");
+        server.signal(SIGHUP);
+        const std::string expected = site / "2 " + (site / "2/where.py");
+        EXPECT_TRUE(eventually([&] { return place_of(server) == expected; }))
+            << place_of(server) << server.story();
+    }
+}
+
+TEST(Directories, OfTheStartIsTheConfigFilesOnHupToo) {
+    const TempDir site;
+    site.write("served/where.py", kWhere);
+    site.write("started/size", "1");
+    site.write("started/gunicorn.conf.py",
+               "workers = int(open('size').read())\n"
+               "chdir = '../served'\n"
+               "reload_extra_files = ['size']\n");
+    Server server({.app = "where:app", .directory = site / "started"});
+    ASSERT_TRUE(server.has_workers(1)) << server.story();
+    site.write("started/size", "2");
+    server.signal(SIGHUP);
+    EXPECT_TRUE(server.has_workers(2)) << server.story();
+    EXPECT_EQ(place_of(server), site / "served " + (site / "served/where.py"));
+}
+
+TEST(Directories, StayWhenAReloadFails) {
+    SKIP_ON_GUNICORN("it stops");
+    const TempDir site;
+    site.write("where.py", kWhere);
+    std::filesystem::create_directory(site / "other");
+    site.write("gunicorn.conf.py", "");
+    Server server({.app = "where:app", .directory = site.path()});
+    ASSERT_TRUE(server.has_workers(1)) << server.story();
+    for (const char* broken :
+         {"chdir = 'other'\nbroken\n", "chdir = 'other'\nerrorlog = '/nonexistent/log'\n",
+          "chdir = 'other'\ndef on_reload(server): raise ValueError('no')\n"}) {
+        site.write("gunicorn.conf.py", broken);
+        const size_t failed = count(server.err(), "Reload failed");
+        server.signal(SIGHUP);
+        ASSERT_TRUE(eventually([&] { return count(server.err(), "Reload failed") > failed; },
+                               Milliseconds(20'000)))
+            << broken << server.story();
+        const std::vector<pid_t> old = server.workers();
+        ::kill(old.at(0), SIGTERM);
+        ASSERT_TRUE(eventually([&] {
+            const std::vector<pid_t> now = server.workers();
+            return now.size() == 1 && now != old;
+        })) << broken
+            << server.story();
+        EXPECT_EQ(place_of(server), site.path() + " " + (site / "where.py")) << server.story();
+    }
+}
+
+TEST(Directories, OfPythonpathAreSeenFromTheOneServed) {
+    const TempDir site;
+    site.write("served/lib/where.py", kWhere);
+    std::filesystem::create_directory(site / "started");
+    const Server server({.app = "where:app",
+                         .args = {"--chdir", "../served", "--pythonpath", "lib"},
+                         .directory = site / "started"});
+    EXPECT_EQ(place_of(server), site / "served " + (site / "served/lib/where.py"));
+}
+
 // ---------------------------------------------------------------------------------------- refusals
 
 TEST(CommandLine, SuggestsListsAndRefuses) {

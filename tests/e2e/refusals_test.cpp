@@ -93,6 +93,14 @@ protected:
 };
 FOR_EVERY_ENGINE(Refusals);
 
+TEST_P(Refusals, ReachAClientThatSendsItsWholeBodyFirst) {
+    SKIP_ON_GUNICORN("it has no limit");
+    const std::string body(8 << 20, 'x');
+    Client client = server_->connect();
+    EXPECT_TRUE(client.send(make_request("POST", "/", {}, body)));
+    EXPECT_EQ(client.read_response("POST").status, 413) << server_->story();
+}
+
 TEST_P(Refusals, LeaveOneAnswerOneWarningAndOneAccessLine) {
     SKIP_ON_GUNICORN("it has other words");
     size_t told = 0;

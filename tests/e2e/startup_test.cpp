@@ -93,6 +93,11 @@ TEST(CommandLine, AnswersHelpAndVersion) {
         << version;
     EXPECT_EQ(run_server({"-h"}).out, help.out);
     EXPECT_EQ(run_server({"-v"}).out, version.out);
+    for (const auto& [words, out] : {std::pair{"--help", help.out}, {"-w 2 -v", version.out}}) {
+        const Finished finished = run_server({"absent:app"}, {{"GUNICORN_CMD_ARGS", words}});
+        EXPECT_EQ(finished.code, 0) << words << finished;
+        EXPECT_EQ(finished.out, out) << words;
+    }
 }
 
 TEST(CommandLine, EndsWithTwoOnUsageErrors) {
@@ -111,6 +116,10 @@ TEST(CommandLine, EndsWithOneOnRefusedValues) {
     expect_failure({"-b", "127.0.0.1:port", "probe:app"}, 1, "port");
     expect_failure({"--access-logfile", "/nonexistent/log", "probe:app"}, 1, "/nonexistent/log");
     expect_failure({"-e", "NO_EQUALS", "probe:app"}, 1, "NO_EQUALS");
+    expect_failure(
+        {"probe:app"}, 1,
+        is_gunicorn() ? "No closing quotation" : "GUNICORN_CMD_ARGS: No closing quotation",
+        {{"GUNICORN_CMD_ARGS", "--name 'two words"}});
 }
 
 TEST(CommandLine, TakesEveryFormOfAnOption) {
@@ -186,6 +195,16 @@ TEST(CheckConfig, TellsWhatHasNoEffect) {
     EXPECT_EQ(finished.code, 0) << finished;
     EXPECT_TRUE(contains(finished.err, "statsd_prefix has no effect while statsd_host is None"))
         << finished;
+}
+
+TEST(CheckConfig, LooksForTheLibraryOfTheWorkerClass) {
+    SKIP_ON_GUNICORN("it looks at the start only");
+    const TempDir scratch;
+    scratch.write("gevent.py", "");
+    scratch.write("gevent-1.4.0.dist-info/METADATA", "Name: gevent\nVersion: 1.4.0\n");
+    expect_failure({"--check-config", "-k", "gevent", "probe:app"}, 1,
+                   "worker class gevent needs gevent 20.9 or newer, found 1.4",
+                   {{"PYTHONPATH", scratch.path()}});
 }
 
 TEST(CheckConfig, LoadsTheApplication) {

@@ -229,6 +229,9 @@ TEST_F(ConfigFileTest, ChecksTheArityOfFunctions) {
               "Value must have an arity of: 1" + allowed("on_exit"));
     EXPECT_EQ(failure("def on_exit(server, *, flag): pass"),
               "Value must have an arity of: 1" + allowed("on_exit"));
+    EXPECT_EQ(failure("def post_request(worker): pass"),
+              "Value must have an arity of: 4 (post_request; allowed: a function of arity 2 to 4, "
+              "or its dotted name)");
 }
 
 TEST_F(ConfigFileTest, ChecksTheArityOfOtherCallables) {
@@ -306,7 +309,9 @@ TEST_F(ConfigFileTest, SaysWhichFileDoesNotExist) {
     ASSERT_FALSE(file);
     EXPECT_EQ(file.message(), "'absent.py' doesn't exist");
     EXPECT_EQ(file.error().code, 1);
-    EXPECT_FALSE(load_config_file(directory_, directory_));  // a directory is no file either
+    file = load_config_file(directory_, directory_);
+    ASSERT_FALSE(file);
+    EXPECT_EQ(file.message(), "'" + directory_ + "' is a directory");
 }
 
 TEST_F(ConfigFileTest, ReadsTheFileAfreshEachTimeAndLeavesNothingBeside) {

@@ -139,6 +139,8 @@ TEST(ConfigCasts, CommaTextsAreSplitAndCapitalised) {
     EXPECT_EQ(applied("forwarder_headers", std::string(" script_name, ,Remote_User ")),
               "['SCRIPT_NAME', 'REMOTE_USER']");
     EXPECT_EQ(applied("forwarder_headers", Value{}), "[]");
+    EXPECT_EQ(applied("forwarder_headers", StringList{"A", "B"}),
+              "error: Not a string: ['A', 'B'] (forwarder_headers; allowed: a string)");
 }
 
 TEST(ConfigCasts, DictionariesTakeDictionaries) {
@@ -191,6 +193,9 @@ TEST(ConfigCasts, OutOfScopeSettingsAreRefusedWithTheirReason) {
     EXPECT_EQ(applied("dirty_apps", StringList{"x"}),
               "error: dirty_apps cannot be set: gcorn has no dirty workers; use a task queue");
     EXPECT_EQ(applied("control_socket_disable", true), "None") << "accepted, nothing to remember";
+    EXPECT_EQ(applied("control_socket_disable", false),
+              "error: Value is False: gcorn has no control socket; it is steered by signals "
+              "(control_socket_disable; allowed: True)");
     EXPECT_EQ(applied("protocol", std::string("http")), "None");
     EXPECT_EQ(
         applied("protocol", std::string("uwsgi")),
@@ -202,6 +207,7 @@ TEST(ConfigCasts, NearestSettingIsOneEditAway) {
     EXPECT_EQ(nearest_setting("worker"), "workers");
     EXPECT_EQ(nearest_setting("time_out"), "timeout");
     EXPECT_EQ(nearest_setting("post_frok"), "post_fork");
+    EXPECT_EQ(nearest_setting("preload"), "preload_app") << "its option, not reload";
     EXPECT_EQ(nearest_setting("workers"), "") << "not a mistake";
     EXPECT_EQ(nearest_setting("WORKERS"), "");
     EXPECT_EQ(nearest_setting("bin"), "") << "too short to tell";
@@ -354,6 +360,7 @@ TEST(ConfigSources, UnknownNamesInAFileAreIgnoredNearMissesTold) {
     sources.file = {{"helper", hook("helper()")},
                     {"worker", int64_t{4}},
                     {"bindd", OtherValue{"module", "<module 'bindd'>"}},
+                    {"Config", hook("decouple.Config")},
                     {"threadss", int64_t{2}},
                     {"threads", int64_t{3}}};
     const ResolvedConfig result = resolved(sources);
@@ -361,6 +368,10 @@ TEST(ConfigSources, UnknownNamesInAFileAreIgnoredNearMissesTold) {
     EXPECT_EQ(
         result.notices,
         StringList{"./gunicorn.conf.py sets worker, which is no setting; did you mean workers?"});
+    sources.file = {{"on_exitt", hook("on_exitt()")}};
+    EXPECT_EQ(
+        resolved(sources).notices,
+        StringList{"./gunicorn.conf.py sets on_exitt, which is no setting; did you mean on_exit?"});
 }
 
 TEST(ConfigSources, PositionalWordWinsOverTheApplicationOfTheFile) {
@@ -426,7 +437,12 @@ TEST(ConfigSources, SettingsWithoutThoseTheyNeedSaySo) {
     EXPECT_TRUE(told({"--max-requests-jitter", "5"},
                      "max_requests_jitter has no effect while max_requests is 0"));
     EXPECT_TRUE(told({"--initgroups"}, "initgroups has no effect while user is None"));
+    EXPECT_TRUE(told({"--casefold-http-method"},
+                     "casefold_http_method has no effect while permit_unconventional_http_method "
+                     "is False"));
     EXPECT_TRUE(told({"--capture-output"}, "capture_output has no effect while errorlog is -"));
+    EXPECT_TRUE(told({"--worker-connections", "0"},
+                     "worker_connections is 0: no worker takes a connection"));
     EXPECT_TRUE(told({"--threads", "3", "-k", "gevent"},
                      "threads has no effect while worker_class is gevent"));
     EXPECT_TRUE(

@@ -238,13 +238,14 @@ TEST_F(LoggingTest, KeepsTheLoggersOfBeforeWhenAConfigurationIsBroken) {
     ASSERT_TRUE(configure(kErrorToFile));
     for (const char* broken :
          {"logconfig_dict = {'version': 1, 'handlers': {'h': {'class': 'no.Such'}}}",
-          "logconfig = 'absent.ini'", "logconfig_json = 'broken.json'",
+          "logconfig = 'absent.ini'", "logconfig = 'broken.json'", "logconfig_json = 'broken.json'",
           "logger_class = 'no.such.Logger'", "logger_class = 'os.path'"}) {
         write_file("broken.json", "{");
         Status status = configure(broken);
         ASSERT_FALSE(status) << broken;
         const std::string setting(broken, std::string_view(broken).find(' '));
         EXPECT_TRUE(status.message().starts_with(setting + ": ")) << status.message();
+        EXPECT_EQ(status.message().find('\n'), std::string::npos) << status.message();
         EXPECT_EQ(status.error().code, 1);
     }
     EXPECT_TRUE(logging_.takes_over());
