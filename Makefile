@@ -40,7 +40,7 @@ define build
 endef
 # One more than there are processors, as tests also wait. A test that fails is run once more: some end-to-end
 # tests still miss their deadlines on a busy machine.
-CTEST = ctest --test-dir $(1) -j$$(($(JOBS) + 1)) --output-on-failure --progress --repeat until-pass:2
+CTEST = .ci/ctest --test-dir $(1) -j$$(($(JOBS) + 1)) --output-on-failure --repeat until-pass:2
 TEST_TOOLS = @test ! -e $(1)/no-gtest || { echo "the tests need GoogleTest: install libgtest-dev"; exit 1; }
 
 all:
