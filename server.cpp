@@ -249,7 +249,7 @@ Status Server::use(const Config& cfg) {
         if (path[0] != '/') path.insert(0, cfg.chdir + "/");
         if (Status prepended = interpreter_->prepend_path(path); !prepended) return prepended;
     }
-    if (Status usable = check_greenlet_library(cfg); !usable) return usable;
+    if (Status usable = load_greenlet_library(cfg); !usable) return usable;
     // gevent wants to patch ssl before anybody uses it.
     if (cfg.preload_app || cfg.is_tls()) {
         if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
@@ -312,7 +312,7 @@ int Server::check(const ResolvedConfig& resolved) {
     LogOptions plain;  // the traceback of a broken application goes to stderr
     if (Status opened = log_.open(plain); !opened) return fail(opened.error());
     tell_notices(resolved);
-    if (Status usable = check_greenlet_library(resolved.config); !usable)
+    if (Status usable = load_greenlet_library(resolved.config); !usable)
         return fail(usable.error());
     if (auto tls = make_tls_context(resolved.config); !tls) return fail(tls.error());
     WsgiApp app(log_, wsgi_options(resolved.config, true));

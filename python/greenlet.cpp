@@ -23,6 +23,7 @@ constexpr double kPauseS = 0.02;
 // begins at once; called in the hub) and watch(fd, callback) → function that ends the watching.
 constexpr const char kGeventSource[] = R"(
 import gevent
+import gevent.events  # what patch_all() would load in every worker: most of the library's memory
 from gevent import Greenlet, monkey, sleep
 from gevent.lock import Semaphore
 
@@ -85,13 +86,12 @@ def serve(native):
 
 constexpr const char kCheckSource[] = R"(
 def version_of(name):
-    from importlib import metadata, util
-    if util.find_spec(name) is None:
-        return None
     try:
-        text = metadata.version(name)
-    except metadata.PackageNotFoundError:
         text = __import__(name).__version__
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return None
+        raise
     return tuple(int(part) for part in text.split(".")[:2])
 )";
 
@@ -178,7 +178,7 @@ bool is_greenlet_class(const Config& cfg) {
     return library_of(cfg) != nullptr;
 }
 
-Status check_greenlet_library(const Config& cfg) {
+Status load_greenlet_library(const Config& cfg) {
     const Library* library = library_of(cfg);
     if (library == nullptr) return {};
     const std::string name = library->worker_class;
@@ -202,6 +202,7 @@ Status check_greenlet_library(const Config& cfg) {
         return Error{kExitConfigError, "worker class " + name + " needs " + wanted + ", found " +
                                            std::to_string(major) + "." + std::to_string(minor) +
                                            hint};
+    if (!run_text(library->source)) return python_failed("worker class " + name);
     return {};
 }
 

@@ -24,9 +24,9 @@ namespace gcorn {
 /// True for the worker classes of this room.
 [[nodiscard]] bool is_greenlet_class(const Config& cfg);
 
-/// Arbiter, before anything is opened: the library is there and new enough. Error: one line that
-/// says what to install. Takes the GIL.
-[[nodiscard]] Status check_greenlet_library(const Config& cfg);
+/// Arbiter, before anything is opened: loads the library, whose memory all workers then share, and
+/// refuses one that is too old. Error: one line that says what to install. Takes the GIL.
+[[nodiscard]] Status load_greenlet_library(const Config& cfg);
 
 /// Monkey-patches the standard library: in a worker before its application loads, in the arbiter
 /// before it preloads one. Idempotent. Takes the GIL.

@@ -287,13 +287,15 @@ void Interpreter::finalize() {
 
 void Interpreter::before_fork() {
     fork_gil_ = PyGILState_Ensure();
-    if (!std::exchange(has_forked_, true)) keep_collector_off();
+    if (!std::exchange(has_forked_, true)) share_with_workers();
     PyOS_BeforeFork();
 }
 
 /// What is loaded before the first fork is shared with every worker. The collector would write into
 /// each object's header and so give every worker a copy of its own: about 0.5 MiB.
-void Interpreter::keep_collector_off() {
+void Interpreter::share_with_workers() {
+    for (const char* used_by_every_worker : {"faulthandler", "_signal"})
+        if (!import(used_by_every_worker)) PyErr_Clear();  // only a saving
     PyRef freeze = import("gc", "freeze");
     if (!freeze || !PyRef::steal(PyObject_CallNoArgs(freeze.get())))
         PyErr_Clear();  // only a saving

@@ -106,7 +106,7 @@ private:
     static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
     static PyObject* run_thread(PyObject* capsule, PyObject* index);
     void run_pending_handlers();
-    static void keep_collector_off();
+    static void share_with_workers();
     void report(const std::string& context);
     void report_unless_interrupt(const std::string& context);
 
