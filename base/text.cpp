@@ -169,6 +169,9 @@ std::string json_quote(std::string_view text) {
             if (size == 0) {
                 escape_byte(byte);
                 ++i;
+            } else if (byte == 0xC2 && static_cast<unsigned char>(text[i + 1]) <= 0x9F) {
+                escape_byte(static_cast<unsigned char>(text[i + 1]));
+                i += size;
             } else {
                 out += text.substr(i, size);
                 i += size;

@@ -77,23 +77,11 @@ void append_escaped(std::string_view text, std::string& out) {
         out += escape_for_log(text);
 }
 
-/// As json_quote, and U+0080 to U+009F escaped: terminals take those for control sequences, too.
 void append_quoted(std::string_view text, std::string& out) {
-    if (is_plain(text)) {
+    if (is_plain(text))
         ((out += '"') += text) += '"';
-        return;
-    }
-    constexpr char kHexDigits[] = "0123456789abcdef";
-    const std::string quoted = json_quote(text);
-    for (size_t i = 0; i < quoted.size(); ++i) {
-        const auto next = static_cast<unsigned char>(i + 1 < quoted.size() ? quoted[i + 1] : 0);
-        if (quoted[i] == '\xC2' && next >= 0x80 && next <= 0x9F) {
-            ((out += "\\u00") += kHexDigits[next >> 4]) += kHexDigits[next & 15];
-            ++i;
-        } else {
-            out += quoted[i];
-        }
-    }
+    else
+        out += json_quote(text);
 }
 
 std::string_view first_word(std::string_view text) {

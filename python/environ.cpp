@@ -37,7 +37,7 @@ namespace {
     X(wsgi_early_hints, "wsgi.early_hints")           \
     X(gunicorn_socket, "gunicorn.socket")
 
-#define GCORN_KEY_COUNT(identifier, key) +1
+#define GCORN_KEY_COUNT(identifier, key) +1  // NOLINT(bugprone-macro-parentheses): a sum's terms
 constexpr size_t kAlwaysThere = 0 GCORN_ENVIRON_KEYS(GCORN_KEY_COUNT);
 #undef GCORN_KEY_COUNT
 

@@ -43,6 +43,8 @@ TEST(Text, LogEscapingLeavesNoControlByte) {
 TEST(Text, JsonQuotesInvalidUtf8AsEscapes) {
     EXPECT_EQ(json_quote("a\"\n\xc3\xa9\xff\xc3"), "\"a\\\"\\n\xc3\xa9\\u00ff\\u00c3\"");
     EXPECT_EQ(json_quote("\xed\xa0\x80"), "\"\\u00ed\\u00a0\\u0080\"") << "a surrogate half";
+    EXPECT_EQ(json_quote("\xc2\x80\xc2\x9b\xc2\x9f\xc2\xa0"), "\"\\u0080\\u009b\\u009f\xc2\xa0\"")
+        << "control sequences of terminals";
 }
 
 TEST(Text, EditDistanceCountsNeighbourSwapAsOne) {
