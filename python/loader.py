@@ -126,7 +126,7 @@ def files_of(error):
         seen.add(id(error))
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         there += [frame.f_code.co_filename for frame in frames]
-        if isinstance(error, SyntaxError):
+        if isinstance(error, SyntaxError) and error.filename:
             there.append(error.filename)
         elif isinstance(error, ImportError) and error.name:
             missing += places_of(error.name)
