@@ -408,6 +408,9 @@ bool Call::send_list() {
     PyObject* list = result_.get();
     const auto size = [list] { return PySequence_Fast_GET_SIZE(list); };
     if (size() == 1) return send_block(PySequence_Fast_GET_ITEM(list, 0), true);
+    // While nothing is sent yet a faulty block costs no more than an error page.
+    for (Py_ssize_t i = 0; i < size(); ++i)
+        if (!check_block(PySequence_Fast_GET_ITEM(list, i))) return false;
     std::string joined;
     // The list may change while the GIL is dropped, so each step looks at its size anew.
     for (Py_ssize_t i = 0; i < size() && !is_ended() && !is_over(); ++i) {

@@ -290,7 +290,7 @@ void Connection::read_more() {
 
 void Connection::on_bytes(std::string_view bytes) {
     if (state_ == State::Linger || state_ == State::Closed) return;
-    if (state_ == State::Body || body_open_) since_ms_ = loop_.now_ms();
+    if (state_ == State::Body || body_open_) bytes_moved();
     if (tls_ && state_ != State::Preamble) {
         if (!decrypt(bytes)) return;
         // A peer may say goodbye in the record behind its last request, which is answered yet.
@@ -700,11 +700,11 @@ bool Connection::flush_output() {
     return true;
 }
 
-/// The write deadline counts from here.
+/// The deadlines that count from the last byte count from here.
 void Connection::bytes_moved() {
     since_ms_ = loop_.now_ms();
-    if (state_ != State::Reply) return;
-    deadline_ms_ = deadline_for(State::Reply);
+    if (state_ != State::Body && state_ != State::Reply) return;
+    deadline_ms_ = deadline_for(state_);
     loop_.schedule(deadline_ms_);
 }
 

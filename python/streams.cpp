@@ -567,6 +567,7 @@ bool Streams::real_file(PyObject* wrapper, FileRange& range) const {
     if (!call_for_integer(file, "fileno", fd) || !call_for_integer(file, "tell", offset) ||
         ::fstat(static_cast<int>(fd), &status) != 0 || !S_ISREG(status.st_mode))
         return false;
+    if (status.st_size == 0) return false;  // a file of /proc is longer than it says
     range.fd = static_cast<int>(fd);
     range.offset = static_cast<off_t>(offset);
     range.size = static_cast<uint64_t>(std::max<long long>(status.st_size - offset, 0));

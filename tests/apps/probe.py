@@ -301,6 +301,12 @@ def file_with_bad_fileno(environ, start_response):
     return environ["wsgi.file_wrapper"](NotedFile(b"bad descriptor" * 1000, fileno))
 
 
+def proc_file(environ, start_response):
+    """A regular file whose size is said to be 0."""
+    start_response("200 OK", TEXT)
+    return environ["wsgi.file_wrapper"](open("/proc/self/status", "rb"))
+
+
 def wrapped_wrapper(environ, start_response):
     """A middleware iterates the wrapper itself: nothing may be sent behind its back."""
     def upper(blocks):
@@ -386,6 +392,11 @@ def return_none(environ, start_response):
 def return_str_items(environ, start_response):
     start_response("200 OK", TEXT)
     return ["text, not bytes"]
+
+
+def late_str_item(environ, start_response):
+    start_response("200 OK", TEXT)
+    return [b"bytes", b"more bytes", "text, not bytes"]
 
 
 def exc_info_before(environ, start_response):
@@ -528,13 +539,14 @@ PATHS = {
     "/slow": slow_chunks, "/echo": echo, "/ignore": ignore_body, "/input": read_input,
     "/check": check_pattern, "/pattern": send_pattern, "/block": one_block, "/file": real_file,
     "/file_without_fileno": file_without_fileno, "/file_with_bad_fileno": file_with_bad_fileno,
-    "/wrapped_wrapper": wrapped_wrapper, "/raise": raise_in_call,
+    "/proc_file": proc_file, "/wrapped_wrapper": wrapped_wrapper, "/raise": raise_in_call,
     "/raise_after_start": raise_after_start, "/raise_first": raise_first,
     "/raise_later": raise_later, "/raise_later_with_length": raise_later_with_length,
     "/raise_in_close": raise_in_close, "/raise_after_write": raise_after_write,
     "/oserror": raise_oserror, "/exit": system_exit, "/interrupt": keyboard_interrupt,
     "/noted": noted, "/noted_empty": noted_empty, "/twice": start_twice,
     "/never_start": never_start, "/none": return_none, "/str_items": return_str_items,
+    "/late_str_item": late_str_item,
     "/exc_info_before": exc_info_before, "/exc_info_after": exc_info_after,
     "/bad_start": bad_start, "/short": too_few_bytes, "/long": too_many_bytes, "/sleep": sleep,
     "/busy": busy, "/stubborn": stubborn, "/pid": pid, "/thread": thread, "/directory": directory,

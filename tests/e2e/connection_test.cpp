@@ -240,6 +240,18 @@ TEST_P(Connection, DropsHeadersWithUnderscores) {
     EXPECT_NE(response.body.find("HTTP_X_REAL"), std::string::npos) << response;
 }
 
+TEST_P(Connection, TakesABodyWhoseBytesComeSlowlyForLongerThanItsTimeout) {
+    SKIP_ON_GUNICORN("it has no such deadlines");
+    start({"--body-timeout", "1"});
+    Client client = server_->connect();
+    client.send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n");
+    for (const char byte : std::string_view("8 bytes.")) {
+        EXPECT_EQ(client.read_some(Milliseconds(200)), "");
+        client.send(std::string_view(&byte, 1));
+    }
+    EXPECT_EQ(client.read_response("POST").body, "8 bytes.");
+}
+
 TEST_P(Connection, Answers408WhenAHeadOrBodyDoesNotArrive) {
     SKIP_ON_GUNICORN("it has no such deadlines");
     start({"--header-timeout", "1", "--body-timeout", "1"});

@@ -206,6 +206,7 @@ TEST_P(Wsgi, AnswersAResultWithoutStatusWith500) {
 TEST_P(Wsgi, AnswersItemsThatAreNotBytesWith500) {
     SKIP_ON_GUNICORN("the head is out before it looks at the item");
     expect_failure("/str_items", "TypeError");
+    expect_failure("/late_str_item", "TypeError");
 }
 
 TEST_P(Wsgi, CutsTheConnectionWhenTheHeadIsOut) {
@@ -333,6 +334,11 @@ TEST_P(Wsgi, SendsFileLikeObjectsWithoutADescriptor) {
     EXPECT_EQ(server_->get("/file_without_fileno").body, expected);
     EXPECT_EQ(server_->get("/file_with_bad_fileno").body_bytes, 14'000U);
     EXPECT_TRUE(noted_times("file closed", 2)) << noted("file closed");
+}
+
+TEST_P(Wsgi, SendsFilesThatAreLongerThanTheySay) {
+    SKIP_ON_GUNICORN("it believes the size");
+    EXPECT_TRUE(contains(server_->get("/proc_file").body, "VmRSS:"));
 }
 
 TEST_P(Wsgi, IteratesAFileWrapperInsideAMiddleware) {

@@ -278,6 +278,7 @@ TEST_P(EventLoopTest, FileRangeIsSentFromItsOffset) {
 }
 
 TEST_P(EventLoopTest, VanishedClientAbortsItsRunningRequest) {
+    if (GetParam() == 0) GTEST_SKIP() << "nobody leads during a call: the guard is the worker's";
     std::atomic<bool> was_aborted{false};
     app = [&](Exchange& exchange) {
         EXPECT_TRUE(exchange.response.set_status("200 OK").is_ok());
