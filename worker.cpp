@@ -25,7 +25,7 @@ namespace {
 
 /// Longest time the main thread sleeps, so that the arbiter hears from it (see Worker::sleep_ms).
 constexpr int64_t kHeartbeatMaxMs = 5000;
-/// How often gthread's main thread takes the GIL to prove that the interpreter is alive.
+/// How often, at least, gthread's main thread takes the GIL to prove that the interpreter is alive.
 constexpr int kInterpreterBeatMs = 1000;
 /// A worker whose arbiter died has so long for the requests it runs.
 constexpr int64_t kOrphanMs = 1500;
@@ -521,14 +521,15 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     const std::unique_lock lead(loop.lead());
     int64_t next_beat_ms = 0;
     while (!is_finished()) {
-        loop.turn(std::min(sleep_ms(), kInterpreterBeatMs));
+        const int beat_ms = std::min(sleep_ms(), kInterpreterBeatMs);
+        loop.turn(beat_ms);
         look_for_changes();
         if (monotonic_ms() < next_beat_ms && alive() && !loop.was_interrupted()) continue;
         // Taking the GIL proves that the interpreter is alive; a beat without it would prove
         // nothing.
         context_.runtime.is_alive();
         tend();
-        next_beat_ms = monotonic_ms() + kInterpreterBeatMs;
+        next_beat_ms = monotonic_ms() + beat_ms;
     }
     ready.close();
     const int64_t left_ms = std::max<int64_t>(sleep_ms(), 0);
