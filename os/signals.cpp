@@ -70,6 +70,7 @@ Status open() {
     for (auto& flag : overflowed)
         flag = 0;
     write_fd = write_end.get();
+    set_action(SIGUSR1, take_note, SA_RESTART);
     return {};
 }
 
