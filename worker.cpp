@@ -27,7 +27,8 @@ namespace {
 constexpr int64_t kHeartbeatMaxMs = 5000;
 /// How often, at least, gthread's main thread takes the GIL to prove that the interpreter is alive.
 constexpr int kInterpreterBeatMs = 1000;
-/// A worker whose arbiter died has so long for the requests it runs.
+/// A worker whose arbiter died has so long for the requests it runs; the rest of the two seconds
+/// (signals::end_soon_after_parent) is for leaving in order.
 constexpr int64_t kOrphanMs = 1500;
 /// How often a call is interrupted that a quick stop waits for.
 constexpr int kInterruptAgainMs = 250;
@@ -237,6 +238,7 @@ int Worker::boot() {
     if (Status status = open_own_listeners(); !status) return failed(status);
     if (!context_.hooks.post_fork(context_.arbiter, *this)) return kExitBootFailed;
     if (Status status = drop_privileges_now(); !status) return failed(status);
+    signals::end_soon_after_parent();
     if (Status status = context_.runtime.worker_starting(cfg); !status) return failed(status);
     signals::catch_for_worker(
         [](void* runtime, int signal) { static_cast<Runtime*>(runtime)->interrupt(signal); },

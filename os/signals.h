@@ -40,6 +40,12 @@ void catch_for_arbiter();
 /// default action: the application may have children.
 void catch_for_worker(void (*interrupter)(void* argument, int signal), void* argument);
 
+/// From here on this process outlives its parent, the thread that forked it, by two seconds at
+/// most, whatever it is doing then: importing, or inside an extension that holds the GIL. Changing
+/// its user undoes this (prctl(2)). Nothing happens where the kernel has no such signal (not
+/// Linux).
+void end_soon_after_parent();
+
 /// For a fresh child, before open(): every signal named above back to its default action, but HUP
 /// and USR2, which are ignored from here on (a signal for the whole family hurts no booting worker,
 /// either), and PIPE and XFSZ, which stay as they are.

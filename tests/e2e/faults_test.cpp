@@ -77,6 +77,38 @@ TEST_P(Faults, WorkersOfAKilledArbiterLeaveSoon) {
     EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(8000));
 }
 
+// Goal: neither the loop nor the interpreter is needed for it.
+TEST_P(Faults, WorkersOfAKilledArbiterLeaveSoonWhateverTheyDo) {
+    const TempDir site;
+    site.write("holding.py",
+               "import ctypes, os\n"
+               "import probe\n"
+               "def hold(where):\n"
+               "    probe.note(where)\n"
+               "    while True:\n"
+               "        ctypes.PyDLL(None).sleep(60)  # without giving up the GIL\n"
+               "if os.environ['HOLDS'] == 'import':\n"
+               "    hold('import')\n"
+               "def app(environ, start_response):\n"
+               "    hold('call')\n");
+    for (const std::string where : {"import", "call"}) {
+        ServerOptions options = with({"-w", "1", "--chdir", site.path()});
+        options.app = "holding:app";
+        options.env = {
+            {"PYTHONPATH", apps_dir()}, {"HOLDS", where}, {"PROBE_LOG", site / ("in " + where)}};
+        Server server(options);
+        Client client = server.connect();
+        client.send(make_request("GET", "/"));
+        ASSERT_TRUE(eventually([&] { return read_file(site / ("in " + where)) != ""; }))
+            << server.story();
+        const pid_t worker = server.workers().at(0);
+        const auto begin = std::chrono::steady_clock::now();
+        server.signal(SIGKILL);
+        EXPECT_TRUE(eventually([&] { return !is_alive(worker); })) << where << server.story();
+        EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(8000)) << where;
+    }
+}
+
 /// The year in an answer's Date.
 int year_of(const Response& answer) {
     const std::string date = answer.field("Date");
