@@ -57,6 +57,10 @@ std::string join(const std::vector<std::string>& parts, const char* separator) {
     return text;
 }
 
+int configured_workers(const Config& cfg) {
+    return static_cast<int>(std::min<int64_t>(cfg.workers, INT_MAX));
+}
+
 /// "term" for SIGTERM.
 std::string short_name(int signal) {
     return lower(signals::name(signal).substr(3));
@@ -143,7 +147,7 @@ Status Arbiter::start() {
     options_.runtime.set_environment("SERVER_SOFTWARE", &software);
     if (Status status = prepare(generation); !status) return fatal(status.error());
     apply_environment(generation.cfg);
-    num_workers_ = static_cast<int>(std::min<int64_t>(generation.cfg.workers, INT_MAX));
+    num_workers_ = configured_workers(generation.cfg);
     if (Status status = options_.hooks.nworkers_changed(*this, num_workers_, -1); !status)
         return fatal_hook(status);
     if (generation.cfg.preload_app) {
@@ -834,6 +838,9 @@ void Arbiter::successor_ended(int status) {
         log().warning("The new master (pid:%d) was sent %s; this one goes on", pid,
                       signals::name(WTERMSIG(status)).c_str());
     }
+    // WINCH sent our workers away, because it looked well: now nobody else serves.
+    if (num_workers_ == 0 && state_ != State::Stopping)
+        change_num_workers(configured_workers(cfg()));
 }
 
 // --- reload ---
@@ -869,7 +876,7 @@ Status Arbiter::begin_reload() {
     } else if (cfg().preload_app) {
         if (Status status = load_application(); !status) return status;
     }
-    change_num_workers(static_cast<int>(std::min<int64_t>(cfg().workers, INT_MAX)));
+    change_num_workers(configured_workers(cfg()));
     if (Status status = options_.hooks.on_reload(*this); !status) return status;
     backoff_ms_ = kBackoffMinMs;
     next_spawn_ms_ = 0;

@@ -1068,6 +1068,19 @@ TEST_F(ArbiterUpgrade, StoppingTheNewMasterRollsBack) {
     EXPECT_FALSE(exists(path_));
 }
 
+TEST_F(ArbiterUpgrade, RollingBackAfterWinchBringsTheWorkersBack) {
+    cfg.daemon = true;
+    upgrade();
+    signal(SIGWINCH);
+    ASSERT_TRUE(logged("hook nworkers_changed 1->0"));
+    ASSERT_TRUE(logged("Worker exiting"));
+    ::kill(successor_, SIGKILL);
+    ASSERT_TRUE(logged(") was sent SIGKILL; this one goes on"));
+    ASSERT_TRUE(logged("hook nworkers_changed 0->1"));
+    EXPECT_EQ(version_there(), "2");  // the code that is there now
+    EXPECT_EQ(stop(), 0);
+}
+
 TEST_F(ArbiterUpgrade, ABrokenNewVersionLeavesTheOldOneAlone) {
     start();
     ASSERT_TRUE(eventually([&] { return version_there() == "1"; }));
