@@ -916,11 +916,14 @@ void Arbiter::abandon_reload(const std::string& why) {
 /// After a reload: the setting may be new, or somebody may have removed the file.
 void Arbiter::move_pidfile() {
     const std::string path = cfg().pidfile.empty() ? "" : pidfile_path(cfg());
+    std::optional<Pidfile> moved;
+    if (!path.empty()) {
+        Result<Pidfile> pidfile = Pidfile::create(path, pid_);
+        if (!pidfile) return log().error("%s", pidfile.message().c_str());  // the old one stays
+        moved.emplace(std::move(*pidfile));
+    }
     if (pidfile_ && pidfile_->path() != path) pidfile_->unlink();
-    if (path.empty()) return pidfile_.reset();
-    Result<Pidfile> pidfile = Pidfile::create(path, pid_);
-    if (!pidfile) return log().error("%s", pidfile.message().c_str());
-    pidfile_.emplace(std::move(*pidfile));
+    pidfile_ = std::move(moved);
 }
 
 /// raw_env. What the variables were at the start is kept, so that a reload can take them back.
