@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 #include <thread>
 
@@ -10,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/support/daemon.h"
 #include "tests/support/e2e.h"
 #include "tests/support/load.h"
 
@@ -167,9 +169,9 @@ TEST_P(Faults, StepsOfTheWallClockEndNothing) {
     }
     EXPECT_GE(logged, 5U);
     // A worker that hangs is still ended in time, and the stop takes no longer.
-    if (GetParam().args[1] == "sync") {
+    if (GetParam().args[1] != "gthread") {  // where a busy thread lets the others beat
         Client hung = server.connect();
-        hung.send(make_request("GET", "/sleep?s=60"));
+        hung.send(make_request("GET", "/busy?s=60"));
         EXPECT_TRUE(server.logs("WORKER TIMEOUT")) << server.story();
     }
     server.signal(SIGTERM);
@@ -180,15 +182,17 @@ TEST_P(Faults, StepsOfTheWallClockEndNothing) {
 constexpr const char* kBecome = "import os, sys\nos.setgid(64321); os.setuid(64321)\n";
 
 /// A server under a user of its own, whose number of processes can be limited.
-class NoProcesses : public ::testing::Test {
+class NoProcesses : public Faults {
 protected:
     void SetUp() override {
-        SKIP_ON_GUNICORN("not what this test is about");
+        Faults::SetUp();
         if (::geteuid() != 0) GTEST_SKIP() << "a limit for another user needs root";
     }
 };
 
-TEST_F(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
+FOR_EVERY_ENGINE(NoProcesses);
+
+TEST_P(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
     const TempDir place;
     ASSERT_EQ(::chmod(place.path().c_str(), 0777), 0);
     std::filesystem::copy_file(server_command().at(0), place / "gcorn");
@@ -196,10 +200,13 @@ TEST_F(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
     const int port = free_port();
     // python drops root, so that the limit counts, and becomes the server.
     const std::string start = std::string(kBecome) + "os.execv(sys.argv[1], sys.argv[1:])";
+    std::string engine;
+    for (const std::string& word : GetParam().args)
+        engine += " " + word;
     const std::string command = "exec " + python() + " -c '" + start + "' " + (place / "gcorn") +
-                                " -b 127.0.0.1:" + std::to_string(port) + " -p " + (place / "pid") +
-                                " --chdir " + place.path() + " hello:app 2>" + (place / "log") +
-                                " &";
+                                engine + " -w 1 -b 127.0.0.1:" + std::to_string(port) + " -p " +
+                                (place / "pid") + " --chdir " + place.path() + " hello:app 2>" +
+                                (place / "log") + " &";
     run({"/bin/sh", "-c", command}, {{"HOME", place.path()}}, place.path());
     ASSERT_TRUE(eventually([&] { return Client(Endpoint{.port = port}).connected(); }))
         << read_file(place / "log");
@@ -230,13 +237,101 @@ TEST_F(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
     EXPECT_TRUE(eventually([&] { return !is_alive(arbiter); })) << read_file(place / "log");
 }
 
-TEST(PidFile, InADirectoryThatCannotBeWrittenEndsTheStart) {
+TEST_P(Faults, APidFileThatCannotBeWrittenEndsTheStart) {
     // root may write everywhere but in /proc.
     const Finished finished = run_server(
-        {"-b", "127.0.0.1:" + std::to_string(free_port()), "-p", "/proc/gcorn.pid", "probe:app"});
+        GetParam() + std::vector<std::string>{"-b", "127.0.0.1:" + std::to_string(free_port()),
+                                              "-p", "/proc/gcorn.pid", "probe:app"});
     EXPECT_EQ(finished.code, 1) << finished;
     EXPECT_TRUE(contains(finished.err, "/proc")) << finished;
     EXPECT_FALSE(contains(finished.err, "Traceback")) << finished;
+}
+
+TEST_P(Faults, APidFileThatCannotBeMovedStaysWhereItIs) {
+    const TempDir scratch;
+    const std::string config = scratch.write("conf.py", "pidfile = '" + (scratch / "pid") + "'\n");
+    Server server(with({"-c", config}));
+    ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
+    scratch.write("conf.py", "pidfile = '/proc/gcorn.pid'\n");
+    server.signal(SIGHUP);
+    ASSERT_TRUE(server.logs("create pid file '/proc/gcorn.pid'")) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    server.signal(SIGUSR2);  // the new master finds no place for its own
+    ASSERT_TRUE(server.logs("exited with code 1; this one goes on")) << server.story();
+    EXPECT_EQ(read_file(scratch / "pid"), std::to_string(server.pid()) + "\n");
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_EQ(read_file(scratch / "pid"), "");
+}
+
+TEST_P(Faults, AnArbiterWithoutDescriptorsGoesOnWithWhatItHas) {
+    const TempDir scratch;
+    Server server(with({"-c", scratch.write("conf.py", "")}));
+    ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
+    EXPECT_EQ(server.get("/").status, 200);
+    const std::vector<pid_t> workers = server.workers();
+    limit(server.pid(), RLIMIT_NOFILE, 3);  // it has more, and gets none
+    server.signal(SIGHUP);
+    ASSERT_TRUE(server.logs("Reload failed, going on with the old workers and settings"))
+        << server.story();
+    EXPECT_EQ(server.workers(), workers) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    limit(server.pid(), RLIMIT_NOFILE, RLIM_INFINITY);
+    server.signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] {
+        const std::vector<pid_t> now = server.workers();
+        return now.size() == workers.size() &&
+               std::find(now.begin(), now.end(), workers.at(0)) == now.end();
+    })) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+}
+
+// Goal: the three ends of a worker that look the same to waitpid(2) are told apart, each with the
+// request that ran. The kernel's counter is a file of the test's own, in a private mount namespace.
+TEST_P(Faults, ADeathSaysWhoKilledAndWhatRan) {
+    if (run({"/usr/bin/unshare", "--mount", "mount", "-t", "tmpfs", "none", "/sys/fs/cgroup"})
+            .code != 0)
+        GTEST_SKIP() << "no mount namespace here";
+    const std::string membership = read_file("/proc/self/cgroup");
+    const size_t at = membership.find("0::");
+    if (at == std::string::npos) GTEST_SKIP() << "no unified cgroup hierarchy here";
+    const std::string group = membership.substr(at + 3, membership.find('\n', at) - at - 3);
+    const TempDir scratch;
+    const int port = free_port();
+    std::string options;
+    for (const std::string& word : GetParam() + std::vector<std::string>{"-w", "1"})
+        options += " " + word;
+    const std::string command = "mount -t tmpfs none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup" +
+                                group + " && echo oom_kill 3 >/sys/fs/cgroup" + group +
+                                "/memory.events && exec " + server_command().at(0) + options +
+                                " -b 127.0.0.1:" + std::to_string(port) + " probe:app";
+    Daemon server({"/usr/bin/unshare", "--mount", "/bin/sh", "-c", command},
+                  {{"PROBE_LOG", scratch / "events"}});
+    const auto logs = [&](const std::string& text) {
+        return eventually([&] { return contains(server.output(), text); });
+    };
+    for (const auto& [kills, words] : std::vector<std::pair<int, std::string>>{
+             {3, " Not by gcorn, and its cgroup has not run out of memory."},
+             {4, " By the kernel: out of memory (oom_kill 4 in its cgroup's memory.events)."}}) {
+        ASSERT_TRUE(eventually([&] { return fetch({.port = port}, "GET", "/").status == 200; }))
+            << server.output();
+        const std::string worker = "Worker (pid:" + std::to_string(children_of(server.pid()).at(0));
+        Client client({.port = port});
+        const std::string path = "/sleep?s=" + std::to_string(60 + kills);
+        client.send(make_request("GET", path));
+        ASSERT_TRUE(eventually([&] {
+            return count(read_file(scratch / "events"), "sleeping") ==
+                   static_cast<size_t>(kills - 2);
+        })) << server.output();
+        std::ofstream("/proc/" + std::to_string(server.pid()) + "/root/sys/fs/cgroup" + group +
+                      "/memory.events")
+            << "oom_kill " << kills << "\n";
+        ::kill(children_of(server.pid()).at(0), SIGKILL);
+        EXPECT_TRUE(logs(worker + ") was sent SIGKILL!" + words)) << server.output();
+        EXPECT_TRUE(logs(worker + ") was running: GET " + path + " for ")) << server.output();
+        EXPECT_TRUE(logs(" s, in the application, from 127.0.0.1\n")) << server.output();
+    }
 }
 
 TEST(Init, ReapsForeignChildrenAndStopsOnTerm) {
