@@ -364,9 +364,9 @@ Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool
         const Error& error = listener.error();
         if (error.code == EADDRINUSE) log().error("Connection in use: %s", where.c_str());
         if (error.code == EADDRNOTAVAIL) log().error("Invalid address: %s", where.c_str());
-        log().error("connection to %s failed: [Errno %d] %s", where.c_str(), error.code,
-                    error.message.c_str());
         const bool may_get_free = error.code == EADDRINUSE || error.code == EADDRNOTAVAIL;
+        log().error("connection to %s failed: [Errno %d] %s", where.c_str(), error.code,
+                    may_get_free ? std::strerror(error.code) : error.message.c_str());
         if (!is_patient || !may_get_free || attempt == kBindAttempts) break;
         log().debug("Retrying in 1 second.");
         sleep_until(monotonic_ms() + 1000);
@@ -438,7 +438,8 @@ void Arbiter::handle_signal(int signal) {
     if (signal == SIGCHLD) return log().debug("Handling signal: %s", text.c_str());
     if (state_ == State::Stopping) {
         if (signal == SIGINT || signal == SIGQUIT) return hurry();
-        return log().debug("Ignoring signal while stopping: %s", text.c_str());
+        if (signal != SIGUSR1)
+            return log().debug("Ignoring signal while stopping: %s", text.c_str());
     }
     log().info("Handling signal: %s", text.c_str());
     switch (signal) {
