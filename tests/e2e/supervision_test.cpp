@@ -20,12 +20,8 @@ protected:
         SKIP_ON_GUNICORN("it drops requests here");
         if (GetParam().name == "sync_2") GTEST_SKIP() << "each test says how many workers it wants";
     }
-    /// Importing gevent takes half a second of processor time in each worker, eventlet two: fewer
-    /// rounds.
-    static size_t rounds(size_t count) {
-        const std::string& name = GetParam().args[1];
-        return name == "eventlet" ? count / 5 : name == "gevent" ? count / 2 : count;
-    }
+    /// Importing eventlet takes two seconds of processor time in each worker: fewer rounds.
+    static size_t rounds(size_t count) { return GetParam().name == "eventlet" ? count / 2 : count; }
     static bool has_other_workers(const Server& server, const std::vector<pid_t>& old,
                                   size_t count) {
         return eventually(
