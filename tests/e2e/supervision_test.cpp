@@ -2,12 +2,21 @@
 // failed or wrong answer, over kept-alive and over fresh connections, and must count none.
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <sstream>
 #include <thread>
 
+#include <fcntl.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "base/fd.h"
 #include "tests/support/e2e.h"
 #include "tests/support/load.h"
 
@@ -42,6 +51,50 @@ TEST_P(Supervision, ReloadsLoseNoRequest) {
     Load load(server.at());
     for (size_t i = 0; i < rounds(20); ++i) {
         ASSERT_TRUE(load.goes_on(5));
+        const std::vector<pid_t> old = server.workers();
+        server.signal(SIGHUP);
+        ASSERT_TRUE(has_other_workers(server, old, 2)) << server.story();
+    }
+    load.stop();
+    EXPECT_EQ(load.bad_count(), 0u) << load.bad();
+}
+
+/// A network of the test's own, whose kernel settings it may change, until it ends.
+class OwnNetwork {
+public:
+    OwnNetwork() {
+        if (!home_ || ::unshare(CLONE_NEWNET) != 0) return;
+        ifreq loopback{};
+        std::strcpy(loopback.ifr_name, "lo");
+        loopback.ifr_flags = IFF_UP;
+        const Fd any(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+        is_up_ = ::ioctl(any.get(), SIOCSIFFLAGS, &loopback) == 0;
+    }
+    ~OwnNetwork() {
+        if (home_) ::setns(home_.get(), CLONE_NEWNET);
+    }
+    OwnNetwork(const OwnNetwork&) = delete;
+    OwnNetwork& operator=(const OwnNetwork&) = delete;
+    /// Whether there is such a setting, and it is changed.
+    [[nodiscard]] bool set(const std::string& name, const std::string& value) const {
+        std::ofstream file("/proc/sys/net/" + name, std::ios::in);
+        return is_up_ && file << value << std::flush;
+    }
+
+private:
+    const Fd home_{::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)};
+    bool is_up_ = false;
+};
+
+TEST_P(Supervision, ReloadsLoseNoRequestOnSocketsOfTheWorkersOwn) {
+    const OwnNetwork network;
+    if (!network.set("ipv4/tcp_migrate_req", "1"))
+        GTEST_SKIP() << "needs root and Linux 5.14 or newer";
+    Server server(with({"-w", "2", "--reuse-port"}));
+    ASSERT_TRUE(server.has_workers(2));
+    Load load(server.at());
+    for (int i = 0; i < 3; ++i) {
+        ASSERT_TRUE(load.goes_on());
         const std::vector<pid_t> old = server.workers();
         server.signal(SIGHUP);
         ASSERT_TRUE(has_other_workers(server, old, 2)) << server.story();
