@@ -79,36 +79,89 @@ TEST_P(Faults, WorkersOfAKilledArbiterLeaveSoon) {
     EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(8000));
 }
 
-// Goal: neither the loop nor the interpreter is needed for it.
-TEST_P(Faults, WorkersOfAKilledArbiterLeaveSoonWhateverTheyDo) {
-    const TempDir site;
-    site.write("holding.py",
-               "import ctypes, os\n"
-               "import probe\n"
-               "def hold(where):\n"
-               "    probe.note(where)\n"
-               "    while True:\n"
-               "        ctypes.PyDLL(None).sleep(60)  # without giving up the GIL\n"
-               "if os.environ['HOLDS'] == 'import':\n"
-               "    hold('import')\n"
-               "def app(environ, start_response):\n"
-               "    hold('call')\n");
-    for (const std::string where : {"import", "call"}) {
-        ServerOptions options = with({"-w", "1", "--chdir", site.path()});
+/// An application that never comes back, at import or in a call, and gives nobody else the GIL.
+class Held : public Faults {
+protected:
+    Held() {
+        site_.write("holding.py",
+                    "import ctypes, os, threading, time\n"
+                    "import probe\n"
+                    "def hold(where):\n"
+                    "    probe.note(where)\n"
+                    "    while True:\n"
+                    "        ctypes.PyDLL(None).sleep(60)  # keeps the GIL\n"
+                    "def stand_by():\n"
+                    "    time.sleep(60)\n"
+                    "threading.Thread(target=stand_by, daemon=True).start()\n"
+                    "if os.environ['HOLDS'] == 'import':\n"
+                    "    hold('import')\n"
+                    "def app(environ, start_response):\n"
+                    "    hold('call')\n");
+    }
+    [[nodiscard]] ServerOptions held_in(const std::string& where,
+                                        const std::vector<std::string>& more = {}) const {
+        ServerOptions options = with(more);
+        options.args.insert(options.args.end(), {"-w", "1", "--chdir", site_.path()});
         options.app = "holding:app";
         options.env = {
-            {"PYTHONPATH", apps_dir()}, {"HOLDS", where}, {"PROBE_LOG", site / ("in " + where)}};
-        Server server(options);
+            {"PYTHONPATH", apps_dir()}, {"HOLDS", where}, {"PROBE_LOG", site_ / ("in " + where)}};
+        return options;
+    }
+    [[nodiscard]] bool is_held_in(const std::string& where) const {
+        return eventually([&] { return read_file(site_ / ("in " + where)) == where + "\n"; });
+    }
+
+private:
+    TempDir site_;
+};
+FOR_EVERY_ENGINE(Held);
+
+// Goal: neither the loop nor the interpreter is needed for it.
+TEST_P(Held, LeavesSoonWhenItsArbiterIsKilled) {
+    for (const std::string where : {"import", "call"}) {
+        Server server(held_in(where));
         Client client = server.connect();
         client.send(make_request("GET", "/"));
-        ASSERT_TRUE(eventually([&] { return read_file(site / ("in " + where)) != ""; }))
-            << server.story();
+        ASSERT_TRUE(is_held_in(where)) << server.story();
         const pid_t worker = server.workers().at(0);
         const auto begin = std::chrono::steady_clock::now();
         server.signal(SIGKILL);
         EXPECT_TRUE(eventually([&] { return !is_alive(worker); })) << where << server.story();
         EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(8000)) << where;
     }
+}
+
+TEST_P(Held, IsToldWithItsRequestAndTheStacksOfAllThreads) {
+    Server server(held_in("call", {"-t", "1"}));
+    Client client = server.connect();
+    client.send(make_request("GET", "/held?x=1"));
+    ASSERT_TRUE(is_held_in("call")) << server.story();
+    const pid_t pid = server.workers().at(0);
+    const std::string worker = "(pid:" + std::to_string(pid) + ")";
+    EXPECT_TRUE(server.logs("[CRITICAL] WORKER TIMEOUT " + worker)) << server.story();
+    EXPECT_TRUE(server.logs("Worker " + worker + " was running: GET /held?x=1 for 1."));
+    EXPECT_TRUE(server.logs(" s, in the application, from 127.0.0.1\n")) << server.story();
+    EXPECT_TRUE(eventually([&] { return !is_alive(pid); })) << server.story();
+    EXPECT_TRUE(eventually([&] {
+        const std::vector<pid_t> now = server.workers();
+        return now.size() == 1 && now.at(0) != pid;
+    })) << server.story();
+    const std::string log = server.err();
+    const size_t stack = log.find("holding.py\", line 6 in hold");
+    EXPECT_LT(stack, std::min(log.find("was sent SIGKILL"), log.find("exited with code")))
+        << server.story();
+    const std::string& engine = GetParam().name;
+    const bool has_threads = engine != "gevent" && engine != "eventlet";
+    EXPECT_EQ(contains(log, "in stand_by"), has_threads) << server.story();
+}
+
+TEST_P(Held, EndsTheStartAfterItsBootTimeout) {
+    Server server(held_in("import", {"--boot-timeout", "1"}));
+    EXPECT_EQ(server.exit_code(), 3) << server.story();
+    const std::string log = server.err();
+    EXPECT_TRUE(contains(log, "[CRITICAL] WORKER BOOT TIMEOUT (pid:")) << log;
+    EXPECT_TRUE(contains(log, "holding.py\", line 6 in hold")) << log;
+    EXPECT_TRUE(contains(log, "Reason: Worker failed to boot.")) << log;
 }
 
 /// The year in an answer's Date.
