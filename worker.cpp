@@ -353,8 +353,6 @@ int Worker::serve_until_told() {
     }
     board().capacity.store(static_cast<uint32_t>(slots()));
     board().beat();
-    board().state.store(WorkerState::Ready);
-    context_.scoreboard.notify();
     handle_signals();  // those that came while booting
 
     {
@@ -369,10 +367,20 @@ int Worker::serve_until_told() {
         serve(loop, ready);
     }
 
+    handle_signals();  // an interrupt may have been faster than whoever leads the loop
+    // Not told to leave: its threads or its hub could not start, or ended.
+    if (alive()) return booted() ? 1 : kExitBootFailed;
     board().state.store(WorkerState::Stopping);
     // Lets worker_int or worker_abort run if the signal met no running Python.
     if (stop_.load() != Stop::Graceful) context_.runtime.is_alive();
     return stop_.load() == Stop::Abort ? 1 : 0;
+}
+
+/// Not before the class's threads run, for the arbiter lets the predecessor go.
+void Worker::report_ready() {
+    WorkerState booting = WorkerState::Booting;  // it may have been told to leave meanwhile
+    board().state.compare_exchange_strong(booting, WorkerState::Ready);
+    context_.scoreboard.notify();
 }
 
 // --------------------------------------------------------------------------------------- stopping
@@ -478,6 +486,7 @@ void Worker::handle_overdue(const OverdueCalls& found) {
 void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     main_thread_ = ::pthread_self();
     Guard guard(loop, [this] { return repeat_interrupt(); });
+    report_ready();
     while (!is_finished()) {
         {
             const std::unique_lock lead = guard.lead();
@@ -520,6 +529,7 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         context_.runtime.join_threads(0);
         return;
     }
+    report_ready();
     const std::unique_lock lead(loop.lead());
     int64_t next_beat_ms = 0;
     while (!is_finished()) {

@@ -231,63 +231,98 @@ TEST_P(Faults, StepsOfTheWallClockEndNothing) {
     EXPECT_EQ(server.exit_code(), 0) << server.story();
 }
 
-/// Code that makes a python somebody else.
-constexpr const char* kBecome = "import os, sys\nos.setgid(64321); os.setuid(64321)\n";
-
-/// A server under a user of its own, whose number of processes can be limited.
+/// A server under a user of its own, whose number of processes and threads can be limited.
 class NoProcesses : public Faults {
 protected:
     void SetUp() override {
         Faults::SetUp();
+        if (IsSkipped()) return;
         if (::geteuid() != 0) GTEST_SKIP() << "a limit for another user needs root";
+        ASSERT_EQ(::chmod(place_.path().c_str(), 0777), 0);
+        std::filesystem::copy_file(server_command().at(0), place_ / "gcorn");
+        std::filesystem::copy_file(apps_dir() + "/hello.py", place_ / "hello.py");
+        // python drops root, so that the limit counts, and becomes the server.
+        const std::string start = become_ + "os.execv(sys.argv[1], sys.argv[1:])";
+        std::string engine;
+        for (const std::string& word : GetParam().args)
+            engine += " " + word;
+        const std::string command =
+            "exec " + python() + " -c '" + start + "' " + (place_ / "gcorn") + engine +
+            " -w 1 -b 127.0.0.1:" + std::to_string(at_.port) + " -p " + (place_ / "pid") +
+            " --chdir " + place_.path() + " hello:app 2>" + (place_ / "log") + " &";
+        run({"/bin/sh", "-c", command}, {{"HOME", place_.path()}}, place_.path());
+        ASSERT_TRUE(eventually([&] { return Client(at_).connected(); })) << log();
+        ASSERT_TRUE(serves()) << log();
+        arbiter_ = std::atoi(read_file(place_ / "pid").c_str());
+        ASSERT_GT(arbiter_, 1);
+        worker_ = children_of(arbiter_).at(0);
     }
-};
-
-FOR_EVERY_ENGINE(NoProcesses);
-
-TEST_P(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
-    const TempDir place;
-    ASSERT_EQ(::chmod(place.path().c_str(), 0777), 0);
-    std::filesystem::copy_file(server_command().at(0), place / "gcorn");
-    std::filesystem::copy_file(apps_dir() + "/hello.py", place / "hello.py");
-    const int port = free_port();
-    // python drops root, so that the limit counts, and becomes the server.
-    const std::string start = std::string(kBecome) + "os.execv(sys.argv[1], sys.argv[1:])";
-    std::string engine;
-    for (const std::string& word : GetParam().args)
-        engine += " " + word;
-    const std::string command = "exec " + python() + " -c '" + start + "' " + (place / "gcorn") +
-                                engine + " -w 1 -b 127.0.0.1:" + std::to_string(port) + " -p " +
-                                (place / "pid") + " --chdir " + place.path() + " hello:app 2>" +
-                                (place / "log") + " &";
-    run({"/bin/sh", "-c", command}, {{"HOME", place.path()}}, place.path());
-    ASSERT_TRUE(eventually([&] { return Client(Endpoint{.port = port}).connected(); }))
-        << read_file(place / "log");
-    EXPECT_EQ(fetch({.port = port}, "GET", "/").status, 200) << read_file(place / "log");
-    const pid_t arbiter = std::atoi(read_file(place / "pid").c_str());
-    ASSERT_GT(arbiter, 1);
-    const auto limit_processes = [&](const std::string& number) {
-        const std::string code = std::string(kBecome) +
+    void TearDown() override {
+        if (arbiter_ <= 1) return;
+        ::kill(arbiter_, SIGTERM);
+        EXPECT_TRUE(eventually([&] { return !is_alive(arbiter_); })) << log();
+    }
+    [[nodiscard]] std::string log() const { return read_file(place_ / "log"); }
+    [[nodiscard]] bool logs(const std::string& text) const {
+        return eventually([&] { return contains(log(), text); });
+    }
+    [[nodiscard]] bool serves() const { return fetch(at_, "GET", "/").status == 200; }
+    /// A Python expression; "hard" lifts it.
+    void limit_processes(const std::string& number) const {
+        const std::string code = become_ +
                                  "import resource\n"
                                  "kind, pid = resource.RLIMIT_NPROC, int(sys.argv[1])\n"
                                  "hard = resource.prlimit(pid, kind)[1]\n"
                                  "resource.prlimit(pid, kind, (" +
                                  number + ", hard))";
-        const Finished done = run({python(), "-c", code, std::to_string(arbiter)});
+        const Finished done = run({python(), "-c", code, std::to_string(arbiter_)});
         EXPECT_EQ(done.code, 0) << done;
-    };
+    }
+    /// Threads that count against the limit.
+    [[nodiscard]] size_t threads() const {
+        size_t sum = 0;
+        for (const pid_t pid : {arbiter_, worker_}) {
+            const std::filesystem::directory_iterator tasks("/proc/" + std::to_string(pid) +
+                                                            "/task");
+            sum += static_cast<size_t>(std::distance(begin(tasks), end(tasks)));
+        }
+        return sum;
+    }
+
+    pid_t arbiter_ = 0, worker_ = 0;
+
+private:
+    const TempDir place_;
+    const Endpoint at_{.port = free_port()};
+    /// Code that makes a python somebody whom no other test is at the same time.
+    const std::string user_ = std::to_string(60'000 + ::getpid() % 5'000);
+    const std::string become_ =
+        "import os, sys\nos.setgid(" + user_ + "); os.setuid(" + user_ + ")\n";
+};
+FOR_EVERY_ENGINE(NoProcesses);
+
+TEST_P(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
     limit_processes("1");
-    const pid_t worker = children_of(arbiter).at(0);
-    ::kill(arbiter, SIGTTIN);  // a second worker is wanted, and cannot be
-    EXPECT_TRUE(eventually([&] { return contains(read_file(place / "log"), "fork"); }))
-        << read_file(place / "log");
-    EXPECT_EQ(fetch({.port = port}, "GET", "/").status, 200) << read_file(place / "log");
+    ::kill(arbiter_, SIGTTIN);  // a second worker is wanted, and cannot be
+    EXPECT_TRUE(logs("fork")) << log();
+    EXPECT_TRUE(serves()) << log();
     limit_processes("hard");
-    EXPECT_TRUE(eventually([&] { return children_of(arbiter).size() == 2; }))
-        << read_file(place / "log");
-    EXPECT_EQ(children_of(arbiter).at(0), worker);
-    ::kill(arbiter, SIGTERM);
-    EXPECT_TRUE(eventually([&] { return !is_alive(arbiter); })) << read_file(place / "log");
+    EXPECT_TRUE(eventually([&] { return children_of(arbiter_).size() == 2; })) << log();
+    EXPECT_EQ(children_of(arbiter_).at(0), worker_);
+}
+
+// Goal: nobody is retired for a worker that only has its process.
+TEST_P(NoProcesses, AWorkerWithoutItsThreadsIsNotReady) {
+    limit_processes(std::to_string(threads() + 1));
+    ::kill(arbiter_, SIGHUP);
+    EXPECT_TRUE(logs("Reload failed, going on with the old workers and settings")) << log();
+    EXPECT_TRUE(serves()) << log();
+    ::kill(arbiter_, SIGTTIN);
+    EXPECT_TRUE(logs("No new worker for 1 s: Worker failed to boot.")) << log();
+    EXPECT_TRUE(serves()) << log();
+    EXPECT_TRUE(is_alive(worker_)) << log();
+    limit_processes("hard");
+    EXPECT_TRUE(eventually([&] { return children_of(arbiter_).size() == 2; })) << log();
 }
 
 TEST_P(Faults, APidFileThatCannotBeWrittenEndsTheStart) {
