@@ -57,6 +57,10 @@ std::string join(const std::vector<std::string>& parts, const char* separator) {
     return text;
 }
 
+int configured_workers(const Config& cfg) {
+    return static_cast<int>(std::min<int64_t>(cfg.workers, INT_MAX));
+}
+
 /// "term" for SIGTERM.
 std::string short_name(int signal) {
     return lower(signals::name(signal).substr(3));
@@ -143,7 +147,7 @@ Status Arbiter::start() {
     options_.runtime.set_environment("SERVER_SOFTWARE", &software);
     if (Status status = prepare(generation); !status) return fatal(status.error());
     apply_environment(generation.cfg);
-    num_workers_ = static_cast<int>(std::min<int64_t>(generation.cfg.workers, INT_MAX));
+    num_workers_ = configured_workers(generation.cfg);
     if (Status status = options_.hooks.nworkers_changed(*this, num_workers_, -1); !status)
         return fatal_hook(status);
     if (generation.cfg.preload_app) {
@@ -360,9 +364,9 @@ Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool
         const Error& error = listener.error();
         if (error.code == EADDRINUSE) log().error("Connection in use: %s", where.c_str());
         if (error.code == EADDRNOTAVAIL) log().error("Invalid address: %s", where.c_str());
-        log().error("connection to %s failed: [Errno %d] %s", where.c_str(), error.code,
-                    error.message.c_str());
         const bool may_get_free = error.code == EADDRINUSE || error.code == EADDRNOTAVAIL;
+        log().error("connection to %s failed: [Errno %d] %s", where.c_str(), error.code,
+                    may_get_free ? std::strerror(error.code) : error.message.c_str());
         if (!is_patient || !may_get_free || attempt == kBindAttempts) break;
         log().debug("Retrying in 1 second.");
         sleep_until(monotonic_ms() + 1000);
@@ -434,7 +438,8 @@ void Arbiter::handle_signal(int signal) {
     if (signal == SIGCHLD) return log().debug("Handling signal: %s", text.c_str());
     if (state_ == State::Stopping) {
         if (signal == SIGINT || signal == SIGQUIT) return hurry();
-        return log().debug("Ignoring signal while stopping: %s", text.c_str());
+        if (signal != SIGUSR1)
+            return log().debug("Ignoring signal while stopping: %s", text.c_str());
     }
     log().info("Handling signal: %s", text.c_str());
     switch (signal) {
@@ -834,6 +839,9 @@ void Arbiter::successor_ended(int status) {
         log().warning("The new master (pid:%d) was sent %s; this one goes on", pid,
                       signals::name(WTERMSIG(status)).c_str());
     }
+    // WINCH sent our workers away, because it looked well: now nobody else serves.
+    if (num_workers_ == 0 && state_ != State::Stopping)
+        change_num_workers(configured_workers(cfg()));
 }
 
 // --- reload ---
@@ -869,7 +877,7 @@ Status Arbiter::begin_reload() {
     } else if (cfg().preload_app) {
         if (Status status = load_application(); !status) return status;
     }
-    change_num_workers(static_cast<int>(std::min<int64_t>(cfg().workers, INT_MAX)));
+    change_num_workers(configured_workers(cfg()));
     if (Status status = options_.hooks.on_reload(*this); !status) return status;
     backoff_ms_ = kBackoffMinMs;
     next_spawn_ms_ = 0;
@@ -909,11 +917,14 @@ void Arbiter::abandon_reload(const std::string& why) {
 /// After a reload: the setting may be new, or somebody may have removed the file.
 void Arbiter::move_pidfile() {
     const std::string path = cfg().pidfile.empty() ? "" : pidfile_path(cfg());
+    std::optional<Pidfile> moved;
+    if (!path.empty()) {
+        Result<Pidfile> pidfile = Pidfile::create(path, pid_);
+        if (!pidfile) return log().error("%s", pidfile.message().c_str());  // the old one stays
+        moved.emplace(std::move(*pidfile));
+    }
     if (pidfile_ && pidfile_->path() != path) pidfile_->unlink();
-    if (path.empty()) return pidfile_.reset();
-    Result<Pidfile> pidfile = Pidfile::create(path, pid_);
-    if (!pidfile) return log().error("%s", pidfile.message().c_str());
-    pidfile_.emplace(std::move(*pidfile));
+    pidfile_ = std::move(moved);
 }
 
 /// raw_env. What the variables were at the start is kept, so that a reload can take them back.

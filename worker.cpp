@@ -25,9 +25,10 @@ namespace {
 
 /// Longest time the main thread sleeps, so that the arbiter hears from it (see Worker::sleep_ms).
 constexpr int64_t kHeartbeatMaxMs = 5000;
-/// How often gthread's main thread takes the GIL to prove that the interpreter is alive.
+/// How often, at least, gthread's main thread takes the GIL to prove that the interpreter is alive.
 constexpr int kInterpreterBeatMs = 1000;
-/// A worker whose arbiter died has so long for the requests it runs.
+/// A worker whose arbiter died has so long for the requests it runs; the rest of the two seconds
+/// (signals::end_soon_after_parent) is for leaving in order.
 constexpr int64_t kOrphanMs = 1500;
 /// How often a call is interrupted that a quick stop waits for.
 constexpr int kInterruptAgainMs = 250;
@@ -237,6 +238,7 @@ int Worker::boot() {
     if (Status status = open_own_listeners(); !status) return failed(status);
     if (!context_.hooks.post_fork(context_.arbiter, *this)) return kExitBootFailed;
     if (Status status = drop_privileges_now(); !status) return failed(status);
+    signals::end_soon_after_parent();
     if (Status status = context_.runtime.worker_starting(cfg); !status) return failed(status);
     signals::catch_for_worker(
         [](void* runtime, int signal) { static_cast<Runtime*>(runtime)->interrupt(signal); },
@@ -351,8 +353,6 @@ int Worker::serve_until_told() {
     }
     board().capacity.store(static_cast<uint32_t>(slots()));
     board().beat();
-    board().state.store(WorkerState::Ready);
-    context_.scoreboard.notify();
     handle_signals();  // those that came while booting
 
     {
@@ -367,10 +367,20 @@ int Worker::serve_until_told() {
         serve(loop, ready);
     }
 
+    handle_signals();  // an interrupt may have been faster than whoever leads the loop
+    // Not told to leave: its threads or its hub could not start, or ended.
+    if (alive()) return booted() ? 1 : kExitBootFailed;
     board().state.store(WorkerState::Stopping);
     // Lets worker_int or worker_abort run if the signal met no running Python.
     if (stop_.load() != Stop::Graceful) context_.runtime.is_alive();
     return stop_.load() == Stop::Abort ? 1 : 0;
+}
+
+/// Not before the class's threads run, for the arbiter lets the predecessor go.
+void Worker::report_ready() {
+    WorkerState booting = WorkerState::Booting;  // it may have been told to leave meanwhile
+    board().state.compare_exchange_strong(booting, WorkerState::Ready);
+    context_.scoreboard.notify();
 }
 
 // --------------------------------------------------------------------------------------- stopping
@@ -476,6 +486,7 @@ void Worker::handle_overdue(const OverdueCalls& found) {
 void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     main_thread_ = ::pthread_self();
     Guard guard(loop, [this] { return repeat_interrupt(); });
+    report_ready();
     while (!is_finished()) {
         {
             const std::unique_lock lead = guard.lead();
@@ -518,17 +529,19 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         context_.runtime.join_threads(0);
         return;
     }
+    report_ready();
     const std::unique_lock lead(loop.lead());
     int64_t next_beat_ms = 0;
     while (!is_finished()) {
-        loop.turn(std::min(sleep_ms(), kInterpreterBeatMs));
+        const int beat_ms = std::min(sleep_ms(), kInterpreterBeatMs);
+        loop.turn(beat_ms);
         look_for_changes();
         if (monotonic_ms() < next_beat_ms && alive() && !loop.was_interrupted()) continue;
         // Taking the GIL proves that the interpreter is alive; a beat without it would prove
         // nothing.
         context_.runtime.is_alive();
         tend();
-        next_beat_ms = monotonic_ms() + kInterpreterBeatMs;
+        next_beat_ms = monotonic_ms() + beat_ms;
     }
     ready.close();
     const int64_t left_ms = std::max<int64_t>(sleep_ms(), 0);

@@ -88,7 +88,7 @@ protected:
 
     /// Requests it can run at once, and whether that is worth a guard, is what a class decides.
     [[nodiscard]] virtual size_t slots() const = 0;
-    /// Serves until is_finished().
+    /// Calls report_ready() when it can, then serves until is_finished().
     virtual void serve(EventLoop& loop, ReadyQueue& ready) = 0;
     /// Runs the application; classes that hold the GIL already have their own way.
     virtual void call_app(Exchange& exchange) { context_.app.call(exchange); }
@@ -101,6 +101,7 @@ protected:
     [[nodiscard]] virtual std::function<void()> pause() { return {}; }
 
     // --- for serve() ---
+    void report_ready();
     [[nodiscard]] Stop stop_reason() const { return stop_.load(); }
     /// Runs one request on the calling thread; `index` is its place on the scoreboard.
     void run_exchange(Exchange& exchange, size_t index);

@@ -2,10 +2,15 @@
 
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <utility>
 
 #include <fcntl.h>
 #include <unistd.h>
+
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 #include "base/fd.h"
 #include "os/process.h"
@@ -54,6 +59,15 @@ void set_action(int signal, void (*handler)(int), int flags) {
     GCORN_CHECK(sigaction(signal, &action, nullptr) == 0);
 }
 
+#ifdef __linux__
+timer_t end_timer;  // sends SIGKILL: nothing that runs in this process can be late or in the way
+
+void start_end_timer(int) {
+    const itimerspec two_seconds{.it_interval = {0, 0}, .it_value = {2, 0}};
+    static_cast<void>(::timer_settime(end_timer, 0, &two_seconds, nullptr));
+}
+#endif
+
 void ignore_write_failures() {
     set_action(SIGPIPE, SIG_IGN, 0);
     set_action(SIGXFSZ, SIG_IGN, 0);
@@ -70,6 +84,7 @@ Status open() {
     for (auto& flag : overflowed)
         flag = 0;
     write_fd = write_end.get();
+    set_action(SIGUSR1, take_note, SA_RESTART);
     return {};
 }
 
@@ -120,6 +135,18 @@ void catch_for_worker(void (*interrupter)(void*, int), void* argument) {
     for (const int signal : {SIGCHLD, SIGTTIN, SIGTTOU})
         set_action(signal, SIG_DFL, 0);
     ignore_write_failures();
+}
+
+void end_soon_after_parent() {
+#ifdef __linux__
+    sigevent event{};
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGKILL;
+    if (::timer_create(CLOCK_MONOTONIC, &event, &end_timer) < 0) return;  // the loop looks, too
+    const int signal = SIGRTMIN + 5;  // no program is known to use it
+    set_action(signal, start_end_timer, SA_RESTART);
+    GCORN_CHECK(::prctl(PR_SET_PDEATHSIG, signal) == 0);
+#endif
 }
 
 void reset_to_defaults() {

@@ -18,6 +18,7 @@ namespace gcorn::signals {
 
 /// Opens a fresh pipe and forgets what was queued. At the start, and again in every child of fork,
 /// while a Hold is in force: until then the child's handlers would write into the parent's queue.
+/// From here on USR1 is queued: a rotation of the logs must not end a worker that still boots.
 Status open();
 
 /// Read end of the pipe, readable while take() has something to return; -1 before open().
@@ -39,9 +40,15 @@ void catch_for_arbiter();
 /// default action: the application may have children.
 void catch_for_worker(void (*interrupter)(void* argument, int signal), void* argument);
 
-/// For a fresh child: every signal named above back to its default action, but HUP and USR2, which
-/// are ignored from here on (a signal for the whole family hurts no booting worker, either), and
-/// PIPE and XFSZ, which stay as they are.
+/// From here on this process outlives its parent, the thread that forked it, by two seconds at
+/// most, whatever it is doing then: importing, or inside an extension that holds the GIL. Changing
+/// its user undoes this (prctl(2)). Nothing happens where the kernel has no such signal (not
+/// Linux).
+void end_soon_after_parent();
+
+/// For a fresh child, before open(): every signal named above back to its default action, but HUP
+/// and USR2, which are ignored from here on (a signal for the whole family hurts no booting worker,
+/// either), and PIPE and XFSZ, which stay as they are.
 void reset_to_defaults();
 
 /// Blocks all signals in the calling thread for good: for the guard, so that they reach the main

@@ -238,6 +238,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         if (names) sleep_ = function_of(names, "sleep");
         const PyRef capsule = PyRef::steal(PyCapsule_New(this, kWorkerCapsule, nullptr));
         const PyRef native = capsule ? make_native(capsule.get()) : PyRef();
+        if (function && native) report_ready();
         const PyRef done = function && native
                                ? PyRef::steal(PyObject_CallOneArg(function.get(), native.get()))
                                : PyRef();

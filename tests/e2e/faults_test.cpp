@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 #include <thread>
 
@@ -10,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/support/daemon.h"
 #include "tests/support/e2e.h"
 #include "tests/support/load.h"
 
@@ -77,6 +79,91 @@ TEST_P(Faults, WorkersOfAKilledArbiterLeaveSoon) {
     EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(8000));
 }
 
+/// An application that never comes back, at import or in a call, and gives nobody else the GIL.
+class Held : public Faults {
+protected:
+    Held() {
+        site_.write("holding.py",
+                    "import ctypes, os, threading, time\n"
+                    "import probe\n"
+                    "def hold(where):\n"
+                    "    probe.note(where)\n"
+                    "    while True:\n"
+                    "        ctypes.PyDLL(None).sleep(60)  # keeps the GIL\n"
+                    "def stand_by():\n"
+                    "    time.sleep(60)\n"
+                    "threading.Thread(target=stand_by, daemon=True).start()\n"
+                    "if os.environ['HOLDS'] == 'import':\n"
+                    "    hold('import')\n"
+                    "def app(environ, start_response):\n"
+                    "    hold('call')\n");
+    }
+    [[nodiscard]] ServerOptions held_in(const std::string& where,
+                                        const std::vector<std::string>& more = {}) const {
+        ServerOptions options = with(more);
+        options.args.insert(options.args.end(), {"-w", "1", "--chdir", site_.path()});
+        options.app = "holding:app";
+        options.env = {
+            {"PYTHONPATH", apps_dir()}, {"HOLDS", where}, {"PROBE_LOG", site_ / ("in " + where)}};
+        return options;
+    }
+    [[nodiscard]] bool is_held_in(const std::string& where) const {
+        return eventually([&] { return read_file(site_ / ("in " + where)) == where + "\n"; });
+    }
+
+private:
+    TempDir site_;
+};
+FOR_EVERY_ENGINE(Held);
+
+// Goal: neither the loop nor the interpreter is needed for it.
+TEST_P(Held, LeavesSoonWhenItsArbiterIsKilled) {
+    for (const std::string where : {"import", "call"}) {
+        Server server(held_in(where));
+        Client client = server.connect();
+        client.send(make_request("GET", "/"));
+        ASSERT_TRUE(is_held_in(where)) << server.story();
+        const pid_t worker = server.workers().at(0);
+        const auto begin = std::chrono::steady_clock::now();
+        server.signal(SIGKILL);
+        EXPECT_TRUE(eventually([&] { return !is_alive(worker); })) << where << server.story();
+        EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(8000)) << where;
+    }
+}
+
+TEST_P(Held, IsToldWithItsRequestAndTheStacksOfAllThreads) {
+    Server server(held_in("call", {"-t", "1"}));
+    Client client = server.connect();
+    client.send(make_request("GET", "/held?x=1"));
+    ASSERT_TRUE(is_held_in("call")) << server.story();
+    const pid_t pid = server.workers().at(0);
+    const std::string worker = "(pid:" + std::to_string(pid) + ")";
+    EXPECT_TRUE(server.logs("[CRITICAL] WORKER TIMEOUT " + worker)) << server.story();
+    EXPECT_TRUE(server.logs("Worker " + worker + " was running: GET /held?x=1 for 1."));
+    EXPECT_TRUE(server.logs(" s, in the application, from 127.0.0.1\n")) << server.story();
+    EXPECT_TRUE(eventually([&] { return !is_alive(pid); })) << server.story();
+    EXPECT_TRUE(eventually([&] {
+        const std::vector<pid_t> now = server.workers();
+        return now.size() == 1 && now.at(0) != pid;
+    })) << server.story();
+    const std::string log = server.err();
+    const size_t stack = log.find("holding.py\", line 6 in hold");
+    EXPECT_LT(stack, std::min(log.find("was sent SIGKILL"), log.find("exited with code")))
+        << server.story();
+    const std::string& engine = GetParam().name;
+    const bool has_threads = engine != "gevent" && engine != "eventlet";
+    EXPECT_EQ(contains(log, "in stand_by"), has_threads) << server.story();
+}
+
+TEST_P(Held, EndsTheStartAfterItsBootTimeout) {
+    Server server(held_in("import", {"--boot-timeout", "1"}));
+    EXPECT_EQ(server.exit_code(), 3) << server.story();
+    const std::string log = server.err();
+    EXPECT_TRUE(contains(log, "[CRITICAL] WORKER BOOT TIMEOUT (pid:")) << log;
+    EXPECT_TRUE(contains(log, "holding.py\", line 6 in hold")) << log;
+    EXPECT_TRUE(contains(log, "Reason: Worker failed to boot.")) << log;
+}
+
 /// The year in an answer's Date.
 int year_of(const Response& answer) {
     const std::string date = answer.field("Date");
@@ -135,76 +222,204 @@ TEST_P(Faults, StepsOfTheWallClockEndNothing) {
     }
     EXPECT_GE(logged, 5U);
     // A worker that hangs is still ended in time, and the stop takes no longer.
-    if (GetParam().args[1] == "sync") {
+    if (GetParam().args[1] != "gthread") {  // where a busy thread lets the others beat
         Client hung = server.connect();
-        hung.send(make_request("GET", "/sleep?s=60"));
+        hung.send(make_request("GET", "/busy?s=60"));
         EXPECT_TRUE(server.logs("WORKER TIMEOUT")) << server.story();
     }
     server.signal(SIGTERM);
     EXPECT_EQ(server.exit_code(), 0) << server.story();
 }
 
-/// Code that makes a python somebody else.
-constexpr const char* kBecome = "import os, sys\nos.setgid(64321); os.setuid(64321)\n";
-
-/// A server under a user of its own, whose number of processes can be limited.
-class NoProcesses : public ::testing::Test {
+/// A server under a user of its own, whose number of processes and threads can be limited.
+class NoProcesses : public Faults {
 protected:
     void SetUp() override {
-        SKIP_ON_GUNICORN("not what this test is about");
+        Faults::SetUp();
+        if (IsSkipped()) return;
         if (::geteuid() != 0) GTEST_SKIP() << "a limit for another user needs root";
+        ASSERT_EQ(::chmod(place_.path().c_str(), 0777), 0);
+        std::filesystem::copy_file(server_command().at(0), place_ / "gcorn");
+        std::filesystem::copy_file(apps_dir() + "/hello.py", place_ / "hello.py");
+        // python drops root, so that the limit counts, and becomes the server.
+        const std::string start = become_ + "os.execv(sys.argv[1], sys.argv[1:])";
+        std::string engine;
+        for (const std::string& word : GetParam().args)
+            engine += " " + word;
+        const std::string command =
+            "exec " + python() + " -c '" + start + "' " + (place_ / "gcorn") + engine +
+            " -w 1 -b 127.0.0.1:" + std::to_string(at_.port) + " -p " + (place_ / "pid") +
+            " --chdir " + place_.path() + " hello:app 2>" + (place_ / "log") + " &";
+        run({"/bin/sh", "-c", command}, {{"HOME", place_.path()}}, place_.path());
+        ASSERT_TRUE(eventually([&] { return Client(at_).connected(); })) << log();
+        ASSERT_TRUE(serves()) << log();
+        arbiter_ = std::atoi(read_file(place_ / "pid").c_str());
+        ASSERT_GT(arbiter_, 1);
+        worker_ = children_of(arbiter_).at(0);
     }
-};
-
-TEST_F(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
-    const TempDir place;
-    ASSERT_EQ(::chmod(place.path().c_str(), 0777), 0);
-    std::filesystem::copy_file(server_command().at(0), place / "gcorn");
-    std::filesystem::copy_file(apps_dir() + "/hello.py", place / "hello.py");
-    const int port = free_port();
-    // python drops root, so that the limit counts, and becomes the server.
-    const std::string start = std::string(kBecome) + "os.execv(sys.argv[1], sys.argv[1:])";
-    const std::string command = "exec " + python() + " -c '" + start + "' " + (place / "gcorn") +
-                                " -b 127.0.0.1:" + std::to_string(port) + " -p " + (place / "pid") +
-                                " --chdir " + place.path() + " hello:app 2>" + (place / "log") +
-                                " &";
-    run({"/bin/sh", "-c", command}, {{"HOME", place.path()}}, place.path());
-    ASSERT_TRUE(eventually([&] { return Client(Endpoint{.port = port}).connected(); }))
-        << read_file(place / "log");
-    EXPECT_EQ(fetch({.port = port}, "GET", "/").status, 200) << read_file(place / "log");
-    const pid_t arbiter = std::atoi(read_file(place / "pid").c_str());
-    ASSERT_GT(arbiter, 1);
-    const auto limit_processes = [&](const std::string& number) {
-        const std::string code = std::string(kBecome) +
+    void TearDown() override {
+        if (arbiter_ <= 1) return;
+        ::kill(arbiter_, SIGTERM);
+        EXPECT_TRUE(eventually([&] { return !is_alive(arbiter_); })) << log();
+    }
+    [[nodiscard]] std::string log() const { return read_file(place_ / "log"); }
+    [[nodiscard]] bool logs(const std::string& text) const {
+        return eventually([&] { return contains(log(), text); });
+    }
+    [[nodiscard]] bool serves() const { return fetch(at_, "GET", "/").status == 200; }
+    /// A Python expression; "hard" lifts it.
+    void limit_processes(const std::string& number) const {
+        const std::string code = become_ +
                                  "import resource\n"
                                  "kind, pid = resource.RLIMIT_NPROC, int(sys.argv[1])\n"
                                  "hard = resource.prlimit(pid, kind)[1]\n"
                                  "resource.prlimit(pid, kind, (" +
                                  number + ", hard))";
-        const Finished done = run({python(), "-c", code, std::to_string(arbiter)});
+        const Finished done = run({python(), "-c", code, std::to_string(arbiter_)});
         EXPECT_EQ(done.code, 0) << done;
-    };
+    }
+    /// Threads that count against the limit.
+    [[nodiscard]] size_t threads() const {
+        size_t sum = 0;
+        for (const pid_t pid : {arbiter_, worker_}) {
+            const std::filesystem::directory_iterator tasks("/proc/" + std::to_string(pid) +
+                                                            "/task");
+            sum += static_cast<size_t>(std::distance(begin(tasks), end(tasks)));
+        }
+        return sum;
+    }
+
+    pid_t arbiter_ = 0, worker_ = 0;
+
+private:
+    const TempDir place_;
+    const Endpoint at_{.port = free_port()};
+    /// Code that makes a python somebody whom no other test is at the same time.
+    const std::string user_ = std::to_string(60'000 + ::getpid() % 5'000);
+    const std::string become_ =
+        "import os, sys\nos.setgid(" + user_ + "); os.setuid(" + user_ + ")\n";
+};
+FOR_EVERY_ENGINE(NoProcesses);
+
+TEST_P(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
     limit_processes("1");
-    const pid_t worker = children_of(arbiter).at(0);
-    ::kill(arbiter, SIGTTIN);  // a second worker is wanted, and cannot be
-    EXPECT_TRUE(eventually([&] { return contains(read_file(place / "log"), "fork"); }))
-        << read_file(place / "log");
-    EXPECT_EQ(fetch({.port = port}, "GET", "/").status, 200) << read_file(place / "log");
+    ::kill(arbiter_, SIGTTIN);  // a second worker is wanted, and cannot be
+    EXPECT_TRUE(logs("fork")) << log();
+    EXPECT_TRUE(serves()) << log();
     limit_processes("hard");
-    EXPECT_TRUE(eventually([&] { return children_of(arbiter).size() == 2; }))
-        << read_file(place / "log");
-    EXPECT_EQ(children_of(arbiter).at(0), worker);
-    ::kill(arbiter, SIGTERM);
-    EXPECT_TRUE(eventually([&] { return !is_alive(arbiter); })) << read_file(place / "log");
+    EXPECT_TRUE(eventually([&] { return children_of(arbiter_).size() == 2; })) << log();
+    EXPECT_EQ(children_of(arbiter_).at(0), worker_);
 }
 
-TEST(PidFile, InADirectoryThatCannotBeWrittenEndsTheStart) {
+// Goal: nobody is retired for a worker that only has its process.
+TEST_P(NoProcesses, AWorkerWithoutItsThreadsIsNotReady) {
+    limit_processes(std::to_string(threads() + 1));
+    ::kill(arbiter_, SIGHUP);
+    EXPECT_TRUE(logs("Reload failed, going on with the old workers and settings")) << log();
+    EXPECT_TRUE(serves()) << log();
+    ::kill(arbiter_, SIGTTIN);
+    EXPECT_TRUE(logs("No new worker for 1 s: Worker failed to boot.")) << log();
+    EXPECT_TRUE(serves()) << log();
+    EXPECT_TRUE(is_alive(worker_)) << log();
+    limit_processes("hard");
+    EXPECT_TRUE(eventually([&] { return children_of(arbiter_).size() == 2; })) << log();
+}
+
+TEST_P(Faults, APidFileThatCannotBeWrittenEndsTheStart) {
     // root may write everywhere but in /proc.
     const Finished finished = run_server(
-        {"-b", "127.0.0.1:" + std::to_string(free_port()), "-p", "/proc/gcorn.pid", "probe:app"});
+        GetParam() + std::vector<std::string>{"-b", "127.0.0.1:" + std::to_string(free_port()),
+                                              "-p", "/proc/gcorn.pid", "probe:app"});
     EXPECT_EQ(finished.code, 1) << finished;
     EXPECT_TRUE(contains(finished.err, "/proc")) << finished;
     EXPECT_FALSE(contains(finished.err, "Traceback")) << finished;
+}
+
+TEST_P(Faults, APidFileThatCannotBeMovedStaysWhereItIs) {
+    const TempDir scratch;
+    const std::string config = scratch.write("conf.py", "pidfile = '" + (scratch / "pid") + "'\n");
+    Server server(with({"-c", config}));
+    ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
+    scratch.write("conf.py", "pidfile = '/proc/gcorn.pid'\n");
+    server.signal(SIGHUP);
+    ASSERT_TRUE(server.logs("create pid file '/proc/gcorn.pid'")) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    server.signal(SIGUSR2);  // the new master finds no place for its own
+    ASSERT_TRUE(server.logs("exited with code 1; this one goes on")) << server.story();
+    EXPECT_EQ(read_file(scratch / "pid"), std::to_string(server.pid()) + "\n");
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_EQ(read_file(scratch / "pid"), "");
+}
+
+TEST_P(Faults, AnArbiterWithoutDescriptorsGoesOnWithWhatItHas) {
+    const TempDir scratch;
+    Server server(with({"-c", scratch.write("conf.py", "")}));
+    ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
+    EXPECT_EQ(server.get("/").status, 200);
+    const std::vector<pid_t> workers = server.workers();
+    limit(server.pid(), RLIMIT_NOFILE, 3);  // it has more, and gets none
+    server.signal(SIGHUP);
+    ASSERT_TRUE(server.logs("Reload failed, going on with the old workers and settings"))
+        << server.story();
+    EXPECT_EQ(server.workers(), workers) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    limit(server.pid(), RLIMIT_NOFILE, RLIM_INFINITY);
+    server.signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] {
+        const std::vector<pid_t> now = server.workers();
+        return now.size() == workers.size() &&
+               std::find(now.begin(), now.end(), workers.at(0)) == now.end();
+    })) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+}
+
+// Goal: the three ends of a worker that look the same to waitpid(2) are told apart, each with the
+// request that ran. The kernel's counter is a file of the test's own, in a private mount namespace.
+TEST_P(Faults, ADeathSaysWhoKilledAndWhatRan) {
+    if (run({"/usr/bin/unshare", "--mount", "mount", "-t", "tmpfs", "none", "/sys/fs/cgroup"})
+            .code != 0)
+        GTEST_SKIP() << "no mount namespace here";
+    const std::string membership = read_file("/proc/self/cgroup");
+    const size_t at = membership.find("0::");
+    if (at == std::string::npos) GTEST_SKIP() << "no unified cgroup hierarchy here";
+    const std::string group = membership.substr(at + 3, membership.find('\n', at) - at - 3);
+    const TempDir scratch;
+    const int port = free_port();
+    std::string options;
+    for (const std::string& word : GetParam() + std::vector<std::string>{"-w", "1"})
+        options += " " + word;
+    const std::string command = "mount -t tmpfs none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup" +
+                                group + " && echo oom_kill 3 >/sys/fs/cgroup" + group +
+                                "/memory.events && exec " + server_command().at(0) + options +
+                                " -b 127.0.0.1:" + std::to_string(port) + " probe:app";
+    Daemon server({"/usr/bin/unshare", "--mount", "/bin/sh", "-c", command},
+                  {{"PROBE_LOG", scratch / "events"}});
+    const auto logs = [&](const std::string& text) {
+        return eventually([&] { return contains(server.output(), text); });
+    };
+    for (const auto& [kills, words] : std::vector<std::pair<int, std::string>>{
+             {3, " Not by gcorn, and its cgroup has not run out of memory."},
+             {4, " By the kernel: out of memory (oom_kill 4 in its cgroup's memory.events)."}}) {
+        ASSERT_TRUE(eventually([&] { return fetch({.port = port}, "GET", "/").status == 200; }))
+            << server.output();
+        const std::string worker = "Worker (pid:" + std::to_string(children_of(server.pid()).at(0));
+        Client client({.port = port});
+        const std::string path = "/sleep?s=" + std::to_string(60 + kills);
+        client.send(make_request("GET", path));
+        ASSERT_TRUE(eventually([&] {
+            return count(read_file(scratch / "events"), "sleeping") ==
+                   static_cast<size_t>(kills - 2);
+        })) << server.output();
+        std::ofstream("/proc/" + std::to_string(server.pid()) + "/root/sys/fs/cgroup" + group +
+                      "/memory.events")
+            << "oom_kill " << kills << "\n";
+        ::kill(children_of(server.pid()).at(0), SIGKILL);
+        EXPECT_TRUE(logs(worker + ") was sent SIGKILL!" + words)) << server.output();
+        EXPECT_TRUE(logs(worker + ") was running: GET " + path + " for ")) << server.output();
+        EXPECT_TRUE(logs(" s, in the application, from 127.0.0.1\n")) << server.output();
+    }
 }
 
 TEST(Init, ReapsForeignChildrenAndStopsOnTerm) {

@@ -154,6 +154,25 @@ TEST_P(Signals, AWorkerThatHangsIsAbortedAndReplaced) {
     EXPECT_EQ(server.get("/").status, 200) << server.story();
 }
 
+TEST_P(Signals, RotatingTheLogsEndsNoWorkerThatBoots) {
+    SKIP_ON_GUNICORN("such a worker dies");
+    const std::string hook =
+        "import os, time\n"
+        "def post_fork(server, worker):\n"
+        "    while not os.path.exists(os.environ['GO']):\n"
+        "        time.sleep(0.01)\n";
+    ServerOptions options = with({"-c", scratch_.write("hooks.py", hook)});
+    options.env["GO"] = scratch_ / "go";
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
+    const std::vector<pid_t> workers = server.workers();
+    server.signal(SIGUSR1);
+    ASSERT_TRUE(server.logs("Handling signal: usr1")) << server.story();
+    scratch_.write("go", "");
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    EXPECT_EQ(server.workers(), workers) << server.story();
+}
+
 TEST_P(Signals, WorkersLeaveWhenTheArbiterIsKilled) {
     Server& server = start({"-t", "4"});  // gunicorn's sync looks twice in that time
     const std::vector<pid_t> workers = server.workers();

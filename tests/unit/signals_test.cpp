@@ -120,6 +120,13 @@ TEST_F(Signals, HupAndUsr2AreHarmlessFromResetOn) {
     EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
 }
 
+TEST_F(Signals, Usr1IsQueuedFromOpenOn) {
+    signals::reset_to_defaults();
+    ASSERT_TRUE(signals::open());
+    ::raise(SIGUSR1);
+    EXPECT_EQ(signals::take(), std::vector<int>{SIGUSR1});
+}
+
 TEST_F(Signals, SentToAChildBeforeItsOwnPipeNeverReachTheParent) {
     signals::catch_for_arbiter();
     pid_t pid;
