@@ -172,14 +172,16 @@ void Reloader::watch_directory(const std::string& path) {
     if (is_new) attach(path, place->second);
 }
 
-/// True if the directory has an inotify watch now.
+/// True if the directory has an inotify watch that it did not have before.
 bool Reloader::attach([[maybe_unused]] const std::string& path,
                       [[maybe_unused]] Directory& directory) {
 #ifdef __linux__
     if (!inotify_) return false;
-    directory.watch = ::inotify_add_watch(inotify_.get(), path.c_str(), kEvents);
-    if (directory.watch < 0) return false;
-    by_watch_[directory.watch].push_back(path);
+    const int watch = ::inotify_add_watch(inotify_.get(), path.c_str(), kEvents);
+    if (std::exchange(directory.watch, watch) == watch || watch < 0) return false;
+    by_watch_[watch].push_back(path);
+    char real[PATH_MAX];
+    directory.is_linked = ::realpath(path.c_str(), real) != nullptr && path != real;
     return true;
 #else
     return false;
@@ -313,18 +315,22 @@ void Reloader::suspect(const std::string& path) {
 
 bool Reloader::is_polling() const {
     return !inotify_ || !always_polled_.empty() ||
-           std::any_of(directories_.begin(), directories_.end(),
-                       [](const auto& item) { return item.second.watch < 0; });
+           std::any_of(directories_.begin(), directories_.end(), [](const auto& item) {
+               return item.second.watch < 0 || item.second.is_linked;
+           });
 }
 
 void Reloader::poll_files() {
     std::vector<std::string> polled(always_polled_.begin(), always_polled_.end());
     for (auto& [path, directory] : directories_) {
-        if (directory.watch >= 0) continue;
+        if (directory.watch >= 0 && !directory.is_linked) continue;
+        // First the watch, then the look at the files, so that no change falls in between. A link
+        // that still leads where it did gives the same watch, which tells of every change itself.
+        const bool is_new = attach(path, directory);
+        if (is_new) are_globs_stale_ = !globs_.empty();
+        if (!is_new && directory.watch >= 0) continue;
         for (const auto& [name, seen] : directory.files)
             polled.push_back(join(path, name));
-        // First the watch, then the look at the files, so that no change falls in between.
-        if (attach(path, directory)) are_globs_stale_ = !globs_.empty();
     }
     for (const std::string& path : polled) {
         const auto [directory, name] = split_path(path);

@@ -65,6 +65,7 @@ private:
     };
     struct Directory {
         int watch = -1;                          ///< inotify's number; -1: polled
+        bool is_linked = false;                  ///< a symbolic link leads there: may change
         std::map<std::string, Signature> files;  ///< by name, as last seen
     };
     using Pattern =

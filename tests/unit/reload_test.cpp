@@ -370,6 +370,27 @@ TEST_P(ReloadTest, SeesChangesThroughALinkedDirectory) {
     EXPECT_EQ(change(), module);
 }
 
+TEST_P(ReloadTest, SeesADirectoryLinkPointElsewhere) {
+    save("v1/pkg/mod.py", "one");
+    save("v2/pkg/mod.py", "two");
+    fs::create_directory_symlink("v1", root_ / "current");
+    const std::string module = root_ / "current/pkg/mod.py";
+    reloader_.watch({module, sentinel_}, {});
+    fs::create_directory_symlink("v2", root_ / "next");
+    fs::rename(root_ / "next", root_ / "current");
+    EXPECT_EQ(change(), module);
+    save("v2/pkg/mod.py", "three");
+    EXPECT_EQ(change(), module);
+    save("v1/pkg/mod.py", "no longer ours");
+    EXPECT_TRUE(is_quiet());
+    fs::remove(root_ / "current");
+    EXPECT_EQ(change(), module);
+    fs::create_directory_symlink("v1", root_ / "current");
+    EXPECT_EQ(change(), module);
+    save("v1/pkg/mod.py", "ours again");
+    EXPECT_EQ(change(), module);
+}
+
 TEST_P(ReloadTest, WatchesADirectoryGivenAsAFile) {
     fs::create_directory(root_ / "locale");
     watch({root_ / "locale"});
