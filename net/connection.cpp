@@ -306,13 +306,9 @@ void Connection::on_bytes(std::string_view bytes) {
 /// Feeds the transform; what comes out is in tls_->plain. False: the connection ends.
 bool Connection::decrypt(std::string_view wire) {
     const bool is_first = !std::exchange(tls_->has_bytes, true);
-    if (is_first && is_alpha(wire[0])) {
-        // A TLS record starts with its type, 22 for a handshake (RFC 8446 §5.1): never a letter.
-        tls_.reset();
-        facts_.peer.is_tls = false;
-        refuse(400, "plain HTTP request to a TLS port");
-        return false;
-    }
+    // A TLS record starts with its type, 22 for a handshake (RFC 8446 §5.1): never a letter.
+    if (is_first && is_alpha(wire[0]))
+        return refuse_plainly(400, "plain HTTP request to a TLS port");
     tls_->plain.clear();
     const Status fed = tls_->transform->feed(wire, false, tls_->plain);
     if (!flush_tls()) return false;
@@ -398,13 +394,12 @@ bool Connection::step_preamble(std::string_view in, size_t& used) {
     ProxyHeader header;
     switch (parse_proxy_header(in, loop_.options().proxy_mode, header)) {
         case ProxyParse::NeedMore: return false;
-        case ProxyParse::Bad: refuse(400, header.rule); return false;
+        case ProxyParse::Bad: return refuse_plainly(400, header.rule);
         case ProxyParse::Absent: break;
         case ProxyParse::Done:
-            if (!facts_.is_unix && !loop_.options().proxy_allow.contains(peer_)) {
-                refuse(403, "PROXY header from a peer that proxy_allow_ips does not list");
-                return false;
-            }
+            if (!facts_.is_unix && !loop_.options().proxy_allow.contains(peer_))
+                return refuse_plainly(
+                    403, "PROXY header from a peer that proxy_allow_ips does not list");
             used = header.used;
             if (header.has_addresses) {
                 facts_.has_proxy_header = true;
@@ -562,6 +557,14 @@ void Connection::refuse(int status, const char* rule) {
     error.status = status;
     error.rule = rule;
     refuse(error, {});
+}
+
+/// Refuses what came before any TLS handshake; the answer is not encrypted either. False.
+bool Connection::refuse_plainly(int status, const char* rule) {
+    tls_.reset();
+    facts_.peer.is_tls = false;
+    refuse(status, rule);
+    return false;
 }
 
 /// Answers a request that never reaches the application: one warning, one error page, one access

@@ -126,6 +126,7 @@ private:
     void dispatch(bool is_body_complete, bool has_rest);
     void refuse(const HttpError& error, std::string_view in);
     void refuse(int status, const char* rule);
+    bool refuse_plainly(int status, const char* rule);
 
     void on_event_in_app(const PollEvent& event);
     void settle();

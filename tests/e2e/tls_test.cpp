@@ -378,6 +378,21 @@ assert answer.startswith(b'HTTP/1.1 400 '), answer
     EXPECT_EQ(got.code, 0) << got << server.story();
 }
 
+TEST_F(TlsTest, RefusesAProxyHeaderInPlainTextBecauseNoHandshakeCameBefore) {
+    const Server trusting(options(kSync, {"--proxy-protocol", "auto"}));
+    const Server wary(
+        options(kSync, {"--proxy-protocol", "auto", "--proxy-allow-from", "10.0.0.1"}));
+    const auto client = [](const std::string& line, int status) {
+        return "s = raw()\ns.sendall(b'" + line + "\\r\\n')\nanswer = read_all(s)\n" +
+               "assert answer.startswith(b'HTTP/1.1 " + std::to_string(status) + " '), answer\n";
+    };
+    const Finished bad = python_client(trusting, client("PROXY TCP4 192.0.2.7", 400));
+    EXPECT_EQ(bad.code, 0) << bad << trusting.story();
+    const Finished stranger =
+        python_client(wary, client("PROXY TCP4 192.0.2.7 192.0.2.8 1234 443", 403));
+    EXPECT_EQ(stranger.code, 0) << stranger << wary.story();
+}
+
 TEST_F(TlsTest, OneClearLineStopsTheStart) {
     const auto failure = [](const std::vector<std::string>& args, const std::string& expected) {
         std::vector<std::string> all = args;
