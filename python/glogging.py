@@ -222,10 +222,9 @@ class Logger:
             return None
         import base64
         try:
-            user, colon, _ = base64.b64decode(credentials.strip()).decode().partition(":")
+            return base64.b64decode(credentials.strip()).decode().partition(":")[0]
         except ValueError:
             return None
-        return user if colon else None
 
     def _install(self, log, handler):
         handler._gunicorn = True
@@ -334,9 +333,12 @@ def current():
     return _current
 
 
-def record(level, message):
-    """A record of the server, while Python's logging has taken over."""
-    getattr(_current, level)(message)
+def record(level, message, error):
+    """A record of the server, while Python's logging has taken over; error: an exception or None."""
+    if error is None:
+        getattr(_current, level)(message)
+    else:
+        getattr(_current, "exception" if level == "error" else level)(message, exc_info=error)
 
 
 def access(resp, req, environ, microseconds):

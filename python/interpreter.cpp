@@ -527,12 +527,26 @@ std::string take_error_text(bool with_traceback) {
     return std::string(view);
 }
 
+namespace {
+thread_local LoggedError being_logged;
+}
+
 void log_python_error(Logger& log, Level level, std::string_view context) {
+    const PyRef exception = take_exception();
+    if (exception) restore_exception(PyRef::borrow(exception.get()));
     std::string record(context);
     record += '\n';
     record += take_error_text();
-    WithoutGil nogil;  // the write may block, and observers take the GIL themselves
-    log.write(level, record);
+    being_logged = {exception.get(), context};
+    {
+        WithoutGil nogil;  // the write may block, and observers take the GIL themselves
+        log.write(level, record);
+    }
+    being_logged = {};
+}
+
+LoggedError error_being_logged() {
+    return being_logged;
 }
 
 }  // namespace gcorn

@@ -132,4 +132,12 @@ private:
 /// traceback below. The one place that prints tracebacks. GIL held; it is dropped for the write.
 void log_python_error(Logger& log, Level level, std::string_view context);
 
+/// What log_python_error() is writing on this thread: for Python's own formatters and handlers,
+/// which want the exception itself, not its text.
+struct LoggedError {
+    PyObject* exception = nullptr;  ///< borrowed; null: the record is of no exception
+    std::string_view context;
+};
+[[nodiscard]] LoggedError error_being_logged();
+
 }  // namespace gcorn

@@ -178,8 +178,10 @@ void PythonLogging::error_record(Level level, std::string_view message) {
     }
     WithGil gil;
     PyRef pending = take_exception();  // whoever logs may be about to handle one
-    const PyRef text = utf8_str(message);
-    if (!text || !call_logging("record", "sO", level_method(level), text.get())) {
+    const LoggedError error = error_being_logged();
+    const PyRef text = utf8_str(error.exception == nullptr ? message : error.context);
+    PyObject* exception = error.exception == nullptr ? Py_None : error.exception;
+    if (!text || !call_logging("record", "sOO", level_method(level), text.get(), exception)) {
         log_.write_raw(std::string(message) + "\n" + take_error_text());
     }
     if (pending) restore_exception(std::move(pending));

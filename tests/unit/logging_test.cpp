@@ -193,6 +193,29 @@ TEST_F(LoggingTest, SendsTheServersRecordsThroughADictionary) {
     EXPECT_EQ(errors(), "");
 }
 
+TEST_F(LoggingTest, GivesPythonsFormattersTheExceptionItself) {
+    ASSERT_TRUE(
+        configure("import logging\n"
+                  "class Keys(logging.Formatter):\n"
+                  "    def format(self, record):\n"
+                  "        error = record.exc_info and record.exc_info[1]\n"
+                  "        return f'{record.levelname} {record.getMessage()} {error!r}'\n"
+                  "logconfig_dict = {'version': 1, 'formatters': {'f': {'()': Keys}},\n"
+                  "  'handlers': {'h': {'class': 'logging.FileHandler', 'formatter': 'f',\n"
+                  "                     'filename': 'python.log'}},\n"
+                  "  'root': {}, 'loggers': {'gunicorn.error': {'handlers': ['h']}}}\n"));
+    WithGil gil;
+    PyErr_SetString(PyExc_KeyError, "first");
+    log_python_error(log_, Level::Error, "Error handling request GET /%s");
+    PyErr_SetString(PyExc_KeyError, "second");
+    log_python_error(log_, Level::Warning, "A hook failed");
+    log_.error("no exception");
+    EXPECT_EQ(read_file("python.log"),
+              "ERROR Error handling request GET /%s KeyError('first')\n"
+              "WARNING A hook failed KeyError('second')\n"
+              "ERROR no exception None\n");
+}
+
 TEST_F(LoggingTest, KeepsAPendingExceptionOfWhoeverLogs) {
     ASSERT_TRUE(configure(kErrorToFile));
     WithGil gil;
@@ -316,6 +339,24 @@ TEST_F(LoggingTest, WritesAccessRecordsWithAllAtoms) {
     EXPECT_EQ(accesses(),
               "10.0.0.9 ann \"GET /a\\r\\nb HTTP/1.1\" 200 12 12 GET /a\\r\\nb a=1 HTTP/1.1 "
               "2 2345 2345678 2.345678 7 x\\\"y text/plain ann - -\n");
+}
+
+TEST_F(LoggingTest, TellsTheUserWhateverTheCredentialsLackElse) {
+    ASSERT_TRUE(
+        configure("access_log_format = '%(u)s'\nimport gunicorn\n"
+                  "class Own(gunicorn.glogging.Logger): pass\nlogger_class = Own\n"));
+    const auto log_user = [&](const std::string& credentials) {
+        std::string call = kAccessCall;
+        const std::string given = "Basic YW5uOnB3";
+        call.replace(call.find(given), given.size(), credentials);
+        ASSERT_TRUE(run_python("PATH = '/'\n" + call));
+    };
+    log_user("basic YW5u");  // "ann"
+    log_user("Basic OnB3");  // ":pw"
+    log_user("Basic !");
+    log_user("Basic");
+    log_user("Bearer YW5uOnB3");
+    EXPECT_EQ(accesses(), "ann\n-\n-\n-\n-\n");
 }
 
 TEST_F(LoggingTest, LetsASubclassFilterInSetup) {
