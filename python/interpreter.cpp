@@ -225,6 +225,31 @@ Result<PythonChoice> choose_python(const std::string& virtual_env, const std::st
 
 // ------------------------------------------------------------------------------- start and end
 
+namespace {
+
+/// For sys.stdout and sys.stderr, which may be None or whatever an application put there.
+template <typename Call>
+void for_standard_streams(Call call) {
+    for (const char* name : {"stdout", "stderr"}) {
+        PyObject* stream = PySys_GetObject(name);  // borrowed
+        if (stream != nullptr && stream != Py_None && !call(stream)) PyErr_Clear();
+    }
+}
+
+/// Makes each line one write(2), at once. Python would keep lines for a file or a pipe back, and a
+/// crash would lose them; with PYTHONUNBUFFERED it writes a line's end by itself, and the lines of
+/// several workers mix.
+bool buffer_lines(PyObject* stream) {
+    const PyRef reconfigure = PyRef::steal(PyObject_GetAttrString(stream, "reconfigure"));
+    const PyRef none = PyRef::steal(PyTuple_New(0));
+    const PyRef settings =
+        PyRef::steal(Py_BuildValue("{sOsO}", "line_buffering", Py_True, "write_through", Py_False));
+    return reconfigure && none && settings &&
+           PyRef::steal(PyObject_Call(reconfigure.get(), none.get(), settings.get()));
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Interpreter>> Interpreter::start(InterpreterOptions options) {
     std::vector<char*> argv;
     for (std::string& argument : options.argv)
@@ -254,6 +279,7 @@ Result<std::unique_ptr<Interpreter>> Interpreter::start(InterpreterOptions optio
     Status ready;
     if (::getcwd(directory, sizeof directory) != nullptr)
         ready = interpreter->prepend_path(directory);
+    for_standard_streams(buffer_lines);
     PyEval_SaveThread();  // kept in the thread's own storage; WithGil finds it there
     if (!ready) return ready.error();
     return interpreter;
@@ -288,6 +314,10 @@ void Interpreter::finalize() {
 void Interpreter::before_fork() {
     fork_gil_ = PyGILState_Ensure();
     if (!std::exchange(has_forked_, true)) share_with_workers();
+    // Or each worker would write the line that somebody began.
+    for_standard_streams([](PyObject* stream) {
+        return static_cast<bool>(PyRef::steal(PyObject_CallMethod(stream, "flush", nullptr)));
+    });
     PyOS_BeforeFork();
 }
 

@@ -554,6 +554,72 @@ TEST_P(Logs, CapturesOutputInTheErrorLog) {
     EXPECT_EQ(server.out(), "");
 }
 
+std::vector<std::string> lines_of(const std::string& text) {
+    std::istringstream stream(text);
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(stream, line);)
+        lines.push_back(line);
+    return lines;
+}
+
+TEST_P(Logs, LosesAndDoublesNoPrintedLine) {
+    SKIP_ON_GUNICORN("Python keeps lines back, and a fork copies them");
+    const TempDir directory;
+    directory.write("conf.py", "print('read the configuration')\nprint('begun, ', end='')\n");
+    directory.write("prints.py",
+                    "import os, signal\n"
+                    "def app(environ, start_response):\n"
+                    "    print('asked for', environ['PATH_INFO'])\n"
+                    "    if environ['PATH_INFO'] == '/kill': os.kill(os.getpid(), signal.SIGKILL)\n"
+                    "    start_response('200 OK', [('Content-Length', '2')])\n"
+                    "    return [b'ok']\n");
+    ServerOptions options = with({"-w", "2", "-c", directory / "conf.py"});
+    options.app = "prints:app";
+    options.directory = directory.path();
+    options.env["PYTHONUNBUFFERED"] = "";
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(2));
+    const std::vector<pid_t> old = server.workers();
+    fetch(server.at(), "GET", "/kill");
+    EXPECT_TRUE(eventually([&] { return server.out().find("for /kill\n") != std::string::npos; }));
+    ASSERT_TRUE(eventually([&] { return server.has_workers(2) && server.workers() != old; }));
+    EXPECT_EQ(server.get("/last").status, 200);
+    EXPECT_TRUE(eventually([&] { return server.out().find("for /last\n") != std::string::npos; }));
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0);
+    EXPECT_EQ(lines_of(server.out()),
+              (std::vector<std::string>{"read the configuration", "begun, asked for /kill",
+                                        "asked for /last"}));
+}
+
+TEST_P(Logs, PrintsWholeLinesFromManyWorkersAlsoUnbuffered) {
+    SKIP_ON_GUNICORN("Python writes the end of a line by itself");
+    const TempDir directory;
+    directory.write("prints.py",
+                    "def app(environ, start_response):\n"
+                    "    for i in range(50): print('from ' + environ['QUERY_STRING'] * 20)\n"
+                    "    start_response('200 OK', [('Content-Length', '2')])\n"
+                    "    return [b'ok']\n");
+    ServerOptions options = with({"-w", "4"});
+    options.app = "prints:app";
+    options.directory = directory.path();
+    options.env["PYTHONUNBUFFERED"] = "1";
+    const Server server(options);
+    ASSERT_TRUE(server.has_workers(4));
+    std::vector<std::thread> clients;
+    for (int i = 0; i < 6; ++i)
+        clients.emplace_back([&] {
+            for (int j = 0; j < 20; ++j)
+                EXPECT_EQ(fetch(server.at(), "GET", "/?line").status, 200);
+        });
+    for (std::thread& client : clients)
+        client.join();
+    std::string line = "from ";
+    for (int i = 0; i < 20; ++i)
+        line += "line";
+    EXPECT_EQ(lines_of(server.out()), std::vector<std::string>(6 * 20 * 50, line));
+}
+
 TEST(ErrorLog, SpeaksJson) {
     SKIP_ON_GUNICORN("it has no JSON");
     const TempDir directory;
