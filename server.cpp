@@ -374,6 +374,7 @@ std::unique_ptr<Worker> Server::make_worker(WorkerContext context) {
 }  // namespace gcorn
 
 int main(int argc, char** argv) {
+    gcorn::fill_standard_streams();
     std::vector<std::string> arguments(argv, argv + argc);
     if (arguments.empty()) arguments.emplace_back("gcorn");
     std::vector<std::string> environment;

@@ -47,6 +47,13 @@ Status redirect_to_null(int target) {
 
 }  // namespace
 
+void fill_standard_streams() {
+    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+        if (::fcntl(fd, F_GETFD) >= 0) continue;
+        static_cast<void>(redirect_to_null(fd).is_ok());  // without /dev/null it stays closed
+    }
+}
+
 Status daemonize(bool enable_stdio_inheritance) {
     if (Status status = leave_parent(); !status) return status;
     if (::setsid() < 0) return errno_error(errno, "setsid");

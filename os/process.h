@@ -18,6 +18,10 @@
 
 namespace gcorn {
 
+/// Opens /dev/null as stdin, stdout or stderr where we were started without: else the next socket
+/// or log file would get that number, and with it what is printed. First of all in main().
+void fill_standard_streams();
+
 /// Detaches: fork, setsid, fork again, umask 022; returns only in the grandchild, the callers
 /// before it end with status 0. stdin becomes /dev/null; stdout and stderr, too, unless
 /// enable_stdio_inheritance is set and they are not terminals. Other descriptors and the working

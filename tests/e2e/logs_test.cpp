@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "tests/support/daemon.h"
 #include "tests/support/e2e.h"
 #include "tests/support/receiver.h"
 
@@ -663,6 +664,27 @@ TEST(ErrorLog, LeavesRedirectedStreamsToADaemonWithR) {
         EXPECT_TRUE(eventually([&] { return !is_alive(pid); }));
         EXPECT_EQ(read_file(out), keeps ? "printed x\n" : "");
     }
+}
+
+TEST(ErrorLog, KeepsOutWhatIsPrintedWithoutStandardStreams) {
+    SKIP_ON_GUNICORN("its log file becomes stdout");
+    const TempDir directory;
+    directory.write("noisy.py", kNoisy);
+    const int port = free_port();
+    const std::string log = directory / "log";
+    Daemon server({"/bin/sh", "-c",
+                   "exec " + server_command().at(0) + " --chdir " + directory.path() +
+                       " --access-logfile - --log-file " + log +
+                       " -b 127.0.0.1:" + std::to_string(port) + " noisy:app <&- >&- 2>&-"});
+    ASSERT_TRUE(eventually([&] { return Client(Endpoint{.port = port}).connected(); }))
+        << read_file(log);
+    EXPECT_EQ(fetch({.port = port}, "GET", "/low").status, 200);
+    EXPECT_EQ(fetch({.port = port}, "GET", "/print?x").status, 200);
+    EXPECT_EQ(fetch({.port = port}, "GET", "/note?x").status, 200);
+    const std::string text = read_file(log);
+    EXPECT_NE(text.find("noted x\n"), std::string::npos) << text;
+    for (const char* printed : {"low one", "low two", "printed x", "GET /low"})
+        EXPECT_EQ(text.find(printed), std::string::npos) << text;
 }
 
 // ------------------------------------------------------------------------------- syslog, statsd
