@@ -95,11 +95,12 @@ Status logger_name(std::string& text) {
     return {};
 }
 
-/// A file to watch; one with wildcards is expanded by the reloader and may match nothing yet.
+/// A file or directory to watch; one with wildcards is expanded by the reloader and may match
+/// nothing yet.
 Status watched_file(std::string& text) {
     struct stat info {};
     if (text.find_first_of("*?[") != std::string::npos) return {};
-    if (::stat(text.c_str(), &info) == 0 && S_ISREG(info.st_mode)) return {};
+    if (::stat(text.c_str(), &info) == 0) return {};
     return Error{0, "File " + text + " does not exist."};
 }
 

@@ -223,6 +223,13 @@ TEST_P(Reload, WatchesExtraFilesWithGlobsOfAnyDepth) {
     EXPECT_TRUE(server.logs("one.html modified")) << server.story();
 }
 
+TEST_P(Reload, WatchesAnExtraDirectory) {
+    site_.write("locale/en.mo", "a");
+    Server& server = start("auto", {"--reload-extra-file", site_ / "locale"});
+    save_in_place("locale/de.mo", "new");
+    EXPECT_TRUE(server.logs("locale modified")) << server.story();
+}
+
 TEST_P(Reload, AnswersMeanwhile) {
     Server& server = start();
     std::atomic<bool> stops{false};
