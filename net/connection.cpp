@@ -460,9 +460,10 @@ bool Connection::step_head(std::string_view in, size_t& used) {
     enter(State::Body);
     body_.begin(exchange_->head.framing, exchange_->head.content_length, loop_.options().policy);
     // A peer that sent body bytes already does not wait for permission (RFC 9110 §10.1.1).
-    if (exchange_->head.expects_continue && in.size() == used)
-        exchange_->send(kContinue, {}, {}, false);
-    return true;
+    if (!exchange_->head.expects_continue || in.size() > used) return true;
+    exchange_->send(kContinue, {}, {}, false);
+    // Only plain text is on its way already: TLS has to encrypt it here.
+    return !exchange_->has_output() || flush_output();
 }
 
 bool Connection::step_body(std::string_view in, size_t& used) {

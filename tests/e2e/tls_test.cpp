@@ -148,6 +148,23 @@ assert c.sock is first, 'the connection did not stay'
     EXPECT_EQ(got.out, "2620840 bytes as expected\n");
 }
 
+TEST_P(TlsEngine, SendsContinueBeforeTheBody) {
+    const Server server(options(GetParam()));
+    const Finished got = python_client(server, R"(
+s = connect()
+for body in b'four', b'fives':
+    s.sendall(b'POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n' % len(body))
+    answer = s.recv(65536)
+    assert answer == b'HTTP/1.1 100 Continue\r\n\r\n', answer
+    s.sendall(body)
+    answer = b''
+    end = b'bytes=%d\n' % len(body)
+    while not answer.endswith(end): answer += s.recv(65536) or sys.exit(answer)
+    assert answer.startswith(b'HTTP/1.1 200 '), answer
+)");
+    EXPECT_EQ(got.code, 0) << got << server.story();
+}
+
 TEST_P(TlsEngine, SaysGoodbyeWhenItCloses) {
     const Server server(options(GetParam(), {"--keep-alive", "1"}));
     // Connection: close, the end of an idle connection, and the client's own goodbye.
