@@ -298,6 +298,8 @@ def configure():
             log.filters[:] = [f for f in log.filters if f not in filters]
         clean = {log: _state(log) for log in _all_loggers()}
         made = _logger_class(cfg)(cfg)
+        if cfg.syslog:
+            _drop_syslog_handlers()
     except BaseException:
         for log, (handlers, filters, level, propagate, disabled) in before.items():
             log.handlers[:], log.filters[:] = handlers, filters
@@ -313,6 +315,16 @@ def configure():
         _installed.append((log, [h for h in log.handlers if h not in handlers],
                            [f for f in log.filters if f not in filters]))
     _current = made
+
+
+def _drop_syslog_handlers():
+    """A subclass of the real gunicorn's Logger, where that is installed, brings a syslog handler of its
+    own; but C++ sends the server's records there, and each would arrive twice."""
+    for log in map(logging.getLogger, ("gunicorn.error", "gunicorn.access")):
+        for handler in log.handlers[:]:
+            if getattr(handler, "_gunicorn", False) and hasattr(handler, "facility"):
+                log.removeHandler(handler)
+                handler.close()
 
 
 def _logger_class(cfg):

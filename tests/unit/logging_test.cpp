@@ -370,6 +370,26 @@ TEST_F(LoggingTest, LetsASubclassFilterInSetup) {
     EXPECT_EQ(eval_python("__import__('logging').getLogger('gunicorn.access').filters"), "[]");
 }
 
+TEST_F(LoggingTest, LeavesSyslogToTheServer) {
+    ASSERT_TRUE(
+        configure("import logging, logging.handlers\nfrom gunicorn import glogging\n"
+                  "class Own(glogging.Logger):\n"
+                  "    def setup(self, cfg):\n"
+                  "        super().setup(cfg)\n"
+                  "        for log in self.error_log, self.access_log:\n"
+                  "            handler = logging.handlers.SysLogHandler(('127.0.0.1', 9))\n"
+                  "            handler._gunicorn = True  # as the real class marks it\n"
+                  "            log.addHandler(handler)\n"
+                  "logger_class = Own\nsyslog = True\n"));
+    const std::string kinds =
+        "[type(h).__name__ for h in __import__('logging').getLogger('gunicorn.%s').handlers]";
+    for (const char* log : {"error", "access"}) {
+        std::string expression = kinds;
+        expression.replace(expression.find("%s"), 2, log);
+        EXPECT_EQ(eval_python(expression), "['FileHandler']");
+    }
+}
+
 TEST_F(LoggingTest, LetsASubclassOverrideAccessAndAtoms) {
     ASSERT_TRUE(
         configure("from gunicorn import glogging\n"
