@@ -185,8 +185,8 @@ TEST_P(Load, IsSharedByTheWorkers) {
         EXPECT_TRUE(eventually([&] {  // a worker that gets no processor takes nothing
             share = share_of_busiest(server, connections);
             return share <= 0.6;
-        })) << share << " of "
-            << connections << " connections" << server.story();
+        })) << share
+            << " of " << connections << " connections" << server.story();
     }
 }
 
