@@ -448,8 +448,7 @@ void Worker::tend() {
 
 void Worker::run_exchange(Exchange& exchange, size_t index) {
     WorkerSlot& slot = board();
-    slot.begin(index, Phase::Application, exchange.head.method, exchange.head.target,
-               exchange.facts->remote_addr);
+    slot.begin(index, exchange.head.method, exchange.head.target, exchange.facts->remote_addr);
     slot.busy.fetch_add(1, std::memory_order_relaxed);
     if (measures_time_) exchange.taken_us = monotonic_us();
     // More wait here than can run while a sibling has nothing to do: send this client there.
