@@ -767,7 +767,7 @@ void Arbiter::bury(Child child, int status, int64_t oom_kills) {
     report_death(child, status, oom_kills);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     const bool cannot_boot = code == kExitBootFailed || code == kExitAppFailed;
-    if (!cannot_boot) (void)options_.hooks.child_exit(*this, *child.worker);
+    if (!cannot_boot) options_.hooks.child_exit(*this, *child.worker);
     const bool left_by_itself = slot(child).state.load() == WorkerState::Stopping && code == 0;
     const bool was_slow = child.aborted_ms != 0;
     scoreboard_->free(child.worker->slot());

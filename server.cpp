@@ -353,7 +353,7 @@ Status Server::start_worker(const Config& cfg) {
     // A hook is told once, however often the signal comes.
     return interpreter_->install_interrupts([this, told = std::set<int>()](int signal) mutable {
         if (worker_ == nullptr || !told.insert(signal).second) return;
-        (void)(signal == SIGABRT ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_));
+        signal == SIGABRT ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_);
     });
 }
 

@@ -221,7 +221,7 @@ int Worker::run() {
     int code = boot();
     if (code == 0) code = serve_until_told();
     context_.log.info("Worker exiting (pid: %d)", static_cast<int>(pid_));
-    (void)context_.hooks.worker_exit(context_.arbiter, *this);
+    context_.hooks.worker_exit(context_.arbiter, *this);
     context_.runtime.finalize();
     return code;
 }
@@ -572,7 +572,7 @@ void Worker::look_for_changes() {
     if (path.empty()) path = reloader_->changed();
     if (path.empty() || !alive() || board().wants_replacement.exchange(true)) return;
     context_.log.info("Worker reloading: %s modified", path.c_str());
-    (void)context_.hooks.worker_int(*this);
+    context_.hooks.worker_int(*this);
     // As after max_requests: the successor with the new code boots first, then TERM comes.
     context_.scoreboard.notify();
 }
