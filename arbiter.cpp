@@ -50,13 +50,6 @@ int64_t seconds(int64_t count) {
     return std::min<int64_t>(count, 1'000'000'000'000) * 1000;
 }
 
-std::string join(const std::vector<std::string>& parts, const char* separator) {
-    std::string text;
-    for (const std::string& part : parts)
-        text += (text.empty() ? "" : separator) + part;
-    return text;
-}
-
 int configured_workers(const Config& cfg) {
     return static_cast<int>(std::min<int64_t>(cfg.workers, INT_MAX));
 }

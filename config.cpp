@@ -17,15 +17,6 @@
 namespace gcorn {
 namespace {
 
-std::string join(const StringList& parts, std::string_view separator) {
-    std::string out;
-    for (const std::string& part : parts) {
-        if (!out.empty()) out += separator;
-        out += part;
-    }
-    return out;
-}
-
 /// A string as Python's repr() quotes it, as far as settings need it.
 std::string python_quote(std::string_view text) {
     const char quote = text.find('\'') != text.npos && text.find('"') == text.npos ? '"' : '\'';

@@ -48,6 +48,9 @@ namespace gcorn {
 /// Parts between `separator`, untrimmed; "" gives one empty part.
 [[nodiscard]] std::vector<std::string_view> split(std::string_view text, char separator);
 
+/// The parts with `separator` between them.
+[[nodiscard]] std::string join(const std::vector<std::string>& parts, std::string_view separator);
+
 /// Parts between commas, trimmed, empty ones dropped (RFC 9110 §5.6.1).
 [[nodiscard]] std::vector<std::string_view> split_list(std::string_view text);
 
@@ -62,8 +65,8 @@ namespace gcorn {
 /// addressed. At most `bytes_max` input bytes, then "...".
 [[nodiscard]] std::string escape_for_log(std::string_view text, size_t bytes_max = SIZE_MAX);
 
-/// `text` as a quoted JSON string (RFC 8259 §7); bytes that are not UTF-8, and U+0080 to U+009F, which
-/// terminals take for control sequences, become U+00HH escapes.
+/// `text` as a quoted JSON string (RFC 8259 §7); bytes that are not UTF-8, and U+0080 to U+009F,
+/// which terminals take for control sequences, become U+00HH escapes.
 [[nodiscard]] std::string json_quote(std::string_view text);
 
 /// Edits (insert, delete, replace, swap neighbours) between the two; for "did you mean".

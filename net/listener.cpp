@@ -1,10 +1,8 @@
 #include "net/listener.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
-#include <pwd.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -13,6 +11,7 @@
 #include <cstring>
 
 #include "base/text.h"
+#include "os/process.h"
 
 namespace gcorn {
 
@@ -138,20 +137,6 @@ Result<bool> socket_exists(const std::string& path, const std::string& where) {
     }
     if (S_ISSOCK(info.st_mode)) return true;
     return Error{ENOTSOCK, "bind " + where + ": exists and is not a socket"};
-}
-
-Result<uid_t> find_user(const std::string& name) {
-    if (const auto id = parse_decimal(name); id && *id < UINT32_MAX) return static_cast<uid_t>(*id);
-    const passwd* entry = ::getpwnam(name.c_str());
-    if (entry == nullptr) return Error{EINVAL, "No such user: '" + name + "'"};
-    return entry->pw_uid;
-}
-
-Result<gid_t> find_group(const std::string& name) {
-    if (const auto id = parse_decimal(name); id && *id < UINT32_MAX) return static_cast<gid_t>(*id);
-    const group* entry = ::getgrnam(name.c_str());
-    if (entry == nullptr) return Error{EINVAL, "No such group: '" + name + "'"};
-    return entry->gr_gid;
 }
 
 /// Mode and owner of the socket file. Until listen() nobody can connect, whatever the mode is.
@@ -364,9 +349,7 @@ Accepted Listener::accept() const {
 }
 
 Status Listener::set_inheritable(bool is_inheritable) {
-    if (::fcntl(fd(), F_SETFD, is_inheritable ? 0 : FD_CLOEXEC) != 0)
-        return failed(errno, "fcntl", name_);
-    return Status::ok();
+    return set_close_on_exec(fd(), !is_inheritable);
 }
 
 void Listener::remember_file() {

@@ -282,17 +282,11 @@ Error execute(const std::string& path, std::vector<std::string> argv, Environmen
     return errno_error(errno, "execute " + path);
 }
 
-// --- cgroup ---
-
-namespace {
+// --- small files ---
 
 std::optional<std::string> read_small_file(const std::string& path) {
-    int raw;
-    do {
-        raw = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    } while (raw < 0 && errno == EINTR);
-    if (raw < 0) return std::nullopt;
-    const Fd fd(raw);
+    const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!fd) return std::nullopt;
     std::string text;
     char chunk[4096];
     while (text.size() < 64 * 1024) {
@@ -304,8 +298,6 @@ std::optional<std::string> read_small_file(const std::string& path) {
     }
     return text;
 }
-
-}  // namespace
 
 int64_t cgroup_oom_kills(const std::string& root) {
     const std::optional<std::string> membership = read_small_file(root + "/proc/self/cgroup");

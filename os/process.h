@@ -82,6 +82,9 @@ std::optional<std::string> find_variable(const Environment& environment, std::st
 /// Becomes the program at `path`. Returns only if that fails: errno_error.
 Error execute(const std::string& path, std::vector<std::string> argv, Environment environment);
 
+/// The text of a file, up to 64 KiB; nullopt if it cannot be read. Any thread.
+std::optional<std::string> read_small_file(const std::string& path);
+
 /// How many processes of our cgroup and those below it the out-of-memory killer has killed so far
 /// (cgroup v2, "oom_kill" in memory.events); -1 where that cannot be known. `root` is put before
 /// the absolute paths, for tests. Any thread.
