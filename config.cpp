@@ -233,6 +233,8 @@ const std::string* text_with_nul(const Value& value) {
     return nullptr;
 }
 
+}  // namespace
+
 Status assign_field(Config& cfg, const Setting& setting, const Value& value,
                     std::string_view source) {
     const std::string where = source.empty() ? "" : ", from " + std::string(source);
@@ -246,8 +248,6 @@ Status assign_field(Config& cfg, const Setting& setting, const Value& value,
     return Error{kExitConfigError, status.message() + " (" + std::string(setting.name) + where +
                                        "; allowed: " + allowed_text(setting) + ")"};
 }
-
-}  // namespace
 
 // ------------------------------------------------------------------------------------ values
 
@@ -317,19 +317,6 @@ Config::Config() {
         if (std::holds_alternative<std::monostate>(value)) continue;
         GCORN_CHECK(std::visit(Cast{*this, setting, value}, setting.field).is_ok());
     }
-}
-
-Status Config::apply(std::string_view name, const Value& value, std::string_view source) {
-    const Setting* setting = find_setting(name);
-    if (setting == nullptr)
-        return Error{kUnknownSetting, "no setting is called " + std::string(name)};
-    return assign_field(*this, *setting, value, source);
-}
-
-std::optional<Value> Config::get(std::string_view name) const {
-    const Setting* setting = find_setting(name);
-    if (setting == nullptr) return std::nullopt;
-    return field_value(*this, *setting);
 }
 
 Value field_value(const Config& cfg, const Setting& setting) {

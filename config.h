@@ -64,7 +64,6 @@ using Value = std::variant<std::monostate, bool, int64_t, double, std::string, S
 /// Error::code of configuration errors (gunicorn's exit codes).
 constexpr int kExitConfigError = 1;  ///< a value that is refused
 constexpr int kExitUsageError = 2;   ///< a command line that cannot be read
-constexpr int kUnknownSetting = -1;  ///< Config::apply: no setting has that name, nothing changed
 
 /// The typed values. The constructor fills in the defaults of the table: they are written nowhere
 /// else. Units and meanings are the table's, too.
@@ -146,12 +145,6 @@ public:
         return proc_name.empty() ? default_proc_name : proc_name;
     }
     [[nodiscard]] bool is_tls() const { return !certfile.empty() || !keyfile.empty(); }
-
-    /// Casts, checks and stores one value as a config file gives it. Error: kExitConfigError with
-    /// the reason, the setting, `source` if given, and what is allowed; or kUnknownSetting.
-    Status apply(std::string_view name, const Value& value, std::string_view source = {});
-    /// The value of a setting as Python sees it (an unset text is None); nullopt for unknown names.
-    [[nodiscard]] std::optional<Value> get(std::string_view name) const;
 };
 
 /// The one setting whose name is a single edit away from `name`, "" if there is none.

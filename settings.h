@@ -87,7 +87,11 @@ struct Setting {
 [[nodiscard]] const Setting* find_setting(std::string_view name);
 [[nodiscard]] std::string_view section_title(Section section);
 
-/// Reads and writes a field as a Python value, without casts or checks.
+/// Casts, checks and stores one value as a config file gives it. Error: kExitConfigError with the
+/// reason, the setting, `source` unless it is empty, and what is allowed.
+Status assign_field(Config& cfg, const Setting& setting, const Value& value,
+                    std::string_view source);
+/// The value of a setting as Python sees it (an unset text is None).
 [[nodiscard]] Value field_value(const Config& cfg, const Setting& setting);
 
 /// --help, wrapped to `width` columns (60 to 120).

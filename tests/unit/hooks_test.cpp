@@ -14,6 +14,7 @@
 #include "os/scoreboard.h"
 #include "python/config_file.h"
 #include "python/logging.h"
+#include "tests/support/apply.h"
 #include "tests/support/python_fixture.h"
 #include "worker.h"
 
@@ -108,7 +109,7 @@ protected:
         ASSERT_TRUE(file) << file.message();
         Config cfg;
         for (const auto& [name, value] : file->values) {
-            Status applied = cfg.apply(name, value);
+            Status applied = testing::apply(cfg, name, value);
             ASSERT_TRUE(applied) << applied.message();
         }
         ASSERT_TRUE(logging_.configure(cfg));

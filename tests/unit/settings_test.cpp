@@ -10,6 +10,7 @@
 
 #include "base/text.h"
 #include "command_line.h"
+#include "tests/support/apply.h"
 
 namespace gcorn {
 namespace {
@@ -17,9 +18,9 @@ namespace {
 /// "ok", how the accepted value reads back if it changed, or "refused: <reason>".
 std::string verdict(std::string_view name, std::string text) {
     Config cfg;
-    const Status status = cfg.apply(name, text);
+    const Status status = testing::apply(cfg, name, text);
     if (!status) return "refused: " + status.message().substr(0, status.message().rfind(" ("));
-    const std::string value = value_text(*cfg.get(name));
+    const std::string value = value_text(field_value(cfg, *find_setting(name)));
     return value == text || value == "['" + text + "']" ? "ok" : value;
 }
 
@@ -158,7 +159,8 @@ TEST(SettingsTable, DefaultsPassTheirOwnChecks) {
         Config copy;
         if (std::holds_alternative<std::monostate>(value)) continue;
         const bool is_csv = setting.form == Form::Csv;  // read as a list, written as a text
-        EXPECT_TRUE(copy.apply(setting.name, is_csv ? std::string(*setting.fallback) : value))
+        EXPECT_TRUE(
+            testing::apply(copy, setting.name, is_csv ? std::string(*setting.fallback) : value))
             << setting.name;
         EXPECT_EQ(field_value(copy, setting), value) << setting.name;
     }
@@ -167,8 +169,10 @@ TEST(SettingsTable, DefaultsPassTheirOwnChecks) {
 // ------------------------------------------------------------------------------------- checks
 
 TEST(SettingsChecks, Bind) {
-    for (const char* good : {"", ":80", "h", "h:80", "[::1]:80", "unix:/s", "fd://3"})
-        EXPECT_TRUE(Config{}.apply("bind", StringList{good})) << good;
+    for (const char* good : {"", ":80", "h", "h:80", "[::1]:80", "unix:/s", "fd://3"}) {
+        Config cfg;
+        EXPECT_TRUE(testing::apply(cfg, "bind", StringList{good})) << good;
+    }
     for (const char* bad : {"::1:80", "foo:bar", "h:65536", "fd://x", "a:1,b:2"})
         EXPECT_EQ(verdict("bind", bad).substr(0, 7), "refused") << bad;
 }
@@ -207,7 +211,7 @@ TEST(SettingsChecks, WorkerClassNames) {
 TEST(SettingsChecks, WorkerClassTakesAPythonClass) {
     Config cfg;
     const HookRef type{std::make_shared<int>(1), "gunicorn.workers.gthread.ThreadWorker"};
-    ASSERT_TRUE(cfg.apply("worker_class", type));
+    ASSERT_TRUE(testing::apply(cfg, "worker_class", type));
     EXPECT_EQ(cfg.worker_class, "gthread");
 }
 
@@ -232,9 +236,9 @@ TEST(SettingsChecks, ProxyProtocolModes) {
         EXPECT_EQ(verdict("proxy_protocol", on), "auto");
     EXPECT_EQ(verdict("proxy_protocol", "v3"), "refused: Invalid proxy_protocol: 'v3'");
     Config cfg;
-    ASSERT_TRUE(cfg.apply("proxy_protocol", true));
+    ASSERT_TRUE(testing::apply(cfg, "proxy_protocol", true));
     EXPECT_EQ(cfg.proxy_protocol, "auto");
-    ASSERT_TRUE(cfg.apply("proxy_protocol", Value{}));
+    ASSERT_TRUE(testing::apply(cfg, "proxy_protocol", Value{}));
     EXPECT_EQ(cfg.proxy_protocol, "off");
 }
 
@@ -249,10 +253,10 @@ TEST(SettingsChecks, UsersAndGroups) {
               "refused: No such group: 'no-such-group'");
     EXPECT_EQ(verdict("group", "no-such-group"), "refused: No such group: 'no-such-group'");
     Config cfg;
-    ASSERT_TRUE(cfg.apply("user", int64_t{33}));
+    ASSERT_TRUE(testing::apply(cfg, "user", int64_t{33}));
     EXPECT_EQ(cfg.user, "33");
-    EXPECT_FALSE(cfg.apply("user", 1.5));
-    EXPECT_FALSE(cfg.apply("user", int64_t{-1}));
+    EXPECT_FALSE(testing::apply(cfg, "user", 1.5));
+    EXPECT_FALSE(testing::apply(cfg, "user", int64_t{-1}));
 }
 
 TEST(SettingsChecks, EnvironmentPairs) {
