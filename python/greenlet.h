@@ -51,7 +51,7 @@ private:
     static PyObject* run(PyObject* self, PyObject* unused);
     static PyObject* look_around(PyObject* self, PyObject* unused);
     static PyObject* tend_hub(PyObject* self, PyObject* unused);
-    PyRef make_native(PyObject* capsule);
+    PyRef make_native();
 
     WsgiApp& app_;
     std::atomic<ReadyQueue*> ready_{nullptr};  ///< while serving

@@ -181,6 +181,30 @@ inline void drop_reference(PyRef reference) {
     return attribute(imported.get(), attribute_name);
 }
 
+// --- calls ---
+
+/// callable(arguments…); null if one of them is, so that of several steps only the last needs a
+/// look. Raises.
+template <typename... Arguments>
+[[nodiscard]] PyRef call_object(const PyRef& callable, const Arguments&... arguments) {
+    if (!callable || !(arguments && ...)) return {};
+    PyObject* const list[] = {arguments.get()..., nullptr};
+    return PyRef::steal(PyObject_Vectorcall(callable.get(), list, sizeof...(arguments), nullptr));
+}
+
+/// A Python function in C++. definition: static storage. self: what native_self() gives back inside
+/// the function; outlives its use. Raises.
+[[nodiscard]] inline PyRef native_function(PyMethodDef& definition, void* self) {
+    const PyRef capsule = PyRef::steal(PyCapsule_New(self, nullptr, nullptr));
+    return capsule ? PyRef::steal(PyCFunction_New(&definition, capsule.get())) : PyRef();
+}
+
+/// The `self` that native_function() was given. Never raises.
+template <typename T>
+[[nodiscard]] T& native_self(PyObject* capsule) {
+    return *static_cast<T*>(PyCapsule_GetPointer(capsule, nullptr));
+}
+
 // --- exceptions ---
 
 /// The exception that is set, cleared from the thread; null if there is none. Its traceback is
