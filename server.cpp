@@ -114,8 +114,7 @@ int Server::run() {
     if (Status read = read_command_line(); !read) return fail(read.error());
     for (const CommandLine* line : {&command_line_, &environment_line_}) {
         if (!line->help) continue;
-        print(line->help_form.empty() ? help_text(terminal_width())
-                                      : help_in_form(line->help_form, terminal_width()));
+        print(help_in_form(line->help_form, terminal_width()));
         return 0;
     }
     if (command_line_.version || environment_line_.version) {

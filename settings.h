@@ -94,15 +94,8 @@ Status assign_field(Config& cfg, const Setting& setting, const Value& value,
 /// The value of a setting as Python sees it (an unset text is None).
 [[nodiscard]] Value field_value(const Config& cfg, const Setting& setting);
 
-/// --help, wrapped to `width` columns (60 to 120).
-[[nodiscard]] std::string help_text(size_t width);
-/// docs/settings.md.
-[[nodiscard]] std::string settings_markdown();
-/// gcorn.1 in man(7) macros.
-[[nodiscard]] std::string settings_manpage();
-/// Completion script for "bash", "zsh" or "fish"; "" for another shell.
-[[nodiscard]] std::string settings_completion(std::string_view shell);
-/// What --help=FORM prints: one of kHelpForms, or "" for help_text().
+/// What --help=FORM prints: one of kHelpForms, or "" for the plain help, wrapped to `width` columns
+/// (60 to 120).
 [[nodiscard]] std::string help_in_form(std::string_view form, size_t width);
 
 }  // namespace gcorn
