@@ -319,13 +319,7 @@ def make_config(values):
     for name in "forwarded_allow_ips", "proxy_allow_ips":
         values[name] = [item.strip() for item in (values[name] or "").split(",") if item.strip()]
     values["proc_name"] = values["proc_name"] or values["default_proc_name"]
-    if values["logger_class"] in DEFAULT_LOGGERS:
-        values["logger_class"] = None
     return Config(values)
-
-
-# Names of the default logger class; statsd is C++'s business.
-DEFAULT_LOGGERS = ("simple", "gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd")
 
 
 def _identity(value, module, lookup, own):

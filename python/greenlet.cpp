@@ -61,24 +61,24 @@ def watch(fd, callback):
     return lambda: hub.remove(listener)
 )";
 
-// For both: serve(native). native has fd (readable while requests wait), ready() → how many wait,
-// run() runs the oldest, look_around() → does tend() want to be called, and tend() → seconds to the
-// next look, or a negative number when the worker is done. Only as many requests as wait at the
-// beginning are started in one go, or timers and sockets of the hub might never get their turn.
+// For both: serve(…) with fd (readable while requests wait), ready() → how many wait, run() runs
+// the oldest, look_around() → does tend() want to be called, and tend() → seconds to the next look,
+// or a negative number when the worker is done. Only as many requests as wait at the beginning are
+// started in one go, or timers and sockets of the hub might never get their turn.
 constexpr const char kServeSource[] = R"(
-def serve(native):
+def serve(fd, ready, run, look_around, tend):
     look = Semaphore(0)
     def on_ready(*_):
-        for _ in range(native.ready()):
-            start(native.run)
-        if native.look_around():
+        for _ in range(ready()):
+            start(run)
+        if look_around():
             look.release()
-    end = watch(native.fd, on_ready)
+    end = watch(fd, on_ready)
     try:
-        seconds = native.tend()
+        seconds = tend()
         while seconds >= 0:
             look.acquire(timeout=seconds)
-            seconds = native.tend()
+            seconds = tend()
     finally:
         end()
 )";
@@ -214,9 +214,11 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
             run_text(std::string(library_of(context_.cfg)->source) + kServeSource, "<gcorn hub>");
         const PyRef function = name_in(names, "serve");
         sleep_ = name_in(names, "sleep");
-        const PyRef native = function ? make_native() : PyRef();
-        if (native) report_ready();
-        const PyRef done = call_object(function, native);
+        const PyRef arguments = function ? serve_arguments() : PyRef();
+        const PyRef empty = arguments ? PyRef::steal(PyTuple_New(0)) : PyRef();
+        if (empty) report_ready();
+        PyRef done;
+        if (empty) done.reset(PyObject_Call(function.get(), empty.get(), arguments.get()));
         // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else a failure of the hub.
         if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
             PyErr_Clear();
@@ -244,24 +246,19 @@ std::function<void()> GreenletWorker::pause() {
     };
 }
 
-/// The object that serve() gets: types.SimpleNamespace(fd=…, ready=…, run=…, …). Raises.
-PyRef GreenletWorker::make_native() {
+/// The keyword arguments of serve(). Raises.
+PyRef GreenletWorker::serve_arguments() {
     static PyMethodDef methods[] = {
         {"ready", GreenletWorker::ready, METH_NOARGS, nullptr},
         {"run", run, METH_NOARGS, nullptr},
         {"look_around", look_around, METH_NOARGS, nullptr},
         {"tend", tend_hub, METH_NOARGS, nullptr},
     };
-    const PyRef names = PyRef::steal(Py_BuildValue("{s:i}", "fd", ready_.load()->fd()));
-    if (!names) return {};
-    for (PyMethodDef& method : methods) {
-        const PyRef function = native_function(method, this);
-        if (!function || PyDict_SetItemString(names.get(), method.ml_name, function.get()) < 0)
-            return {};
-    }
-    const PyRef type = import("types", "SimpleNamespace");
-    const PyRef empty = type ? PyRef::steal(PyTuple_New(0)) : PyRef();
-    return empty ? PyRef::steal(PyObject_Call(type.get(), empty.get(), names.get())) : PyRef();
+    Facts arguments;
+    arguments.add("fd", PyRef::steal(PyLong_FromLong(ready_.load()->fd())));
+    for (PyMethodDef& method : methods)
+        arguments.add(method.ml_name, native_function(method, this));
+    return arguments.take();
 }
 
 PyObject* GreenletWorker::ready(PyObject* self, PyObject*) {

@@ -29,36 +29,6 @@ PyRef boolean(bool value) {
     return PyRef::borrow(value ? Py_True : Py_False);
 }
 
-/// A dict under construction; a value that could not be made spoils it and stays raised.
-class Facts {
-public:
-    Facts() : dict_(PyRef::steal(PyDict_New())) {}
-    Facts& add(const char* name, PyRef value) {
-        if (dict_ && (!value || PyDict_SetItemString(dict_.get(), name, value.get()) < 0)) {
-            dict_.reset();
-        }
-        return *this;
-    }
-    /// The dict. Raises, if a value did.
-    PyRef take() { return std::move(dict_); }
-
-private:
-    PyRef dict_;
-};
-
-/// A list under construction, likewise.
-class Items {
-public:
-    Items() : list_(PyRef::steal(PyList_New(0))) {}
-    void add(PyRef item) {
-        if (list_ && (!item || PyList_Append(list_.get(), item.get()) < 0)) list_.reset();
-    }
-    PyRef take() { return std::move(list_); }
-
-private:
-    PyRef list_;
-};
-
 PyRef pair(PyRef first, PyRef second) {
     if (!first || !second) return {};
     return PyRef::steal(PyTuple_Pack(2, first.get(), second.get()));
