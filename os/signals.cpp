@@ -1,11 +1,9 @@
 #include "os/signals.h"
 
 #include <cerrno>
-#include <cstring>
 #include <ctime>
 #include <utility>
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #ifdef __linux__

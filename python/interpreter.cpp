@@ -4,7 +4,6 @@
 
 #include <climits>
 #include <csignal>
-#include <cstdlib>
 #include <utility>
 
 #include "base/clock.h"
