@@ -264,16 +264,9 @@ void Arbiter::note_error(const char* what, const Status& status) {
 Result<ListenerOptions> Arbiter::open_options(const Config& cfg) const {
     ListenerOptions options = listener_options(cfg);
     options.reuse_port = cfg.reuse_port;
-    if (!cfg.user.empty()) {
-        Result<uid_t> user = find_user(cfg.user);
-        if (!user) return user.error();
-        options.owner = *user;
-    }
-    if (!cfg.group.empty()) {
-        Result<gid_t> group = find_group(cfg.group);
-        if (!group) return group.error();
-        options.group = *group;
-    }
+    Result<Owner> owner = find_owner(cfg.user, cfg.group);
+    if (!owner) return owner.error();
+    options.owner = *owner;
     return options;
 }
 

@@ -57,17 +57,6 @@ bool is_negative_number(std::string_view word) {
     return !number.empty() && has_digits_only && number.back() != '.';
 }
 
-/// Python's int(text): decimal, a sign, leading zeros.
-std::optional<int64_t> parse_signed(std::string_view text) {
-    text = trim(text);
-    const bool is_negative = text.starts_with('-');
-    if (is_negative || text.starts_with('+')) text.remove_prefix(1);
-    const auto magnitude = parse_decimal(text);
-    if (!magnitude || *magnitude > INT64_MAX) return std::nullopt;
-    const auto value = static_cast<int64_t>(*magnitude);
-    return is_negative ? -value : value;
-}
-
 /// What one word is to argparse.
 struct Reading {
     enum class Kind : uint8_t { Word, Known, Unknown };
@@ -223,8 +212,7 @@ private:
     Status use_value(const Option& option, std::string text) {
         const Setting& setting = *option.setting;
         if (std::holds_alternative<int64_t Config::*>(setting.field)) {
-            const auto number =
-                setting.form == Form::Octal ? parse_python_int(text, true) : parse_signed(text);
+            const auto number = parse_python_int(text, setting.form == Form::Octal ? 8 : 10);
             if (!number) return argument_error(option, "invalid int value: '" + text + "'");
             store(setting, *number);
         } else if (std::holds_alternative<StringList Config::*>(setting.field) &&

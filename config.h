@@ -58,8 +58,9 @@ using Value = std::variant<std::monostate, bool, int64_t, double, std::string, S
 /// As Python's str() prints it: None, True, 4, text, ['a', 'b'], {'K': 'v'}, <post_fork()>.
 [[nodiscard]] std::string value_text(const Value& value);
 
-/// Python's int(text, 0): a sign, 0x, 0o, 0b, no leading zeros; with `c_octal` also 022.
-[[nodiscard]] std::optional<int64_t> parse_python_int(std::string_view text, bool c_octal);
+/// Python's int(text, base). 10: leading zeros are good; 0: 0x, 0o and 0b, but no leading zeros; 8:
+/// as 0, and 022 is octal.
+[[nodiscard]] std::optional<int64_t> parse_python_int(std::string_view text, int base);
 
 /// Error::code of configuration errors (gunicorn's exit codes).
 constexpr int kExitConfigError = 1;  ///< a value that is refused

@@ -278,19 +278,9 @@ Status Worker::open_own_listeners() {
 
 Status Worker::drop_privileges_now() {
     const Config& cfg = context_.cfg;
-    uid_t uid = 0;
-    gid_t gid = 0;
-    if (!cfg.user.empty()) {
-        Result<uid_t> user = find_user(cfg.user);
-        if (!user) return user.error();
-        uid = *user;
-    }
-    if (!cfg.group.empty()) {
-        Result<gid_t> group = find_group(cfg.group);
-        if (!group) return group.error();
-        gid = *group;
-    }
-    return drop_privileges(uid, gid, cfg.initgroups);
+    const Result<Owner> owner = find_owner(cfg.user, cfg.group);
+    if (!owner) return owner.error();
+    return drop_privileges(owner->user.value_or(0), owner->group.value_or(0), cfg.initgroups);
 }
 
 LoopOptions Worker::loop_options() {

@@ -11,7 +11,6 @@
 #include <cstring>
 
 #include "base/text.h"
-#include "os/process.h"
 
 namespace gcorn {
 
@@ -142,18 +141,10 @@ Result<bool> socket_exists(const std::string& path, const std::string& where) {
 /// Mode and owner of the socket file. Until listen() nobody can connect, whatever the mode is.
 Status set_permissions(const std::string& path, const BindSpec& spec,
                        const ListenerOptions& options, const std::string& where) {
-    std::optional<uid_t> owner = options.owner;
-    std::optional<gid_t> group = options.group;
-    if (spec.user) {
-        const Result<uid_t> user = find_user(*spec.user);
-        if (!user) return user.error();
-        owner = *user;
-    }
-    if (spec.group) {
-        const Result<gid_t> found = find_group(*spec.group);
-        if (!found) return found.error();
-        group = *found;
-    }
+    Result<Owner> named = find_owner(spec.user.value_or(""), spec.group.value_or(""));
+    if (!named) return named.error();
+    const auto owner = named->user ? named->user : options.owner.user;
+    const auto group = named->group ? named->group : options.owner.group;
     // -1 leaves an id as it is (chown(2)).
     if ((owner || group) && ::chown(path.c_str(), owner.value_or(static_cast<uid_t>(-1)),
                                     group.value_or(static_cast<gid_t>(-1))) != 0) {

@@ -7,14 +7,13 @@
 #include <optional>
 #include <string_view>
 #include <utility>
-#include <vector>
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "os/process.h"
 
 namespace gcorn {
 
@@ -58,23 +57,11 @@ bool is_alive(pid_t pid) {
 }  // namespace
 
 pid_t read_pidfile(const std::string& path) {
-    int raw;
-    do {
-        raw = ::open(path.c_str(),
-                     O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // NONBLOCK: a FIFO must not hang us
-    } while (raw < 0 && errno == EINTR);
-    if (raw < 0) return 0;
-    const Fd fd(raw);
-    char bytes[64];  // a longer text is no pid
-    ssize_t count;
-    do {
-        count = ::read(fd.get(), bytes, sizeof(bytes));
-    } while (count < 0 && errno == EINTR);
-    if (count <= 0 || count == sizeof(bytes)) return 0;
-    const std::string_view text(bytes, static_cast<size_t>(count));
+    const std::string text = read_small_file(path).value_or("");
     const std::optional<uint64_t> number = parse_decimal(trim(text, " \t\r\n"));
-    if (!number || *number > INT32_MAX) return 0;
-    return static_cast<pid_t>(*number);
+    const bool is_pid =
+        number && *number <= INT32_MAX && text.size() < 64;  // a longer text is none
+    return is_pid ? static_cast<pid_t>(*number) : 0;
 }
 
 Result<Pidfile> Pidfile::create(const std::string& path, pid_t pid) {

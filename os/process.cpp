@@ -4,10 +4,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <optional>
 #include <string_view>
-#include <type_traits>
 #include <vector>
 
 #include <fcntl.h>
@@ -34,14 +32,12 @@ Status leave_parent() {
 }
 
 Status redirect_to_null(int target) {
-    int fd;
-    do {
-        fd = ::open("/dev/null", O_RDWR);  // to survive exec: it replaces a standard stream
-    } while (fd < 0 && errno == EINTR);
-    if (fd < 0) return errno_error(errno, "open /dev/null");
-    if (fd == target) return {};
-    Fd null(fd);
-    if (::dup2(null.get(), target) < 0) return errno_error(errno, "dup2 /dev/null");
+    Fd null(::open("/dev/null", O_RDWR));  // to survive exec: it replaces a standard stream
+    if (!null) return errno_error(errno, "open /dev/null");
+    if (null.get() == target)
+        (void)null.release();
+    else if (::dup2(null.get(), target) < 0)
+        return errno_error(errno, "dup2 /dev/null");
     return {};
 }
 
@@ -180,6 +176,17 @@ Result<gid_t> find_group(const std::string& name_or_id) {
     return errno_error(error, "look up group '" + name_or_id + "'");
 }
 
+Result<Owner> find_owner(const std::string& user, const std::string& group) {
+    const Result<uid_t> uid = user.empty() ? uid_t{0} : find_user(user);
+    if (!uid) return uid.error();
+    const Result<gid_t> gid = group.empty() ? gid_t{0} : find_group(group);
+    if (!gid) return gid.error();
+    Owner owner;
+    if (!user.empty()) owner.user = *uid;
+    if (!group.empty()) owner.group = *gid;
+    return owner;
+}
+
 Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups) {
     if (gid != 0) {
         // The groups first: setgid and initgroups need the privileges that setuid gives up. A user
@@ -285,7 +292,7 @@ Error execute(const std::string& path, std::vector<std::string> argv, Environmen
 // --- small files ---
 
 std::optional<std::string> read_small_file(const std::string& path) {
-    const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (!fd) return std::nullopt;
     std::string text;
     char chunk[4096];

@@ -92,10 +92,6 @@ Status Notifier::stopping() const {
     return send("STOPPING=1");
 }
 
-Status Notifier::status(std::string_view text) const {
-    return send("STATUS=" + std::string(text));
-}
-
 Status Notifier::main_pid(pid_t pid) const {
     return send("MAINPID=" + std::to_string(pid));
 }

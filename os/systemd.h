@@ -42,7 +42,6 @@ public:
     /// "RELOADING=1" with the MONOTONIC_USEC that Type=notify-reload asks for.
     Status reloading() const;
     Status stopping() const;
-    Status status(std::string_view text) const;
     /// Names the process to watch from now on (after USR2).
     Status main_pid(pid_t pid) const;
     Status watchdog() const;

@@ -42,16 +42,16 @@ TEST(Values, PrintAsPythonPrintsThem) {
 }
 
 TEST(Values, ReadIntegersAsPythonDoes) {
-    EXPECT_EQ(parse_python_int(" 42 ", false), 42);
-    EXPECT_EQ(parse_python_int("-0x1F", false), -31);
-    EXPECT_EQ(parse_python_int("0o17", false), 15);
-    EXPECT_EQ(parse_python_int("0B101", false), 5);
-    EXPECT_EQ(parse_python_int("00", false), 0);
-    EXPECT_EQ(parse_python_int("022", true), 18);
-    EXPECT_EQ(parse_python_int("9223372036854775807", false), INT64_MAX);
+    EXPECT_EQ(parse_python_int(" 42 ", 0), 42);
+    EXPECT_EQ(parse_python_int("-0x1F", 0), -31);
+    EXPECT_EQ(parse_python_int("0o17", 0), 15);
+    EXPECT_EQ(parse_python_int("0B101", 0), 5);
+    EXPECT_EQ(parse_python_int("00", 0), 0);
+    EXPECT_EQ(parse_python_int("022", 8), 18);
+    EXPECT_EQ(parse_python_int("9223372036854775807", 0), INT64_MAX);
     for (const char* bad : {"", "-", "022", "0x", "1.0", "1 2", "--1", "9223372036854775808"})
-        EXPECT_FALSE(parse_python_int(bad, false)) << bad;
-    EXPECT_FALSE(parse_python_int("08", true));
+        EXPECT_FALSE(parse_python_int(bad, 0)) << bad;
+    EXPECT_FALSE(parse_python_int("08", 8));
 }
 
 // -------------------------------------------------------------------------------------- casts
