@@ -171,12 +171,9 @@ private:
     [[nodiscard]] bool is_csv() const { return setting.form == Form::Csv; }
 
     Status cast_bool(std::optional<bool>& out) const {
-        if (const auto* flag = std::get_if<bool>(&value)) {
-            out = *flag;
-            return {};
-        }
-        if (std::holds_alternative<std::monostate>(value)) {
-            out.reset();
+        const auto* flag = std::get_if<bool>(&value);
+        if (flag != nullptr || std::holds_alternative<std::monostate>(value)) {
+            out = flag != nullptr ? std::optional(*flag) : std::nullopt;
             return {};
         }
         const auto* text = std::get_if<std::string>(&value);

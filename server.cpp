@@ -228,12 +228,9 @@ Result<ResolvedConfig> Server::resolve() {
 /// --chdir comes last, so that a relative config file means the start directory. On HUP it follows
 /// the symlinks again: a deployed "current" is the new release then.
 Status Server::apply_directories(const Config& cfg) {
-    if (!cfg.chdir.empty()) {
-        if (Status changed = change_directory(cfg.chdir); !changed)
-            return Error{kExitConfigError, changed.message()};
-        if (Status prepended = interpreter_->prepend_path(cfg.chdir); !prepended) return prepended;
-    }
-    return {};
+    if (Status changed = change_directory(cfg.chdir); !changed)
+        return Error{kExitConfigError, changed.message()};
+    return interpreter_->prepend_path(cfg.chdir);
 }
 
 /// Makes everything here follow a configuration. What fails most often comes first: then nothing

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -18,12 +19,6 @@
 namespace gcorn {
 
 namespace {
-
-std::string directory_of(const std::string& path) {
-    const size_t slash = path.rfind('/');
-    if (slash == std::string::npos) return ".";
-    return slash == 0 ? "/" : path.substr(0, slash);
-}
 
 Status write_all(int fd, std::string_view bytes, const std::string& path) {
     while (!bytes.empty()) {
@@ -65,9 +60,10 @@ pid_t read_pidfile(const std::string& path) {
 }
 
 Result<Pidfile> Pidfile::create(const std::string& path, pid_t pid) {
-    const std::string directory = directory_of(path);
-    struct stat info {};
-    if (::stat(directory.c_str(), &info) < 0 || !S_ISDIR(info.st_mode))
+    std::string directory = std::filesystem::path(path).parent_path().string();
+    if (directory.empty()) directory = ".";
+    std::error_code error;
+    if (!std::filesystem::is_directory(directory, error))
         return Error{ENOENT, directory + " doesn't exist. Can't create pidfile."};
     const pid_t other = read_pidfile(path);
     if (other != 0 && other != pid && is_alive(other)) {

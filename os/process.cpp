@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -238,21 +239,14 @@ Result<Pipe> make_pipe() {
 // --- working directory ---
 
 Result<std::string> current_directory() {
-    struct stat by_variable {
-    }, by_kernel{};
+    std::error_code error;
     const char* variable = std::getenv("PWD");
-    if (variable != nullptr && *variable == '/' && ::stat(variable, &by_variable) == 0 &&
-        ::stat(".", &by_kernel) == 0 && by_variable.st_dev == by_kernel.st_dev &&
-        by_variable.st_ino == by_kernel.st_ino)
+    if (variable != nullptr && *variable == '/' &&
+        std::filesystem::equivalent(variable, ".", error))
         return std::string(variable);
-    for (size_t size = 256;; size *= 2) {
-        std::string buffer(size, '\0');
-        if (::getcwd(buffer.data(), buffer.size()) != nullptr) {
-            buffer.resize(std::strlen(buffer.c_str()));
-            return buffer;
-        }
-        if (errno != ERANGE) return errno_error(errno, "current directory");
-    }
+    std::string directory = std::filesystem::current_path(error).string();
+    if (error) return errno_error(error.value(), "current directory");
+    return directory;
 }
 
 Status change_directory(const std::string& path) {
