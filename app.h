@@ -10,7 +10,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -71,13 +70,13 @@ public:
     virtual Status on_reload(Arbiter&) { return {}; }
     virtual Status on_exit(Arbiter&) { return {}; }
     virtual Status pre_fork(Arbiter&, Worker&) { return {}; }
-    virtual Status child_exit(Arbiter&, Worker&) { return {}; }
+    virtual void child_exit(Arbiter&, Worker&) {}
     virtual Status pre_exec(Arbiter&) { return {}; }
     virtual Status post_fork(Arbiter&, Worker&) { return {}; }
     virtual Status post_worker_init(Worker&) { return {}; }
-    virtual Status worker_exit(Arbiter&, Worker&) { return {}; }
-    virtual Status worker_int(Worker&) { return {}; }
-    virtual Status worker_abort(Worker&) { return {}; }
+    virtual void worker_exit(Arbiter&, Worker&) {}
+    virtual void worker_int(Worker&) {}
+    virtual void worker_abort(Worker&) {}
     /// pre_request and post_request are wsgi.cpp's own business: it sits on both sides of the seam.
 };
 

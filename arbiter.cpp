@@ -50,13 +50,6 @@ int64_t seconds(int64_t count) {
     return std::min<int64_t>(count, 1'000'000'000'000) * 1000;
 }
 
-std::string join(const std::vector<std::string>& parts, const char* separator) {
-    std::string text;
-    for (const std::string& part : parts)
-        text += (text.empty() ? "" : separator) + part;
-    return text;
-}
-
 int configured_workers(const Config& cfg) {
     return static_cast<int>(std::min<int64_t>(cfg.workers, INT_MAX));
 }
@@ -271,16 +264,9 @@ void Arbiter::note_error(const char* what, const Status& status) {
 Result<ListenerOptions> Arbiter::open_options(const Config& cfg) const {
     ListenerOptions options = listener_options(cfg);
     options.reuse_port = cfg.reuse_port;
-    if (!cfg.user.empty()) {
-        Result<uid_t> user = find_user(cfg.user);
-        if (!user) return user.error();
-        options.owner = *user;
-    }
-    if (!cfg.group.empty()) {
-        Result<gid_t> group = find_group(cfg.group);
-        if (!group) return group.error();
-        options.group = *group;
-    }
+    Result<Owner> owner = find_owner(cfg.user, cfg.group);
+    if (!owner) return owner.error();
+    options.owner = *owner;
     return options;
 }
 
@@ -767,7 +753,7 @@ void Arbiter::bury(Child child, int status, int64_t oom_kills) {
     report_death(child, status, oom_kills);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     const bool cannot_boot = code == kExitBootFailed || code == kExitAppFailed;
-    if (!cannot_boot) (void)options_.hooks.child_exit(*this, *child.worker);
+    if (!cannot_boot) options_.hooks.child_exit(*this, *child.worker);
     const bool left_by_itself = slot(child).state.load() == WorkerState::Stopping && code == 0;
     const bool was_slow = child.aborted_ms != 0;
     scoreboard_->free(child.worker->slot());

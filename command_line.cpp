@@ -30,12 +30,6 @@ std::vector<Option> all_options() {
     return options;
 }
 
-/// Appends a word of a list that reads "a, b" or "a b".
-void append(std::string& list, std::string_view separator, std::string_view word) {
-    if (!list.empty()) list += separator;
-    list += word;
-}
-
 Error usage_error(std::string message) {
     return Error{kExitUsageError, std::move(message)};
 }
@@ -55,17 +49,6 @@ bool is_negative_number(std::string_view word) {
     const bool has_digits_only = number.find_first_not_of("0123456789.") == number.npos &&
                                  (dot == number.npos || number.find('.', dot + 1) == number.npos);
     return !number.empty() && has_digits_only && number.back() != '.';
-}
-
-/// Python's int(text): decimal, a sign, leading zeros.
-std::optional<int64_t> parse_signed(std::string_view text) {
-    text = trim(text);
-    const bool is_negative = text.starts_with('-');
-    if (is_negative || text.starts_with('+')) text.remove_prefix(1);
-    const auto magnitude = parse_decimal(text);
-    if (!magnitude || *magnitude > INT64_MAX) return std::nullopt;
-    const auto value = static_cast<int64_t>(*magnitude);
-    return is_negative ? -value : value;
 }
 
 /// What one word is to argparse.
@@ -91,7 +74,7 @@ public:
             if (!reading) return reading.error();
             switch (reading->kind) {
                 case Reading::Kind::Word: add_word(word); break;
-                case Reading::Kind::Unknown: append(unknown_, " ", word); break;
+                case Reading::Kind::Unknown: unknown_.push_back(word); break;
                 case Reading::Kind::Known:
                     if (Status status = use(reading->option, std::move(reading->attached)); !status)
                         return status.error();
@@ -137,16 +120,16 @@ private:
     [[nodiscard]] Result<const Option*> find_prefix(std::string_view prefix) const {
         const Option* first = nullptr;
         bool is_ambiguous = false;
-        std::string candidates;
+        StringList candidates;
         for (const Option& option : options_) {
             if (!option.flag.starts_with(prefix)) continue;
             if (first == nullptr) first = &option;
             is_ambiguous = is_ambiguous || option.setting != first->setting;
-            append(candidates, ", ", option.flag);
+            candidates.emplace_back(option.flag);
         }
         if (!is_ambiguous) return first;
         return usage_error("ambiguous option: " + std::string(prefix) + " could match " +
-                           candidates);
+                           join(candidates, ", "));
     }
 
     void add_word(const std::string& word) {
@@ -223,8 +206,7 @@ private:
     Status use_value(const Option& option, std::string text) {
         const Setting& setting = *option.setting;
         if (std::holds_alternative<int64_t Config::*>(setting.field)) {
-            const auto number =
-                setting.form == Form::Octal ? parse_python_int(text, true) : parse_signed(text);
+            const auto number = parse_python_int(text, setting.form == Form::Octal ? 8 : 10);
             if (!number) return argument_error(option, "invalid int value: '" + text + "'");
             store(setting, *number);
         } else if (std::holds_alternative<StringList Config::*>(setting.field) &&
@@ -256,7 +238,7 @@ private:
     [[nodiscard]] Error unknown_error() const {
         constexpr size_t kTypoEditsMax = 2;
         const std::string_view typo =
-            std::string_view(unknown_).substr(0, unknown_.find_first_of("= "));
+            std::string_view(unknown_[0]).substr(0, unknown_[0].find('='));
         std::string_view nearest;
         size_t edits_min = kTypoEditsMax + 1;
         for (const Option& option : options_) {
@@ -264,7 +246,7 @@ private:
             const size_t edits = edit_distance(typo, option.flag);
             if (edits < edits_min) edits_min = edits, nearest = option.flag;
         }
-        std::string message = "unrecognized arguments: " + unknown_;
+        std::string message = "unrecognized arguments: " + join(unknown_, " ");
         if (!nearest.empty()) message += " (did you mean " + std::string(nearest) + "?)";
         return usage_error(std::move(message));
     }
@@ -273,7 +255,7 @@ private:
     const std::vector<Option> options_;
     size_t next_ = 0;  ///< index of the word being read
     bool only_words_ = false, has_app_ = false;
-    std::string unknown_;  ///< joined with blanks
+    StringList unknown_;
     CommandLine line_;
 };
 

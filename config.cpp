@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
@@ -16,15 +17,6 @@
 
 namespace gcorn {
 namespace {
-
-std::string join(const StringList& parts, std::string_view separator) {
-    std::string out;
-    for (const std::string& part : parts) {
-        if (!out.empty()) out += separator;
-        out += part;
-    }
-    return out;
-}
 
 /// A string as Python's repr() quotes it, as far as settings need it.
 std::string python_quote(std::string_view text) {
@@ -99,7 +91,7 @@ struct Cast {
         if (const auto* integer = std::get_if<int64_t>(&value)) number = *integer;
         if (const auto* flag = std::get_if<bool>(&value)) number = *flag ? 1 : 0;
         if (const auto* text = std::get_if<std::string>(&value))
-            number = parse_python_int(*text, setting.form == Form::Octal);
+            number = parse_python_int(*text, setting.form == Form::Octal ? 8 : 0);
         if (!number) return Error{0, "Not an integer: " + value_text(value)};
         if (*number < 0) return Error{0, "Value must be positive: " + std::to_string(*number)};
         if (*number > setting.max)
@@ -179,12 +171,9 @@ private:
     [[nodiscard]] bool is_csv() const { return setting.form == Form::Csv; }
 
     Status cast_bool(std::optional<bool>& out) const {
-        if (const auto* flag = std::get_if<bool>(&value)) {
-            out = *flag;
-            return {};
-        }
-        if (std::holds_alternative<std::monostate>(value)) {
-            out.reset();
+        const auto* flag = std::get_if<bool>(&value);
+        if (flag != nullptr || std::holds_alternative<std::monostate>(value)) {
+            out = flag != nullptr ? std::optional(*flag) : std::nullopt;
             return {};
         }
         const auto* text = std::get_if<std::string>(&value);
@@ -242,6 +231,8 @@ const std::string* text_with_nul(const Value& value) {
     return nullptr;
 }
 
+}  // namespace
+
 Status assign_field(Config& cfg, const Setting& setting, const Value& value,
                     std::string_view source) {
     const std::string where = source.empty() ? "" : ", from " + std::string(source);
@@ -256,28 +247,22 @@ Status assign_field(Config& cfg, const Setting& setting, const Value& value,
                                        "; allowed: " + allowed_text(setting) + ")"};
 }
 
-}  // namespace
-
 // ------------------------------------------------------------------------------------ values
 
-std::optional<int64_t> parse_python_int(std::string_view text, bool c_octal) {
+std::optional<int64_t> parse_python_int(std::string_view text, int base) {
     text = trim(text, " \t\r\n\f\v");
     const bool is_negative = text.starts_with('-');
     if (is_negative || text.starts_with('+')) text.remove_prefix(1);
-    int base = 10;
-    if (text.size() > 1 && text[0] == '0') {
-        switch (to_lower(text[1])) {
-            case 'x': base = 16; break;
-            case 'o': base = 8; break;
-            case 'b': base = 2; break;
-            default: break;
-        }
-        if (base != 10)
-            text.remove_prefix(2);
-        else if (c_octal)
-            base = 8;
-        else if (text.find_first_not_of('0') != text.npos)
-            return std::nullopt;
+    const bool has_zero = text.size() > 1 && text[0] == '0';
+    const size_t prefix =
+        has_zero && base != 10 ? std::string_view("box").find(to_lower(text[1])) : text.npos;
+    if (prefix != text.npos) {
+        base = std::array{2, 8, 16}[prefix];
+        text.remove_prefix(2);
+    } else if (base == 0 && has_zero && text.find_first_not_of('0') != text.npos) {
+        return std::nullopt;
+    } else if (base == 0 || !has_zero) {
+        base = 10;
     }
     uint64_t magnitude = 0;
     const char* const end = text.data() + text.size();
@@ -326,19 +311,6 @@ Config::Config() {
         if (std::holds_alternative<std::monostate>(value)) continue;
         GCORN_CHECK(std::visit(Cast{*this, setting, value}, setting.field).is_ok());
     }
-}
-
-Status Config::apply(std::string_view name, const Value& value, std::string_view source) {
-    const Setting* setting = find_setting(name);
-    if (setting == nullptr)
-        return Error{kUnknownSetting, "no setting is called " + std::string(name)};
-    return assign_field(*this, *setting, value, source);
-}
-
-std::optional<Value> Config::get(std::string_view name) const {
-    const Setting* setting = find_setting(name);
-    if (setting == nullptr) return std::nullopt;
-    return field_value(*this, *setting);
 }
 
 Value field_value(const Config& cfg, const Setting& setting) {
@@ -631,16 +603,10 @@ HttpPolicy http_policy(const Config& cfg, std::string script_name) {
 
 Result<LogOptions> log_options(const Config& cfg) {
     LogOptions options;
-    if (!cfg.user.empty()) {
-        const Result<uid_t> uid = find_user(cfg.user);
-        if (!uid) return uid.error();
-        options.owner_uid = *uid;
-    }
-    if (!cfg.group.empty()) {
-        const Result<gid_t> gid = find_group(cfg.group);
-        if (!gid) return gid.error();
-        options.owner_gid = *gid;
-    }
+    const Result<Owner> owner = find_owner(cfg.user, cfg.group);
+    if (!owner) return owner.error();
+    if (owner->user) options.owner_uid = *owner->user;
+    if (owner->group) options.owner_gid = *owner->group;
     options.errorlog = cfg.errorlog;
     options.accesslog = cfg.accesslog;
     GCORN_CHECK(parse_level(cfg.loglevel, options.level));

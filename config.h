@@ -58,13 +58,13 @@ using Value = std::variant<std::monostate, bool, int64_t, double, std::string, S
 /// As Python's str() prints it: None, True, 4, text, ['a', 'b'], {'K': 'v'}, <post_fork()>.
 [[nodiscard]] std::string value_text(const Value& value);
 
-/// Python's int(text, 0): a sign, 0x, 0o, 0b, no leading zeros; with `c_octal` also 022.
-[[nodiscard]] std::optional<int64_t> parse_python_int(std::string_view text, bool c_octal);
+/// Python's int(text, base). 10: leading zeros are good; 0: 0x, 0o and 0b, but no leading zeros; 8:
+/// as 0, and 022 is octal.
+[[nodiscard]] std::optional<int64_t> parse_python_int(std::string_view text, int base);
 
 /// Error::code of configuration errors (gunicorn's exit codes).
 constexpr int kExitConfigError = 1;  ///< a value that is refused
 constexpr int kExitUsageError = 2;   ///< a command line that cannot be read
-constexpr int kUnknownSetting = -1;  ///< Config::apply: no setting has that name, nothing changed
 
 /// The typed values. The constructor fills in the defaults of the table: they are written nowhere
 /// else. Units and meanings are the table's, too.
@@ -146,12 +146,6 @@ public:
         return proc_name.empty() ? default_proc_name : proc_name;
     }
     [[nodiscard]] bool is_tls() const { return !certfile.empty() || !keyfile.empty(); }
-
-    /// Casts, checks and stores one value as a config file gives it. Error: kExitConfigError with
-    /// the reason, the setting, `source` if given, and what is allowed; or kUnknownSetting.
-    Status apply(std::string_view name, const Value& value, std::string_view source = {});
-    /// The value of a setting as Python sees it (an unset text is None); nullopt for unknown names.
-    [[nodiscard]] std::optional<Value> get(std::string_view name) const;
 };
 
 /// The one setting whose name is a single edit away from `name`, "" if there is none.

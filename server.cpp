@@ -114,8 +114,7 @@ int Server::run() {
     if (Status read = read_command_line(); !read) return fail(read.error());
     for (const CommandLine* line : {&command_line_, &environment_line_}) {
         if (!line->help) continue;
-        print(line->help_form.empty() ? help_text(terminal_width())
-                                      : help_in_form(line->help_form, terminal_width()));
+        print(help_in_form(line->help_form, terminal_width()));
         return 0;
     }
     if (command_line_.version || environment_line_.version) {
@@ -229,12 +228,9 @@ Result<ResolvedConfig> Server::resolve() {
 /// --chdir comes last, so that a relative config file means the start directory. On HUP it follows
 /// the symlinks again: a deployed "current" is the new release then.
 Status Server::apply_directories(const Config& cfg) {
-    if (!cfg.chdir.empty()) {
-        if (Status changed = change_directory(cfg.chdir); !changed)
-            return Error{kExitConfigError, changed.message()};
-        if (Status prepended = interpreter_->prepend_path(cfg.chdir); !prepended) return prepended;
-    }
-    return {};
+    if (Status changed = change_directory(cfg.chdir); !changed)
+        return Error{kExitConfigError, changed.message()};
+    return interpreter_->prepend_path(cfg.chdir);
 }
 
 /// Makes everything here follow a configuration. What fails most often comes first: then nothing
@@ -353,7 +349,7 @@ Status Server::start_worker(const Config& cfg) {
     // A hook is told once, however often the signal comes.
     return interpreter_->install_interrupts([this, told = std::set<int>()](int signal) mutable {
         if (worker_ == nullptr || !told.insert(signal).second) return;
-        (void)(signal == SIGABRT ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_));
+        signal == SIGABRT ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_);
     });
 }
 

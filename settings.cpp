@@ -4,8 +4,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
-#include <initializer_list>
 
 #include "base/text.h"
 #include "log/access_log.h"
@@ -31,18 +29,16 @@ Status status_of(const Result<T>& result) {
 Status bind_spec(std::string& text) {
     const Result<BindSpec> spec = parse_bind(text);
     if (!spec) return spec.error();
-    if (spec->user)
-        if (Status found = status_of(find_user(*spec->user)); !found) return found;
-    return spec->group ? status_of(find_group(*spec->group)) : Status{};
+    return status_of(find_owner(spec->user.value_or(""), spec->group.value_or("")));
 }
 Status networks(std::string& text) {
     return status_of(NetworkList::parse(text));
 }
 Status known_user(std::string& text) {
-    return text.empty() ? Status{} : status_of(find_user(text));
+    return status_of(find_owner(text, ""));
 }
 Status known_group(std::string& text) {
-    return text.empty() ? Status{} : status_of(find_group(text));
+    return status_of(find_owner("", text));
 }
 Status access_format(std::string& text) {
     return status_of(AccessLog::compile(text));

@@ -87,18 +87,15 @@ struct Setting {
 [[nodiscard]] const Setting* find_setting(std::string_view name);
 [[nodiscard]] std::string_view section_title(Section section);
 
-/// Reads and writes a field as a Python value, without casts or checks.
+/// Casts, checks and stores one value as a config file gives it. Error: kExitConfigError with the
+/// reason, the setting, `source` unless it is empty, and what is allowed.
+Status assign_field(Config& cfg, const Setting& setting, const Value& value,
+                    std::string_view source);
+/// The value of a setting as Python sees it (an unset text is None).
 [[nodiscard]] Value field_value(const Config& cfg, const Setting& setting);
 
-/// --help, wrapped to `width` columns (60 to 120).
-[[nodiscard]] std::string help_text(size_t width);
-/// docs/settings.md.
-[[nodiscard]] std::string settings_markdown();
-/// gcorn.1 in man(7) macros.
-[[nodiscard]] std::string settings_manpage();
-/// Completion script for "bash", "zsh" or "fish"; "" for another shell.
-[[nodiscard]] std::string settings_completion(std::string_view shell);
-/// What --help=FORM prints: one of kHelpForms, or "" for help_text().
+/// What --help=FORM prints: one of kHelpForms, or "" for the plain help, wrapped to `width` columns
+/// (60 to 120).
 [[nodiscard]] std::string help_in_form(std::string_view form, size_t width);
 
 }  // namespace gcorn

@@ -214,8 +214,7 @@ std::string fish_completion() {
     return out;
 }
 
-}  // namespace
-
+/// --help, wrapped to `width` columns.
 std::string help_text(size_t width) {
     constexpr size_t kWidthMin = 60, kWidthMax = 120;
     width = std::clamp(width, kWidthMin, kWidthMax);
@@ -239,6 +238,7 @@ std::string help_text(size_t width) {
            "\n";
 }
 
+/// docs/settings.md.
 std::string settings_markdown() {
     std::string out =
         "# Settings\n\n"
@@ -257,6 +257,7 @@ std::string settings_markdown() {
     return out;
 }
 
+/// gcorn.1 in man(7) macros.
 std::string settings_manpage() {
     std::string out =
         ".\\\" Generated from the settings table.\n"
@@ -293,18 +294,15 @@ std::string settings_manpage() {
            ".TP\nother\nThe config file, or a hook of the start, asked for it by sys.exit().\n";
 }
 
-std::string settings_completion(std::string_view shell) {
-    if (shell == "bash") return bash_completion();
-    if (shell == "zsh") return zsh_completion();
-    if (shell == "fish") return fish_completion();
-    return "";
-}
+}  // namespace
 
 std::string help_in_form(std::string_view form, size_t width) {
-    if (form.empty()) return help_text(width);
     if (form == "markdown") return settings_markdown();
     if (form == "man") return settings_manpage();
-    return settings_completion(form);
+    if (form == "bash") return bash_completion();
+    if (form == "zsh") return zsh_completion();
+    if (form == "fish") return fish_completion();
+    return help_text(width);
 }
 
 }  // namespace gcorn

@@ -221,7 +221,7 @@ int Worker::run() {
     int code = boot();
     if (code == 0) code = serve_until_told();
     context_.log.info("Worker exiting (pid: %d)", static_cast<int>(pid_));
-    (void)context_.hooks.worker_exit(context_.arbiter, *this);
+    context_.hooks.worker_exit(context_.arbiter, *this);
     context_.runtime.finalize();
     return code;
 }
@@ -278,19 +278,9 @@ Status Worker::open_own_listeners() {
 
 Status Worker::drop_privileges_now() {
     const Config& cfg = context_.cfg;
-    uid_t uid = 0;
-    gid_t gid = 0;
-    if (!cfg.user.empty()) {
-        Result<uid_t> user = find_user(cfg.user);
-        if (!user) return user.error();
-        uid = *user;
-    }
-    if (!cfg.group.empty()) {
-        Result<gid_t> group = find_group(cfg.group);
-        if (!group) return group.error();
-        gid = *group;
-    }
-    return drop_privileges(uid, gid, cfg.initgroups);
+    const Result<Owner> owner = find_owner(cfg.user, cfg.group);
+    if (!owner) return owner.error();
+    return drop_privileges(owner->user.value_or(0), owner->group.value_or(0), cfg.initgroups);
 }
 
 LoopOptions Worker::loop_options() {
@@ -448,8 +438,7 @@ void Worker::tend() {
 
 void Worker::run_exchange(Exchange& exchange, size_t index) {
     WorkerSlot& slot = board();
-    slot.begin(index, Phase::Application, exchange.head.method, exchange.head.target,
-               exchange.facts->remote_addr);
+    slot.begin(index, exchange.head.method, exchange.head.target, exchange.facts->remote_addr);
     slot.busy.fetch_add(1, std::memory_order_relaxed);
     if (measures_time_) exchange.taken_us = monotonic_us();
     // More wait here than can run while a sibling has nothing to do: send this client there.
@@ -573,7 +562,7 @@ void Worker::look_for_changes() {
     if (path.empty()) path = reloader_->changed();
     if (path.empty() || !alive() || board().wants_replacement.exchange(true)) return;
     context_.log.info("Worker reloading: %s modified", path.c_str());
-    (void)context_.hooks.worker_int(*this);
+    context_.hooks.worker_int(*this);
     // As after max_requests: the successor with the new code boots first, then TERM comes.
     context_.scoreboard.notify();
 }

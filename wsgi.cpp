@@ -28,6 +28,7 @@ constexpr char kLoaderFile[] =
 ;
 // clang-format on
 constexpr const char* kLoaderSource = kLoaderFile + std::string_view(kLoaderFile).find('\n');
+constexpr const char* kLoaderName = "<gcorn loader>";  // in tracebacks
 
 // --------------------------------------------- start_response, write and early_hints, as objects
 
@@ -658,7 +659,8 @@ WsgiApp::WsgiApp(Logger& log, WsgiOptions options, RequestHooks* hooks)
     : log_(log), options_(std::move(options)), hooks_(hooks) {
     if (Py_IsInitialized() == 0) return;
     WithGil gil;
-    if (!prepare_loader()) PyErr_Clear();  // load() tries again, and says why not
+    loader_ = run_text(kLoaderSource, kLoaderName);
+    if (!loader_) PyErr_Clear();  // load() tries again, and says why not
 }
 
 WsgiApp::~WsgiApp() {
@@ -679,57 +681,30 @@ void WsgiApp::configure(WsgiOptions options, RequestHooks* hooks) {
     hooks_ = hooks;
 }
 
-/// A function or class of the loader text. Raises.
-PyRef WsgiApp::loader(const char* name) const {
-    PyRef found = PyRef::borrow(PyDict_GetItemString(loader_.get(), name));
-    if (!found) PyErr_SetString(PyExc_SystemError, "the loader text is incomplete");
-    return found;
-}
-
 Status WsgiApp::load() {
     WithGil gil;
-    return load_with_gil();
-}
-
-Status WsgiApp::load_with_gil() {
     broken_app_text_.clear();
     broken_app_files_.clear();
     callable_ = find_callable();
     if (!callable_) return load_failed(take_exception());
-    PyRef freeze = options_.is_preload ? loader("freeze") : PyRef();
-    if (freeze && !PyRef::steal(PyObject_CallNoArgs(freeze.get())))
+    if (options_.is_preload && !call_object(name_in(loader_, "freeze")))
         log_python_error(log_, Level::Warning, "Freezing the preloaded objects failed");
     return {};
-}
-
-/// The loader's functions, once. Raises.
-bool WsgiApp::prepare_loader() {
-    if (loader_) return true;
-    PyRef names = PyRef::steal(PyDict_New());
-    PyRef code = PyRef::steal(Py_CompileString(kLoaderSource, "<gcorn loader>", Py_file_input));
-    if (!names || !code ||
-        PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) != 0 ||
-        !PyRef::steal(PyEval_EvalCode(code.get(), names.get(), names.get())))
-        return false;
-    loader_ = std::move(names);
-    return true;
 }
 
 /// Makes what requests share, then imports. Raises.
 PyRef WsgiApp::find_callable() {
     objects_ = std::make_unique<RequestObjects>(log_);
-    const bool is_ready = prepare_loader() && objects_->prepare(log_, options_);
-    PyRef find = is_ready ? loader("find") : PyRef();
-    PyRef spec = find ? path_str(options_.app) : PyRef();
-    if (!spec) return {};
-    return PyRef::steal(PyObject_CallOneArg(find.get(), spec.get()));
+    if (!loader_) loader_ = run_text(kLoaderSource, kLoaderName);
+    if (!loader_ || !objects_->prepare(log_, options_)) return {};
+    return call_object(name_in(loader_, "find"), path_str(options_.app));
 }
 
 Status WsgiApp::load_failed(PyRef exception) {
     const auto raise = [&exception] { restore_exception(PyRef::borrow(exception.get())); };
     raise();
     std::string sentence = take_error_text(false);
-    PyRef unusable = loader("Unusable");
+    PyRef unusable = name_in(loader_, "Unusable");
     if (unusable && PyErr_GivenExceptionMatches(exception.get(), unusable.get()) != 0) {
         // The loader's own sentence says everything; without the exception's name.
         sentence = sentence.substr(sentence.find(": ") + 2);
@@ -742,18 +717,14 @@ Status WsgiApp::load_failed(PyRef exception) {
         return Error{kExitBootFailed, sentence};
     }
     broken_app_text_ = take_error_text();
-    PyRef files_of = loader("files_of");
-    broken_app_files_ = paths_of(
-        files_of ? PyRef::steal(PyObject_CallOneArg(files_of.get(), exception.get())) : PyRef());
+    broken_app_files_ = paths_of(call_object(name_in(loader_, "files_of"), exception));
     log_.write(Level::Error, "The application does not load\n" + broken_app_text_);
     return {};
 }
 
 std::vector<std::string> WsgiApp::source_files() {
     WithGil gil;
-    PyRef list = loader_ ? loader("source_files") : PyRef();
-    PyRef names = list ? PyRef::steal(PyObject_CallNoArgs(list.get())) : PyRef();
-    std::vector<std::string> files = paths_of(names);
+    std::vector<std::string> files = paths_of(call_object(name_in(loader_, "source_files")));
     files.insert(files.end(), broken_app_files_.begin(), broken_app_files_.end());
     return files;
 }

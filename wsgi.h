@@ -74,11 +74,8 @@ public:
 
 private:
     friend class Call;
-    Status load_with_gil();
-    bool prepare_loader();
     PyRef find_callable();
     Status load_failed(PyRef exception);
-    [[nodiscard]] PyRef loader(const char* name) const;
 
     Logger& log_;
     WsgiOptions options_;

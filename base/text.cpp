@@ -104,6 +104,13 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
     }
 }
 
+std::string join(const std::vector<std::string>& parts, std::string_view separator) {
+    std::string out;
+    for (const std::string& part : parts)
+        (out += out.empty() ? "" : separator) += part;
+    return out;
+}
+
 std::vector<std::string_view> split_list(std::string_view text) {
     std::vector<std::string_view> items;
     for (std::string_view part : split(text, ',')) {

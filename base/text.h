@@ -48,6 +48,9 @@ namespace gcorn {
 /// Parts between `separator`, untrimmed; "" gives one empty part.
 [[nodiscard]] std::vector<std::string_view> split(std::string_view text, char separator);
 
+/// The parts with `separator` between them.
+[[nodiscard]] std::string join(const std::vector<std::string>& parts, std::string_view separator);
+
 /// Parts between commas, trimmed, empty ones dropped (RFC 9110 §5.6.1).
 [[nodiscard]] std::vector<std::string_view> split_list(std::string_view text);
 

@@ -1,7 +1,6 @@
 #include "net/buffer.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>

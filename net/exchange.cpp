@@ -9,7 +9,6 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 
 #ifdef __linux__
 #include <sys/eventfd.h>

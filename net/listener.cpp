@@ -1,10 +1,8 @@
 #include "net/listener.h"
 
 #include <fcntl.h>
-#include <grp.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
-#include <pwd.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -140,35 +138,13 @@ Result<bool> socket_exists(const std::string& path, const std::string& where) {
     return Error{ENOTSOCK, "bind " + where + ": exists and is not a socket"};
 }
 
-Result<uid_t> find_user(const std::string& name) {
-    if (const auto id = parse_decimal(name); id && *id < UINT32_MAX) return static_cast<uid_t>(*id);
-    const passwd* entry = ::getpwnam(name.c_str());
-    if (entry == nullptr) return Error{EINVAL, "No such user: '" + name + "'"};
-    return entry->pw_uid;
-}
-
-Result<gid_t> find_group(const std::string& name) {
-    if (const auto id = parse_decimal(name); id && *id < UINT32_MAX) return static_cast<gid_t>(*id);
-    const group* entry = ::getgrnam(name.c_str());
-    if (entry == nullptr) return Error{EINVAL, "No such group: '" + name + "'"};
-    return entry->gr_gid;
-}
-
 /// Mode and owner of the socket file. Until listen() nobody can connect, whatever the mode is.
 Status set_permissions(const std::string& path, const BindSpec& spec,
                        const ListenerOptions& options, const std::string& where) {
-    std::optional<uid_t> owner = options.owner;
-    std::optional<gid_t> group = options.group;
-    if (spec.user) {
-        const Result<uid_t> user = find_user(*spec.user);
-        if (!user) return user.error();
-        owner = *user;
-    }
-    if (spec.group) {
-        const Result<gid_t> found = find_group(*spec.group);
-        if (!found) return found.error();
-        group = *found;
-    }
+    Result<Owner> named = find_owner(spec.user.value_or(""), spec.group.value_or(""));
+    if (!named) return named.error();
+    const auto owner = named->user ? named->user : options.owner.user;
+    const auto group = named->group ? named->group : options.owner.group;
     // -1 leaves an id as it is (chown(2)).
     if ((owner || group) && ::chown(path.c_str(), owner.value_or(static_cast<uid_t>(-1)),
                                     group.value_or(static_cast<gid_t>(-1))) != 0) {
@@ -364,9 +340,7 @@ Accepted Listener::accept() const {
 }
 
 Status Listener::set_inheritable(bool is_inheritable) {
-    if (::fcntl(fd(), F_SETFD, is_inheritable ? 0 : FD_CLOEXEC) != 0)
-        return failed(errno, "fcntl", name_);
-    return Status::ok();
+    return set_close_on_exec(fd(), !is_inheritable);
 }
 
 void Listener::remember_file() {

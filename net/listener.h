@@ -16,6 +16,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "net/address.h"
+#include "os/process.h"
 
 namespace gcorn {
 
@@ -25,8 +26,7 @@ struct ListenerOptions {
     int defer_accept_s = 0;   ///< > 0: wake up only when data arrived (TCP_DEFER_ACCEPT, Linux)
     bool is_tls = false;      ///< only for name()
     mode_t umask = 0;         ///< unix: mode is 0777 & ~umask unless the spec names one
-    std::optional<uid_t> owner{};  ///< unix: unless the spec names a user
-    std::optional<gid_t> group{};  ///< unix: unless the spec names a group
+    Owner owner{};            ///< unix: unless the spec names a user or group
 };
 
 enum class AcceptStatus : uint8_t {
@@ -54,7 +54,7 @@ public:
     /// path never names a socket with wrong permissions or without a listener; a socket file that
     /// was there is replaced, any other file is an Error. BindSpec::Fd adopts (Supervisor).
     /// Error: errno in code (EADDRINUSE, EACCES, EADDRNOTAVAIL also for a name that does not
-    /// resolve, EINVAL for an unknown user or group), the address in the sentence.
+    /// resolve, 0 for an unknown user or group), the address in the sentence.
     static Result<std::unique_ptr<Listener>> open(const BindSpec& spec,
                                                   const ListenerOptions& options);
     /// Takes over an inherited stream socket and listens on it. Error: the descriptor stays open

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "os/process.h"
 
 #if defined(__linux__) && !defined(GCORN_POLLER_POLL)
 #define GCORN_POLLER_EPOLL 1
@@ -38,14 +39,10 @@ public:
         read_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
         if (!read_) return errno_error(errno, "eventfd");
 #else
-        int ends[2];
-        if (::pipe(ends) != 0) return errno_error(errno, "pipe");
-        read_.reset(ends[0]);
-        write_.reset(ends[1]);
-        for (const int fd : ends) {
-            if (::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 || ::fcntl(fd, F_SETFL, O_NONBLOCK) != 0)
-                return errno_error(errno, "fcntl");
-        }
+        Result<Pipe> ends = make_pipe();
+        if (!ends) return ends.error();
+        read_ = std::move(ends->read);
+        write_ = std::move(ends->write);
 #endif
         return Status::ok();
     }

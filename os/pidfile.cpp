@@ -4,27 +4,21 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <optional>
 #include <string_view>
 #include <utility>
-#include <vector>
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "os/process.h"
 
 namespace gcorn {
 
 namespace {
-
-std::string directory_of(const std::string& path) {
-    const size_t slash = path.rfind('/');
-    if (slash == std::string::npos) return ".";
-    return slash == 0 ? "/" : path.substr(0, slash);
-}
 
 Status write_all(int fd, std::string_view bytes, const std::string& path) {
     while (!bytes.empty()) {
@@ -58,29 +52,18 @@ bool is_alive(pid_t pid) {
 }  // namespace
 
 pid_t read_pidfile(const std::string& path) {
-    int raw;
-    do {
-        raw = ::open(path.c_str(),
-                     O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // NONBLOCK: a FIFO must not hang us
-    } while (raw < 0 && errno == EINTR);
-    if (raw < 0) return 0;
-    const Fd fd(raw);
-    char bytes[64];  // a longer text is no pid
-    ssize_t count;
-    do {
-        count = ::read(fd.get(), bytes, sizeof(bytes));
-    } while (count < 0 && errno == EINTR);
-    if (count <= 0 || count == sizeof(bytes)) return 0;
-    const std::string_view text(bytes, static_cast<size_t>(count));
+    const std::string text = read_small_file(path).value_or("");
     const std::optional<uint64_t> number = parse_decimal(trim(text, " \t\r\n"));
-    if (!number || *number > INT32_MAX) return 0;
-    return static_cast<pid_t>(*number);
+    const bool is_pid =
+        number && *number <= INT32_MAX && text.size() < 64;  // a longer text is none
+    return is_pid ? static_cast<pid_t>(*number) : 0;
 }
 
 Result<Pidfile> Pidfile::create(const std::string& path, pid_t pid) {
-    const std::string directory = directory_of(path);
-    struct stat info {};
-    if (::stat(directory.c_str(), &info) < 0 || !S_ISDIR(info.st_mode))
+    std::string directory = std::filesystem::path(path).parent_path().string();
+    if (directory.empty()) directory = ".";
+    std::error_code error;
+    if (!std::filesystem::is_directory(directory, error))
         return Error{ENOENT, directory + " doesn't exist. Can't create pidfile."};
     const pid_t other = read_pidfile(path);
     if (other != 0 && other != pid && is_alive(other)) {

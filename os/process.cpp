@@ -4,10 +4,9 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <filesystem>
 #include <optional>
 #include <string_view>
-#include <type_traits>
 #include <vector>
 
 #include <fcntl.h>
@@ -34,14 +33,12 @@ Status leave_parent() {
 }
 
 Status redirect_to_null(int target) {
-    int fd;
-    do {
-        fd = ::open("/dev/null", O_RDWR);  // to survive exec: it replaces a standard stream
-    } while (fd < 0 && errno == EINTR);
-    if (fd < 0) return errno_error(errno, "open /dev/null");
-    if (fd == target) return {};
-    Fd null(fd);
-    if (::dup2(null.get(), target) < 0) return errno_error(errno, "dup2 /dev/null");
+    Fd null(::open("/dev/null", O_RDWR));  // to survive exec: it replaces a standard stream
+    if (!null) return errno_error(errno, "open /dev/null");
+    if (null.get() == target)
+        (void)null.release();
+    else if (::dup2(null.get(), target) < 0)
+        return errno_error(errno, "dup2 /dev/null");
     return {};
 }
 
@@ -187,6 +184,17 @@ Result<gid_t> find_group(const std::string& name_or_id) {
     return errno_error(error, "look up group '" + name_or_id + "'");
 }
 
+Result<Owner> find_owner(const std::string& user, const std::string& group) {
+    const Result<uid_t> uid = user.empty() ? uid_t{0} : find_user(user);
+    if (!uid) return uid.error();
+    const Result<gid_t> gid = group.empty() ? gid_t{0} : find_group(group);
+    if (!gid) return gid.error();
+    Owner owner;
+    if (!user.empty()) owner.user = *uid;
+    if (!group.empty()) owner.group = *gid;
+    return owner;
+}
+
 Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups) {
     if (gid != 0) {
         // The groups first: setgid and initgroups need the privileges that setuid gives up. A user
@@ -238,21 +246,14 @@ Result<Pipe> make_pipe() {
 // --- working directory ---
 
 Result<std::string> current_directory() {
-    struct stat by_variable {
-    }, by_kernel{};
+    std::error_code error;
     const char* variable = std::getenv("PWD");
-    if (variable != nullptr && *variable == '/' && ::stat(variable, &by_variable) == 0 &&
-        ::stat(".", &by_kernel) == 0 && by_variable.st_dev == by_kernel.st_dev &&
-        by_variable.st_ino == by_kernel.st_ino)
+    if (variable != nullptr && *variable == '/' &&
+        std::filesystem::equivalent(variable, ".", error))
         return std::string(variable);
-    for (size_t size = 256;; size *= 2) {
-        std::string buffer(size, '\0');
-        if (::getcwd(buffer.data(), buffer.size()) != nullptr) {
-            buffer.resize(std::strlen(buffer.c_str()));
-            return buffer;
-        }
-        if (errno != ERANGE) return errno_error(errno, "current directory");
-    }
+    std::string directory = std::filesystem::current_path(error).string();
+    if (error) return errno_error(error.value(), "current directory");
+    return directory;
 }
 
 Status change_directory(const std::string& path) {
@@ -289,17 +290,11 @@ Error execute(const std::string& path, std::vector<std::string> argv, Environmen
     return errno_error(errno, "execute " + path);
 }
 
-// --- cgroup ---
-
-namespace {
+// --- small files ---
 
 std::optional<std::string> read_small_file(const std::string& path) {
-    int raw;
-    do {
-        raw = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    } while (raw < 0 && errno == EINTR);
-    if (raw < 0) return std::nullopt;
-    const Fd fd(raw);
+    const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (!fd) return std::nullopt;
     std::string text;
     char chunk[4096];
     while (text.size() < 64 * 1024) {
@@ -311,8 +306,6 @@ std::optional<std::string> read_small_file(const std::string& path) {
     }
     return text;
 }
-
-}  // namespace
 
 int64_t cgroup_oom_kills(const std::string& root) {
     const std::optional<std::string> membership = read_small_file(root + "/proc/self/cgroup");

@@ -41,6 +41,13 @@ void set_title(const std::string& title);
 Result<uid_t> find_user(const std::string& name_or_id);
 Result<gid_t> find_group(const std::string& name_or_id);
 
+/// The ids of a user and a group that may be set, "" = not; Errors as above.
+struct Owner {
+    std::optional<uid_t> user;
+    std::optional<gid_t> group;
+};
+Result<Owner> find_owner(const std::string& user, const std::string& group);
+
 /// Becomes group `gid`, then user `uid`, for good (real, effective and saved). 0 leaves that one
 /// alone, as gunicorn does, and so does the id that we already have. with_initgroups replaces the
 /// supplementary groups by the user's own; without it they stay (gunicorn: initgroups). Error:
@@ -85,6 +92,10 @@ std::optional<std::string> find_variable(const Environment& environment, std::st
 
 /// Becomes the program at `path`. Returns only if that fails: errno_error.
 Error execute(const std::string& path, std::vector<std::string> argv, Environment environment);
+
+/// The text of a file, up to 64 KiB; nullopt if it cannot be read. Does not wait for a FIFO. Any
+/// thread.
+std::optional<std::string> read_small_file(const std::string& path);
 
 /// How many processes of our cgroup and those below it the out-of-memory killer has killed so far
 /// (cgroup v2, "oom_kill" in memory.events); -1 where that cannot be known. `root` is put before

@@ -40,27 +40,12 @@ std::string get(const char (&cell)[N]) {
 
 // --- one slot ---
 
-namespace {
-
-const char* describe(Phase phase) {
-    switch (phase) {
-        case Phase::Idle: return "idle";
-        case Phase::Queued: return "waiting for the application";
-        case Phase::Application: return "in the application";
-        case Phase::Writing: return "writing the response";
-        case Phase::WaitingForBody: return "waiting for the request body";
-        case Phase::WaitingForClient: return "waiting for the client to read";
-    }
-    return "";
-}
-
-}  // namespace
-
 std::string ActivityView::text(int64_t now_ms) const {
     char age[32];
     std::snprintf(age, sizeof(age), "%.1f", static_cast<double>(now_ms - since_ms) / 1000.0);
-    return escape_for_log(method) + " " + escape_for_log(target) + " for " + age + " s, " +
-           describe(phase) + ", from " + (peer.empty() ? "a nameless peer" : escape_for_log(peer));
+    return escape_for_log(method) + " " + escape_for_log(target) + " for " + age +
+           " s, in the application, from " +
+           (peer.empty() ? "a nameless peer" : escape_for_log(peer));
 }
 
 void WorkerSlot::beat() {
@@ -69,7 +54,7 @@ void WorkerSlot::beat() {
 
 // A sequence lock (Boehm, "Can seqlocks get along with programming language memory models?", 2012).
 // The read-modify-writes are its fences: cheap here, and thread sanitizers understand them.
-void WorkerSlot::begin(size_t index, Phase phase, std::string_view method, std::string_view target,
+void WorkerSlot::begin(size_t index, std::string_view method, std::string_view target,
                        std::string_view peer) {
     Activity& activity = activities[index % kActivitiesMax];
     const uint32_t before = activity.sequence.load(std::memory_order_relaxed);
@@ -78,16 +63,12 @@ void WorkerSlot::begin(size_t index, Phase phase, std::string_view method, std::
     put(activity.target, target);
     put(activity.peer, peer);
     activity.since_ms.store(monotonic_ms(), std::memory_order_relaxed);
-    activity.phase.store(phase, std::memory_order_relaxed);
+    activity.is_running.store(true, std::memory_order_relaxed);
     activity.sequence.store((before | 1) + 1, std::memory_order_release);
 }
 
-void WorkerSlot::set_phase(size_t index, Phase phase) {
-    activities[index % kActivitiesMax].phase.store(phase, std::memory_order_relaxed);
-}
-
 void WorkerSlot::end(size_t index) {
-    set_phase(index, Phase::Idle);
+    activities[index % kActivitiesMax].is_running.store(false, std::memory_order_relaxed);
 }
 
 bool WorkerSlot::read(size_t index, ActivityView& view) const {
@@ -97,8 +78,8 @@ bool WorkerSlot::read(size_t index, ActivityView& view) const {
     constexpr int kAttemptsMax = 100;  // an owner that died while it wrote never comes to an end
     for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
         const uint32_t before = activity.sequence.load(std::memory_order_acquire);
-        view.phase = activity.phase.load(std::memory_order_relaxed);
-        if (view.phase == Phase::Idle && before % 2 == 0) return false;
+        const bool is_running = activity.is_running.load(std::memory_order_relaxed);
+        if (!is_running && before % 2 == 0) return false;
         view.since_ms = activity.since_ms.load(std::memory_order_relaxed);
         view.method = get(activity.method);
         view.target = get(activity.target);

@@ -18,23 +18,13 @@ namespace gcorn {
 
 enum class WorkerState : uint32_t { Free, Booting, Ready, Stopping };
 
-/// What a request is doing, for the timeout report.
-enum class Phase : uint32_t {
-    Idle,
-    Queued,
-    Application,
-    Writing,
-    WaitingForBody,
-    WaitingForClient
-};
-
 /// How many running requests a worker describes (one per thread; greenlets share the first ones).
 constexpr size_t kActivitiesMax = 64;
 
 /// One running request. A seqlock: `sequence` is odd while the owner writes.
 struct Activity {
     std::atomic<uint32_t> sequence{0};
-    std::atomic<Phase> phase{Phase::Idle};
+    std::atomic<bool> is_running{false};
     std::atomic<int64_t> since_ms{0};
     char method[16];
     char target[160];  ///< cut, raw bytes
@@ -43,7 +33,6 @@ struct Activity {
 
 /// A copy of an Activity that was read consistently.
 struct ActivityView {
-    Phase phase = Phase::Idle;
     int64_t since_ms = 0;
     std::string method, target, peer;
 
@@ -64,11 +53,10 @@ struct WorkerSlot {
 
     void beat();
     /// Describes what runs in `index` (mod kActivitiesMax); one writer per index.
-    void begin(size_t index, Phase phase, std::string_view method, std::string_view target,
+    void begin(size_t index, std::string_view method, std::string_view target,
                std::string_view peer);
-    void set_phase(size_t index, Phase phase);
     void end(size_t index);
-    [[nodiscard]] bool read(size_t index, ActivityView& view) const;  ///< false if Idle
+    [[nodiscard]] bool read(size_t index, ActivityView& view) const;  ///< false if nothing runs
 };
 
 class Scoreboard {

@@ -1,11 +1,9 @@
 #include "os/signals.h"
 
 #include <cerrno>
-#include <cstring>
 #include <ctime>
 #include <utility>
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #ifdef __linux__
@@ -158,16 +156,10 @@ void reset_to_defaults() {
     interrupt_python = nullptr;
 }
 
-void block_all_in_this_thread() {
+void block_all_in_this_thread(sigset_t* before) {
     sigset_t all;
     sigfillset(&all);
-    GCORN_CHECK(pthread_sigmask(SIG_BLOCK, &all, nullptr) == 0);
-}
-
-Hold::Hold() {
-    sigset_t all;
-    sigfillset(&all);
-    GCORN_CHECK(pthread_sigmask(SIG_BLOCK, &all, &before_) == 0);
+    GCORN_CHECK(pthread_sigmask(SIG_BLOCK, &all, before) == 0);
 }
 
 void Hold::release() {

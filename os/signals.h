@@ -51,16 +51,16 @@ void end_soon_after_parent();
 /// either), and PIPE and XFSZ, which stay as they are.
 void reset_to_defaults();
 
-/// Blocks all signals in the calling thread for good: for the guard, so that they reach the main
-/// thread. Any thread.
-void block_all_in_this_thread();
+/// Blocks all signals in the calling thread, for good unless the mask `before` is restored: for the
+/// guard, so that they reach the main thread. Any thread.
+void block_all_in_this_thread(sigset_t* before = nullptr);
 
 /// Blocks all signals in this thread while it lives; those that arrive are delivered at its end.
 /// Put around fork(2), so that no handler runs in the child before it has a queue of its own. Any
 /// thread.
 class Hold {
 public:
-    Hold();
+    Hold() { block_all_in_this_thread(&before_); }
     ~Hold() { release(); }
     Hold(const Hold&) = delete;
     Hold& operator=(const Hold&) = delete;

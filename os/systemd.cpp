@@ -88,18 +88,6 @@ Status Notifier::reloading() const {
     return send("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(monotonic_us()));
 }
 
-Status Notifier::stopping() const {
-    return send("STOPPING=1");
-}
-
-Status Notifier::status(std::string_view text) const {
-    return send("STATUS=" + std::string(text));
-}
-
-Status Notifier::main_pid(pid_t pid) const {
-    return send("MAINPID=" + std::to_string(pid));
-}
-
 Status Notifier::watchdog() const {
     // If it is late, the next one is due soon: a supervisor that hangs must not hang us.
     return send("WATCHDOG=1", MSG_DONTWAIT);

@@ -41,10 +41,9 @@ public:
     Status ready(std::string_view status) const;
     /// "RELOADING=1" with the MONOTONIC_USEC that Type=notify-reload asks for.
     Status reloading() const;
-    Status stopping() const;
-    Status status(std::string_view text) const;
+    Status stopping() const { return send("STOPPING=1"); }
     /// Names the process to watch from now on (after USR2).
-    Status main_pid(pid_t pid) const;
+    Status main_pid(pid_t pid) const { return send("MAINPID=" + std::to_string(pid)); }
     Status watchdog() const;
 
     /// How often watchdog() is due: half of WATCHDOG_USEC, in milliseconds; 0 if nobody asks.

@@ -157,9 +157,7 @@ class View:
         import _gcorn_logging
         return _gcorn_logging.current()
 
-    @property
-    def cfg(self):
-        return config()
+    cfg = property(lambda self: config())
 
 
 class Config(View):
@@ -173,29 +171,12 @@ class Config(View):
     def settings(self):
         return {name: Setting(name, self.__dict__[name]) for name in sorted(self._own)}
 
-    @property
-    def address(self):
-        return [_address(text) for text in self.bind]
-
-    @property
-    def is_ssl(self):
-        return bool(self.certfile or self.keyfile)
-
-    @property
-    def worker_class_str(self):
-        return self.worker_class
-
-    @property
-    def uid(self):
-        return self.user
-
-    @property
-    def gid(self):
-        return self.group
-
-    @property
-    def env(self):
-        return dict(pair.split("=", 1) for pair in self.raw_env)
+    address = property(lambda self: [_address(text) for text in self.bind])
+    is_ssl = property(lambda self: bool(self.certfile or self.keyfile))
+    worker_class_str = property(lambda self: self.worker_class)
+    uid = property(lambda self: self.user)
+    gid = property(lambda self: self.group)
+    env = property(lambda self: dict(pair.split("=", 1) for pair in self.raw_env))
 
     def set(self, name, value):
         raise AttributeError(f"gcorn's settings cannot be changed once it runs ({name})")
@@ -220,13 +201,8 @@ class Server(View):
     """The arbiter."""
     _own = frozenset("pid num_workers WORKERS LISTENERS proc_name".split())
 
-    @property
-    def address(self):
-        return config().address
-
-    @property
-    def app(self):
-        return Application()
+    address = property(lambda self: config().address)
+    app = property(lambda self: Application())
 
 
 class Worker(View):
@@ -240,21 +216,10 @@ class Worker(View):
                 raise AttributeError("worker.alive can only be set inside that worker")
             native.leave()
 
-    @property
-    def alive(self):
-        return self._alive
-
-    @property
-    def app(self):
-        return Application()
-
-    @property
-    def wsgi(self):
-        return native.wsgi()
-
-    @property
-    def tmp(self):
-        return self
+    alive = property(lambda self: self._alive)
+    app = property(lambda self: Application())
+    wsgi = property(lambda self: native.wsgi())
+    tmp = property(lambda self: self)
 
     def notify(self):
         """Tells the arbiter that this worker is not stuck, as a long post_fork may want to."""
@@ -268,13 +233,8 @@ class Application(View):
     """What server.app and worker.app are."""
     _own = frozenset()
 
-    @property
-    def app_uri(self):
-        return config().wsgi_app
-
-    @property
-    def callable(self):
-        return native.wsgi()
+    app_uri = property(lambda self: config().wsgi_app)
+    callable = property(lambda self: native.wsgi())
 
     def wsgi(self):
         return native.wsgi()
@@ -359,13 +319,7 @@ def make_config(values):
     for name in "forwarded_allow_ips", "proxy_allow_ips":
         values[name] = [item.strip() for item in (values[name] or "").split(",") if item.strip()]
     values["proc_name"] = values["proc_name"] or values["default_proc_name"]
-    if values["logger_class"] in DEFAULT_LOGGERS:
-        values["logger_class"] = None
     return Config(values)
-
-
-# Names of the default logger class; statsd is C++'s business.
-DEFAULT_LOGGERS = ("simple", "gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd")
 
 
 def _identity(value, module, lookup, own):

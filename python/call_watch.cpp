@@ -12,7 +12,6 @@
 namespace gcorn {
 namespace {
 
-constexpr const char kCapsuleName[] = "gcorn.CallWatch";
 /// A signal may arrive just before the system call that it should end: it is sent again.
 constexpr int64_t kRetryMs = 250;
 
@@ -31,23 +30,13 @@ std::string stack_of(unsigned long thread_id, PyObject* greenlet_or_null) {
     if (greenlet_or_null != nullptr) frame = attribute(greenlet_or_null, "gr_frame");
     if (!frame || frame.get() == Py_None) {
         PyErr_Clear();
-        const PyRef frames_of = import("sys", "_current_frames");
-        const PyRef frames =
-            frames_of ? PyRef::steal(PyObject_CallNoArgs(frames_of.get())) : PyRef();
+        const PyRef frames = call_object(import("sys", "_current_frames"));
         const PyRef key = PyRef::steal(PyLong_FromUnsignedLong(thread_id));
         frame = frames && key ? PyRef::borrow(PyDict_GetItemWithError(frames.get(), key.get()))
                               : PyRef();
     }
     const PyRef format = frame ? import("traceback", "format_stack") : PyRef();
-    const PyRef lines =
-        format ? PyRef::steal(PyObject_CallOneArg(format.get(), frame.get())) : PyRef();
-    const PyRef empty = lines ? utf8_str("") : PyRef();
-    const PyRef joined = empty ? PyRef::steal(PyUnicode_Join(empty.get(), lines.get())) : PyRef();
-    const PyRef bytes =
-        joined ? PyRef::steal(PyUnicode_AsEncodedString(joined.get(), "utf-8", "backslashreplace"))
-               : PyRef();
-    PyErr_Clear();
-    return bytes ? std::string(trim(bytes_view(bytes.get()), "\n")) : std::string();
+    return joined_lines(call_object(format, frame));
 }
 
 bool is_waiting(PyObject* greenlet) {
@@ -201,8 +190,7 @@ CallWatch::Reach CallWatch::reach(Running& call) {
 bool CallWatch::catch_wake_signal() {
     static PyMethodDef method = {"gcorn_request_timeout", on_wake_signal, METH_VARARGS, nullptr};
     if (wake_signal() == 0) return false;
-    const PyRef self = PyRef::steal(PyCapsule_New(this, kCapsuleName, nullptr));
-    const PyRef handler = self ? PyRef::steal(PyCFunction_New(&method, self.get())) : PyRef();
+    const PyRef handler = native_function(method, this);
     const PyRef set_handler = handler ? import("_signal", "signal") : PyRef();
     return set_handler && PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO", wake_signal(),
                                                              handler.get()));
@@ -210,16 +198,14 @@ bool CallWatch::catch_wake_signal() {
 
 /// Raises in the call that this signal was for, if it is the one that runs.
 PyObject* CallWatch::on_wake_signal(PyObject* capsule, PyObject*) {
-    auto* self = static_cast<CallWatch*>(PyCapsule_GetPointer(capsule, kCapsuleName));
-    if (self == nullptr) return nullptr;
-    PyRef current;
-    if (self->current_greenlet_) current.reset(PyObject_CallNoArgs(self->current_greenlet_.get()));
+    auto& self = native_self<CallWatch>(capsule);
+    const PyRef current = call_object(self.current_greenlet_);
     PyErr_Clear();
-    for (Running& call : self->calls_) {
+    for (Running& call : self.calls_) {
         if (call.interrupted_ms == 0 || call.has_raised || !call.is_main_thread) continue;
         if (call.greenlet && call.greenlet.get() != current.get()) continue;
         call.has_raised = true;
-        PyErr_SetNone(self->exception_type_.get());
+        PyErr_SetNone(self.exception_type_.get());
         return nullptr;
     }
     Py_RETURN_NONE;

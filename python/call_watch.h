@@ -20,7 +20,6 @@
 
 #include <cstdint>
 #include <list>
-#include <string>
 
 #include "app.h"
 #include "log/log.h"

@@ -154,13 +154,10 @@ Error python_failure() {
 }
 
 PyRef string_list_view(const StringList& list) {
-    PyRef items = PyRef::steal(PyList_New(static_cast<Py_ssize_t>(list.size())));
-    for (size_t i = 0; items && i < list.size(); i++) {
-        PyObject* text = path_str(list[i]).release();  // stolen by the list
-        if (text == nullptr) return {};
-        PyList_SET_ITEM(items.get(), static_cast<Py_ssize_t>(i), text);
-    }
-    return items;
+    Items items;
+    for (const std::string& text : list)
+        items.add(path_str(text));
+    return items.take();
 }
 
 PyRef string_map_view(const StringMap& map) {
@@ -228,15 +225,13 @@ HookRef make_hook_ref(PyObject* object, std::string name) {
 
 PyRef make_config_view(const Config& cfg) {
     const PyRef bridge = embedded_module("_gcorn");
-    const PyRef values = bridge ? PyRef::steal(PyDict_New()) : PyRef();
-    if (!values) return {};
+    if (!bridge) return {};
+    Facts values;
     for (const Setting& setting : settings()) {
         if (setting.field.index() == 0) continue;  // out of scope, or without effect
-        const PyRef value = std::visit(ToPython{}, field_value(cfg, setting));
-        const PyRef name = value ? utf8_str(setting.name) : PyRef();
-        if (!name || PyDict_SetItem(values.get(), name.get(), value.get()) < 0) return {};
+        values.add(setting.name.data(), std::visit(ToPython{}, field_value(cfg, setting)));
     }
-    return PyRef::steal(PyObject_CallMethod(bridge.get(), "make_config", "O", values.get()));
+    return call_object(attribute(bridge.get(), "make_config"), values.take());
 }
 
 }  // namespace gcorn

@@ -13,7 +13,6 @@ namespace gcorn {
 
 namespace {
 
-constexpr const char kWorkerCapsule[] = "gcorn.worker";
 /// How long the hub sleeps between two looks of a worker that is told to stop.
 constexpr double kStoppingWaitS = 0.02;
 /// A greenlet that waits for a client looks again after this.
@@ -62,24 +61,24 @@ def watch(fd, callback):
     return lambda: hub.remove(listener)
 )";
 
-// For both: serve(native). native has fd (readable while requests wait), ready() → how many wait,
-// run() runs the oldest, look_around() → does tend() want to be called, and tend() → seconds to the
-// next look, or a negative number when the worker is done. Only as many requests as wait at the
-// beginning are started in one go, or timers and sockets of the hub might never get their turn.
+// For both: serve(…) with fd (readable while requests wait), ready() → how many wait, run() runs
+// the oldest, look_around() → does tend() want to be called, and tend() → seconds to the next look,
+// or a negative number when the worker is done. Only as many requests as wait at the beginning are
+// started in one go, or timers and sockets of the hub might never get their turn.
 constexpr const char kServeSource[] = R"(
-def serve(native):
+def serve(fd, ready, run, look_around, tend):
     look = Semaphore(0)
     def on_ready(*_):
-        for _ in range(native.ready()):
-            start(native.run)
-        if native.look_around():
+        for _ in range(ready()):
+            start(run)
+        if look_around():
             look.release()
-    end = watch(native.fd, on_ready)
+    end = watch(fd, on_ready)
     try:
-        seconds = native.tend()
+        seconds = tend()
         while seconds >= 0:
             look.acquire(timeout=seconds)
-            seconds = native.tend()
+            seconds = tend()
     finally:
         end()
 )";
@@ -107,20 +106,6 @@ const Library* library_of(const Config& cfg) {
     for (const Library& library : kLibraries)
         if (cfg.worker_class == library.worker_class) return &library;
     return nullptr;
-}
-
-/// Runs a text and returns its names. Raises.
-PyRef run_text(const std::string& source) {
-    PyRef names = PyRef::steal(PyDict_New());
-    if (!names || PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) < 0)
-        return {};
-    const PyRef done =
-        PyRef::steal(PyRun_String(source.c_str(), Py_file_input, names.get(), names.get()));
-    return done ? std::move(names) : PyRef();
-}
-
-PyRef function_of(const PyRef& names, const char* name) {
-    return PyRef::borrow(PyDict_GetItemString(names.get(), name));
 }
 
 Status python_failed(const std::string& what) {
@@ -168,10 +153,6 @@ private:
     size_t count_ = 0;
 };
 
-GreenletWorker* worker_in(PyObject* capsule) {
-    return static_cast<GreenletWorker*>(PyCapsule_GetPointer(capsule, kWorkerCapsule));
-}
-
 }  // namespace
 
 bool is_greenlet_class(const Config& cfg) {
@@ -187,10 +168,8 @@ Status load_greenlet_library(const Config& cfg) {
     const std::string hint =
         ": install python3-" + name + " (Debian, Ubuntu), or run 'pip install " + name + "'";
     const WithGil gil;
-    const PyRef names = run_text(kCheckSource);
-    const PyRef check = names ? function_of(names, "version_of") : PyRef();
     const PyRef version =
-        check ? PyRef::steal(PyObject_CallFunction(check.get(), "s", name.c_str())) : PyRef();
+        call_object(name_in(run_text(kCheckSource, "<gcorn check>"), "version_of"), utf8_str(name));
     int major = 0, minor = 0;
     if (!version) return python_failed("worker class " + name);
     if (version.get() == Py_None)
@@ -202,7 +181,7 @@ Status load_greenlet_library(const Config& cfg) {
         return Error{kExitConfigError, "worker class " + name + " needs " + wanted + ", found " +
                                            std::to_string(major) + "." + std::to_string(minor) +
                                            hint};
-    if (!run_text(library->source)) return python_failed("worker class " + name);
+    if (!run_text(library->source, "<gcorn hub>")) return python_failed("worker class " + name);
     return {};
 }
 
@@ -210,10 +189,8 @@ Status patch_for_greenlets(const Config& cfg) {
     const Library* library = library_of(cfg);
     if (library == nullptr) return {};
     const WithGil gil;
-    const PyRef names = run_text(library->source);
-    const PyRef patch = names ? function_of(names, "patch") : PyRef();
-    const PyRef done = patch ? PyRef::steal(PyObject_CallNoArgs(patch.get())) : PyRef();
-    if (!done) return python_failed(std::string("monkey patching for ") + library->worker_class);
+    if (!call_object(name_in(run_text(library->source, "<gcorn hub>"), "patch")))
+        return python_failed(std::string("monkey patching for ") + library->worker_class);
     return {};
 }
 
@@ -233,15 +210,15 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     {
         const WithGil gil;
         FrameMemory::keep();
-        const PyRef names = run_text(std::string(library_of(context_.cfg)->source) + kServeSource);
-        const PyRef function = names ? function_of(names, "serve") : PyRef();
-        if (names) sleep_ = function_of(names, "sleep");
-        const PyRef capsule = PyRef::steal(PyCapsule_New(this, kWorkerCapsule, nullptr));
-        const PyRef native = capsule ? make_native(capsule.get()) : PyRef();
-        if (function && native) report_ready();
-        const PyRef done = function && native
-                               ? PyRef::steal(PyObject_CallOneArg(function.get(), native.get()))
-                               : PyRef();
+        const PyRef names =
+            run_text(std::string(library_of(context_.cfg)->source) + kServeSource, "<gcorn hub>");
+        const PyRef function = name_in(names, "serve");
+        sleep_ = name_in(names, "sleep");
+        const PyRef arguments = function ? serve_arguments() : PyRef();
+        const PyRef empty = arguments ? PyRef::steal(PyTuple_New(0)) : PyRef();
+        if (empty) report_ready();
+        PyRef done;
+        if (empty) done.reset(PyObject_Call(function.get(), empty.get(), arguments.get()));
         // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else a failure of the hub.
         if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
             PyErr_Clear();
@@ -264,61 +241,55 @@ void GreenletWorker::wake_hub() {
 std::function<void()> GreenletWorker::pause() {
     return [this] {
         const WithGil gil;
-        const PyRef slept =
-            sleep_ ? PyRef::steal(PyObject_CallFunction(sleep_.get(), "d", kPauseS)) : PyRef();
-        if (!slept) PyErr_Clear();  // a killed greenlet: the next look finds the abort or goes on
+        if (!call_object(sleep_, PyRef::steal(PyFloat_FromDouble(kPauseS))))
+            PyErr_Clear();  // a killed greenlet: the next look finds the abort or goes on
     };
 }
 
-/// The object that serve() gets: types.SimpleNamespace(fd=…, ready=…, run=…, …). Raises.
-PyRef GreenletWorker::make_native(PyObject* capsule) {
+/// The keyword arguments of serve(). Raises.
+PyRef GreenletWorker::serve_arguments() {
     static PyMethodDef methods[] = {
         {"ready", GreenletWorker::ready, METH_NOARGS, nullptr},
         {"run", run, METH_NOARGS, nullptr},
         {"look_around", look_around, METH_NOARGS, nullptr},
         {"tend", tend_hub, METH_NOARGS, nullptr},
     };
-    const PyRef names = PyRef::steal(Py_BuildValue("{s:i}", "fd", ready_.load()->fd()));
-    if (!names) return {};
-    for (PyMethodDef& method : methods) {
-        const PyRef function = PyRef::steal(PyCFunction_New(&method, capsule));
-        if (!function || PyDict_SetItemString(names.get(), method.ml_name, function.get()) < 0)
-            return {};
-    }
-    const PyRef type = import("types", "SimpleNamespace");
-    const PyRef empty = type ? PyRef::steal(PyTuple_New(0)) : PyRef();
-    return empty ? PyRef::steal(PyObject_Call(type.get(), empty.get(), names.get())) : PyRef();
+    Facts arguments;
+    arguments.add("fd", PyRef::steal(PyLong_FromLong(ready_.load()->fd())));
+    for (PyMethodDef& method : methods)
+        arguments.add(method.ml_name, native_function(method, this));
+    return arguments.take();
 }
 
 PyObject* GreenletWorker::ready(PyObject* self, PyObject*) {
-    return PyLong_FromSize_t(worker_in(self)->ready_.load()->look());
+    return PyLong_FromSize_t(native_self<GreenletWorker>(self).ready_.load()->look());
 }
 
 /// The body of a request's greenlet.
 PyObject* GreenletWorker::run(PyObject* self, PyObject*) {
-    GreenletWorker* worker = worker_in(self);
-    const std::shared_ptr<Exchange> exchange = worker->ready_.load()->try_pop();
-    if (exchange) worker->run_exchange(*exchange, worker->next_index_++);
+    auto& worker = native_self<GreenletWorker>(self);
+    const std::shared_ptr<Exchange> exchange = worker.ready_.load()->try_pop();
+    if (exchange) worker.run_exchange(*exchange, worker.next_index_++);
     Py_RETURN_NONE;
 }
 
 /// In the hub, where greenlets may be thrown into.
 PyObject* GreenletWorker::look_around(PyObject* self, PyObject*) {
-    GreenletWorker* worker = worker_in(self);
-    if (!worker->poked_.load(std::memory_order_relaxed) || !worker->poked_.exchange(false))
+    auto& worker = native_self<GreenletWorker>(self);
+    if (!worker.poked_.load(std::memory_order_relaxed) || !worker.poked_.exchange(false))
         Py_RETURN_FALSE;
-    const int64_t limit_ms = worker->request_timeout_ms();
-    if (limit_ms > 0) worker->handle_overdue(worker->app_.interrupt_overdue_with_gil(limit_ms));
+    const int64_t limit_ms = worker.request_timeout_ms();
+    if (limit_ms > 0) worker.handle_overdue(worker.app_.interrupt_overdue_with_gil(limit_ms));
     Py_RETURN_TRUE;
 }
 
 PyObject* GreenletWorker::tend_hub(PyObject* self, PyObject*) {
-    GreenletWorker* worker = worker_in(self);
-    worker->tend();
-    if (worker->is_finished()) return PyFloat_FromDouble(-1);
+    auto& worker = native_self<GreenletWorker>(self);
+    worker.tend();
+    if (worker.is_finished()) return PyFloat_FromDouble(-1);
     // A second at most: the hub proves that it is alive.
-    return PyFloat_FromDouble(worker->alive()
-                                  ? std::min(1.0, static_cast<double>(worker->sleep_ms()) / 1000)
+    return PyFloat_FromDouble(worker.alive()
+                                  ? std::min(1.0, static_cast<double>(worker.sleep_ms()) / 1000)
                                   : kStoppingWaitS);
 }
 

@@ -12,7 +12,6 @@
 #include "python/pyref.h"
 
 #include <atomic>
-#include <memory>
 
 #include "base/result.h"
 #include "config.h"
@@ -51,7 +50,7 @@ private:
     static PyObject* run(PyObject* self, PyObject* unused);
     static PyObject* look_around(PyObject* self, PyObject* unused);
     static PyObject* tend_hub(PyObject* self, PyObject* unused);
-    PyRef make_native(PyObject* capsule);
+    PyRef serve_arguments();
 
     WsgiApp& app_;
     std::atomic<ReadyQueue*> ready_{nullptr};  ///< while serving

@@ -129,10 +129,7 @@ bool is_imported(const char* name) {
 
 bool add_native(PyMethodDef& definition, void* self) {
     PyObject* module = PyImport_AddModule("_gcorn_native");  // borrowed
-    if (module == nullptr) return false;
-    const PyRef capsule = PyRef::steal(PyCapsule_New(self, nullptr, nullptr));
-    if (!capsule) return false;
-    const PyRef function = PyRef::steal(PyCFunction_New(&definition, capsule.get()));
+    const PyRef function = module != nullptr ? native_function(definition, self) : PyRef();
     return function && PyObject_SetAttrString(module, definition.ml_name, function.get()) == 0;
 }
 

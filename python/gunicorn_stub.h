@@ -25,15 +25,8 @@ namespace gcorn {
 /// True if sys.modules has `name`. Never raises.
 [[nodiscard]] bool is_imported(const char* name);
 
-/// Adds a function to `_gcorn_native`. definition: static storage. self: what native_self() gives
-/// back inside the function; must outlive the interpreter's use of it. Raises.
+/// Adds a native_function() to `_gcorn_native`. Raises.
 [[nodiscard]] bool add_native(PyMethodDef& definition, void* self);
-
-/// The `self` that add_native() was given. Never raises.
-template <typename T>
-[[nodiscard]] T& native_self(PyObject* capsule) {
-    return *static_cast<T*>(PyCapsule_GetPointer(capsule, nullptr));
-}
 
 /// What the config file made of gunicorn.SERVER, or else of gunicorn.SERVER_SOFTWARE: the value for
 /// the Server field ("" leaves it out). nullopt if it changed neither, or to what cannot stand in a

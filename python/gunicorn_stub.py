@@ -53,25 +53,10 @@ class BaseApplication:
         raise RuntimeError("gcorn cannot be started from Python: run `gcorn module:application`")
 
 
-class SyncWorker(_gcorn.Worker):
-    pass
-
-
-class ThreadWorker(_gcorn.Worker):
-    pass
-
-
-class GeventWorker(_gcorn.Worker):
-    pass
-
-
-class EventletWorker(_gcorn.Worker):
-    pass
-
-
-for _class, _module in ((SyncWorker, "sync"), (ThreadWorker, "gthread"), (GeventWorker, "ggevent"),
-                        (EventletWorker, "geventlet")):
-    _class.__module__ = f"gunicorn.workers.{_module}"  # worker_class may be the class
+# worker_class may be one of the classes.
+WORKERS = {module: type(name, (_gcorn.Worker,), {"__module__": f"gunicorn.workers.{module}"})
+           for module, name in (("sync", "SyncWorker"), ("gthread", "ThreadWorker"),
+                                ("ggevent", "GeventWorker"), ("geventlet", "EventletWorker"))}
 
 
 def _glogging():
@@ -99,10 +84,7 @@ MODULES = {
     "gunicorn.util": {"import_app": _gcorn.import_object},
     "gunicorn.workers": {"SUPPORTED_WORKERS": dict.fromkeys(("sync", "gthread", "gevent", "eventlet"))},
     "gunicorn.workers.base": {"Worker": _gcorn.Worker},
-    "gunicorn.workers.sync": {"SyncWorker": SyncWorker},
-    "gunicorn.workers.gthread": {"ThreadWorker": ThreadWorker},
-    "gunicorn.workers.ggevent": {"GeventWorker": GeventWorker},
-    "gunicorn.workers.geventlet": {"EventletWorker": EventletWorker},
+    **{worker.__module__: {worker.__name__: worker} for worker in WORKERS.values()},
 }
 
 

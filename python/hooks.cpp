@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <initializer_list>
 #include <memory>
 #include <utility>
 
@@ -13,6 +12,7 @@
 #include "python/gunicorn_stub.h"
 #include "python/interpreter.h"
 #include "python/logging.h"
+#include "settings.h"
 #include "worker.h"
 
 namespace gcorn {
@@ -28,36 +28,6 @@ PyRef number(int64_t value) {
 PyRef boolean(bool value) {
     return PyRef::borrow(value ? Py_True : Py_False);
 }
-
-/// A dict under construction; a value that could not be made spoils it and stays raised.
-class Facts {
-public:
-    Facts() : dict_(PyRef::steal(PyDict_New())) {}
-    Facts& add(const char* name, PyRef value) {
-        if (dict_ && (!value || PyDict_SetItemString(dict_.get(), name, value.get()) < 0)) {
-            dict_.reset();
-        }
-        return *this;
-    }
-    /// The dict. Raises, if a value did.
-    PyRef take() { return std::move(dict_); }
-
-private:
-    PyRef dict_;
-};
-
-/// A list under construction, likewise.
-class Items {
-public:
-    Items() : list_(PyRef::steal(PyList_New(0))) {}
-    void add(PyRef item) {
-        if (list_ && (!item || PyList_Append(list_.get(), item.get()) < 0)) list_.reset();
-    }
-    PyRef take() { return std::move(list_); }
-
-private:
-    PyRef list_;
-};
 
 PyRef pair(PyRef first, PyRef second) {
     if (!first || !second) return {};
@@ -288,101 +258,37 @@ bool PythonHooks::add_natives() {
     return has_natives_ = true;
 }
 
-Status PythonHooks::run(const char* name, Member hook, Arbiter* arbiter, Worker* worker) {
+/// Calls it with (server, worker, numbers…), those that there are; a negative number is None.
+Status PythonHooks::run(Member hook, Arbiter* arbiter, Worker* worker,
+                        std::initializer_list<int> numbers) {
     GCORN_CHECK(worker != nullptr || arbiter != nullptr);
     // A worker's hooks are those of the configuration it was made with, also after a reload.
     const HookRef& reference = (worker != nullptr ? worker->context().cfg : arbiter->cfg()).*hook;
     if (!reference) return {};
     WithGil gil;
     const PyRef views = add_natives() ? make_views(arbiter, worker) : PyRef();
-    std::array<PyObject*, 2> arguments{};
-    size_t count = 0;
-    if (views && arbiter != nullptr) arguments[count++] = PyTuple_GET_ITEM(views.get(), 0);
-    if (views && worker != nullptr) arguments[count++] = PyTuple_GET_ITEM(views.get(), 1);
-    return run(name, static_cast<PyObject*>(reference.object.get()), arguments.data(), count);
-}
+    Items items;
+    if (views && arbiter != nullptr) items.add(PyRef::borrow(PyTuple_GET_ITEM(views.get(), 0)));
+    if (views && worker != nullptr) items.add(PyRef::borrow(PyTuple_GET_ITEM(views.get(), 1)));
+    for (const int value : numbers)
+        if (views) items.add(value < 0 ? PyRef::borrow(Py_None) : number(value));
+    const PyRef list = items.take();
+    const PyRef arguments = views && list ? PyRef::steal(PyList_AsTuple(list.get())) : PyRef();
+    auto* callable = static_cast<PyObject*>(reference.object.get());
+    if (arguments && PyRef::steal(PyObject_CallObject(callable, arguments.get()))) return {};
 
-/// count 0: the arguments could not be made, which counts as the hook's failure.
-Status PythonHooks::run(const char* name, PyObject* hook, PyObject* const* arguments,
-                        size_t count) {
-    if (count > 0 && PyRef::steal(PyObject_Vectorcall(hook, arguments, count, nullptr))) return {};
+    const std::string name(
+        std::ranges::find(settings(), MemberPointer(hook), &Setting::field)->name);
     PyRef exception = take_exception();
-    Error error{exit_status(exception.get()), std::string(name) + " hook: "};
+    Error error{exit_status(exception.get()), name + " hook: "};
     restore_exception(PyRef::borrow(exception.get()));
     error.message += take_error_text(false);
     restore_exception(std::move(exception));
-    const bool is_exit_hook = std::string_view(name) == "worker_exit";
-    log_python_error(log_, is_exit_hook ? Level::Warning : Level::Error,
-                     is_exit_hook ? "Exception during worker exit"
-                                  : "Exception in " + std::string(name) + " hook");
+    const bool is_exit_hook = hook == &Config::worker_exit;
+    log_python_error(
+        log_, is_exit_hook ? Level::Warning : Level::Error,
+        is_exit_hook ? "Exception during worker exit" : "Exception in " + name + " hook");
     return error;
-}
-
-Status PythonHooks::nworkers_changed(Arbiter& arbiter, int new_value, int old_value) {
-    const HookRef& hook = arbiter.cfg().nworkers_changed;
-    if (!hook) return {};
-    WithGil gil;
-    const PyRef views = add_natives() ? make_views(&arbiter, nullptr) : PyRef();
-    const PyRef fresh = views ? number(new_value) : PyRef();
-    const PyRef old = old_value < 0 ? PyRef::borrow(Py_None) : number(old_value);
-    const bool is_ready = fresh && old;
-    const std::array<PyObject*, 3> arguments = {
-        is_ready ? PyTuple_GET_ITEM(views.get(), 0) : nullptr, fresh.get(), old.get()};
-    return run("nworkers_changed", static_cast<PyObject*>(hook.object.get()), arguments.data(),
-               is_ready ? arguments.size() : 0);
-}
-
-Status PythonHooks::on_starting(Arbiter& arbiter) {
-    return run("on_starting", &Config::on_starting, &arbiter, nullptr);
-}
-
-Status PythonHooks::when_ready(Arbiter& arbiter) {
-    return run("when_ready", &Config::when_ready, &arbiter, nullptr);
-}
-
-Status PythonHooks::on_reload(Arbiter& arbiter) {
-    return run("on_reload", &Config::on_reload, &arbiter, nullptr);
-}
-
-Status PythonHooks::on_exit(Arbiter& arbiter) {
-    return run("on_exit", &Config::on_exit, &arbiter, nullptr);
-}
-
-Status PythonHooks::pre_fork(Arbiter& arbiter, Worker& worker) {
-    return run("pre_fork", &Config::pre_fork, &arbiter, &worker);
-}
-
-Status PythonHooks::child_exit(Arbiter& arbiter, Worker& worker) {
-    (void)run("child_exit", &Config::child_exit, &arbiter, &worker);
-    return {};
-}
-
-Status PythonHooks::pre_exec(Arbiter& arbiter) {
-    return run("pre_exec", &Config::pre_exec, &arbiter, nullptr);
-}
-
-Status PythonHooks::post_fork(Arbiter& arbiter, Worker& worker) {
-    worker_ = &worker;
-    return run("post_fork", &Config::post_fork, &arbiter, &worker);
-}
-
-Status PythonHooks::post_worker_init(Worker& worker) {
-    return run("post_worker_init", &Config::post_worker_init, nullptr, &worker);
-}
-
-Status PythonHooks::worker_exit(Arbiter& arbiter, Worker& worker) {
-    (void)run("worker_exit", &Config::worker_exit, &arbiter, &worker);
-    return {};
-}
-
-Status PythonHooks::worker_int(Worker& worker) {
-    (void)run("worker_int", &Config::worker_int, nullptr, &worker);
-    return {};
-}
-
-Status PythonHooks::worker_abort(Worker& worker) {
-    (void)run("worker_abort", &Config::worker_abort, nullptr, &worker);
-    return {};
 }
 
 bool PythonHooks::has_request_hooks(const Config& cfg) const {

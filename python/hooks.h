@@ -8,16 +8,14 @@
 //
 // A hook that raises is logged once, here, with its traceback; the Error says "<hook> hook:
 // <exception>", and its code is the status of a SystemExit or HaltServer, else 0. What follows is
-// the arbiter's or the worker's decision; child_exit, worker_exit, worker_int and worker_abort,
-// whose failure changes nothing, never return an Error. Every method takes the GIL itself;
-// application side.
+// the arbiter's or the worker's decision. Every method takes the GIL itself; application side.
 //
 // Limit: changing req.headers does not change the environ; settings cannot be changed through cfg.
 #pragma once
 
 #include "python/pyref.h"
 
-#include <string>
+#include <initializer_list>
 #include <unordered_map>
 
 #include "app.h"
@@ -42,19 +40,34 @@ public:
     [[nodiscard]] bool has_request_hooks(const Config& cfg) const;
 
     // Hooks. post_fork also remembers the worker for the request hooks.
-    Status nworkers_changed(Arbiter& arbiter, int new_value, int old_value) override;
-    Status on_starting(Arbiter& arbiter) override;
-    Status when_ready(Arbiter& arbiter) override;
-    Status on_reload(Arbiter& arbiter) override;
-    Status on_exit(Arbiter& arbiter) override;
-    Status pre_fork(Arbiter& arbiter, Worker& worker) override;
-    Status child_exit(Arbiter& arbiter, Worker& worker) override;
-    Status pre_exec(Arbiter& arbiter) override;
-    Status post_fork(Arbiter& arbiter, Worker& worker) override;
-    Status post_worker_init(Worker& worker) override;
-    Status worker_exit(Arbiter& arbiter, Worker& worker) override;
-    Status worker_int(Worker& worker) override;
-    Status worker_abort(Worker& worker) override;
+    Status nworkers_changed(Arbiter& arbiter, int new_value, int old_value) override {
+        return run(&Config::nworkers_changed, &arbiter, nullptr, {new_value, old_value});
+    }
+    Status on_starting(Arbiter& arbiter) override { return run(&Config::on_starting, &arbiter); }
+    Status when_ready(Arbiter& arbiter) override { return run(&Config::when_ready, &arbiter); }
+    Status on_reload(Arbiter& arbiter) override { return run(&Config::on_reload, &arbiter); }
+    Status on_exit(Arbiter& arbiter) override { return run(&Config::on_exit, &arbiter); }
+    Status pre_fork(Arbiter& arbiter, Worker& worker) override {
+        return run(&Config::pre_fork, &arbiter, &worker);
+    }
+    void child_exit(Arbiter& arbiter, Worker& worker) override {
+        (void)run(&Config::child_exit, &arbiter, &worker);
+    }
+    Status pre_exec(Arbiter& arbiter) override { return run(&Config::pre_exec, &arbiter); }
+    Status post_fork(Arbiter& arbiter, Worker& worker) override {
+        worker_ = &worker;
+        return run(&Config::post_fork, &arbiter, &worker);
+    }
+    Status post_worker_init(Worker& worker) override {
+        return run(&Config::post_worker_init, nullptr, &worker);
+    }
+    void worker_exit(Arbiter& arbiter, Worker& worker) override {
+        (void)run(&Config::worker_exit, &arbiter, &worker);
+    }
+    void worker_int(Worker& worker) override { (void)run(&Config::worker_int, nullptr, &worker); }
+    void worker_abort(Worker& worker) override {
+        (void)run(&Config::worker_abort, nullptr, &worker);
+    }
 
     // RequestHooks. Without a pre_request hook the request is named in the debug log, as gunicorn's
     // default hook does. post_request also writes the access record where Python's logging does
@@ -65,8 +78,8 @@ public:
 private:
     using Member = HookRef Config::*;
 
-    Status run(const char* name, Member hook, Arbiter* arbiter, Worker* worker);
-    Status run(const char* name, PyObject* hook, PyObject* const* arguments, size_t count);
+    Status run(Member hook, Arbiter* arbiter, Worker* worker = nullptr,
+               std::initializer_list<int> numbers = {});
     bool add_natives();
     void write_access(Exchange& exchange, PyObject* request, PyObject* environ, PyObject* response);
     PyObject* request_view(Exchange& exchange);

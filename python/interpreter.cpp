@@ -1,17 +1,14 @@
 #include "python/interpreter.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <climits>
 #include <csignal>
-#include <cstdlib>
 #include <utility>
 
 #include "base/clock.h"
-#include "base/fd.h"
 #include "base/text.h"
+#include "os/process.h"
 
 #ifdef GCORN_WITHOUT_SHA2  // CMakeLists.txt says when
 extern "C" PyObject* PyInit__sha2();
@@ -23,9 +20,6 @@ extern "C" PyObject* PyInit__sha2() {
 
 namespace gcorn {
 namespace {
-
-constexpr const char* kCapsuleName = "gcorn.Interpreter";
-constexpr size_t kVenvFileBytesMax = 16 * 1024;  // a pyvenv.cfg has a few hundred bytes
 
 #define GCORN_TEXT2(x) #x
 #define GCORN_TEXT(x) GCORN_TEXT2(x)
@@ -49,19 +43,6 @@ bool is_executable(const std::string& path) {
     return ::access(path.c_str(), X_OK) == 0;
 }
 
-/// The text of a small file; "" if there is none.
-std::string read_small_file(const std::string& path) {
-    const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    if (!file) return {};
-    std::string text(kVenvFileBytesMax, '\0');
-    ssize_t n = 0;
-    do {
-        n = ::read(file.get(), text.data(), text.size());
-    } while (n < 0 && errno == EINTR);
-    text.resize(n > 0 ? static_cast<size_t>(n) : 0);
-    return text;
-}
-
 /// "3.11" out of "3.11.2" or "3.11.2.final.0".
 std::string minor_version(std::string_view version) {
     const size_t first = version.find('.');
@@ -83,9 +64,9 @@ std::string venv_version(std::string_view pyvenv_cfg) {
 
 /// Takes the environment in `directory` if it has a pyvenv.cfg; false if it is none.
 Result<bool> take_venv(const std::string& directory, PythonChoice& choice) {
-    const std::string settings = read_small_file(directory + "/pyvenv.cfg");
-    if (settings.empty()) return false;
-    std::string version = venv_version(settings);
+    const std::optional<std::string> settings = read_small_file(directory + "/pyvenv.cfg");
+    if (!settings || settings->empty()) return false;
+    std::string version = venv_version(*settings);
     if (version.empty() &&
         ::access((directory + "/lib/python" + kPythonVersion).c_str(), F_OK) == 0)
         version = kPythonVersion;
@@ -123,10 +104,6 @@ std::string built_for(const std::string& path) {
 /// For functions that return a Status: takes the exception that is set.
 Error python_error(const std::string& what) {
     return Error{0, what + ": " + take_error_text(false)};
-}
-
-Interpreter* interpreter_of(PyObject* capsule) {
-    return static_cast<Interpreter*>(PyCapsule_GetPointer(capsule, kCapsuleName));
 }
 
 // Two functions of the application's Python may print nothing of ours in between, so the line is
@@ -196,15 +173,6 @@ def changed_since_import():
 
 SourceFileLoader.path_stats = noting_path_stats
 )PYTHON";
-
-/// Runs a module's text; its globals, or null. Raises. GIL held.
-PyRef run_source(const char* text) {
-    PyRef globals = PyRef::steal(PyDict_New());
-    if (!globals || PyDict_SetItemString(globals.get(), "__builtins__", PyEval_GetBuiltins()) != 0)
-        return {};
-    if (!PyRef::steal(PyRun_String(text, Py_file_input, globals.get(), globals.get()))) return {};
-    return globals;
-}
 
 }  // namespace
 
@@ -296,9 +264,7 @@ void Interpreter::finalize() {
     changed_since_import_.reset();
     spew_.reset();
     if (threads_stuck_) {
-        PyRef exit_functions = import("atexit", "_run_exitfuncs");
-        if (!exit_functions || !PyRef::steal(PyObject_CallNoArgs(exit_functions.get())))
-            report("Exception at exit");
+        if (!call_object(import("atexit", "_run_exitfuncs"))) report("Exception at exit");
         for (PyRef& thread : threads_)
             (void)thread.release();  // Python goes on living with them
         PyEval_SaveThread();
@@ -326,9 +292,7 @@ void Interpreter::before_fork() {
 void Interpreter::share_with_workers() {
     for (const char* used_by_every_worker : {"faulthandler", "_signal"})
         if (!import(used_by_every_worker)) PyErr_Clear();  // only a saving
-    PyRef freeze = import("gc", "freeze");
-    if (!freeze || !PyRef::steal(PyObject_CallNoArgs(freeze.get())))
-        PyErr_Clear();  // only a saving
+    if (!call_object(import("gc", "freeze"))) PyErr_Clear();
 }
 
 void Interpreter::after_fork_parent() {
@@ -405,11 +369,10 @@ void Interpreter::interrupt(int signal) {
 }
 
 PyObject* Interpreter::handle_interrupt(PyObject* capsule, PyObject* arguments) {
-    Interpreter* self = interpreter_of(capsule);
     int signal = 0;
     PyObject* frame = nullptr;
-    if (self == nullptr || PyArg_ParseTuple(arguments, "iO", &signal, &frame) == 0) return nullptr;
-    self->on_interrupt_(signal);
+    if (PyArg_ParseTuple(arguments, "iO", &signal, &frame) == 0) return nullptr;
+    native_self<Interpreter>(capsule).on_interrupt_(signal);
     PyRef code = PyRef::steal(PyLong_FromLong(signal == SIGABRT ? 1 : 0));
     if (code) PyErr_SetObject(PyExc_SystemExit, code.get());
     return nullptr;
@@ -419,8 +382,7 @@ Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
     static PyMethodDef method = {"gcorn_interrupt", handle_interrupt, METH_VARARGS, nullptr};
     on_interrupt_ = std::move(on_interrupt);
     WithGil gil;
-    PyRef self = PyRef::steal(PyCapsule_New(this, kCapsuleName, nullptr));
-    PyRef handler = self ? PyRef::steal(PyCFunction_New(&method, self.get())) : PyRef();
+    PyRef handler = native_function(method, this);
     PyRef set_handler = handler ? import("_signal", "signal") : PyRef();
     for (const int signal : {SIGINT, SIGQUIT, SIGABRT}) {
         if (!set_handler ||
@@ -443,30 +405,23 @@ Status Interpreter::enable_traceback_dump(int fd) {
 
 Status Interpreter::set_spew(bool is_on) {
     WithGil gil;
-    if (!spew_) {
-        const PyRef globals = run_source(kSpewSource);
-        if (globals) spew_ = PyRef::borrow(PyDict_GetItemString(globals.get(), "spew"));
-    }
-    const PyRef done =
-        spew_ ? PyRef::steal(PyObject_CallOneArg(spew_.get(), is_on ? Py_True : Py_False))
-              : PyRef();
-    return done ? Status::ok() : python_error("start spew");
+    if (!spew_) spew_ = name_in(run_text(kSpewSource, "<gcorn spew>"), "spew");
+    if (!call_object(spew_, PyRef::borrow(is_on ? Py_True : Py_False)))
+        return python_error("start spew");
+    return {};
 }
 
 Status Interpreter::prepare_reload() {
     WithGil gil;
-    PyRef globals = run_source(kReloadSource);
-    PyRef function =
-        globals ? PyRef::borrow(PyDict_GetItemString(globals.get(), "changed_since_import"))
-                : PyRef();
-    changed_since_import_ = std::move(function);
+    changed_since_import_ =
+        name_in(run_text(kReloadSource, "<gcorn reload>"), "changed_since_import");
     return changed_since_import_ ? Status::ok() : python_error("prepare to reload");
 }
 
 std::string Interpreter::changed_since_import() {
     if (!changed_since_import_) return {};
     WithGil gil;
-    const PyRef path = PyRef::steal(PyObject_CallNoArgs(changed_since_import_.get()));
+    const PyRef path = call_object(changed_since_import_);
     const PyRef bytes = path ? PyRef::steal(PyUnicode_EncodeFSDefault(path.get())) : PyRef();
     if (!bytes) report("Looking for changed modules");
     return bytes ? std::string(bytes_view(bytes.get())) : std::string();
@@ -475,12 +430,11 @@ std::string Interpreter::changed_since_import() {
 // ------------------------------------------------------------------------------------- threads
 
 PyObject* Interpreter::run_thread(PyObject* capsule, PyObject* index) {
-    Interpreter* self = interpreter_of(capsule);
     const size_t number = PyLong_AsSize_t(index);
-    if (self == nullptr || PyErr_Occurred() != nullptr) return nullptr;
+    if (PyErr_Occurred() != nullptr) return nullptr;
     {
         WithoutGil nogil;
-        self->thread_body_(number);
+        native_self<Interpreter>(capsule).thread_body_(number);
     }
     Py_RETURN_NONE;
 }
@@ -489,8 +443,7 @@ Status Interpreter::start_threads(size_t count, std::function<void(size_t)> body
     static PyMethodDef method = {"gcorn_thread", run_thread, METH_O, nullptr};
     thread_body_ = std::move(body);
     WithGil gil;
-    PyRef self = PyRef::steal(PyCapsule_New(this, kCapsuleName, nullptr));
-    PyRef target = self ? PyRef::steal(PyCFunction_New(&method, self.get())) : PyRef();
+    PyRef target = native_function(method, this);
     PyRef thread_type = target ? import("threading", "Thread") : PyRef();
     bool is_started = static_cast<bool>(thread_type);
     for (size_t i = 0; is_started && i < count; ++i) {
@@ -534,27 +487,36 @@ void Interpreter::report(const std::string& context) {
     }
 }
 
+PyRef run_text(const std::string& text, const char* file) {
+    PyRef names = PyRef::steal(PyDict_New());
+    const PyRef code = PyRef::steal(Py_CompileString(text.c_str(), file, Py_file_input));
+    if (!names || !code ||
+        PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) != 0 ||
+        !PyRef::steal(PyEval_EvalCode(code.get(), names.get(), names.get())))
+        return {};
+    return names;
+}
+
+PyRef name_in(const PyRef& names, const char* name) {
+    return names ? PyRef::borrow(PyDict_GetItemString(names.get(), name)) : PyRef();
+}
+
+std::string joined_lines(const PyRef& lines) {
+    const PyRef empty = lines ? utf8_str("") : PyRef();
+    const PyRef text = empty ? PyRef::steal(PyUnicode_Join(empty.get(), lines.get())) : PyRef();
+    PyRef bytes;
+    if (text) bytes.reset(PyUnicode_AsEncodedString(text.get(), "utf-8", "backslashreplace"));
+    PyErr_Clear();
+    return bytes ? std::string(trim(bytes_view(bytes.get()), "\n")) : std::string();
+}
+
 std::string take_error_text(bool with_traceback) {
     PyRef exception = take_exception();
     if (!exception) return "unknown error";
     const char* formatter = with_traceback ? "format_exception" : "format_exception_only";
-    PyRef module = import("traceback");
-    PyRef lines =
-        module ? PyRef::steal(PyObject_CallMethod(module.get(), formatter, "O", exception.get()))
-               : PyRef();
-    PyRef empty = lines ? utf8_str("") : PyRef();
-    PyRef text = empty ? PyRef::steal(PyUnicode_Join(empty.get(), lines.get())) : PyRef();
-    // Source lines may hold lone surrogates; a log line may not fail because of them.
-    PyRef bytes =
-        text ? PyRef::steal(PyUnicode_AsEncodedString(text.get(), "utf-8", "backslashreplace"))
-             : PyRef();
-    if (!bytes) {
-        PyErr_Clear();
-        return Py_TYPE(exception.get())->tp_name;
-    }
-    std::string_view view = trim(bytes_view(bytes.get()), "\n");
-    if (!with_traceback) view = view.substr(view.rfind('\n') + 1);
-    return std::string(view);
+    std::string text = joined_lines(call_object(import("traceback", formatter), exception));
+    if (text.empty()) return Py_TYPE(exception.get())->tp_name;
+    return with_traceback ? text : text.substr(text.rfind('\n') + 1);
 }
 
 namespace {

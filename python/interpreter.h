@@ -102,7 +102,7 @@ public:
 
 private:
     explicit Interpreter(InterpreterOptions options) : options_(std::move(options)) {}
-    // The C ends of the callables that Python holds; `capsule` holds the Interpreter.
+    // The C ends of the callables that Python holds.
     static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
     static PyObject* run_thread(PyObject* capsule, PyObject* index);
     void run_pending_handlers();
@@ -123,6 +123,16 @@ private:
     bool has_forked_ = false;
     PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;  ///< between before_fork and after_fork_…
 };
+
+/// Runs the text of a module; its names. file: for tracebacks, "<gcorn …>". Raises. GIL held.
+[[nodiscard]] PyRef run_text(const std::string& text, const char* file);
+/// One of those names; null if `names` is. GIL held.
+[[nodiscard]] PyRef name_in(const PyRef& names, const char* name);
+
+/// The strings of a list, joined, without final newlines; lone surrogates, which source lines and
+/// file names may hold, are escaped. "" if `lines` is null or holds something else. Never raises,
+/// and clears what was raised before. GIL held.
+[[nodiscard]] std::string joined_lines(const PyRef& lines);
 
 /// The exception that is set as Python prints it, without the final newline; clears it.
 /// with_traceback false: its last line only ("ValueError: bad value"). GIL held.

@@ -181,6 +181,61 @@ inline void drop_reference(PyRef reference) {
     return attribute(imported.get(), attribute_name);
 }
 
+// --- calls ---
+
+/// callable(arguments…); null if one of them is, so that of several steps only the last needs a
+/// look. Raises.
+template <typename... Arguments>
+[[nodiscard]] PyRef call_object(const PyRef& callable, const Arguments&... arguments) {
+    if (!callable || !(arguments && ...)) return {};
+    PyObject* const list[] = {arguments.get()..., nullptr};
+    return PyRef::steal(PyObject_Vectorcall(callable.get(), list, sizeof...(arguments), nullptr));
+}
+
+/// A Python function in C++. definition: static storage. self: what native_self() gives back inside
+/// the function; outlives its use. Raises.
+[[nodiscard]] inline PyRef native_function(PyMethodDef& definition, void* self) {
+    const PyRef capsule = PyRef::steal(PyCapsule_New(self, nullptr, nullptr));
+    return capsule ? PyRef::steal(PyCFunction_New(&definition, capsule.get())) : PyRef();
+}
+
+/// The `self` that native_function() was given. Never raises.
+template <typename T>
+[[nodiscard]] T& native_self(PyObject* capsule) {
+    return *static_cast<T*>(PyCapsule_GetPointer(capsule, nullptr));
+}
+
+// --- dicts and lists ---
+
+/// A dict under construction; a value that could not be made spoils it and stays raised.
+class Facts {
+public:
+    Facts() : dict_(PyRef::steal(PyDict_New())) {}
+    Facts& add(const char* name, PyRef value) {
+        if (dict_ && (!value || PyDict_SetItemString(dict_.get(), name, value.get()) < 0))
+            dict_.reset();
+        return *this;
+    }
+    /// The dict. Raises, if a value did.
+    PyRef take() { return std::move(dict_); }
+
+private:
+    PyRef dict_;
+};
+
+/// A list under construction, likewise.
+class Items {
+public:
+    Items() : list_(PyRef::steal(PyList_New(0))) {}
+    void add(PyRef item) {
+        if (list_ && (!item || PyList_Append(list_.get(), item.get()) < 0)) list_.reset();
+    }
+    PyRef take() { return std::move(list_); }
+
+private:
+    PyRef list_;
+};
+
 // --- exceptions ---
 
 /// The exception that is set, cleared from the thread; null if there is none. Its traceback is

@@ -12,7 +12,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 
 #include "log/log.h"
 #include "net/exchange.h"

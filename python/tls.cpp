@@ -237,16 +237,6 @@ PyRef text_or_none(const std::string& text) {
     return path_str(text);
 }
 
-/// The namespace of kSource, executed. Raises.
-PyRef run_source() {
-    PyRef names = PyRef::steal(PyDict_New());
-    if (!names || PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) < 0)
-        return {};
-    const PyRef done = PyRef::steal(PyRun_String(kSource, Py_file_input, names.get(), names.get()));
-    if (!done) return {};
-    return names;
-}
-
 /// Raises.
 PyRef make_ssl_context(const Config& cfg, PyObject* make) {
     const PyRef view = cfg.ssl_context ? make_config_view(cfg) : PyRef::borrow(Py_None);
@@ -321,7 +311,7 @@ Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg) {
     if (!cfg.is_tls()) return std::shared_ptr<TlsContext>();
     if (Status files = check_files(cfg); !files) return files.error();
     const WithGil gil;
-    const PyRef names = run_source();
+    const PyRef names = run_text(kSource, "<gcorn tls>");
     if (!names) return python_error("cannot set up TLS");
     auto tls = std::make_shared<TlsContext>();
     // PyDict_GetItemString gives borrowed references.

@@ -77,9 +77,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         GCORN_CHECK(repeated->assignments[i].setting == setting);
         // Users are looked up on the machine, files too: not here.
         if (setting->check != nullptr && setting->choices.empty()) continue;
-        const bool accepted = first.apply(setting->name, value).is_ok();
+        const bool accepted = assign_field(first, *setting, value, {}).is_ok();
         GCORN_CHECK(accepted ==
-                    second.apply(setting->name, repeated->assignments[i].value).is_ok());
+                    assign_field(second, *setting, repeated->assignments[i].value, {}).is_ok());
         GCORN_CHECK(field_value(first, *setting) == field_value(second, *setting));
     }
     return 0;

@@ -135,8 +135,8 @@ public:
         return note("pre_fork");
     }
     Status post_fork(Arbiter&, Worker&) override { return note("post_fork"); }
-    Status child_exit(Arbiter&, Worker& worker) override {
-        return note("child_exit", std::to_string(worker.pid()));
+    void child_exit(Arbiter&, Worker& worker) override {
+        (void)note("child_exit", std::to_string(worker.pid()));
     }
 
 private:

@@ -12,6 +12,7 @@
 #include "command_line.h"
 #include "python/gunicorn_stub.h"
 #include "settings.h"
+#include "tests/support/apply.h"
 #include "tests/support/python_fixture.h"
 
 namespace gcorn {
@@ -392,10 +393,10 @@ void show(const Config& cfg) {
 
 TEST_F(ConfigFileTest, ShowsSettingsWithTheirPythonTypes) {
     Config cfg;
-    ASSERT_TRUE(cfg.apply("workers", int64_t{3}));
-    ASSERT_TRUE(cfg.apply("bind", StringList{"127.0.0.1:80", "unix:/x.sock", "[::1]:8"}));
-    ASSERT_TRUE(cfg.apply("raw_env", StringList{"A=b=c"}));
-    ASSERT_TRUE(cfg.apply("user", std::string("1")));
+    ASSERT_TRUE(testing::apply(cfg, "workers", int64_t{3}));
+    ASSERT_TRUE(testing::apply(cfg, "bind", StringList{"127.0.0.1:80", "unix:/x.sock", "[::1]:8"}));
+    ASSERT_TRUE(testing::apply(cfg, "raw_env", StringList{"A=b=c"}));
+    ASSERT_TRUE(testing::apply(cfg, "user", std::string("1")));
     show(cfg);
     EXPECT_EQ(eval_python("cfg.workers + 1"), "4");
     EXPECT_EQ(eval_python("cfg.bind"), "['127.0.0.1:80', 'unix:/x.sock', '[::1]:8']");

@@ -14,6 +14,7 @@
 #include "os/scoreboard.h"
 #include "python/config_file.h"
 #include "python/logging.h"
+#include "tests/support/apply.h"
 #include "tests/support/python_fixture.h"
 #include "worker.h"
 
@@ -108,7 +109,7 @@ protected:
         ASSERT_TRUE(file) << file.message();
         Config cfg;
         for (const auto& [name, value] : file->values) {
-            Status applied = cfg.apply(name, value);
+            Status applied = testing::apply(cfg, name, value);
             ASSERT_TRUE(applied) << applied.message();
         }
         ASSERT_TRUE(logging_.configure(cfg));
@@ -191,10 +192,10 @@ TEST_F(HooksTest, CallsEveryHookOfAWorkerWithTheWorker) {
     EXPECT_TRUE(hooks_.pre_fork(arbiter(), worker()));
     EXPECT_TRUE(hooks_.post_fork(arbiter(), worker()));
     EXPECT_TRUE(hooks_.post_worker_init(worker()));
-    EXPECT_TRUE(hooks_.worker_int(worker()));
-    EXPECT_TRUE(hooks_.worker_abort(worker()));
-    EXPECT_TRUE(hooks_.worker_exit(arbiter(), worker()));
-    EXPECT_TRUE(hooks_.child_exit(arbiter(), worker()));
+    hooks_.worker_int(worker());
+    hooks_.worker_abort(worker());
+    hooks_.worker_exit(arbiter(), worker());
+    hooks_.child_exit(arbiter(), worker());
     EXPECT_EQ(seen(),
               "[('pre_fork', 'site', 7), ('post_fork', 'site', 7), ('post_worker_init', 7), "
               "('worker_int', 7), ('worker_abort', 7), ('worker_exit', 'site', 7), "
@@ -214,7 +215,7 @@ TEST_F(HooksTest, DoesNothingWhereNoHookIsSet) {
     EXPECT_TRUE(hooks_.on_starting(arbiter()));
     EXPECT_TRUE(hooks_.nworkers_changed(arbiter(), 1, -1));
     EXPECT_TRUE(hooks_.post_fork(arbiter(), worker()));
-    EXPECT_TRUE(hooks_.worker_exit(arbiter(), worker()));
+    hooks_.worker_exit(arbiter(), worker());
     EXPECT_EQ(errors(), "");
 }
 
@@ -269,7 +270,7 @@ TEST_F(HooksTest, KeepsWhatAHookStoredOnAView) {
 
 TEST_F(HooksTest, ForgetsWorkersThatAreGone) {
     use("def child_exit(server, worker): seen.append(worker)\ndef when_ready(server): pass\n");
-    ASSERT_TRUE(hooks_.child_exit(arbiter(), worker()));
+    hooks_.child_exit(arbiter(), worker());
     EXPECT_EQ(eval_python("len(__import__('_gcorn')._workers)"), "1");
     ASSERT_TRUE(hooks_.when_ready(arbiter()));
     EXPECT_EQ(eval_python("len(__import__('_gcorn')._workers)"), "0");
@@ -312,7 +313,7 @@ TEST_F(HooksTest, RefusesToStopAnotherProcessesWorker) {
         "    try:\n        worker.alive = False\n"
         "    except AttributeError as e:\n        seen.append(str(e))\n");
     worker().set_pid(1);
-    ASSERT_TRUE(hooks_.child_exit(arbiter(), worker()));
+    hooks_.child_exit(arbiter(), worker());
     EXPECT_EQ(seen(), "['worker.alive can only be set inside that worker']");
     EXPECT_TRUE(worker().alive());
 }
@@ -329,7 +330,7 @@ TEST_F(HooksTest, LogsThroughTheViews) {
     use("def when_ready(server): server.log.info('ready with %d', server.cfg.workers)\n"
         "def worker_int(worker): worker.log.warning('interrupted')\n");
     ASSERT_TRUE(hooks_.when_ready(arbiter()));
-    ASSERT_TRUE(hooks_.worker_int(worker()));
+    hooks_.worker_int(worker());
     EXPECT_NE(errors().find("[INFO] ready with 1\n"), std::string::npos) << errors();
     EXPECT_NE(errors().find("[WARNING] interrupted\n"), std::string::npos) << errors();
 }
@@ -366,10 +367,10 @@ TEST_F(HooksTest, PassesOnTheStatusOfAHookThatWantsToStop) {
 TEST_F(HooksTest, SurvivesFailuresThatChangeNothing) {
     use("def fail(*a): raise ValueError('oops')\n"
         "child_exit = worker_exit = worker_int = worker_abort = fail\n");
-    EXPECT_TRUE(hooks_.child_exit(arbiter(), worker()));
-    EXPECT_TRUE(hooks_.worker_int(worker()));
-    EXPECT_TRUE(hooks_.worker_abort(worker()));
-    EXPECT_TRUE(hooks_.worker_exit(arbiter(), worker()));
+    hooks_.child_exit(arbiter(), worker());
+    hooks_.worker_int(worker());
+    hooks_.worker_abort(worker());
+    hooks_.worker_exit(arbiter(), worker());
     EXPECT_NE(errors().find("[ERROR] Exception in child_exit hook\n"), std::string::npos);
     EXPECT_NE(errors().find("[WARNING] Exception during worker exit\n"), std::string::npos);
 }
@@ -548,8 +549,8 @@ TEST_F(HooksTest, RunsTheHooksThatLogOfTheLongExample) {
     ASSERT_TRUE(hooks_.pre_fork(arbiter(), worker()));
     worker().set_pid(77);
     ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
-    ASSERT_TRUE(hooks_.worker_int(worker()));
-    ASSERT_TRUE(hooks_.child_exit(arbiter(), worker()));
+    hooks_.worker_int(worker());
+    hooks_.child_exit(arbiter(), worker());
     const std::string text = errors();
     for (const char* line :
          {"from None to 2 workers", "Server is ready. Spawning workers", "Worker spawned (pid: 77)",
@@ -576,7 +577,7 @@ TEST_F(HooksTest, MarksADeadProcessForPrometheus) {
                "    mark_process_dead = staticmethod(__import__('__main__').seen.append)\n");
     use("exec(open('" + configs_directory() + "/prometheus_multiprocess.py').read())\n");
     worker().set_pid(4242);
-    ASSERT_TRUE(hooks_.child_exit(arbiter(), worker())) << errors();
+    hooks_.child_exit(arbiter(), worker());
     EXPECT_EQ(seen(), "[4242]");
     ASSERT_TRUE(run_python("del sys.modules['prometheus_client']"));
 }

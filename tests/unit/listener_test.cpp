@@ -287,7 +287,7 @@ TEST(Listener, UnixSocketOwnerComesFromOptionsOrSpec) {
     const TemporaryDirectory directory;
     const std::string path = directory / "s";
     const std::string uid = std::to_string(::geteuid()), gid = std::to_string(::getegid());
-    EXPECT_TRUE(open("unix:" + path, {.owner = ::geteuid(), .group = ::getegid()}));
+    EXPECT_TRUE(open("unix:" + path, {.owner = {::geteuid(), ::getegid()}}));
     EXPECT_TRUE(open("unix:" + path + "?user=" + uid + "&group=" + gid));
     if (const passwd* me = ::getpwuid(::geteuid())) {
         EXPECT_TRUE(open("unix:" + path + "?user=" + me->pw_name));

@@ -9,6 +9,7 @@
 
 #include "python/config_file.h"
 #include "python/gunicorn_stub.h"
+#include "tests/support/apply.h"
 #include "tests/support/python_fixture.h"
 
 namespace gcorn {
@@ -36,7 +37,7 @@ protected:
         Config cfg;
         if (!file) return cfg;
         for (const auto& [name, value] : file->values) {
-            Status applied = cfg.apply(name, value);
+            Status applied = testing::apply(cfg, name, value);
             EXPECT_TRUE(applied) << (applied ? "" : applied.message());
         }
         return cfg;

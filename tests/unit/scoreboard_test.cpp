@@ -53,7 +53,7 @@ TEST(ScoreboardRoom, ClaimResetsWhatTheLastOwnerLeft) {
     slot.pid.store(77);
     slot.requests.store(5);
     slot.wants_replacement.store(true);
-    slot.begin(63, Phase::Writing, "GET", "/", "p");
+    slot.begin(63, "GET", "/", "p");
     board.free(0);
     EXPECT_EQ(slot.state.load(), WorkerState::Free);
     EXPECT_EQ(slot.pid.load(), 0);
@@ -75,7 +75,7 @@ TEST(ScoreboardRoom, IsSharedWithChildren) {
                   WorkerSlot& slot = board.slot(index);
                   slot.beat();
                   slot.state.store(WorkerState::Ready);
-                  slot.begin(2, Phase::Application, "POST", "/form?x=1", "10.0.0.1:5");
+                  slot.begin(2, "POST", "/form?x=1", "10.0.0.1:5");
                   board.notify();
                   return 0;
               }),
@@ -86,7 +86,6 @@ TEST(ScoreboardRoom, IsSharedWithChildren) {
     EXPECT_LE(slot.heartbeat_ms.load(), monotonic_ms());
     ActivityView view;
     ASSERT_TRUE(slot.read(2, view));
-    EXPECT_EQ(view.phase, Phase::Application);
     EXPECT_EQ(view.method, "POST");
     EXPECT_EQ(view.target, "/form?x=1");
     EXPECT_EQ(view.peer, "10.0.0.1:5");
@@ -112,14 +111,14 @@ TEST(ScoreboardRoom, CutsLongTextsAtTheirCell) {
                  peer_max = sizeof(Activity::peer);
     ActivityView view;
     for (const size_t excess : {size_t{0}, size_t{1}, size_t{100}}) {
-        slot.begin(0, Phase::Queued, std::string(method_max + excess, 'M'),
-                   std::string(target_max + excess, 't'), std::string(peer_max + excess, 'p'));
+        slot.begin(0, std::string(method_max + excess, 'M'), std::string(target_max + excess, 't'),
+                   std::string(peer_max + excess, 'p'));
         ASSERT_TRUE(slot.read(0, view));
         EXPECT_EQ(view.method, std::string(method_max, 'M'));
         EXPECT_EQ(view.target, std::string(target_max, 't'));
         EXPECT_EQ(view.peer, std::string(peer_max, 'p'));
     }
-    slot.begin(0, Phase::Queued, std::string(method_max - 1, 'M'), "", "x");
+    slot.begin(0, std::string(method_max - 1, 'M'), "", "x");
     ASSERT_TRUE(slot.read(0, view));
     EXPECT_EQ(view.method, std::string(method_max - 1, 'M'));
     EXPECT_EQ(view.target, "");
@@ -131,31 +130,23 @@ TEST(ScoreboardRoom, FollowsTheLifeOfARequest) {
     WorkerSlot& slot = board.slot(board.claim());
     ActivityView view;
     EXPECT_FALSE(slot.read(0, view));
-    slot.begin(0, Phase::Application, "GET", "/", "peer");
-    slot.set_phase(0, Phase::WaitingForClient);
+    slot.begin(0, "GET", "/", "peer");
     ASSERT_TRUE(slot.read(0, view));
-    EXPECT_EQ(view.phase, Phase::WaitingForClient);
     slot.end(0);
     EXPECT_FALSE(slot.read(0, view));
 }
 
 TEST(ScoreboardRoom, DescribesARequestInOneSafeLine) {
-    ActivityView view{.phase = Phase::Application,
-                      .since_ms = 1000,
-                      .method = "GET",
-                      .target = "/a\nb",
-                      .peer = "10.0.0.1:5"};
+    ActivityView view{.since_ms = 1000, .method = "GET", .target = "/a\nb", .peer = "10.0.0.1:5"};
     EXPECT_EQ(view.text(4140), "GET /a\\nb for 3.1 s, in the application, from 10.0.0.1:5");
-    view.phase = Phase::WaitingForClient;
     view.peer = "";
-    EXPECT_EQ(view.text(1000),
-              "GET /a\\nb for 0.0 s, waiting for the client to read, from a nameless peer");
+    EXPECT_EQ(view.text(1000), "GET /a\\nb for 0.0 s, in the application, from a nameless peer");
 }
 
 TEST(ScoreboardRoom, SharesActivitiesBeyondTheLast) {
     Scoreboard board = make_board(1);
     WorkerSlot& slot = board.slot(board.claim());
-    slot.begin(kActivitiesMax + 3, Phase::Application, "GET", "/x", "");
+    slot.begin(kActivitiesMax + 3, "GET", "/x", "");
     ActivityView view;
     EXPECT_TRUE(slot.read(3, view));
     slot.end(kActivitiesMax * 5 + 3);
@@ -165,11 +156,11 @@ TEST(ScoreboardRoom, SharesActivitiesBeyondTheLast) {
 TEST(ScoreboardRoom, AWriterThatDiedHalfWayIsNotReadAndNotWaitedFor) {
     Scoreboard board = make_board(1);
     WorkerSlot& slot = board.slot(board.claim());
-    slot.begin(0, Phase::Application, "GET", "/", "");
+    slot.begin(0, "GET", "/", "");
     slot.activities[0].sequence.fetch_add(1);
     ActivityView view;
     EXPECT_FALSE(slot.read(0, view));
-    slot.begin(0, Phase::Application, "PUT", "/again", "");  // the next owner repairs it
+    slot.begin(0, "PUT", "/again", "");  // the next owner repairs it
     ASSERT_TRUE(slot.read(0, view));
     EXPECT_EQ(view.method, "PUT");
 }
@@ -183,7 +174,7 @@ TEST(ScoreboardRoom, ReadsOfAChangingRequestAreConsistent) {
     if (pid == 0) {
         for (unsigned i = 0; control.busy.load() == 0; ++i) {
             const char letter = static_cast<char>('a' + i % 26);
-            slot.begin(0, Phase::Application, std::string(16, letter), std::string(160, letter),
+            slot.begin(0, std::string(16, letter), std::string(160, letter),
                        std::string(64, letter));
             control.requests.store(i);
         }

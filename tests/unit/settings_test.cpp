@@ -10,6 +10,7 @@
 
 #include "base/text.h"
 #include "command_line.h"
+#include "tests/support/apply.h"
 
 namespace gcorn {
 namespace {
@@ -17,9 +18,9 @@ namespace {
 /// "ok", how the accepted value reads back if it changed, or "refused: <reason>".
 std::string verdict(std::string_view name, std::string text) {
     Config cfg;
-    const Status status = cfg.apply(name, text);
+    const Status status = testing::apply(cfg, name, text);
     if (!status) return "refused: " + status.message().substr(0, status.message().rfind(" ("));
-    const std::string value = value_text(*cfg.get(name));
+    const std::string value = value_text(field_value(cfg, *find_setting(name)));
     return value == text || value == "['" + text + "']" ? "ok" : value;
 }
 
@@ -158,7 +159,8 @@ TEST(SettingsTable, DefaultsPassTheirOwnChecks) {
         Config copy;
         if (std::holds_alternative<std::monostate>(value)) continue;
         const bool is_csv = setting.form == Form::Csv;  // read as a list, written as a text
-        EXPECT_TRUE(copy.apply(setting.name, is_csv ? std::string(*setting.fallback) : value))
+        EXPECT_TRUE(
+            testing::apply(copy, setting.name, is_csv ? std::string(*setting.fallback) : value))
             << setting.name;
         EXPECT_EQ(field_value(copy, setting), value) << setting.name;
     }
@@ -167,8 +169,10 @@ TEST(SettingsTable, DefaultsPassTheirOwnChecks) {
 // ------------------------------------------------------------------------------------- checks
 
 TEST(SettingsChecks, Bind) {
-    for (const char* good : {"", ":80", "h", "h:80", "[::1]:80", "unix:/s", "fd://3"})
-        EXPECT_TRUE(Config{}.apply("bind", StringList{good})) << good;
+    for (const char* good : {"", ":80", "h", "h:80", "[::1]:80", "unix:/s", "fd://3"}) {
+        Config cfg;
+        EXPECT_TRUE(testing::apply(cfg, "bind", StringList{good})) << good;
+    }
     for (const char* bad : {"::1:80", "foo:bar", "h:65536", "fd://x", "a:1,b:2"})
         EXPECT_EQ(verdict("bind", bad).substr(0, 7), "refused") << bad;
 }
@@ -207,7 +211,7 @@ TEST(SettingsChecks, WorkerClassNames) {
 TEST(SettingsChecks, WorkerClassTakesAPythonClass) {
     Config cfg;
     const HookRef type{std::make_shared<int>(1), "gunicorn.workers.gthread.ThreadWorker"};
-    ASSERT_TRUE(cfg.apply("worker_class", type));
+    ASSERT_TRUE(testing::apply(cfg, "worker_class", type));
     EXPECT_EQ(cfg.worker_class, "gthread");
 }
 
@@ -232,9 +236,9 @@ TEST(SettingsChecks, ProxyProtocolModes) {
         EXPECT_EQ(verdict("proxy_protocol", on), "auto");
     EXPECT_EQ(verdict("proxy_protocol", "v3"), "refused: Invalid proxy_protocol: 'v3'");
     Config cfg;
-    ASSERT_TRUE(cfg.apply("proxy_protocol", true));
+    ASSERT_TRUE(testing::apply(cfg, "proxy_protocol", true));
     EXPECT_EQ(cfg.proxy_protocol, "auto");
-    ASSERT_TRUE(cfg.apply("proxy_protocol", Value{}));
+    ASSERT_TRUE(testing::apply(cfg, "proxy_protocol", Value{}));
     EXPECT_EQ(cfg.proxy_protocol, "off");
 }
 
@@ -249,10 +253,10 @@ TEST(SettingsChecks, UsersAndGroups) {
               "refused: No such group: 'no-such-group'");
     EXPECT_EQ(verdict("group", "no-such-group"), "refused: No such group: 'no-such-group'");
     Config cfg;
-    ASSERT_TRUE(cfg.apply("user", int64_t{33}));
+    ASSERT_TRUE(testing::apply(cfg, "user", int64_t{33}));
     EXPECT_EQ(cfg.user, "33");
-    EXPECT_FALSE(cfg.apply("user", 1.5));
-    EXPECT_FALSE(cfg.apply("user", int64_t{-1}));
+    EXPECT_FALSE(testing::apply(cfg, "user", 1.5));
+    EXPECT_FALSE(testing::apply(cfg, "user", int64_t{-1}));
 }
 
 TEST(SettingsChecks, EnvironmentPairs) {
@@ -302,7 +306,7 @@ TEST(SettingsChecks, LoggerClassOfGunicornIsOurs) {
 
 TEST(SettingsTexts, HelpNamesEveryOptionAndFitsTheWidth) {
     for (const size_t width : {size_t{60}, size_t{80}, size_t{120}}) {
-        const std::string help = help_text(width);
+        const std::string help = help_in_form("", width);
         std::istringstream lines(help);
         for (std::string line; std::getline(lines, line);) {
             const bool is_one_word = line.find(' ', line.find_first_not_of(' ')) == line.npos;
@@ -315,24 +319,21 @@ TEST(SettingsTexts, HelpNamesEveryOptionAndFitsTheWidth) {
                 EXPECT_NE(help.find(split(setting.flags, ' ').back()), help.npos) << setting.name;
             }
     }
-    EXPECT_EQ(help_text(1), help_text(60));
-    EXPECT_EQ(help_text(500), help_text(120));
+    EXPECT_EQ(help_in_form("", 1), help_in_form("", 60));
+    EXPECT_EQ(help_in_form("", 500), help_in_form("", 120));
 }
 
 TEST(SettingsTexts, HelpStartsWithUsageAndAnExample) {
-    const std::string help = help_text(80);
+    const std::string help = help_in_form("", 80);
     EXPECT_TRUE(help.starts_with(kUsageLine));
     EXPECT_NE(help.find("\n  gcorn -w 2 -b :8000 app:app "), help.npos);
     EXPECT_NE(help.find("[default: 127.0.0.1:8000, or $PORT]"), help.npos);
     EXPECT_EQ(help.find("asgi"), help.npos);
 }
 
-TEST(SettingsTexts, HelpComesInTheFormAskedFor) {
-    EXPECT_EQ(help_in_form("", 80), help_text(80));
-    EXPECT_EQ(help_in_form("markdown", 80), settings_markdown());
-    EXPECT_EQ(help_in_form("man", 80), settings_manpage());
+TEST(SettingsTexts, HelpComesInEveryForm) {
     for (const std::string_view form : split_list(kHelpForms))
-        EXPECT_FALSE(help_in_form(form, 80).empty()) << form;
+        EXPECT_NE(help_in_form(form, 80), help_in_form("", 80)) << form;
 }
 
 /// The top of the source tree, from wherever in it the test runs.
@@ -346,14 +347,15 @@ std::filesystem::path source_dir() {
 /// docs/settings.md is generated: `make docs`, or this test with GCORN_UPDATE_DOCS=1, renews it.
 TEST(SettingsTexts, TheReferenceInDocsIsUpToDate) {
     const auto path = source_dir() / "docs/settings.md";
-    if (std::getenv("GCORN_UPDATE_DOCS") != nullptr) std::ofstream(path) << settings_markdown();
+    if (std::getenv("GCORN_UPDATE_DOCS") != nullptr)
+        std::ofstream(path) << help_in_form("markdown", 80);
     std::ostringstream text;
     text << std::ifstream(path).rdbuf();
-    EXPECT_EQ(text.str(), settings_markdown()) << "run: make docs";
+    EXPECT_EQ(text.str(), help_in_form("markdown", 80)) << "run: make docs";
 }
 
 TEST(SettingsTexts, ManualPageEscapesWhatRoffWouldRead) {
-    const std::string page = settings_manpage();
+    const std::string page = help_in_form("man", 80);
     EXPECT_NE(page.find("\\fB\\-w\\fR, \\fB\\-\\-workers\\fR \\fIINT\\fR\n"), page.npos);
     EXPECT_NE(page.find(".SH EXIT STATUS\n"), page.npos);
     EXPECT_NE(page.find("\\fBpost_fork\\fR\n"), page.npos);
@@ -368,7 +370,7 @@ TEST(SettingsTexts, ManualPageEscapesWhatRoffWouldRead) {
 
 TEST(SettingsTexts, CompletionsKnowEveryOfferedOption) {
     for (const char* shell : {"bash", "zsh", "fish"}) {
-        const std::string script = settings_completion(shell);
+        const std::string script = help_in_form(shell, 80);
         for (const Setting& setting : settings()) {
             if (setting.flags.empty()) continue;
             const std::string name(split(setting.flags, ' ').back().substr(2));
@@ -378,7 +380,6 @@ TEST(SettingsTexts, CompletionsKnowEveryOfferedOption) {
         }
         EXPECT_NE(script.find("drop refuse dangerous"), script.npos);
     }
-    EXPECT_EQ(settings_completion("tcsh"), "");
 }
 
 }  // namespace

@@ -83,7 +83,7 @@ class FakeHooks : public Hooks {
 public:
     Status post_fork(Arbiter&, Worker&) override { return note("post_fork", post_fork_status); }
     Status post_worker_init(Worker&) override { return note("post_worker_init", {}); }
-    Status worker_exit(Arbiter&, Worker&) override { return note("worker_exit", {}); }
+    void worker_exit(Arbiter&, Worker&) override { (void)note("worker_exit", {}); }
 
     Status post_fork_status;
     std::string called;  ///< by the worker's thread; read it when that has ended
