@@ -263,6 +263,7 @@ Status PythonHooks::run(Member hook, Arbiter* arbiter, Worker* worker,
                         std::initializer_list<int> numbers) {
     GCORN_CHECK(worker != nullptr || arbiter != nullptr);
     // A worker's hooks are those of the configuration it was made with, also after a reload.
+    // cppcheck-suppress nullPointerRedundantCheck ; one of the two is there
     const HookRef& reference = (worker != nullptr ? worker->context().cfg : arbiter->cfg()).*hook;
     if (!reference) return {};
     WithGil gil;
