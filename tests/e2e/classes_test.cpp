@@ -498,7 +498,7 @@ TEST_P(Greenlets, AnOpenLongPollCostsLessThan40KiB) {
     for (int i = 0; i < 20; ++i)
         expect_alive();
     ASSERT_TRUE(server.has_workers(1));
-    const pid_t worker = server.workers()[0];
+    const pid_t worker = server.workers().at(0);
     const size_t before = memory_of(worker, "VmRSS");
     std::vector<Client> clients = send_to_all(kCount, "/sleep?s=120");
     ASSERT_TRUE(noted("sleeping", kCount)) << server.story();

@@ -138,7 +138,7 @@ TEST_P(HookOrder, IsGunicornsFromStartToStop) {
         << server.story();
 
     ASSERT_TRUE(server.has_workers(1));
-    ::kill(server.workers().front(), SIGKILL);  // no hook of its own can run
+    ::kill(server.workers().at(0), SIGKILL);  // no hook of its own can run
     EXPECT_EQ(next(4),
               "arbiter child_exit 3 True\n"
               "arbiter pre_fork 4 [booting] False\n"
@@ -150,7 +150,7 @@ TEST_P(HookOrder, IsGunicornsFromStartToStop) {
         const std::string age = number == SIGINT ? "4" : "5";
         const std::string next_age = number == SIGINT ? "5" : "6";
         ASSERT_TRUE(server.has_workers(1));
-        ::kill(server.workers().front(), number);
+        ::kill(server.workers().at(0), number);
         // Its successor may be forked before its end is seen.
         EXPECT_EQ(sorted(next(6)),
                   sorted("worker " + name + " " + age + "\nworker worker_exit " + age +
@@ -218,7 +218,7 @@ TEST(Hooks, ThatRaiseLaterAreToldAndSurvived) {
     server.signal(SIGHUP);
     EXPECT_TRUE(server.logs("reload broken")) << server.story();
     ASSERT_TRUE(server.has_workers(1));
-    ::kill(server.workers().front(), SIGTERM);
+    ::kill(server.workers().at(0), SIGTERM);
     EXPECT_TRUE(server.logs("exit broken")) << server.story();
     EXPECT_TRUE(server.logs("child broken")) << server.story();
     EXPECT_TRUE(server.has_workers(1));
@@ -245,7 +245,7 @@ std::ostream& operator<<(std::ostream& out, const Raising& hook) {
 
 void signal_worker(Server& server, int number) {
     ASSERT_TRUE(server.has_workers(1));
-    const pid_t worker = server.workers().front();
+    const pid_t worker = server.workers().at(0);
     ::kill(worker, number);
     EXPECT_TRUE(eventually([&] { return !is_alive(worker); })) << server.story();
 }
@@ -646,7 +646,7 @@ TEST(Titles, NameTheProcesses) {
     ASSERT_TRUE(server.has_workers(1));
     EXPECT_EQ(server.get("/").status, 200);
     EXPECT_EQ(title(server.pid()), "gcorn: master [shop]");
-    EXPECT_EQ(title(server.workers().front()), "gcorn: worker [shop]");
+    EXPECT_EQ(title(server.workers().at(0)), "gcorn: worker [shop]");
     const Server unnamed;
     EXPECT_EQ(title(unnamed.pid()), "gcorn: master [probe:app]");
 }

@@ -58,8 +58,12 @@ TEST_P(Faults, KillingWorkersLosesOnlyWhatTheyRan) {
     EXPECT_EQ(bystander.get("/").status, 200);
     size_t lost = 0;
     for (int i = 0; i < 20; ++i) {
-        ASSERT_TRUE(server.has_workers(3)) << server.story();
-        ::kill(server.workers()[static_cast<size_t>(i) % 3], SIGKILL);
+        std::vector<pid_t> workers;
+        ASSERT_TRUE(eventually([&] {
+            workers = server.workers();
+            return workers.size() == 3;
+        })) << server.story();
+        ::kill(workers.at(static_cast<size_t>(i) % 3), SIGKILL);
         // Nothing runs inside it: a fresh connection is somebody else's.
         if (server.get("/").status != 200) ++lost;
     }

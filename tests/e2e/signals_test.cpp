@@ -125,7 +125,7 @@ TEST_P(Signals, TermIsNotDelayedByAnIdleConnection) {
 
 TEST_P(Signals, AKilledWorkerIsReplaced) {
     Server& server = start();
-    const pid_t victim = server.workers().front();
+    const pid_t victim = server.workers().at(0);
     ::kill(victim, SIGKILL);
     EXPECT_TRUE(eventually([&] {
         const std::vector<pid_t> now = server.workers();

@@ -527,14 +527,14 @@ TEST_F(ArbiterRoom, AMissingApplicationEndsTheServerWithFour) {
 TEST_F(ArbiterRoom, LaterBootFailuresBackOffAndKeepServing) {
     start_ready(2);
     set_app("broken");
-    ASSERT_EQ(::kill(booted()[0], SIGKILL), 0);
+    ASSERT_EQ(::kill(booted().at(0), SIGKILL), 0);
     ASSERT_TRUE(logged("No new worker for 1 s: Worker failed to boot."));
     EXPECT_EQ(version(), "1");
     ASSERT_TRUE(logged("No new worker for 2 s"));
     set_app("2");
     ASSERT_TRUE(eventually([&] { return version() == "2"; }));
     set_app("broken");  // and it starts with one second again
-    ASSERT_EQ(::kill(booted()[1], SIGKILL), 0);
+    ASSERT_EQ(::kill(booted().at(1), SIGKILL), 0);
     ASSERT_TRUE(logged("No new worker for 1 s", 2));
     EXPECT_EQ(stop(), 0);
 }
@@ -546,7 +546,7 @@ TEST_F(ArbiterRoom, AForkThatFailsIsToldOnceAndTriedAgain) {
     };
     start_ready(2);
     touch("nofork");
-    ASSERT_EQ(::kill(booted()[0], SIGKILL), 0);
+    ASSERT_EQ(::kill(booted().at(0), SIGKILL), 0);
     ASSERT_TRUE(logged("No new worker for 1 s: fork: Resource temporarily unavailable"));
     EXPECT_EQ(version(), "1");
     remove("nofork");
@@ -557,7 +557,7 @@ TEST_F(ArbiterRoom, AForkThatFailsIsToldOnceAndTriedAgain) {
 TEST_F(ArbiterRoom, ALaterFailingPreForkIsAWorkerThatCouldNotBoot) {
     start_ready(2);
     touch("fail_pre_fork");
-    ASSERT_EQ(::kill(booted()[0], SIGKILL), 0);
+    ASSERT_EQ(::kill(booted().at(0), SIGKILL), 0);
     ASSERT_TRUE(logged("No new worker for 1 s: pre_fork is not happy"));
     EXPECT_EQ(version(), "1");
     remove("fail_pre_fork");
@@ -568,7 +568,7 @@ TEST_F(ArbiterRoom, PreloadLoadsOnceAndFailsWithTheApplicationsCode) {
     cfg.preload_app = true;
     start_ready(2);
     set_app("2");
-    ASSERT_EQ(::kill(booted()[0], SIGKILL), 0);
+    ASSERT_EQ(::kill(booted().at(0), SIGKILL), 0);
     ASSERT_TRUE(eventually([&] { return booted().size() == 3; }));
     EXPECT_EQ(version(), "1");
     EXPECT_EQ(stop(), 0);
@@ -597,7 +597,7 @@ TEST_F(ArbiterRoom, TtinAndTtouCountUpAndDownToOne) {
     }
     EXPECT_TRUE(settles_at(1));
     EXPECT_EQ(count("hook nworkers_changed"), 5u);
-    EXPECT_FALSE(is_alive(booted()[0]));  // the oldest leaves first
+    EXPECT_FALSE(is_alive(booted().at(0)));  // the oldest leaves first
     EXPECT_EQ(version(), "1");
 }
 
@@ -608,7 +608,7 @@ TEST_F(ArbiterRoom, TtouNeverTakesTheOnlyWorkerThatIsReady) {
     ASSERT_TRUE(logged("application loads", 2));
     signal(SIGTTOU);
     ASSERT_TRUE(logged("was sent SIGKILL! By gcorn: it was still booting."));
-    EXPECT_TRUE(is_alive(booted()[0]));
+    EXPECT_TRUE(is_alive(booted().at(0)));
     EXPECT_EQ(version(), "1");
 }
 
@@ -653,7 +653,7 @@ TEST_F(ArbiterRoom, AWornWorkerServesUntilItsReplacementIsReady) {
         EXPECT_NE(now, "");  // no gap
         return now == "waits";
     }));
-    EXPECT_TRUE(eventually([&] { return !is_alive(booted()[0]); }));
+    EXPECT_TRUE(eventually([&] { return !is_alive(booted().at(0)); }));
 }
 
 // --- deaths and timeouts ---
@@ -683,7 +683,7 @@ TEST_F(ArbiterRoom, TellsHowAWorkerDiedAndWhatItWasRunning) {
 TEST_F(ArbiterRoom, ATimeoutNamesTheRequestAndEndsTheWorker) {
     cfg.timeout = 1;
     start_ready();
-    const std::string pid = std::to_string(booted()[0]);
+    const std::string pid = std::to_string(booted().at(0));
     const auto client = ask("/hangs%0a?x=1");
     ASSERT_TRUE(logged("[CRITICAL] WORKER TIMEOUT (pid:" + pid + ")"));
     ASSERT_TRUE(logged("was running: GET /hangs%0a?x=1 for 1."));
