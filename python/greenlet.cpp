@@ -262,7 +262,9 @@ PyRef GreenletWorker::serve_arguments() {
 }
 
 PyObject* GreenletWorker::ready(PyObject* self, PyObject*) {
-    return PyLong_FromSize_t(native_self<GreenletWorker>(self).ready_.load()->look());
+    // None any more: an interrupt came between serve() and the end of its watching.
+    ReadyQueue* queue = native_self<GreenletWorker>(self).ready_.load();
+    return PyLong_FromSize_t(queue != nullptr ? queue->look() : 0);
 }
 
 /// The body of a request's greenlet.

@@ -492,6 +492,32 @@ TEST_P(Greenlets, ABlockedHubIsFoundAndReplaced) {
     })) << server.story();
 }
 
+/// An interrupt can come in the place of what ends the hub's watching; the hub runs on in hooks and
+/// atexit functions.
+TEST(Hub, ThatStillWatchesAfterServingFindsNothingToDo) {
+    SKIP_ON_GUNICORN("it has no such watcher");
+    const TempDir scratch;
+    const std::string hooks =
+        "from eventlet import hubs, sleep\n"
+        "def post_worker_init(worker):\n"
+        "    type(hubs.get_hub()).remove = lambda hub, listener: None\n"
+        "def worker_exit(server, worker):\n"
+        "    sleep(0.2)\n"
+        "    worker.log.info('left in order')\n";
+    ServerOptions options;
+    options.args = {"-k", "eventlet", "-c", scratch.write("hooks.py", hooks)};
+    const std::string events = scratch / "events";
+    options.env["PROBE_LOG"] = events;
+    Server server(options);
+    Client busy = server.connect(), waiting = server.connect();
+    busy.send(make_request("GET", "/busy?s=60"));
+    ASSERT_TRUE(eventually([&] { return read_file(events).find("busy") != std::string::npos; }));
+    waiting.send(make_request("GET", "/"));  // what the hub would find
+    server.signal(SIGQUIT);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_NE(server.err().find("left in order"), std::string::npos) << server.story();
+}
+
 TEST_P(Greenlets, AnOpenLongPollCostsLessThan40KiB) {
     constexpr size_t kCount = 1000;
     Server& server = start({"--worker-connections", "1100"});
