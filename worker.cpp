@@ -30,6 +30,8 @@ constexpr int kInterpreterBeatMs = 1000;
 /// A worker whose arbiter died has so long for the requests it runs; the rest of the two seconds
 /// (signals::end_soon_after_parent) is for leaving in order.
 constexpr int64_t kOrphanMs = 1500;
+/// Requests that wait no longer than this cost less than a new connection to a sibling.
+constexpr int64_t kBehindMs = 5;
 /// How often a call is interrupted that a quick stop waits for.
 constexpr int kInterruptAgainMs = 250;
 /// How often sys.modules is listed for the reloader.
@@ -441,9 +443,9 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
     slot.begin(index, exchange.head.method, exchange.head.target, exchange.facts->remote_addr);
     slot.busy.fetch_add(1, std::memory_order_relaxed);
     if (measures_time_) exchange.taken_us = monotonic_us();
-    // More wait here than can run while a sibling has nothing to do: send this client there.
-    const bool is_behind =
-        context_.scoreboard.has_idle_sibling(context_.slot) && ready_->size() > 0;
+    // Others wait here for slow calls while a sibling has nothing to do: send this client there.
+    const bool is_behind = context_.scoreboard.has_idle_sibling(context_.slot) &&
+                           ready_->oldest_ms() < monotonic_ms() - kBehindMs;
     if (loop_->is_stopping() || is_behind) exchange.response.must_close();
     count_request();  // before the call, so that worker.nr includes it (gunicorn's does)
     call_app(exchange);

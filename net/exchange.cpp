@@ -719,6 +719,11 @@ size_t ReadyQueue::size() {
     return items_.size();
 }
 
+int64_t ReadyQueue::oldest_ms() {
+    const std::lock_guard lock(mutex_);
+    return items_.empty() ? INT64_MAX : items_.front().since_ms;
+}
+
 size_t ReadyQueue::idle_threads() {
     const std::lock_guard lock(mutex_);
     return waiting_ - woken_;

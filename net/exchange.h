@@ -281,6 +281,8 @@ public:
     /// No more requests will come: waiting threads return when the queue is empty.
     void close();
     [[nodiscard]] size_t size();
+    /// When the oldest request was pushed (monotonic ms); INT64_MAX if there is none.
+    [[nodiscard]] int64_t oldest_ms();
     /// Threads that sleep in pop() and were not told to wake up.
     [[nodiscard]] size_t idle_threads();
 
