@@ -714,11 +714,6 @@ void ReadyQueue::close() {
     not_empty_.notify_all();
 }
 
-size_t ReadyQueue::size() {
-    const std::lock_guard lock(mutex_);
-    return items_.size();
-}
-
 int64_t ReadyQueue::oldest_ms() {
     const std::lock_guard lock(mutex_);
     return items_.empty() ? INT64_MAX : items_.front().since_ms;

@@ -274,13 +274,12 @@ public:
     /// Waits; null after close() once the queue is empty. call_began_us: when the caller's previous
     /// call began (0: there was none); becomes the time of this one (monotonic µs).
     [[nodiscard]] std::shared_ptr<Exchange> pop(int64_t& call_began_us);
-    /// size(), for the watcher of fd(): if it is 0, the descriptor stops being readable.
+    /// How many wait, for the watcher of fd(): if it is 0, the descriptor stops being readable.
     [[nodiscard]] size_t look();
     /// Makes fd() readable once although nothing is queued: its watcher should look around.
     void poke();
     /// No more requests will come: waiting threads return when the queue is empty.
     void close();
-    [[nodiscard]] size_t size();
     /// When the oldest request was pushed (monotonic ms); INT64_MAX if there is none.
     [[nodiscard]] int64_t oldest_ms();
     /// Threads that sleep in pop() and were not told to wake up.

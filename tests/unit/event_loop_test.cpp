@@ -518,7 +518,7 @@ protected:
         turn_until([&] { return engine.loop->connection_count() == 4; });
         for (const auto& client : clients_)
             ASSERT_TRUE(client->send(kGet));
-        turn_until([&] { return engine.ready.size() == 4; });
+        turn_until([&] { return engine.ready.look() == 4; });
     }
     void answer_all() {
         while (const std::shared_ptr<Exchange> exchange = engine.ready.try_pop())
@@ -543,8 +543,8 @@ TEST_F(EventLoopAccept, LetsANewcomerInForEveryAnswer) {
     answer_all();
     engine.loop->turn(0);
     EXPECT_EQ(engine.loop->connection_count(), 4u + 4u);
-    EXPECT_EQ(engine.ready.size(), 0u) << "read in the next turn";
-    turn_until([&] { return engine.ready.size() == 4; });
+    EXPECT_EQ(engine.ready.look(), 0u) << "read in the next turn";
+    turn_until([&] { return engine.ready.look() == 4; });
     EXPECT_EQ(engine.loop->connection_count(), 8u + 1u) << "the slot was free before";
     answer_all();
     turn_until([&] { return engine.loop->connection_count() == 10; });

@@ -367,7 +367,7 @@ TEST_F(ReadyQueueTest, HandsOutInTheOrderOfArrival) {
         made.push_back(make());
         queue.push(made.back(), 0);
     }
-    EXPECT_EQ(queue.size(), 3u);
+    EXPECT_EQ(queue.look(), 3u);
     for (const auto& expected : made)
         EXPECT_EQ(queue.try_pop(), expected);
     EXPECT_EQ(queue.try_pop(), nullptr);
