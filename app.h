@@ -77,6 +77,10 @@ public:
     virtual void worker_exit(Arbiter&, Worker&) {}
     virtual void worker_int(Worker&) {}
     virtual void worker_abort(Worker&) {}
+    /// Requests are logged by Python: they are timed, and request_refused() is called.
+    [[nodiscard]] virtual bool logs_requests() const { return false; }
+    /// A request that never reached the application was answered. The loop's thread.
+    virtual void request_refused(Exchange&) {}
     /// pre_request and post_request are wsgi.cpp's own business: it sits on both sides of the seam.
 };
 

@@ -34,6 +34,7 @@ constexpr int64_t kNever = INT64_MAX;
 constexpr int kBindAttempts = 5;              // one second apart (gunicorn: sock.create_sockets)
 constexpr int64_t kAbortPatienceMs = 1000;    // from SIGABRT to SIGKILL
 constexpr int64_t kQuickStopMs = 2000;        // a stop that was asked for twice
+constexpr int64_t kOneWishMs = 250;           // so close together, two TERMs are one
 constexpr int64_t kKillMarginMs = 500;        // workers keep graceful_timeout themselves, we watch
 constexpr int64_t kBootingPatienceMs = 2000;  // for a worker that has no request to lose
 constexpr int64_t kUnkillableMs = 5000;       // a process the kernel does not end: stop without it
@@ -423,7 +424,11 @@ void Arbiter::handle_signal(int signal) {
     const std::string text = short_name(signal);
     if (signal == SIGCHLD) return log().debug("Handling signal: %s", text.c_str());
     if (state_ == State::Stopping) {
-        if (signal == SIGINT || signal == SIGQUIT) return hurry();
+        // A second TERM hurries as well, unless it comes with the first: some supervisors tell both
+        // the process and its group.
+        const bool is_repeated =
+            signal == SIGTERM && monotonic_ms() - stopping_since_ms_ > kOneWishMs;
+        if (signal == SIGINT || signal == SIGQUIT || is_repeated) return hurry();
         if (signal != SIGUSR1)
             return log().debug("Ignoring signal while stopping: %s", text.c_str());
     }
@@ -934,6 +939,7 @@ void Arbiter::undo_environment() {
 
 void Arbiter::stop(int signal, int code, std::string reason) {
     state_ = State::Stopping;
+    stopping_since_ms_ = monotonic_ms();
     exit_code_ = code;
     reason_ = std::move(reason);
     // After an upgrade the service does not stop, it has a new main process; only the old one may

@@ -203,6 +203,7 @@ private:
     ArbiterOptions options_;
     pid_t pid_ = 0;
     State state_ = State::Running;
+    int64_t stopping_since_ms_ = 0;
 
     std::vector<std::unique_ptr<Generation>> generations_;  // oldest first
     Generation* current_ = nullptr;

@@ -43,6 +43,23 @@ void RequestHead::clear() {
     line_ends_.clear();
 }
 
+void RequestHead::name_refused(std::string_view in) {
+    clear();
+    if (in.substr(0, 2) == "\r\n") in.remove_prefix(2);
+    block_ = in.substr(0, std::min(in.find_first_of("\r\n"), size_t{8190}));
+    std::string_view line = block_;
+    const size_t first = line.find(' ');
+    method = line.substr(0, first);
+    if (first == line.npos) return;
+    line.remove_prefix(first + 1);
+    const size_t last = line.rfind(' ');
+    target = line.substr(0, last);
+    if (last != line.npos) protocol = line.substr(last + 1);
+    const size_t question = std::min(target.find('?'), target.size());
+    raw_path = target.substr(0, question);
+    query = target.substr(std::min(question + 1, target.size()));
+}
+
 namespace {
 
 // ------------------------------------------------------------------------------- small helpers
@@ -704,11 +721,6 @@ bool HeadParser::build(std::string_view in, const HttpPolicy& policy, const Peer
 
 void HeadParser::reset() {
     *this = HeadParser();
-}
-
-std::string_view HeadParser::request_line(std::string_view in) {
-    if (in.substr(0, 2) == "\r\n") in.remove_prefix(2);
-    return in.substr(0, std::min<size_t>(in.find_first_of("\r\n"), 8190));
 }
 
 // ------------------------------------------------------------------------------- BodyReader

@@ -106,6 +106,9 @@ public:
 
     /// Forgets everything but keeps the memory, for the next request of the connection.
     void clear();
+    /// All that a refused request's log line can say: method, target, path, query and protocol, as
+    /// far as the first line of `in` has them; nothing else is set, and nothing was checked.
+    void name_refused(std::string_view in);
 
 private:
     friend class HeadParser;
@@ -139,9 +142,6 @@ public:
                               RequestHead& head, size_t& used, HttpError& error);
     /// Ready for the next head.
     void reset();
-
-    /// The request line as far as received, for the access line of a refused request.
-    [[nodiscard]] static std::string_view request_line(std::string_view in);
 
 private:
     /// How far the line being scanned may reach, its CRLF included, and what to say if it goes on.

@@ -303,7 +303,8 @@ LoopOptions Worker::loop_options() {
     if (auto list = NetworkList::parse(cfg.proxy_allow_ips)) options.proxy_allow = *list;
     options.spool_directory = cfg.tmp_upload_dir;
     options.tls = tls_.get();
-    measures_time_ = context_.log.has_access() || context_.statsd.is_enabled();
+    const bool logs_requests = context_.hooks.logs_requests();
+    measures_time_ = context_.log.has_access() || context_.statsd.is_enabled() || logs_requests;
     options.measures_time = measures_time_;
     if (!cfg.reuse_port) {  // with it, nobody else can take what waits for us
         options.has_idle_sibling = [this](size_t with_fewer_than) {
@@ -312,6 +313,8 @@ LoopOptions Worker::loop_options() {
     }
     options.connections = &board().connections;
     options.reads_at_once = listener_options(cfg).defer_accept_s > 0;
+    if (logs_requests)
+        options.on_refused = [this](Exchange& refused) { context_.hooks.request_refused(refused); };
     options.beat = [this] { board().beat(); };
     options.pause = pause();
     return options;

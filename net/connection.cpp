@@ -578,14 +578,9 @@ void Connection::refuse(const HttpError& error, std::string_view in) {
     if (!error.detail.empty()) detail = ": " + escape_for_log(error.detail, kQuotedBytesMax);
     loop_.log_.warning("Invalid request from ip=%s: %s%s", facts_.remote_addr.c_str(), error.rule,
                        detail.c_str());
-    const bool has_head = state_ == State::Body;
     exchange_->prepare(&facts_, tls_ ? -1 : fd_.get(), loop_.options().spool_directory);
-    if (!has_head) {
-        exchange_->head.clear();
-        exchange_->refused_line = HeadParser::request_line(in);
-        // Whatever else is wrong with it: an answer to HEAD has no body (RFC 9110 §9.3.2).
-        if (exchange_->refused_line.starts_with("HEAD ")) exchange_->head.method = "HEAD";
-    }
+    // Also for HEAD, whatever else is wrong with it: its answer has no body (RFC 9110 §9.3.2).
+    if (exchange_->head.raw_path.empty()) exchange_->head.name_refused(in);
     exchange_->response.begin(exchange_->head, false, loop_.options().response);
     exchange_->corked_ = false;
     must_linger_ = true;
@@ -595,6 +590,7 @@ void Connection::refuse(const HttpError& error, std::string_view in) {
     state_ = State::App;
     exchange_->send(exchange_->response.error_page(error.status), {}, {}, true);
     exchange_->finish();
+    if (loop_.options().on_refused) loop_.options().on_refused(*exchange_);
     settle();
 }
 

@@ -57,20 +57,6 @@ private:
     const Exchange& exchange_;
 };
 
-/// Splits the request line of a refused request for its access line, as far as it can be split.
-void name_refused(AccessRecord& record, std::string_view line) {
-    const size_t first = line.find(' ');
-    record.method = line.substr(0, first);
-    if (first == std::string_view::npos) return;
-    line.remove_prefix(first + 1);
-    const size_t last = line.rfind(' ');
-    record.target = line.substr(0, last);
-    if (last != std::string_view::npos) record.protocol = line.substr(last + 1);
-    const size_t question = std::min(record.target.find('?'), record.target.size());
-    record.path = record.target.substr(0, question);
-    record.query = record.target.substr(std::min(question + 1, record.target.size()));
-}
-
 }  // namespace
 
 EventLoop::EventLoop(LoopOptions options, ReadyQueue& ready, Logger& log,
@@ -276,16 +262,12 @@ void EventLoop::write_access_line(const Exchange& exchange) {
     const ExchangeFields fields(exchange);
     AccessRecord record;
     record.remote_addr = exchange.facts->remote_addr;
-    if (!exchange.head.protocol.empty()) {
-        record.method = exchange.head.method;
-        record.target = exchange.head.target;
-        record.path = exchange.head.raw_path;
-        record.query = exchange.head.query;
-        record.protocol = exchange.head.protocol;
-        record.fields = &fields;
-    } else {
-        name_refused(record, exchange.refused_line);
-    }
+    record.method = exchange.head.method;
+    record.target = exchange.head.target;
+    record.path = exchange.head.raw_path;
+    record.query = exchange.head.query;
+    record.protocol = exchange.head.protocol;
+    record.fields = &fields;
     record.status = exchange.response.status();
     record.body_bytes = exchange.response.body_bytes();
     record.duration_us = exchange.done_us - exchange.received_us;

@@ -50,7 +50,9 @@ struct LoopOptions {
     /// connections than that. Empty: there is none.
     std::function<bool(size_t with_fewer_than)> has_idle_sibling;
     std::atomic<uint32_t>* connections = nullptr;  ///< where the others see ours; may be null
-    bool reads_at_once = false;   ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
+    bool reads_at_once = false;  ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
+    /// Called once a refused request was answered; empty: nobody wants to know.
+    std::function<void(Exchange&)> on_refused;
     std::function<void()> beat;   ///< heartbeat of a thread that waits for a client
     std::function<void()> pause;  ///< greenlets: let others run instead of blocking; may be empty
 };

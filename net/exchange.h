@@ -102,7 +102,6 @@ public:
     RequestHead head;
     Spool body;                              ///< the decoded body; see wait_for_body() for big ones
     const ConnectionFacts* facts = nullptr;  ///< borrowed from the Connection
-    std::string refused_line;  ///< request line of a refused request, for its log line
 
     // --- application side ---
     ResponseWriter response;

@@ -291,7 +291,7 @@ class Body(io.RawIOBase):
 
 class Response(View):
     _own = frozenset("status status_code headers response_length sent headers_sent chunked "
-                     "must_close".split())
+                     "must_close app_us queue_us".split())
 
     def is_chunked(self):
         return self.chunked

@@ -298,6 +298,7 @@ def configure():
             log.filters[:] = [f for f in log.filters if f not in filters]
         clean = {log: _state(log) for log in _all_loggers()}
         made = _logger_class(cfg)(cfg)
+        _add_atoms(made)
         if cfg.syslog:
             _drop_syslog_handlers()
     except BaseException:
@@ -315,6 +316,18 @@ def configure():
         _installed.append((log, [h for h in log.handlers if h not in handlers],
                            [f for f in log.filters if f not in filters]))
     _current = made
+
+
+def _add_atoms(logger):
+    """%(A)s and %(Q)s, for every logger class that leaves the atoms to a method `atoms`."""
+    atoms = getattr(logger, "atoms", None)
+    if atoms is None:
+        return
+
+    def with_times(resp, *rest, **named):
+        times = {"A": getattr(resp, "app_us", "-"), "Q": getattr(resp, "queue_us", "-")}
+        return {**times, **atoms(resp, *rest, **named)}
+    logger.atoms = with_times
 
 
 def _drop_syslog_handlers():
@@ -356,4 +369,16 @@ def record(level, message, error):
 def access(resp, req, environ, microseconds):
     from datetime import timedelta
     _current.access(resp, req, environ, timedelta(microseconds=microseconds))
+
+
+def refused(resp, req, address, protocol, microseconds):
+    """The access record of a request that had no environ; what was not understood of it is empty."""
+    from urllib.parse import unquote_to_bytes
+    environ = {
+        "REQUEST_METHOD": req.method, "RAW_URI": req.uri, "QUERY_STRING": req.query,
+        "PATH_INFO": unquote_to_bytes(req.path.encode("latin-1")).decode("latin-1"),
+        "SERVER_PROTOCOL": protocol, "REMOTE_ADDR": address,
+    }
+    environ.update(("HTTP_" + name.replace("-", "_"), value) for name, value in req.headers)
+    access(resp, req, environ, microseconds)
 # )PY"

@@ -18,6 +18,8 @@
 namespace gcorn {
 namespace {
 
+constexpr const char* kAccessFailed = "Exception in the logger class's access()";
+
 /// How much of a body Python gets at a time (req.body).
 constexpr size_t kBodyPieceMax = 1 << 20;
 
@@ -167,8 +169,10 @@ PyRef content_length(const ResponseWriter& response) {
 }
 
 /// None before start_response was called. Raises.
-PyRef make_response(const ResponseWriter& response) {
+PyRef make_response(const Exchange& exchange) {
+    const ResponseWriter& response = exchange.response;
     if (!response.has_status()) return PyRef::borrow(Py_None);
+    const int64_t queue_us = exchange.taken_us - exchange.queued_us;
     const PyRef facts = Facts()
                             .add("status", latin1_str(response.status()))
                             .add("status_code", number(response.status_code()))
@@ -178,6 +182,8 @@ PyRef make_response(const ResponseWriter& response) {
                             .add("headers_sent", boolean(response.head_sent()))
                             .add("chunked", boolean(response.is_chunked()))
                             .add("must_close", boolean(!response.keeps_alive()))
+                            .add("app_us", number(exchange.app_us))
+                            .add("queue_us", number(exchange.taken_us != 0 ? queue_us : 0))
                             .take();
     return facts ? call_bridge("response", "O", facts.get()) : PyRef();
 }
@@ -306,8 +312,6 @@ PyObject* PythonHooks::request_view(Exchange& exchange) {
 
 bool PythonHooks::pre_request(Exchange& exchange) {
     requests_.erase(&exchange);  // of an earlier request that never came to its end
-    // The loop measures only for lines that it writes itself.
-    if (logging_.takes_over() && exchange.received_us == 0) exchange.received_us = monotonic_us();
     const HookRef hook = worker_->context().cfg.pre_request;
     if (!hook) {
         if (log_.enabled(Level::Debug)) {
@@ -331,7 +335,7 @@ bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
     requests_.erase(&exchange);
     const PyRef environ =
         environ_or_null != nullptr ? PyRef::borrow(environ_or_null) : PyRef::steal(PyDict_New());
-    const PyRef response = request && environ ? make_response(exchange.response) : PyRef();
+    const PyRef response = request && environ ? make_response(exchange) : PyRef();
     if (!response) return false;
     if (logging_.takes_over() && environ_or_null != nullptr && response.get() != Py_None) {
         write_access(exchange, request.get(), environ.get(), response.get());
@@ -352,7 +356,26 @@ void PythonHooks::write_access(Exchange& exchange, PyObject* request, PyObject* 
     if (!module ||
         !PyRef::steal(PyObject_CallMethod(module.get(), "access", "OOOL", response, request,
                                           environ, end_us - exchange.received_us))) {
-        log_python_error(log_, Level::Error, "Exception in the logger class's access()");
+        log_python_error(log_, Level::Error, kAccessFailed);
+    }
+}
+
+bool PythonHooks::logs_requests() const {
+    return logging_.takes_over();
+}
+
+void PythonHooks::request_refused(Exchange& exchange) {
+    WithGil gil;
+    const PyRef module = embedded_module("_gcorn_logging");
+    const PyRef request = add_natives() ? make_request(exchange) : PyRef();
+    const PyRef response = make_response(exchange);
+    const PyRef address = latin1_str(exchange.facts->remote_addr);
+    const PyRef protocol = latin1_str(exchange.head.protocol);
+    if (!module || !request || !response || !address || !protocol ||
+        !PyRef::steal(PyObject_CallMethod(module.get(), "refused", "OOOOL", response.get(),
+                                          request.get(), address.get(), protocol.get(),
+                                          monotonic_us() - exchange.received_us))) {
+        log_python_error(log_, Level::Error, kAccessFailed);
     }
 }
 

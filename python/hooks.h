@@ -68,6 +68,8 @@ public:
     void worker_abort(Worker& worker) override {
         (void)run(&Config::worker_abort, nullptr, &worker);
     }
+    [[nodiscard]] bool logs_requests() const override;
+    void request_refused(Exchange& exchange) override;
 
     // RequestHooks. Without a pre_request hook the request is named in the debug log, as gunicorn's
     // default hook does. post_request also writes the access record where Python's logging does

@@ -226,27 +226,65 @@ TEST_P(Logs, TellsTheApplicationsShareAndTheWaitInTheQueue) {
 
 TEST_P(Logs, WritesALineForRefusedRequests) {
     SKIP_ON_GUNICORN("it writes some of them");
-    const TempDir scratch;
-    const Server server(with({"--access-logfile", scratch / "access", "--access-logformat",
-                              R"(%(h)s "%(r)s" %(s)s "%(a)s" %(U)s %(q)s)"}));
     const std::vector<std::pair<std::string, std::string>> refused = {
         {"GET /a%20b?c=d HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", "400"},
         {"GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", "400"},
         {"GET / HTTP/9.1\r\nHost: x\r\n\r\n", "505"},
         {"GET /" + std::string(5000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n", "414"},
-        {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", "501"}};
-    for (size_t i = 0; i < refused.size(); ++i) {
-        Client client = server.connect();
-        client.send(refused[i].first);
-        EXPECT_EQ(std::to_string(client.read_response().status), refused[i].second);
-        const std::vector<std::string> lines = lines_of(scratch / "access", i + 1);
-        ASSERT_EQ(lines.size(), i + 1) << refused[i].second << server.story();
-        EXPECT_EQ(lines[i].rfind("127.0.0.1 \"", 0), 0U) << lines[i];
-        EXPECT_NE(lines[i].find("\" " + refused[i].second + " \""), std::string::npos) << lines[i];
+        {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", "501"},
+        {"POST /big HTTP/1.1\r\nHost: x\r\nUser-Agent: curl\r\nContent-Length: 9\r\n\r\n", "413"}};
+    const TempDir directory;
+    directory.write("own.py",
+                    "from gunicorn.glogging import Logger\nclass Own(Logger):\n    pass\n");
+    const std::vector<std::vector<std::string>> writers = {
+        {}, {"--pythonpath", directory.path(), "--logger-class", "own.Own"}};
+    for (const std::vector<std::string>& writer : writers) {
+        const TempDir scratch;
+        std::vector<std::string> args = {
+            "--limit-request-body", "8",
+            "--access-logfile",     scratch / "access",
+            "--access-logformat",   R"(%(h)s "%(r)s" %(s)s "%(a)s" %(U)s %(q)s %(A)s %(Q)s %(T)s)"};
+        args.insert(args.end(), writer.begin(), writer.end());
+        const Server server(with(args));
+        for (size_t i = 0; i < refused.size(); ++i) {
+            Client client = server.connect();
+            client.send(refused[i].first);
+            EXPECT_EQ(std::to_string(client.read_response().status), refused[i].second);
+            const std::vector<std::string> lines = lines_of(scratch / "access", i + 1);
+            ASSERT_EQ(lines.size(), i + 1) << refused[i].second << server.story();
+            EXPECT_EQ(lines[i].rfind("127.0.0.1 \"", 0), 0U) << lines[i];
+            EXPECT_NE(lines[i].find("\" " + refused[i].second + " \""), std::string::npos)
+                << lines[i];
+        }
+        const std::vector<std::string> lines = lines_of(scratch / "access", 6);
+        EXPECT_EQ(lines[0], R"(127.0.0.1 "GET /a%20b?c=d HTTP/1.1" 400 "-" /a b c=d 0 0 0)");
+        EXPECT_EQ(lines[5], R"(127.0.0.1 "POST /big HTTP/1.1" 413 "curl" /big  0 0 0)");
+        EXPECT_TRUE(server.logs("Invalid request from ip=127.0.0.1")) << server.story();
     }
-    EXPECT_EQ(lines_of(scratch / "access", 1)[0],
-              R"(127.0.0.1 "GET /a%20b?c=d HTTP/1.1" 400 "-" /a b c=d)");
-    EXPECT_TRUE(server.logs("Invalid request from ip=127.0.0.1")) << server.story();
+}
+
+TEST_P(Logs, TimesTheApplicationAndTheQueueWithALoggerClass) {
+    SKIP_ON_GUNICORN("these atoms are gcorn's own");
+    const TempDir scratch;
+    scratch.write(
+        "own.py",
+        "import time\nfrom gunicorn.glogging import Logger\nclass Own(Logger):\n    pass\n"
+        "def app(environ, start_response):\n"
+        "    time.sleep(0.05)\n"
+        "    start_response('200 OK', [])\n"
+        "    return [b'x']\n");
+    ServerOptions options =
+        with({"--chdir", scratch.path(), "--logger-class", "own.Own", "--access-logfile",
+              scratch / "access", "--access-logformat", "%(A)s %(Q)s %(D)s"});
+    options.app = "own:app";
+    const Server server(options);
+    EXPECT_EQ(server.get("/").status, 200);
+    std::istringstream line(lines_of(scratch / "access", 1).at(0));
+    int64_t app_us = 0, queue_us = -1, duration_us = 0;
+    line >> app_us >> queue_us >> duration_us;
+    EXPECT_GE(app_us, 50'000) << line.str();
+    EXPECT_GE(queue_us, 0) << line.str();
+    EXPECT_GE(duration_us, app_us + queue_us) << line.str();
 }
 
 // ---------------------------------------------------------------------------------------- rotation

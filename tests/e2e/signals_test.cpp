@@ -76,6 +76,19 @@ TEST_P(Signals, TermLetsTheRunningRequestFinish) {
     EXPECT_EQ(server.exit_code(), 0) << server.story();
 }
 
+TEST_P(Signals, AnotherTermHurries) {
+    SKIP_ON_GUNICORN("it ignores it");
+    Server& server = start({"--graceful-timeout", "60"});
+    Client client = server.connect();
+    client.send(make_request("GET", "/sleep?s=60"));
+    ASSERT_TRUE(noted("sleeping"));
+    EXPECT_TRUE(eventually([&] {
+        server.signal(SIGTERM);  // those that come with the first do not count
+        return server.logs("Quick shutdown requested", Milliseconds(100));
+    })) << server.story();
+    EXPECT_EQ(server.exit_code(Milliseconds(20'000)), 0) << server.story();
+}
+
 TEST_P(Signals, QuitDoesNotWaitForABusyApplication) {
     if (is_gunicorn() && GetParam().name == "gthread")
         GTEST_SKIP() << "gunicorn waits for its threads";

@@ -510,18 +510,24 @@ TEST_F(HooksTest, HandsAccessRecordsToPythonsLogging) {
     EXPECT_EQ(seen(), "[('200 OK', '/p', {'k': 1}, 2.5)]");
 }
 
-TEST_F(HooksTest, TellsPythonsLoggingHowLongARequestTookThatNobodyElseMeasured) {
+TEST_F(HooksTest, TellsPythonsLoggingHowLongARequestTook) {
     use("import gunicorn\n"
         "class Own(gunicorn.glogging.Logger):\n"
         "    def access(self, resp, req, environ, request_time):\n"
-        "        seen.append(request_time.total_seconds() < 60)\n"
+        "        seen.append((request_time.total_seconds(), resp.app_us, resp.queue_us))\n"
         "logger_class = Own\n");
     ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    EXPECT_TRUE(hooks_.logs_requests());
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     ASSERT_TRUE(pre_request(*request));
+    request->received_us = 1'000'000;
+    request->queued_us = 1'000'100;
+    request->taken_us = 1'000'300;
+    request->app_us = 1'000;
+    request->done_us = 3'500'000;
     ASSERT_TRUE(request->response.set_status("200 OK"));
     ASSERT_TRUE(post_request(*request, "{}")) << failure_;
-    EXPECT_EQ(seen(), "[True]");
+    EXPECT_EQ(seen(), "[(2.5, 1000, 200)]");
 }
 
 TEST_F(HooksTest, SurvivesALoggerClassWhoseAccessRaises) {

@@ -496,12 +496,21 @@ TEST(HttpParse, QuotesAtMostSixtyFourBytes) {
     EXPECT_EQ(error.detail, std::string(64, 'x'));
 }
 
-TEST(HttpParse, FindsTheRequestLineOfARefusedRequest) {
-    EXPECT_EQ(HeadParser::request_line("GET / HTTP/1.1\r\nHost"), "GET / HTTP/1.1");
-    EXPECT_EQ(HeadParser::request_line("\r\nGET / HTTP/1.1\n"), "GET / HTTP/1.1");
-    EXPECT_EQ(HeadParser::request_line("GET /a"), "GET /a");
-    EXPECT_EQ(HeadParser::request_line(""), "");
-    EXPECT_EQ(HeadParser::request_line(std::string(10000, 'x')).size(), 8190u);
+TEST(HttpParse, NamesWhatIsKnownOfARefusedRequest) {
+    using Parts = std::array<std::string_view, 5>;  // method, target, path, query, protocol
+    RequestHead head;
+    const auto named = [&](std::string_view in) {
+        head.name_refused(in);
+        return Parts{head.method, head.target, head.raw_path, head.query, head.protocol};
+    };
+    EXPECT_EQ(named("GET /a?b=c?d HTTP/1.1\r\nHost"),
+              (Parts{"GET", "/a?b=c?d", "/a", "b=c?d", "HTTP/1.1"}));
+    EXPECT_EQ(named("\r\nGET / HTTP/1.1\n"), (Parts{"GET", "/", "/", "", "HTTP/1.1"}));
+    EXPECT_EQ(named("GET a b HTTP/9"), (Parts{"GET", "a b", "a b", "", "HTTP/9"}));
+    EXPECT_EQ(named("GET /a"), (Parts{"GET", "/a", "/a", "", ""}));
+    EXPECT_EQ(named("GET"), (Parts{"GET", "", "", "", ""}));
+    EXPECT_EQ(named(""), Parts());
+    EXPECT_EQ(named(std::string(10000, 'x'))[0].size(), 8190u);
 }
 
 TEST(HttpParse, AHeadByteByByteCostsLinearTime) {
