@@ -328,6 +328,13 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
     }
     for (const Listener* listener : generation.listeners)
         generation.addresses.push_back(listener->name());
+    // Linux 5.14; each worker's socket has an accept queue of its own, which ends with the worker.
+    if (generation.cfg.reuse_port &&
+        read_small_file("/proc/sys/net/ipv4/tcp_migrate_req").value_or("0\n") == "0\n") {
+        log().warning(
+            "reuse_port: clients that connect while a worker leaves may be reset, also during HUP; "
+            "`sysctl -w net.ipv4.tcp_migrate_req=1` hands them to the other workers");
+    }
     return {};
 }
 
@@ -792,7 +799,7 @@ void Arbiter::report_death(const Child& child, int status, int64_t oom_kills) {
         text += std::string(" By gcorn: ") + child.killed_because + ".";
     } else if (signal == SIGKILL && oom_kills_ >= 0 && oom_kills > oom_kills_) {
         text += " By the kernel: out of memory (oom_kill " + std::to_string(oom_kills) +
-                " in its cgroup's memory.events).";
+                " in its cgroup).";
     } else if (signal == SIGKILL && oom_kills >= 0) {
         text += " Not by gcorn, and its cgroup has not run out of memory.";
     } else if (signal == SIGKILL) {

@@ -308,14 +308,19 @@ std::optional<std::string> read_small_file(const std::string& path) {
 }
 
 int64_t cgroup_oom_kills(const std::string& root) {
-    const std::optional<std::string> membership = read_small_file(root + "/proc/self/cgroup");
-    if (!membership) return -1;
-    for (const std::string_view line : split(*membership, '\n')) {
-        if (line.substr(0, 3) != "0::") continue;  // the one line of the unified hierarchy
-        const std::string group(line.substr(3));
-        const auto events = read_small_file(root + "/sys/fs/cgroup" + group + "/memory.events");
-        if (!events) return -1;
-        for (const std::string_view event : split(*events, '\n')) {
+    const std::string membership = read_small_file(root + "/proc/self/cgroup").value_or("");
+    for (const std::string_view line : split(membership, '\n')) {
+        // "ID:controllers:group"; the unified hierarchy has no controllers there.
+        const size_t first = line.find(':'), second = line.find(':', first + 1);
+        if (first == line.npos || second == line.npos) continue;
+        const std::string_view controllers = line.substr(first + 1, second - first - 1);
+        if (!controllers.empty() && controllers != "memory") continue;
+        const std::string group(line.substr(second + 1));
+        const std::string file = controllers.empty()
+                                     ? "/sys/fs/cgroup" + group + "/memory.events"
+                                     : "/sys/fs/cgroup/memory" + group + "/memory.oom_control";
+        for (const std::string_view event :
+             split(read_small_file(root + file).value_or(""), '\n')) {
             constexpr std::string_view kKey = "oom_kill ";
             if (event.substr(0, kKey.size()) != kKey) continue;
             const auto count = parse_decimal(event.substr(kKey.size()));

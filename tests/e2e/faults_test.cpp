@@ -405,7 +405,7 @@ TEST_P(Faults, ADeathSaysWhoKilledAndWhatRan) {
     };
     for (const auto& [kills, words] : std::vector<std::pair<int, std::string>>{
              {3, " Not by gcorn, and its cgroup has not run out of memory."},
-             {4, " By the kernel: out of memory (oom_kill 4 in its cgroup's memory.events)."}}) {
+             {4, " By the kernel: out of memory (oom_kill 4 in its cgroup)."}}) {
         ASSERT_TRUE(eventually([&] { return fetch({.port = port}, "GET", "/").status == 200; }))
             << server.output();
         const std::string worker = "Worker (pid:" + std::to_string(children_of(server.pid()).at(0));
@@ -424,6 +424,72 @@ TEST_P(Faults, ADeathSaysWhoKilledAndWhatRan) {
         EXPECT_TRUE(logs(worker + ") was running: GET " + path + " for ")) << server.output();
         EXPECT_TRUE(logs(" s, in the application, from 127.0.0.1\n")) << server.output();
     }
+}
+
+/// A cgroup, of version 2 or 1, whose processes get so much memory and no more.
+class MemoryGroup {
+public:
+    explicit MemoryGroup(size_t bytes) {
+        std::fstream("/sys/fs/cgroup/cgroup.subtree_control", std::ios::in | std::ios::out)
+            << "+memory" << std::flush;
+        for (const auto& [root, limit, swap] : std::vector<std::array<std::string, 3>>{
+                 {"/sys/fs/cgroup", "memory.max", "memory.swap.max"},
+                 {"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.swappiness"}}) {
+            const std::string path = root + "/gcorn-test-" + std::to_string(::getpid());
+            if (::mkdir(path.c_str(), 0755) != 0) continue;
+            path_ = path;
+            // Opened for reading, too: files that are not there are not to be made.
+            constexpr auto kExisting = std::ios::in | std::ios::out;
+            std::fstream(path + "/" + swap, kExisting) << 0 << std::flush;
+            is_limited_ = bool(std::fstream(path + "/" + limit, kExisting) << bytes << std::flush);
+            if (is_limited_) return;
+            ::rmdir(path.c_str());
+        }
+    }
+    ~MemoryGroup() {
+        (void)eventually([&] { return ::rmdir(path_.c_str()) == 0 || errno != EBUSY; });
+    }
+    MemoryGroup(const MemoryGroup&) = delete;
+    MemoryGroup& operator=(const MemoryGroup&) = delete;
+    [[nodiscard]] explicit operator bool() const { return is_limited_; }
+    [[nodiscard]] std::string processes() const { return path_ + "/cgroup.procs"; }
+
+private:
+    std::string path_;
+    bool is_limited_ = false;
+};
+
+TEST_P(Faults, TheRealOutOfMemoryKillerIsNamed) {
+    SKIP_ON_GUNICORN("it only guesses");
+    const MemoryGroup group(160U << 20);
+    if (!group) GTEST_SKIP() << "no cgroup may be made here";
+    const TempDir scratch;
+    scratch.write("hog.py",
+                  "def app(environ, start_response):\n"
+                  "    start_response('200 OK', [])\n"
+                  "    hoard = [b'x' * (1 << 20) for _ in range(int(environ['QUERY_STRING']))]\n"
+                  "    return [b'%d' % len(hoard)]\n");
+    const int port = free_port();
+    std::string options;
+    for (const std::string& word : GetParam() + std::vector<std::string>{"-w", "1"})
+        options += " " + word;
+    Daemon server(
+        {"/bin/sh", "-c",
+         "echo $$ >" + group.processes() + " && exec " + server_command().at(0) + options +
+             " --chdir " + scratch.path() + " -b 127.0.0.1:" + std::to_string(port) + " hog:app"},
+        {});
+    const auto serves = [&] {
+        return eventually([&] { return fetch({.port = port}, "GET", "/?2").body == "2"; });
+    };
+    ASSERT_TRUE(serves()) << server.output();
+    Client client({.port = port});
+    client.send(make_request("GET", "/?1000"));
+    for (const std::string line :
+         {") was sent SIGKILL! By the kernel: out of memory (oom_kill 1 in its cgroup).",
+          ") was running: GET /?1000 for "}) {
+        EXPECT_TRUE(eventually([&] { return contains(server.output(), line); })) << server.output();
+    }
+    EXPECT_TRUE(serves()) << server.output();
 }
 
 TEST(Init, ReapsForeignChildrenAndStopsOnTerm) {

@@ -92,6 +92,7 @@ TEST_P(Supervision, ReloadsLoseNoRequestOnSocketsOfTheWorkersOwn) {
         GTEST_SKIP() << "needs root and Linux 5.14 or newer";
     Server server(with({"-w", "2", "--reuse-port"}));
     ASSERT_TRUE(server.has_workers(2));
+    EXPECT_EQ(count(server.err(), "tcp_migrate_req"), 0U) << server.story();
     Load load(server.at());
     for (int i = 0; i < 3; ++i) {
         ASSERT_TRUE(load.goes_on());
@@ -101,6 +102,15 @@ TEST_P(Supervision, ReloadsLoseNoRequestOnSocketsOfTheWorkersOwn) {
     }
     load.stop();
     EXPECT_EQ(load.bad_count(), 0u) << load.bad();
+}
+
+TEST(ReusePort, SaysWhatItCosts) {
+    SKIP_ON_GUNICORN("it says nothing");
+    const OwnNetwork network;
+    if (!network.set("ipv4/tcp_migrate_req", "0"))
+        GTEST_SKIP() << "needs root and Linux 5.14 or newer";
+    const Server server({.args = {"--reuse-port"}});
+    EXPECT_TRUE(server.logs("`sysctl -w net.ipv4.tcp_migrate_req=1`")) << server.story();
 }
 
 TEST_P(Supervision, ScalingLosesNoRequest) {

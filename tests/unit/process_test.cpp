@@ -319,8 +319,14 @@ TEST_F(TemporaryDirectory, ReadsOutOfMemoryKillsOfItsCgroup) {
     EXPECT_EQ(cgroup_oom_kills(directory_), 3);
     write("/sys/fs/cgroup/app.slice/web/memory.events", "oom_kill x\n");
     EXPECT_EQ(cgroup_oom_kills(directory_), -1);
-    write("/proc/self/cgroup", "4:memory:/only/version/one\n");
+}
+
+TEST_F(TemporaryDirectory, ReadsOutOfMemoryKillsOfCgroupVersionOne) {
+    write("/proc/self/cgroup", "9:name=systemd:/x\n4:memory:/one/more\n3:cpu,cpuacct:/y\n0::/\n");
     EXPECT_EQ(cgroup_oom_kills(directory_), -1);
+    write("/sys/fs/cgroup/memory/one/more/memory.oom_control",
+          "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n");
+    EXPECT_EQ(cgroup_oom_kills(directory_), 5);
 }
 
 TEST_F(TemporaryDirectory, ReadsTheRootCgroupOfAContainer) {
