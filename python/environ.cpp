@@ -46,6 +46,7 @@ constexpr std::string_view kMethods[] = {"GET",    "HEAD",    "POST", "PUT",
 /// Keys that a copy of the template takes without growing.
 constexpr Py_ssize_t kKeysThatFit = 42;
 constexpr size_t kFieldIds = static_cast<size_t>(FieldId::Count);
+constexpr size_t kCachedBytesMax = 512;  // of one value
 
 /// An interned str of the process's own; null with an exception set. Raises.
 PyRef interned(std::string_view text) {
@@ -92,9 +93,10 @@ bool set_text(PyObject* environ, const char* key, std::string_view text) {
 
 PyRef StrCache::get(std::string_view text) {
 #ifndef Py_GIL_DISABLED
-    if (str_ && text == text_) return PyRef::borrow(str_.get());
+    std::string_view last;
+    if (str_ && latin1_view(str_.get(), last) && last == text) return PyRef::borrow(str_.get());
+    if (text.size() > kCachedBytesMax) return latin1_str(text);
     str_ = latin1_str(text);
-    text_ = text;
     return PyRef::borrow(str_.get());
 #else
     return latin1_str(text);
@@ -255,6 +257,14 @@ bool EnvironMaker::set_unix_server(PyObject* environ, const Exchange& exchange) 
            set(environ, n.server_port, server_port_.get(port));
 }
 
+/// A client tends to send the same values again. Secrets are not kept beyond their request.
+PyRef EnvironMaker::value_of(const Field& field) {
+    const bool is_secret = field.id == FieldId::Authorization || field.id == FieldId::Cookie ||
+                           field.id == FieldId::ProxyAuthorization;
+    if (is_secret) return latin1_str(field.value);
+    return values_[static_cast<size_t>(field.id)].get(field.value);
+}
+
 bool EnvironMaker::set_fields(PyObject* environ, const RequestHead& head) {
     uint64_t seen = 0;
     static_assert(kFieldIds <= 64);
@@ -273,7 +283,7 @@ bool EnvironMaker::set_fields(PyObject* environ, const RequestHead& head) {
         seen |= bit;
         if (!is_first) {
             if (!set_repeatable(environ, key.get(), field)) return false;
-        } else if (!set(environ, key, latin1_str(field.value))) {
+        } else if (!set(environ, key, value_of(field))) {
             return false;
         }
     }

@@ -8,6 +8,7 @@
 
 #include "python/pyref.h"
 
+#include <array>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -40,7 +41,6 @@ public:
     [[nodiscard]] PyRef get(std::string_view text);
 
 private:
-    std::string text_;
     PyRef str_;
 };
 
@@ -64,6 +64,7 @@ private:
     bool set_addresses(PyObject* environ, const Exchange& exchange);
     bool set_unix_server(PyObject* environ, const Exchange& exchange);
     bool set_fields(PyObject* environ, const RequestHead& head);
+    PyRef value_of(const Field& field);
     bool set_repeatable(PyObject* environ, PyObject* key, const Field& field);
     bool set_transport(PyObject* environ, const ConnectionFacts& facts);
 
@@ -71,6 +72,7 @@ private:
     PyRef template_;
     PyRef wide_template_;  ///< for many fields
     StrCache remote_addr_, server_name_, server_port_;
+    std::array<StrCache, static_cast<size_t>(FieldId::Count)> values_;  ///< of known fields
 };
 
 /// The type of gunicorn.socket: a stand-in that becomes the client's socket on first use. Until an

@@ -184,6 +184,28 @@ TEST_F(Environ, ARepeatedAddressIsOneObject) {
     EXPECT_EQ(value("REMOTE_ADDR"), "'127.0.0.2'");
 }
 
+TEST_F(Environ, ARepeatedFieldValueIsOneObjectButNoSecretIs) {
+    const auto head = [](const std::string& agent) {
+        return "GET / HTTP/1.1\r\nHost: h\r\nUser-Agent: " + agent +
+               "\r\nCookie: a secret\r\nAuthorization: a secret\r\n\r\n";
+    };
+    const auto same = [] {
+        return eval_python(
+            "[first[k] is e[k] for k in ('HTTP_USER_AGENT', 'HTTP_COOKIE', 'HTTP_AUTHORIZATION')]");
+    };
+    for (const auto& [bytes, is_kept] :
+         std::vector<std::pair<size_t, std::string>>{{512, "True"}, {513, "False"}}) {
+        make(head(std::string(bytes, '\xE4')));
+        run_python("first = e");
+        make(head(std::string(bytes, '\xE4')));
+        EXPECT_EQ(same(), "[" + is_kept + ", False, False]") << bytes;
+        EXPECT_EQ(eval_python("e['HTTP_USER_AGENT'] == '\\xe4' * " + std::to_string(bytes)), "True");
+    }
+    make(head("another"));
+    EXPECT_EQ(value("HTTP_USER_AGENT"), "'another'");
+    EXPECT_EQ(value("HTTP_COOKIE"), "'a secret'");
+}
+
 TEST_F(Environ, LookingAtTheSocketProxyDoesNotTakeTheSocket) {
     make(kGet);
     SocketProxy proxy;
