@@ -174,10 +174,20 @@ void Connection::on_event_in_app(const PollEvent& event) {
         return;
     }
     if (event.writable && !flush_output()) return;
-    if (event.readable && body_open_)
+    if (!event.readable) return;
+    if (body_open_)
         read_more();
-    else if (event.readable)
+    else if (has_given_up())
+        peer_gone();
+    else
         read_paused_ = true;
+}
+
+/// Under TLS the peer's goodbye is in the way: there a request is run.
+bool Connection::has_given_up() const {
+    const int64_t waits_ms = loop_.now_ms() - loop_.ready_.waits_since_ms(*exchange_);
+    char byte = 0;
+    return waits_ms >= kHalfCloseMs && ::recv(fd_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
 void Connection::on_deadline(int64_t now_ms) {

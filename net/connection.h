@@ -44,6 +44,11 @@ class EventLoop;
 constexpr int64_t kLingerMs = 2000;
 constexpr size_t kLingerBytesMax = 64 * 1024 * 1024;
 
+/// A client that closes its half does so right behind its request. One that closes so much later
+/// has given up, and a request of its that still waits is not run: both look alike, so time must
+/// tell.
+constexpr int64_t kHalfCloseMs = 100;
+
 /// Whatever a Poller reports events for.
 class EventTarget {
 public:
@@ -129,6 +134,7 @@ private:
     bool refuse_plainly(int status, const char* rule);
 
     void on_event_in_app(const PollEvent& event);
+    [[nodiscard]] bool has_given_up() const;
     void settle();
     void after_reply();
     bool flush_output();

@@ -718,6 +718,13 @@ int64_t ReadyQueue::oldest_ms() {
     return items_.empty() ? INT64_MAX : items_.front().since_ms;
 }
 
+int64_t ReadyQueue::waits_since_ms(const Exchange& exchange) {
+    const std::lock_guard lock(mutex_);
+    for (const Item& item : items_)
+        if (item.exchange.get() == &exchange) return item.since_ms;
+    return INT64_MAX;
+}
+
 size_t ReadyQueue::idle_threads() {
     const std::lock_guard lock(mutex_);
     return waiting_ - woken_;

@@ -281,6 +281,8 @@ public:
     void close();
     /// When the oldest request was pushed (monotonic ms); INT64_MAX if there is none.
     [[nodiscard]] int64_t oldest_ms();
+    /// When this one was; INT64_MAX if it does not wait (any more).
+    [[nodiscard]] int64_t waits_since_ms(const Exchange& exchange);
     /// Threads that sleep in pop() and were not told to wake up.
     [[nodiscard]] size_t idle_threads();
 

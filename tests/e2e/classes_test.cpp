@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <thread>
 
 #include <sys/resource.h>
 
@@ -162,13 +163,14 @@ TEST_P(VanishedClient, ItsQueuedRequestIsNeverRun) {
     if (!is("sync") && !is("gthread")) GTEST_SKIP() << "a greenlet for every request: no queue";
     Server& server = start({"--threads", "1", "--keep-alive", "60"});
     std::vector<Client> clients;
-    for (int i = 0; i < 6; ++i) {
+    for (int i = 0; i < 7; ++i) {
         clients.push_back(server.connect());
         ASSERT_EQ(clients.back().get("/").status, 200) << i;
     }
     Client& busy = clients[0];
     Client& waiting = clients[1];
     Client& leaving_at_once = clients[2];
+    Client& closing = clients[3];
     busy.send(make_request("GET", "/events?n=1"));  // occupies the worker until the sign
     // What a refused request tells: the loop has seen everything that was sent before it.
     const auto witness = [](Client& client) {
@@ -176,12 +178,15 @@ TEST_P(VanishedClient, ItsQueuedRequestIsNeverRun) {
         EXPECT_EQ(client.read_response().status, 400);
     };
     waiting.send(make_request("GET", "/noted"));
-    witness(clients[3]);
+    closing.send(make_request("GET", "/noted"));
+    witness(clients[4]);
     waiting.reset();
+    std::this_thread::sleep_for(Milliseconds(100));  // sooner it may be meant as a half-close
+    { const Client gone = std::move(closing); }
     leaving_at_once.send(make_request("GET", "/noted"));
     leaving_at_once.reset();
-    witness(clients[4]);
     witness(clients[5]);
+    witness(clients[6]);
     give_sign("event 0");
     EXPECT_EQ(busy.read_response().body, "data: 0\n\n");
     expect_alive();

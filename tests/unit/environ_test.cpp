@@ -199,7 +199,8 @@ TEST_F(Environ, ARepeatedFieldValueIsOneObjectButNoSecretIs) {
         run_python("first = e");
         make(head(std::string(bytes, '\xE4')));
         EXPECT_EQ(same(), "[" + is_kept + ", False, False]") << bytes;
-        EXPECT_EQ(eval_python("e['HTTP_USER_AGENT'] == '\\xe4' * " + std::to_string(bytes)), "True");
+        EXPECT_EQ(eval_python("e['HTTP_USER_AGENT'] == '\\xe4' * " + std::to_string(bytes)),
+                  "True");
     }
     make(head("another"));
     EXPECT_EQ(value("HTTP_USER_AGENT"), "'another'");
