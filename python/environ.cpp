@@ -41,8 +41,7 @@ namespace {
 constexpr size_t kAlwaysThere = 0 GCORN_ENVIRON_KEYS(GCORN_KEY_COUNT);
 #undef GCORN_KEY_COUNT
 
-constexpr std::string_view kMethods[] = {"GET",    "HEAD",    "POST", "PUT",
-                                         "DELETE", "OPTIONS", "PATCH"};
+constexpr std::string_view kMethods[] = {"HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
 /// Keys that a copy of the template takes without growing.
 constexpr Py_ssize_t kKeysThatFit = 42;
 constexpr size_t kFieldIds = static_cast<size_t>(FieldId::Count);
@@ -109,7 +108,7 @@ struct EnvironMaker::Names {
 #undef GCORN_KEY_MEMBER
     std::array<PyRef, kFieldIds> fields;  ///< HTTP_… keys by FieldId
     std::array<PyRef, std::size(kMethods)> methods;
-    PyRef http, https, http_10, http_11, slash, empty;
+    PyRef get, http, https, http_10, http_11, slash, empty;
 
     bool prepare();
     [[nodiscard]] PyRef method(std::string_view text) const;
@@ -128,13 +127,14 @@ bool EnvironMaker::Names::prepare() {
         if (!(fields[id] = interned(environ_key(kFieldNames[id])))) return false;
     for (size_t i = 0; i < methods.size(); ++i)
         if (!(methods[i] = interned(kMethods[i]))) return false;
+    get = interned("GET");
     http = interned("http");
     https = interned("https");
     http_10 = interned("HTTP/1.0");
     http_11 = interned("HTTP/1.1");
     slash = interned("/");
     empty = interned("");
-    return http && https && http_10 && http_11 && slash && empty;
+    return get && http && https && http_10 && http_11 && slash && empty;
 }
 
 PyRef EnvironMaker::Names::method(std::string_view text) const {
@@ -144,7 +144,6 @@ PyRef EnvironMaker::Names::method(std::string_view text) const {
 }
 
 PyRef EnvironMaker::Names::protocol(const RequestHead& head) const {
-    if (head.protocol == "HTTP/1.1") return PyRef::borrow(http_11.get());
     if (head.protocol == "HTTP/1.0") return PyRef::borrow(http_10.get());
     return latin1_str(head.protocol);
 }
@@ -173,6 +172,8 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
 #undef GCORN_KEY_PLACE
     const auto boolean = [](bool value) { return PyRef::steal(PyBool_FromLong(value ? 1 : 0)); };
     const bool is_set =
+        set(t, n.request_method, n.get) && set(t, n.server_protocol, n.http_11) &&
+        set(t, n.wsgi_url_scheme, n.http) &&
         set(t, n.server_software, latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
         set(t, n.wsgi_version, PyRef::steal(Py_BuildValue("(ii)", 1, 0))) &&
         set(t, n.wsgi_input_terminated, boolean(true)) &&
@@ -208,12 +209,13 @@ bool EnvironMaker::set_request_line(PyObject* environ, const RequestHead& head) 
     const bool is_plain =
         head.target == head.raw_path && head.target.find('%') == std::string_view::npos;
     PyRef target = is_plain ? PyRef::borrow(path.get()) : latin1_str(head.target);
-    bool is_set = set(environ, n.request_method, n.method(head.method)) &&
-                  set(environ, n.raw_uri, target) && set(environ, n.path_info, path) &&
-                  set(environ, n.server_protocol, n.protocol(head)) &&
-                  set(environ, n.wsgi_url_scheme,
-                      PyRef::borrow(head.is_https ? n.https.get() : n.http.get()));
-    // The template holds '' for these two.
+    bool is_set = set(environ, n.raw_uri, target) && set(environ, n.path_info, path);
+    // The template holds what most requests say: GET, HTTP/1.1, http, no query, no mount point.
+    if (is_set && head.method != "GET")
+        is_set = set(environ, n.request_method, n.method(head.method));
+    if (is_set && head.protocol != "HTTP/1.1")
+        is_set = set(environ, n.server_protocol, n.protocol(head));
+    if (is_set && head.is_https) is_set = set(environ, n.wsgi_url_scheme, n.https);
     if (is_set && !head.query.empty())
         is_set = set(environ, n.query_string, latin1_str(head.query));
     if (is_set && !head.script_name.empty())
