@@ -195,7 +195,8 @@ TEST(Hooks, ThatRaiseEndTheStartWithTheirTraceback) {
             "conf.py", "def " + hook + "(" + arguments + "): raise RuntimeError('hook broken')\n");
         const Finished finished = run_server({"-c", config, "-b", unused_address(), "probe:app"});
         EXPECT_EQ(finished.code, code) << hook << finished;
-        EXPECT_TRUE(contains(finished.err, "RuntimeError: hook broken")) << hook << finished;
+        EXPECT_TRUE(is_gunicorn() || contains(finished.err, "RuntimeError: hook broken"))
+            << hook << finished;
         const size_t tracebacks = count(finished.err, "Traceback (most recent call last)");
         EXPECT_TRUE(is_gunicorn() || tracebacks == 1) << hook << finished;
     }
@@ -342,7 +343,10 @@ TEST_P(RealConfig, IsStartedWith) {
     options.env["GUNICORN_WORKERS"] = "2";  // environment.py
     options.args = {"-c", config, "-w", "2", "--pythonpath", apps_dir()};
     options.directory = scratch.path();
-    if (GetParam() == "django") options.args.insert(options.args.end(), {"-u", ""});
+    if (GetParam() == "django") {
+        SKIP_ON_GUNICORN("no option takes the user of a config file back");
+        options.args.insert(options.args.end(), {"-u", ""});
+    }
     if (GetParam() == "gevent_psycogreen" && run({python(), "-c", "import gevent"}).code != 0)
         GTEST_SKIP() << "gevent is not installed";
     if (GetParam() == "typed" && run({python(), "-c", "import gunicorn"}).code == 0)
@@ -350,7 +354,7 @@ TEST_P(RealConfig, IsStartedWith) {
     Server server(options);
     EXPECT_EQ(server.get("/").status, 200) << server.story();
     EXPECT_TRUE(server.has_workers(2)) << server.story();
-    server.signal(SIGTERM);
+    server.signal(is_gunicorn() ? SIGQUIT : SIGTERM);  // it waits for a client that keeps alive
     EXPECT_EQ(server.exit_code(), 0) << server.story();
     EXPECT_FALSE(contains(server.err(), "Traceback")) << server.story();
 }
@@ -626,7 +630,7 @@ TEST(Paste, ItsLoggersAreTheLogconfigUnlessAnotherIsSet) {
         EXPECT_TRUE(eventually([&] { return logged("site.ini.log"); })) << server.story();
         std::filesystem::remove(scratch / "site.ini.log");
     }
-    options.args.insert(options.args.end(), {"--log-config", "other.ini"});
+    options.args.insert(options.args.end(), {"--log-config", scratch / "other.ini"});
     const Server server(options);
     EXPECT_EQ(server.get("/here").body, "ok") << server.story();
     EXPECT_TRUE(eventually([&] { return logged("other.ini.log"); })) << server.story();
@@ -692,7 +696,8 @@ TEST(ExitCodes, AreThoseOfTheTable) {
     EXPECT_EQ(code({"raising:app"}), 3);
     EXPECT_EQ(code({"--preload", "raising:app"}), is_gunicorn() ? 1 : 3);
     scratch.write("leaving.py", "import sys\nsys.exit(255)\n");
-    EXPECT_EQ(code({"leaving:app"}), is_gunicorn() ? 255 : 3);
+    if (!is_gunicorn() || gunicorn_version() >= 21)  // it booted one worker after the other
+        EXPECT_EQ(code({"leaving:app"}), is_gunicorn() ? 255 : 3);
     EXPECT_EQ(code({"--check-config", "leaving:app"}), is_gunicorn() ? 255 : 1);
     for (const int status : {255, 7}) {
         const std::string stop = "sys.exit(" + std::to_string(status) + ")\n";

@@ -42,6 +42,7 @@ Response some_request(Client& client, size_t number) {
 }
 
 TEST(Frontends, NginxSeesNo502InTenThousandRequestsWithReloads) {
+    SKIP_ON_GUNICORN("its reloads lose requests");
     NEEDS_PROGRAM("nginx", "nginx-light");
     for (const std::vector<std::string>& engine :
          {std::vector<std::string>{"-w", "2"}, {"-k", "gthread", "--threads", "4"}}) {
@@ -80,6 +81,7 @@ INSTANTIATE_TEST_SUITE_P(Headers, FrontendsProxy, ::testing::Values("v1", "v2"),
                          [](const auto& version) { return version.param; });
 
 TEST_P(FrontendsProxy, HaproxyTellsTheClientsAddressOnEveryRequest) {
+    SKIP_ON_GUNICORN_BEFORE(26, "no PROXY protocol of version 2");
     NEEDS_PROGRAM("haproxy", "haproxy");
     const Server server(
         {.app = "edge:app",
@@ -109,6 +111,7 @@ TEST_P(FrontendsProxy, HaproxyTellsTheClientsAddressOnEveryRequest) {
 }
 
 TEST_P(FrontendsProxy, HaproxySeesNo502WithReloads) {
+    SKIP_ON_GUNICORN_BEFORE(26, "no PROXY protocol of version 2");
     NEEDS_PROGRAM("haproxy", "haproxy");
     const Server server(
         {.app = "edge:app",
@@ -136,6 +139,7 @@ TEST_P(FrontendsProxy, HaproxySeesNo502WithReloads) {
 }
 
 TEST(Frontends, HaproxyBalancesOnlyToHostsThatAnswerItsChecks) {
+    SKIP_ON_GUNICORN_BEFORE(26, "no PROXY protocol of version 2");
     NEEDS_PROGRAM("haproxy", "haproxy");
     const Server server({.app = "edge:app", .args = {"--proxy-protocol", "v2"}});
     const Haproxy haproxy({"127.0.0.1:" + std::to_string(free_port()),

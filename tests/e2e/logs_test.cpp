@@ -766,6 +766,7 @@ TEST_P(Remote, SyslogGetsBothLogs) {
 }
 
 TEST(Metrics, StatsdGetsGunicornsMetrics) {
+    SKIP_ON_GUNICORN_BEFORE(26, "no backlog metric");
     const TempDir directory;
     directory.write("noisy.py", kNoisy);
     Receiver statsd(Receiver::Kind::Udp);
@@ -790,7 +791,7 @@ TEST(Metrics, StatsdGetsGunicornsMetrics) {
 }
 
 TEST(Metrics, StatsdOnAUnixSocketGetsThemToo) {
-    SKIP_ON_GUNICORN_BEFORE(20, "no unix sockets");
+    SKIP_ON_GUNICORN_BEFORE(21, "no unix sockets");
     const TempDir directory;
     Receiver statsd(Receiver::Kind::UnixDatagram, directory / "statsd");
     const Server server({.args = {"--statsd-host", "unix://" + (directory / "statsd")}});
