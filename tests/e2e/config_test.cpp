@@ -696,8 +696,9 @@ TEST(ExitCodes, AreThoseOfTheTable) {
     EXPECT_EQ(code({"raising:app"}), 3);
     EXPECT_EQ(code({"--preload", "raising:app"}), is_gunicorn() ? 1 : 3);
     scratch.write("leaving.py", "import sys\nsys.exit(255)\n");
-    if (!is_gunicorn() || gunicorn_version() >= 21)  // it booted one worker after the other
+    if (!is_gunicorn() || gunicorn_version() >= 21) {  // 20 boots one worker after the other
         EXPECT_EQ(code({"leaving:app"}), is_gunicorn() ? 255 : 3);
+    }
     EXPECT_EQ(code({"--check-config", "leaving:app"}), is_gunicorn() ? 255 : 1);
     for (const int status : {255, 7}) {
         const std::string stop = "sys.exit(" + std::to_string(status) + ")\n";
