@@ -157,7 +157,7 @@ Status Arbiter::start() {
     if (!scoreboard) return fatal(scoreboard.error());
     scoreboard_.emplace(std::move(*scoreboard));
     notifier_.emplace();
-    oom_kills_ = cgroup_oom_kills();
+    oom_kills_.emplace();
     backoff_ms_ = kBackoffMinMs;
 
     if (!generation.cfg.pidfile.empty()) {
@@ -737,7 +737,7 @@ void Arbiter::kill_worker(Child& child, const char* because) {
 // --- deaths ---
 
 void Arbiter::reap() {
-    int64_t oom_kills = -1;
+    bool has_looked = false;
     for (;;) {
         int status = 0;
         const pid_t pid = ::waitpid(-1, &status, WNOHANG);
@@ -755,14 +755,13 @@ void Arbiter::reap() {
         }
         Child child = std::move(it->second);
         children_.erase(it);
-        if (oom_kills < 0) oom_kills = cgroup_oom_kills();
-        bury(std::move(child), status, oom_kills);
+        if (!std::exchange(has_looked, true)) oom_kills_->look(monotonic_ms());
+        bury(std::move(child), status);
     }
-    if (oom_kills >= 0) oom_kills_ = oom_kills;
 }
 
-void Arbiter::bury(Child child, int status, int64_t oom_kills) {
-    report_death(child, status, oom_kills);
+void Arbiter::bury(Child child, int status) {
+    report_death(child, status);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     const bool cannot_boot = code == kExitBootFailed || code == kExitAppFailed;
     if (!cannot_boot) options_.hooks.child_exit(*this, *child.worker);
@@ -779,7 +778,7 @@ void Arbiter::bury(Child child, int status, int64_t oom_kills) {
 }
 
 /// gunicorn's sentences, and behind them what it cannot say: who sent the signal.
-void Arbiter::report_death(const Child& child, int status, int64_t oom_kills) {
+void Arbiter::report_death(const Child& child, int status) {
     const int pid = static_cast<int>(child.worker->pid());
     if (WIFEXITED(status)) {
         const int code = WEXITSTATUS(status);
@@ -797,10 +796,10 @@ void Arbiter::report_death(const Child& child, int status, int64_t oom_kills) {
     }
     if (signal == SIGKILL && child.killed_because != nullptr) {
         text += std::string(" By gcorn: ") + child.killed_because + ".";
-    } else if (signal == SIGKILL && oom_kills_ >= 0 && oom_kills > oom_kills_) {
-        text += " By the kernel: out of memory (oom_kill " + std::to_string(oom_kills) +
+    } else if (signal == SIGKILL && oom_kills_->explains_a_death()) {
+        text += " By the kernel: out of memory (oom_kill " + std::to_string(oom_kills_->count()) +
                 " in its cgroup).";
-    } else if (signal == SIGKILL && oom_kills >= 0) {
+    } else if (signal == SIGKILL && oom_kills_->is_known()) {
         text += " Not by gcorn, and its cgroup has not run out of memory.";
     } else if (signal == SIGKILL) {
         text += " Perhaps out of memory?";

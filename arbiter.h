@@ -173,8 +173,8 @@ private:
 
     // Deaths.
     void reap();
-    void bury(Child child, int status, int64_t oom_kills);
-    void report_death(const Child& child, int status, int64_t oom_kills);
+    void bury(Child child, int status);
+    void report_death(const Child& child, int status);
     void report_activities(const Child& child);
     void successor_ended(int status);
 
@@ -215,6 +215,7 @@ private:
     std::optional<Scoreboard> scoreboard_;
     std::optional<Pidfile> pidfile_;
     std::optional<systemd::Notifier> notifier_;
+    std::optional<OutOfMemoryKills> oom_kills_;
     Pipe life_;
 
     Children children_;
@@ -230,7 +231,6 @@ private:
     int64_t thawed_ms_ = 0;      // when we last woke up far too late: heartbeats count from then
     int64_t next_watchdog_ms_ = 0;
     int64_t next_backlog_ms_ = 0;
-    int64_t oom_kills_ = -1;  // counted so far in our cgroup; -1 = unknown
 
     int exit_code_ = 0;
     std::string reason_;

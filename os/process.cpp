@@ -330,4 +330,24 @@ int64_t cgroup_oom_kills(const std::string& root) {
     return -1;
 }
 
+OutOfMemoryKills::OutOfMemoryKills(std::string root)
+    : root_(std::move(root)), count_(cgroup_oom_kills(root_)) {}
+
+void OutOfMemoryKills::look(int64_t now_ms) {
+    const int64_t count = cgroup_oom_kills(root_);
+    if (now_ms - risen_ms_ >= kVictimMs) waiting_ = 0;
+    // Less than before, or unknown before: another cgroup, of whose past we know nothing.
+    if (count_ >= 0 && count > count_) {
+        waiting_ += count - count_;
+        risen_ms_ = now_ms;
+    }
+    count_ = count;
+}
+
+bool OutOfMemoryKills::explains_a_death() {
+    if (waiting_ == 0) return false;
+    --waiting_;
+    return true;
+}
+
 }  // namespace gcorn

@@ -102,4 +102,29 @@ std::optional<std::string> read_small_file(const std::string& path);
 /// known. `root` is put before the absolute paths, for tests. Any thread.
 [[nodiscard]] int64_t cgroup_oom_kills(const std::string& root = "");
 
+/// Which deaths the out-of-memory killer explains. The kernel counts a kill before its victim is
+/// gone, and others may be reaped in between: a kill waits here for its victim. One thread.
+class OutOfMemoryKills {
+public:
+    /// How long a victim may take to be gone. A kill that found none by then was of another
+    /// process of the cgroup, say one that the application started.
+    static constexpr int64_t kVictimMs = 10'000;
+
+    explicit OutOfMemoryKills(std::string root = "");
+    /// Reads the counter; before deaths are judged.
+    void look(int64_t now_ms);
+    /// False where the kernel does not tell; then nothing is explained.
+    [[nodiscard]] bool is_known() const { return count_ >= 0; }
+    /// What it was, last.
+    [[nodiscard]] int64_t count() const { return count_; }
+    /// Whether a kill waits for a victim; that one is this death's then, and no other's.
+    [[nodiscard]] bool explains_a_death();
+
+private:
+    std::string root_;
+    int64_t count_;
+    int64_t waiting_ = 0;
+    int64_t risen_ms_ = 0;  // when the counter was last seen to rise
+};
+
 }  // namespace gcorn

@@ -335,5 +335,54 @@ TEST_F(TemporaryDirectory, ReadsTheRootCgroupOfAContainer) {
     EXPECT_EQ(cgroup_oom_kills(directory_), 0);
 }
 
+/// The counter rises before the victim can be reaped: other deaths come first.
+TEST_F(TemporaryDirectory, AnOutOfMemoryKillWaitsForItsVictim) {
+    const auto counter = [&](int count) {
+        write("/sys/fs/cgroup/memory.events", "oom_kill " + std::to_string(count) + "\n");
+    };
+    write("/proc/self/cgroup", "0::/\n");
+    counter(3);
+    OutOfMemoryKills kills(directory_);
+    kills.look(1000);
+    EXPECT_FALSE(kills.explains_a_death());  // those of before we started are not ours
+    counter(5);
+    kills.look(2000);  // somebody else died, of something else
+    kills.look(3000);
+    EXPECT_TRUE(kills.explains_a_death());
+    kills.look(4000);
+    EXPECT_TRUE(kills.explains_a_death());
+    EXPECT_FALSE(kills.explains_a_death());
+    EXPECT_EQ(kills.count(), 5);
+}
+
+TEST_F(TemporaryDirectory, AnOutOfMemoryKillOfAnotherProcessIsForgotten) {
+    write("/proc/self/cgroup", "0::/\n");
+    write("/sys/fs/cgroup/memory.events", "oom_kill 0\n");
+    OutOfMemoryKills kills(directory_);
+    write("/sys/fs/cgroup/memory.events", "oom_kill 1\n");
+    kills.look(100'000);
+    kills.look(100'000 + OutOfMemoryKills::kVictimMs - 1);
+    OutOfMemoryKills copy = kills;
+    EXPECT_TRUE(copy.explains_a_death());
+    kills.look(100'000 + OutOfMemoryKills::kVictimMs);
+    EXPECT_FALSE(kills.explains_a_death());
+}
+
+TEST_F(TemporaryDirectory, ACounterThatIsUnknownOrFallsExplainsNothing) {
+    write("/proc/self/cgroup", "0::/\n");
+    OutOfMemoryKills kills(directory_);
+    EXPECT_FALSE(kills.is_known());
+    write("/sys/fs/cgroup/memory.events", "oom_kill 7\n");
+    kills.look(1000);
+    EXPECT_TRUE(kills.is_known());
+    EXPECT_FALSE(kills.explains_a_death());
+    write("/sys/fs/cgroup/memory.events", "oom_kill 2\n");
+    kills.look(2000);
+    EXPECT_FALSE(kills.explains_a_death());
+    write("/sys/fs/cgroup/memory.events", "oom_kill 3\n");
+    kills.look(3000);
+    EXPECT_TRUE(kills.explains_a_death());
+}
+
 }  // namespace
 }  // namespace gcorn
