@@ -1038,7 +1038,7 @@ void Arbiter::promote() {
     log().info("Master has been promoted.");
     if (pidfile_) note_error("pid file", pidfile_->rename(pidfile_path(cfg())));
     set_title("gcorn: master [" + proc_name() + "]");
-    note_notice(notifier_->main_pid(pid_));
+    note_notice(notifier_->reclaim_main_pid());
     announce_ready();
 }
 

@@ -7,15 +7,18 @@
 #include <optional>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/text.h"
 #include "os/process.h"
+#include "os/signals.h"
 
 namespace gcorn::systemd {
 
@@ -93,7 +96,55 @@ Status Notifier::watchdog() const {
     return send("WATCHDOG=1", MSG_DONTWAIT);
 }
 
-Status Notifier::send(std::string_view message, int flags) const {
+Status Notifier::reclaim_main_pid() const {
+    if (socket_path_.empty()) return {};
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | kCloseOnExec, 0, ends) < 0)
+        return errno_error(errno, "socketpair");
+    Fd ours(ends[0]);
+    Fd theirs(ends[1]);
+    char turn = 0;
+    // A signal for us must not be handled by the other one.
+    const signals::Hold hold;
+    const pid_t self = ::getpid();
+    const pid_t other = ::fork();
+    if (other < 0) return errno_error(errno, "fork");
+    if (other == 0) {
+        ours.reset();
+        // Who speaks is the main process each time, as NotifyAccess=main demands.
+        if (::read(theirs.get(), &turn, 1) == 1 && main_pid(self) &&
+            ::send(theirs.get(), &turn, 1, MSG_NOSIGNAL) == 1) {
+            // A process that is gone when the supervisor reads its message cannot be trusted.
+            while (::read(theirs.get(), &turn, 1) > 0)
+                continue;
+        }
+        ::_exit(0);
+    }
+    theirs.reset();
+    Status status = main_pid(other);
+    if (status) {
+        const bool is_back =
+            ::send(ours.get(), &turn, 1, MSG_NOSIGNAL) == 1 && ::read(ours.get(), &turn, 1) == 1;
+        // Better a stranger than a main process that is gone; NotifyAccess=all may allow it.
+        if (!is_back) status = main_pid(self);
+        wait_until_read();
+    }
+    ours.reset();
+    while (::waitpid(other, nullptr, 0) < 0 && errno == EINTR)
+        continue;
+    return status;
+}
+
+void Notifier::wait_until_read() const {
+    Result<Pipe> pipe = make_pipe();
+    // sd_notify_barrier(3): the supervisor closes the descriptor when it has come to this message.
+    if (!pipe || !send("BARRIER=1", 0, pipe->write.get())) return;
+    pipe->write.reset();
+    pollfd closed{.fd = pipe->read.get(), .events = POLLIN, .revents = 0};
+    ::poll(&closed, 1, 1000);
+}
+
+Status Notifier::send(std::string_view message, int flags, int passed) const {
     if (socket_path_.empty()) return {};
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -110,10 +161,25 @@ Status Notifier::send(std::string_view message, int flags) const {
     const timeval patience{.tv_sec = 1, .tv_usec = 0};
     if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0)
         return errno_error(errno, "SO_SNDTIMEO for NOTIFY_SOCKET");
+    iovec bytes{.iov_base = const_cast<char*>(message.data()), .iov_len = message.size()};
+    msghdr datagram{};
+    datagram.msg_name = &address;
+    datagram.msg_namelen = size;
+    datagram.msg_iov = &bytes;
+    datagram.msg_iovlen = 1;
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    if (passed >= 0) {
+        datagram.msg_control = control;
+        datagram.msg_controllen = sizeof(control);
+        cmsghdr* header = CMSG_FIRSTHDR(&datagram);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int));
+        std::memcpy(CMSG_DATA(header), &passed, sizeof(int));
+    }
     ssize_t sent;
     do {
-        sent = ::sendto(fd.get(), message.data(), message.size(), MSG_NOSIGNAL | flags,
-                        reinterpret_cast<const sockaddr*>(&address), size);
+        sent = ::sendmsg(fd.get(), &datagram, MSG_NOSIGNAL | flags);
     } while (sent < 0 && errno == EINTR);
     if (sent < 0) return errno_error(errno, "notify " + socket_path_);
     return {};

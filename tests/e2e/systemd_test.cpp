@@ -119,7 +119,13 @@ TEST_F(Systemd, HearsTheWatchdogAndTheNewMasterAfterAnUpgrade) {
         return fresh > 0 && !children_of(fresh).empty();
     })) << server.story();
     server.signal(SIGTERM);
-    EXPECT_TRUE(tells(socket, "MAINPID=" + std::to_string(fresh))) << server.story();
+    const std::string names_it = "MAINPID=" + std::to_string(fresh);
+    EXPECT_TRUE(tells(socket, names_it)) << server.story();
+    EXPECT_EQ(socket.sender(), server.pid());
+    // Once more when it is the supervisor's child, and not by itself: see reclaim_main_pid().
+    EXPECT_TRUE(tells(socket, names_it)) << server.story();
+    EXPECT_NE(socket.sender(), server.pid());
+    EXPECT_NE(socket.sender(), fresh);
     EXPECT_TRUE(tells(socket, "WATCHDOG=1"));
     EXPECT_EQ(server.get("/").status, 200);
 }

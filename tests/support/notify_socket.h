@@ -27,6 +27,8 @@ public:
         if (is_abstract) address.sun_path[0] = '\0';
         const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name_.size());
         EXPECT_EQ(::bind(fd_.get(), reinterpret_cast<const sockaddr*>(&address), size), 0);
+        const int on = 1;
+        EXPECT_EQ(::setsockopt(fd_.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)), 0);
     }
     ~NotifySocket() {
         if (name_[0] == '/') ::unlink(name_.c_str());
@@ -35,16 +37,34 @@ public:
     NotifySocket& operator=(const NotifySocket&) = delete;
 
     [[nodiscard]] const std::string& name() const { return name_; }
-    /// One datagram; "" if there is none.
+    /// One datagram; "" if there is none. A descriptor that comes with it is closed.
     std::string receive() {
         char bytes[512];
-        const ssize_t count = ::recv(fd_.get(), bytes, sizeof(bytes), 0);
-        return count > 0 ? std::string(bytes, static_cast<size_t>(count)) : "";
+        iovec vector{.iov_base = bytes, .iov_len = sizeof(bytes)};
+        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(ucred))];  // no room for a descriptor
+        msghdr message{};
+        message.msg_iov = &vector;
+        message.msg_iovlen = 1;
+        message.msg_control = control;
+        message.msg_controllen = sizeof(control);
+        const ssize_t count = ::recvmsg(fd_.get(), &message, MSG_CMSG_CLOEXEC);
+        if (count <= 0) return "";
+        for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+             header = CMSG_NXTHDR(&message, header)) {
+            if (header->cmsg_type != SCM_CREDENTIALS) continue;
+            ucred credentials{};
+            std::memcpy(&credentials, CMSG_DATA(header), sizeof(credentials));
+            sender_ = credentials.pid;
+        }
+        return std::string(bytes, static_cast<size_t>(count));
     }
+    /// Who sent the last datagram.
+    [[nodiscard]] pid_t sender() const { return sender_; }
 
 private:
     std::string name_;
     Fd fd_;
+    pid_t sender_ = 0;
 };
 
 }  // namespace gcorn::testing

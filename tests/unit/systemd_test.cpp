@@ -3,6 +3,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <thread>
+#include <utility>
+#include <vector>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -50,6 +53,41 @@ TEST_F(Systemd, SendsItsMessagesToPathAndAbstractSockets) {
         EXPECT_EQ(socket.receive(), "WATCHDOG=1");
         EXPECT_EQ(socket.receive(), "");
     }
+}
+
+/// What systemd sees of NotifyAccess=main: each time the main process of that moment speaks.
+TEST_F(Systemd, ReclaimsItsPlaceThroughAnotherProcess) {
+    NotifySocket socket(true);
+    set("NOTIFY_SOCKET", socket.name());
+    std::vector<std::pair<pid_t, std::string>> messages;
+    std::thread supervisor([&] {
+        const int64_t deadline_ms = monotonic_ms() + 10'000;
+        while (monotonic_ms() < deadline_ms) {
+            const std::string message = socket.receive();
+            if (!message.empty()) messages.emplace_back(socket.sender(), message);
+            if (message == "BARRIER=1") return;
+            ::usleep(1000);
+        }
+    });
+    EXPECT_TRUE(Notifier().reclaim_main_pid());
+    supervisor.join();
+    ASSERT_EQ(messages.size(), 3U);
+    const pid_t self = ::getpid();
+    EXPECT_EQ(messages[0].first, self);
+    const pid_t other = messages[1].first;
+    EXPECT_NE(other, self);
+    EXPECT_EQ(messages[0].second, "MAINPID=" + std::to_string(other));
+    EXPECT_EQ(messages[1].second, "MAINPID=" + std::to_string(self));
+    EXPECT_EQ(messages[2].first, self);
+    EXPECT_EQ(::waitpid(other, nullptr, WNOHANG), -1);  // nothing is left of it
+}
+
+TEST_F(Systemd, ReclaimingWaitsForNoDeafSupervisor) {
+    NotifySocket socket(true);
+    set("NOTIFY_SOCKET", socket.name());
+    const int64_t before_ms = monotonic_ms();
+    EXPECT_TRUE(Notifier().reclaim_main_pid());
+    EXPECT_LT(monotonic_ms() - before_ms, 3000);
 }
 
 TEST_F(Systemd, ReloadingCarriesTheMonotonicClock) {
