@@ -6,6 +6,9 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <iterator>
+#include <sstream>
+
 #include "tests/support/front_end.h"
 #include "tests/support/notify_socket.h"
 
@@ -194,6 +197,30 @@ TEST_F(Systemd, IsStartedBySocketActivate) {
     EXPECT_TRUE(eventually([&] { return Client(at).connected(); })) << activated.output();
     const Response got = fetch(at, "GET", "/");
     EXPECT_EQ(got.status, 200) << got << activated.output();
+}
+
+/// The value of a setting in a unit file; "" if it has none.
+std::string setting(const std::string& unit, const std::string& name) {
+    const size_t at = unit.find("\n" + name + "=");
+    if (at == std::string::npos) return "";
+    const size_t start = at + name.size() + 2;
+    return unit.substr(start, unit.find('\n', start) - start);
+}
+
+/// An application by the name that the unit gives it: not every name can be imported, a module of
+/// the standard library wins over the directory.
+TEST_F(Systemd, ServesByTheCommandOfTheUnitFile) {
+    const TempDir directory;
+    const std::string command = replaced(setting(deploy_file("gcorn.service"), "ExecStart"),
+                                         "/usr/bin/gcorn", server_command().at(0));
+    std::istringstream words(replaced(command, "/srv/site", directory.path()));
+    const std::vector<std::string> argv{std::istream_iterator<std::string>(words), {}};
+    const std::string& app = argv.back();
+    directory.write(app.substr(0, app.find(':')) + ".py", read_file(apps_dir() + "/edge.py"));
+    const int port = free_port();
+    const Listening listening(port);
+    const Daemon gcorn(argv, {}, {listening.fd()});
+    EXPECT_EQ(fetch({.port = port}, "GET", "/").status, 200) << gcorn.output();
 }
 
 TEST_F(Systemd, FindsNothingWrongWithTheUnitFiles) {
