@@ -223,6 +223,13 @@ TEST_F(Systemd, ServesByTheCommandOfTheUnitFile) {
     EXPECT_EQ(fetch({.port = port}, "GET", "/").status, 200) << gcorn.output();
 }
 
+/// What only a machine with systemd as its first process can show: see tests/vm.
+TEST_F(Systemd, LeavesOneDeadWorkerToTheArbiter) {
+    const std::string unit = deploy_file("gcorn.service");
+    EXPECT_EQ(setting(unit, "OOMPolicy"), "continue");
+    EXPECT_EQ(setting(unit, "StartLimitIntervalSec"), "0");
+}
+
 TEST_F(Systemd, FindsNothingWrongWithTheUnitFiles) {
     NEEDS_PROGRAM("systemd-analyze", "systemd");
     const TempDir directory;
