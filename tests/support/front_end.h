@@ -51,7 +51,7 @@ class Nginx {
 public:
     explicit Nginx(const std::string& unix_socket) {
         std::string site = deploy_file("nginx.conf");
-        site = replaced(site, "/run/gcorn/gcorn.sock", unix_socket);
+        site = replaced(site, "/run/gcorn.sock", unix_socket);
         site = replaced(
             site, "listen 80;",
             "listen 127.0.0.1:" + std::to_string(at_.port) + "; keepalive_requests 100000;");
