@@ -36,6 +36,11 @@ def mixed(environ, start_response):
     return [MIB]
 
 
+def busy(environ, start_response):
+    sum(range(50_000))
+    return hello(environ, start_response)
+
+
 def sleeping(environ, start_response):
     time.sleep(0.05)
     return hello(environ, start_response)
