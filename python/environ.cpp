@@ -92,8 +92,11 @@ bool set_text(PyObject* environ, const char* key, std::string_view text) {
 
 PyRef StrCache::get(std::string_view text) {
 #ifndef Py_GIL_DISABLED
-    std::string_view last;
-    if (str_ && latin1_view(str_.get(), last) && last == text) return PyRef::borrow(str_.get());
+    if (str_) {  // made by latin1_str(): none of latin1_view()'s questions is open
+        const std::string_view last(reinterpret_cast<const char*>(PyUnicode_1BYTE_DATA(str_.get())),
+                                    static_cast<size_t>(PyUnicode_GET_LENGTH(str_.get())));
+        if (last == text) return PyRef::borrow(str_.get());
+    }
     if (text.size() > kCachedBytesMax) return latin1_str(text);
     str_ = latin1_str(text);
     return PyRef::borrow(str_.get());
