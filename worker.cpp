@@ -305,7 +305,8 @@ LoopOptions Worker::loop_options() {
     options.spool_directory = cfg.tmp_upload_dir;
     options.tls = tls_.get();
     const bool logs_requests = context_.hooks.logs_requests();
-    measures_time_ = context_.log.has_access() || context_.statsd.is_enabled() || logs_requests;
+    measures_time_ = (context_.log.has_access() && context_.access_log.measures_time()) ||
+                     context_.statsd.is_enabled() || logs_requests;
     options.measures_time = measures_time_;
     if (!cfg.reuse_port) {  // with it, nobody else can take what waits for us
         options.has_idle_sibling = [this](size_t with_fewer_than) {

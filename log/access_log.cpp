@@ -206,8 +206,12 @@ Result<AccessLog::Step> AccessLog::find_atom(std::string_view name, bool is_numb
     constexpr std::string_view kIntegers = "sbBTMDAQ";
     if (is_number_wanted && (name.size() != 1 || kIntegers.find(name) == std::string_view::npos))
         return Error{0, "'" + std::string(name) + "' is not a number"};
-    for (const Atom& atom : kAtoms)
-        if (name.size() == 1 && name[0] == atom.letter) return Step{atom.kind, "", atom.json_key};
+    constexpr std::string_view kDurations = "TMDLAQ";
+    for (const Atom& atom : kAtoms) {
+        if (name.size() != 1 || name[0] != atom.letter) continue;
+        measures_time_ = measures_time_ || kDurations.find(atom.letter) != kDurations.npos;
+        return Step{atom.kind, "", atom.json_key};
+    }
 
     const size_t brace = name.size() < 3 ? 0 : name.size() - 2;
     if (brace == 0 || name.front() != '{' || name[brace] != '}') return Step{Kind::Absent, ""};

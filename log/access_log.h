@@ -73,6 +73,9 @@ public:
     /// values.
     [[nodiscard]] const std::vector<std::string>& environ_names() const { return environ_names_; }
 
+    /// The format has a duration: somebody has to look at the clock for it.
+    [[nodiscard]] bool measures_time() const { return measures_time_; }
+
 private:
     struct Step {
         enum class Kind : uint8_t;
@@ -96,6 +99,7 @@ private:
     std::vector<Step> steps_;
     std::vector<std::string> environ_names_;
     bool json_ = false;
+    bool measures_time_ = false;
 };
 
 }  // namespace gcorn

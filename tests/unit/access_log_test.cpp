@@ -326,6 +326,17 @@ TEST(AccessLog, CollectsEnvironNamesOnce) {
     EXPECT_EQ(json->environ_names(), std::vector<std::string>{"q"});
 }
 
+TEST(AccessLog, KnowsWhetherSomebodyMustLookAtTheClock) {
+    for (const char* format : {kDefaultAccessFormat, "%(p)s %(x)s", "json:t,h,s", "%({d}i)s"}) {
+        const Result<AccessLog> log = AccessLog::compile(format);
+        EXPECT_TRUE(log && !log->measures_time()) << format;
+    }
+    for (const char* format : {"%(T)s", "%(M)d", "%(D)s", "%(L)s", "%(A)s", "%(Q)s", "json"}) {
+        const Result<AccessLog> log = AccessLog::compile(format);
+        EXPECT_TRUE(log && log->measures_time()) << format;
+    }
+}
+
 TEST(AccessLog, WritesJsonWithTypedFields) {
     Request request;
     request.record.pid = 7;
