@@ -1,7 +1,6 @@
 #include "worker.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -486,7 +485,8 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     while (!is_finished()) {
         {
             const std::unique_lock lead = guard.lead();
-            loop.turn(sleep_ms());
+            // The guard may have queued more while we waited for the lead; then nobody sleeps.
+            loop.turn(ready.is_empty() ? sleep_ms() : 0);
         }
         // The application's own signal handlers run promptly although no Python runs.
         if (loop.was_interrupted()) context_.runtime.is_alive();
@@ -530,9 +530,6 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     int64_t next_beat_ms = 0;
     while (!is_finished()) {
         const int beat_ms = std::min(sleep_ms(), kInterpreterBeatMs);
-        // While requests wait for a thread, more of them are no hurry: on a shared core the threads
-        // run first, and the next turn takes many events at once (20 % less CPU per request).
-        if (ready.look() > 0) ::sched_yield();
         loop.turn(beat_ms);
         look_for_changes();
         if (monotonic_ms() < next_beat_ms && alive() && !loop.was_interrupted()) continue;

@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include <sched.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -122,6 +123,9 @@ void EventLoop::turn(int timeout_ms) {
         return;
     }
     polls_skipped_ = 0;
+    // While requests wait for the application side, more of them are no hurry: on a shared core it
+    // runs first, and the poll finds many events at once.
+    if (timeout_ms != 0 && !ready_.is_empty()) ::sched_yield();
     plan_accepting(now_ms_);
 
     if (must_announce_again && (timeout_ms < 0 || timeout_ms > ReadyQueue::kPatienceMs))

@@ -705,6 +705,11 @@ size_t ReadyQueue::look() {
     return items_.size();
 }
 
+bool ReadyQueue::is_empty() {
+    const std::lock_guard lock(mutex_);
+    return items_.empty();
+}
+
 void ReadyQueue::close() {
     {
         const std::lock_guard lock(mutex_);

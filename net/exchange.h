@@ -273,8 +273,9 @@ public:
     /// Waits; null after close() once the queue is empty. call_began_us: when the caller's previous
     /// call began (0: there was none); becomes the time of this one (monotonic µs).
     [[nodiscard]] std::shared_ptr<Exchange> pop(int64_t& call_began_us);
-    /// How many wait. If it is 0, fd() stops being readable.
+    /// How many wait, for the watcher of fd(): if it is 0, the descriptor stops being readable.
     [[nodiscard]] size_t look();
+    [[nodiscard]] bool is_empty();
     /// Makes fd() readable once although nothing is queued: its watcher should look around.
     void poke();
     /// No more requests will come: waiting threads return when the queue is empty.
