@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 
+#include <array>
 #include <condition_variable>
 #include <csignal>
 #include <fstream>
@@ -66,6 +67,7 @@ public:
         ++calls;
         on_call(exchange);
         testing::answer(exchange, "hello");
+        after_answer();
     }
     OverdueCalls interrupt_overdue(int64_t limit_ms) override {
         ++looks;
@@ -75,6 +77,7 @@ public:
 
     Status load_status;
     std::function<void(Exchange&)> on_call = [](Exchange&) {};
+    std::function<void()> after_answer = [] {};
     std::atomic<int> calls{0}, looks{0};
     std::atomic<size_t> stuck{0};
 };
@@ -116,6 +119,18 @@ private:
     std::condition_variable opened_;
     bool is_open_ = false;
     std::atomic<size_t> waiting_{0};
+};
+
+/// Holds whoever logs a warning, each at a gate of its own.
+class WarningGates : public LogObserver {
+public:
+    void error_record(Level level, std::string_view) override {
+        if (level == Level::Warning && count_ < gates.size()) gates.at(count_++).pass();
+    }
+    std::array<Gate, 2> gates;
+
+private:
+    std::atomic<size_t> count_{0};
 };
 
 /// The parameter: 0 for sync, else so many threads of gthread.
@@ -224,6 +239,8 @@ protected:
     Gate gate;
     Fd life_read, life_write;  ///< as the arbiter holds them
     Worker* worker() { return worker_.get(); }
+    Logger& log() { return log_; }
+    WarningGates warnings;
 
 private:
     Scoreboard scoreboard_ = std::move(*Scoreboard::create(2));
@@ -244,6 +261,50 @@ INSTANTIATE_TEST_SUITE_P(Classes, WorkerTest, ::testing::Values(size_t{0}, size_
                          [](const auto& threads) {
                              return threads.param == 0 ? "sync" : "gthread";
                          });
+
+// ---------------------------------------------------------------------------------------- the
+// guard
+
+// The main thread asks for the lead just before the guard polls, and the poll brings a request.
+TEST_P(WorkerTest, TheMainThreadDoesNotSleepOnWhatItsGuardHasQueued) {
+    if (GetParam() != 0) GTEST_SKIP() << "only sync has a guard";
+    cfg.timeout = 0;  // the next heartbeat is five seconds away
+    cfg.header_timeout = 1;
+    auto& [late_head, bad_head] = warnings.gates;
+    log().set_observer(&warnings);
+    Gate answered;
+    app.on_call = [&](Exchange& exchange) {
+        if (exchange.head.target == "/hold") gate.pass();
+    };
+    app.after_answer = [&] {
+        if (app.calls == 3) answered.pass();
+    };
+    start_ready();
+    Client waiting(address()), late(address()), holding(address());
+    expect_hello(waiting);
+    expect_hello(late);  // a busy worker accepts nobody
+    waiting.forget();
+    ASSERT_TRUE(holding.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\nbad\r\n\r\n"));
+    ASSERT_TRUE(eventually([&] { return gate.waiting() == 1; }));
+    // The loop looks at a running request every 250 ms: the time below is to lie between two looks.
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    ASSERT_TRUE(late.send("GET"));
+    // The guard leads, and is held behind the last look at finished answers in its turn …
+    ASSERT_TRUE(eventually([&] { return late_head.waiting() == 1; }));
+    gate.open();
+    ASSERT_TRUE(eventually([&] { return answered.waiting() == 1; }));
+    late_head.open();
+    // … then at the beginning of the next, where it meets the head behind the answered request.
+    ASSERT_TRUE(eventually([&] { return bad_head.waiting() == 1; }));
+    ASSERT_TRUE(waiting.send(kGet));
+    answered.open();
+    // The main thread asks for the lead now. If it needs longer, this proves less, but still holds.
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const int64_t begin_ms = monotonic_ms();
+    bad_head.open();
+    EXPECT_NE(waiting.read_until("hello").find("200 OK"), std::string::npos);
+    EXPECT_LT(monotonic_ms() - begin_ms, 100);  // a millisecond; asleep, until the next look
+}
 
 // ----------------------------------------------------------------------------------------- life
 
