@@ -319,8 +319,8 @@ int64_t cgroup_oom_kills(const std::string& root) {
         const std::string file = controllers.empty()
                                      ? "/sys/fs/cgroup" + group + "/memory.events"
                                      : "/sys/fs/cgroup/memory" + group + "/memory.oom_control";
-        for (const std::string_view event :
-             split(read_small_file(root + file).value_or(""), '\n')) {
+        const std::string events = read_small_file(root + file).value_or("");
+        for (const std::string_view event : split(events, '\n')) {
             constexpr std::string_view kKey = "oom_kill ";
             if (event.substr(0, kKey.size()) != kKey) continue;
             const auto count = parse_decimal(event.substr(kKey.size()));
