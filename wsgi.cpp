@@ -291,7 +291,8 @@ public:
         close_name.reset(PyUnicode_InternFromString("close"));
         if (!callable_type || !close_name || !streams.prepare(log) || !socket_proxy.prepare())
             return false;
-        return environ.prepare({.errors = streams.errors(),
+        return environ.prepare({.no_input = streams.no_input(),
+                                .errors = streams.errors(),
                                 .file_wrapper = streams.file_wrapper(),
                                 .is_multithread = options.is_multithread,
                                 .is_multiprocess = options.is_multiprocess});

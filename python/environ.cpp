@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <iterator>
+#include <optional>
 
 #include "app.h"
 #include "base/text.h"
@@ -45,7 +46,15 @@ constexpr std::string_view kMethods[] = {"HEAD", "POST", "PUT", "DELETE", "OPTIO
 /// Keys that a copy of the template takes without growing.
 constexpr Py_ssize_t kKeysThatFit = 42;
 constexpr size_t kFieldIds = static_cast<size_t>(FieldId::Count);
-constexpr size_t kCachedBytesMax = 512;  // of one value
+// Shapes of requests that are remembered, and what brings a 64-bit hash down to one of them.
+constexpr size_t kPatterns = 8;
+constexpr unsigned kPlaceShift = 64 - 3;
+constexpr size_t kKeptBytesMax = 512;  // of one value
+#ifdef Py_GIL_DISABLED
+constexpr bool kHasGil = false;
+#else
+constexpr bool kHasGil = true;
+#endif
 
 /// An interned str of the process's own; null with an exception set. Raises.
 PyRef interned(std::string_view text) {
@@ -83,27 +92,58 @@ PyRef widened(PyObject* environ) {
     return copy;
 }
 
+constexpr uint64_t bit_of(FieldId id) {
+    return uint64_t{1} << static_cast<unsigned>(id);
+}
+static_assert(kFieldIds <= 64);
+constexpr uint64_t kSecrets =
+    bit_of(FieldId::Authorization) | bit_of(FieldId::Cookie) | bit_of(FieldId::ProxyAuthorization);
+
+/// Goes through the fields of a head in order and tells of each how it enters the environ.
+class FieldSorter {
+public:
+    enum class Kind : uint8_t {
+        Shared,  ///< a known field that a client tends to send again with the same value
+        Own,     ///< a known field of this request alone: secrets are not kept, nor what is long
+        Joined   ///< any other: unknown, or its key may be there already
+    };
+    Kind next(const Field& field) {
+        if (field.id == FieldId::Unknown) {
+            // "X_Request_Id" shares its key with the known X-Request-Id that may follow.
+            is_mixed_ = is_mixed_ || field.name.find('_') != std::string_view::npos;
+            return Kind::Joined;
+        }
+        const uint64_t bit = bit_of(field.id);
+        if (is_mixed_ || (seen_ & bit) != 0) return Kind::Joined;
+        seen_ |= bit;
+        if ((bit & kSecrets) != 0 || field.value.size() > kKeptBytesMax) return Kind::Own;
+        ++shared_;
+        return Kind::Shared;
+    }
+    /// The known fields so far, Shared and Own, by FieldId.
+    [[nodiscard]] uint64_t seen() const { return seen_; }
+    /// How many of them are Shared.
+    [[nodiscard]] size_t shared() const { return shared_; }
+
+private:
+    uint64_t seen_ = 0;
+    size_t shared_ = 0;
+    bool is_mixed_ = false;
+};
+
+FieldSorter sorted(const RequestHead& head) {
+    FieldSorter sorter;
+    for (const Field& field : head.fields)
+        (void)sorter.next(field);
+    return sorter;
+}
+
 bool set_text(PyObject* environ, const char* key, std::string_view text) {
     PyRef value = latin1_str(text);
     return value && PyDict_SetItemString(environ, key, value.get()) == 0;
 }
 
 }  // namespace
-
-PyRef StrCache::get(std::string_view text) {
-#ifndef Py_GIL_DISABLED
-    if (str_) {  // made by latin1_str(): none of latin1_view()'s questions is open
-        const std::string_view last(reinterpret_cast<const char*>(PyUnicode_1BYTE_DATA(str_.get())),
-                                    static_cast<size_t>(PyUnicode_GET_LENGTH(str_.get())));
-        if (last == text) return PyRef::borrow(str_.get());
-    }
-    if (text.size() > kCachedBytesMax) return latin1_str(text);
-    str_ = latin1_str(text);
-    return PyRef::borrow(str_.get());
-#else
-    return latin1_str(text);
-#endif
-}
 
 struct EnvironMaker::Names {
 #define GCORN_KEY_MEMBER(identifier, key) PyRef identifier;
@@ -158,6 +198,40 @@ PyRef EnvironMaker::Names::path(std::string_view text) const {
     return latin1_str(percent_decode(text));
 }
 
+/// What decides which keys an environ has, but for unknown fields.
+struct Shape {
+    uint64_t fields = 0;  ///< the known ones, by FieldId
+    bool has_peer = false;
+    bool is_wide = false;
+    bool operator==(const Shape&) const = default;
+    [[nodiscard]] size_t place() const { return (fields * 0x9E3779B97F4A7C15u) >> kPlaceShift; }
+};
+
+/// The environ of the last request of a shape, without its secrets and objects: the next one
+/// changes what differs and copies it. So most values are compared instead of made, and few keys
+/// set.
+struct EnvironMaker::Pattern {
+    Shape shape;
+    PyRef environ;
+    // Values in there, borrowed; all made by latin1_str().
+    std::array<PyObject*, kFieldIds> values{};
+    PyObject *remote_addr = nullptr, *remote_port = nullptr;
+    PyObject *server_name = nullptr, *server_port = nullptr;
+
+    /// Raises (MemoryError only).
+    bool keep(const PyRef& key, PyObject*& value, std::string_view text) {
+        if (value != nullptr) {
+            const std::string_view last(reinterpret_cast<const char*>(PyUnicode_1BYTE_DATA(value)),
+                                        static_cast<size_t>(PyUnicode_GET_LENGTH(value)));
+            if (last == text) return true;
+        }
+        const PyRef str = latin1_str(text);
+        if (!set(environ.get(), key, str)) return false;
+        value = str.get();
+        return true;
+    }
+};
+
 EnvironMaker::EnvironMaker() = default;
 EnvironMaker::~EnvironMaker() = default;
 
@@ -175,45 +249,93 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
 #undef GCORN_KEY_PLACE
     const auto boolean = [](bool value) { return PyRef::steal(PyBool_FromLong(value ? 1 : 0)); };
     const bool is_set =
-        set(t, n.request_method, n.get) && set(t, n.server_protocol, n.http_11) &&
+        set(t, n.request_method, n.get) && set(t, n.raw_uri, n.slash) &&
+        set(t, n.path_info, n.slash) && set(t, n.server_protocol, n.http_11) &&
         set(t, n.wsgi_url_scheme, n.http) &&
         set(t, n.server_software, latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
         set(t, n.wsgi_version, PyRef::steal(Py_BuildValue("(ii)", 1, 0))) &&
         set(t, n.wsgi_input_terminated, boolean(true)) &&
+        set(t, n.wsgi_input, PyRef::borrow(constants.no_input)) &&
         set(t, n.wsgi_errors, PyRef::borrow(constants.errors)) &&
         set(t, n.wsgi_multithread, boolean(constants.is_multithread)) &&
         set(t, n.wsgi_multiprocess, boolean(constants.is_multiprocess)) &&
         set(t, n.wsgi_run_once, boolean(false)) &&
         set(t, n.wsgi_file_wrapper, PyRef::borrow(constants.file_wrapper));
+    no_input_ = constants.no_input;
     if (is_set) wide_template_ = widened(t);
+    patterns_ = std::make_unique<Pattern[]>(kPatterns);
     return static_cast<bool>(wide_template_);
 }
 
 PyRef EnvironMaker::make(const Exchange& exchange, const EnvironObjects& objects) {
     const Names& n = *names_;
-    const auto keys = static_cast<Py_ssize_t>(kAlwaysThere + exchange.head.fields.size());
-    const PyRef& pattern = keys > kKeysThatFit ? wide_template_ : template_;
-    PyRef environ = PyRef::steal(PyDict_Copy(pattern.get()));
+    const FieldSorter fields = sorted(exchange.head);
+    PyRef environ = copy_pattern(exchange, fields.seen());
     if (!environ) return environ;
     PyObject* e = environ.get();
-    const bool is_made = set_request_line(e, exchange.head) && set_addresses(e, exchange) &&
-                         PyDict_SetItem(e, n.wsgi_input.get(), objects.input) == 0 &&
-                         PyDict_SetItem(e, n.wsgi_early_hints.get(), objects.early_hints) == 0 &&
-                         PyDict_SetItem(e, n.gunicorn_socket.get(), objects.socket) == 0 &&
-                         set_fields(e, exchange.head) && set_transport(e, *exchange.facts);
+    const bool is_made =
+        set_request_line(e, exchange.head) &&
+        (objects.input == no_input_ || PyDict_SetItem(e, n.wsgi_input.get(), objects.input) == 0) &&
+        PyDict_SetItem(e, n.wsgi_early_hints.get(), objects.early_hints) == 0 &&
+        PyDict_SetItem(e, n.gunicorn_socket.get(), objects.socket) == 0 &&
+        (fields.shared() == exchange.head.fields.size() || set_own_fields(e, exchange.head)) &&
+        set_authority(e, exchange.head) && set_transport(e, *exchange.facts);
     if (!is_made) return {};
     return environ;
 }
 
-bool EnvironMaker::set_request_line(PyObject* environ, const RequestHead& head) {
+/// What this request shares with the last one of its shape, brought up to date. Raises.
+PyRef EnvironMaker::copy_pattern(const Exchange& exchange, uint64_t known_fields) {
+    const auto keys = static_cast<Py_ssize_t>(kAlwaysThere + exchange.head.fields.size());
+    const Shape shape = {.fields = known_fields,
+                         .has_peer = !exchange.facts->remote_port.empty(),
+                         .is_wide = keys > kKeysThatFit};
+    std::optional<Pattern> passing;  // a free-threaded build would need a lock for one that stays
+    Pattern& pattern = kHasGil ? patterns_[shape.place()] : passing.emplace();
+    if (!pattern.environ || pattern.shape != shape) {
+        pattern = {};
+        PyRef start = PyRef::steal(PyDict_Copy((shape.is_wide ? wide_template_ : template_).get()));
+        // A unix socket's peer has a name only if a PROXY header gave it one.
+        if (!start ||
+            (!shape.has_peer && PyDict_DelItem(start.get(), names_->remote_port.get()) < 0))
+            return {};
+        pattern.shape = shape;
+        pattern.environ = std::move(start);
+    }
+    if (!update_pattern(pattern, exchange)) return {};
+    return PyRef::steal(PyDict_Copy(pattern.environ.get()));
+}
+
+bool EnvironMaker::update_pattern(Pattern& pattern, const Exchange& exchange) const {
     const Names& n = *names_;
-    PyRef path = n.path(head.raw_path);
-    // Most targets are nothing but a plain path: one str serves both keys.
-    const bool is_plain =
-        head.target == head.raw_path && head.target.find('%') == std::string_view::npos;
-    PyRef target = is_plain ? PyRef::borrow(path.get()) : latin1_str(head.target);
-    bool is_set = set(environ, n.raw_uri, target) && set(environ, n.path_info, path);
-    // The template holds what most requests say: GET, HTTP/1.1, http, no query, no mount point.
+    const ConnectionFacts& facts = *exchange.facts;
+    FieldSorter sorter;
+    for (const Field& field : exchange.head.fields) {
+        if (sorter.next(field) != FieldSorter::Kind::Shared) continue;
+        const auto id = static_cast<size_t>(field.id);
+        if (!pattern.keep(n.fields[id], pattern.values[id], field.value)) return false;
+    }
+    if (!pattern.keep(n.remote_addr, pattern.remote_addr, facts.remote_addr)) return false;
+    if (pattern.shape.has_peer &&
+        !pattern.keep(n.remote_port, pattern.remote_port, facts.remote_port))
+        return false;
+    if (facts.is_unix) return update_unix_server(pattern, exchange);
+    return pattern.keep(n.server_name, pattern.server_name, facts.server_name) &&
+           pattern.keep(n.server_port, pattern.server_port, facts.server_port);
+}
+
+bool EnvironMaker::set_request_line(PyObject* environ, const RequestHead& head) const {
+    const Names& n = *names_;
+    // The template holds what most requests say: GET, /, HTTP/1.1, http, no query, no mount point.
+    bool is_set = true;
+    if (head.target != "/" || head.raw_path != "/") {
+        PyRef path = n.path(head.raw_path);
+        // Most targets are nothing but a plain path: one str serves both keys.
+        const bool is_plain =
+            head.target == head.raw_path && head.target.find('%') == std::string_view::npos;
+        PyRef target = is_plain ? PyRef::borrow(path.get()) : latin1_str(head.target);
+        is_set = set(environ, n.raw_uri, target) && set(environ, n.path_info, path);
+    }
     if (is_set && head.method != "GET")
         is_set = set(environ, n.request_method, n.method(head.method));
     if (is_set && head.protocol != "HTTP/1.1")
@@ -226,80 +348,61 @@ bool EnvironMaker::set_request_line(PyObject* environ, const RequestHead& head) 
     return is_set;
 }
 
-bool EnvironMaker::set_addresses(PyObject* environ, const Exchange& exchange) {
-    const Names& n = *names_;
-    const ConnectionFacts& facts = *exchange.facts;
-    // A unix socket's peer has a name only if a PROXY header gave it one.
-    const bool has_peer = !facts.remote_port.empty();
-    const bool is_set = has_peer
-                            ? set(environ, n.remote_addr, remote_addr_.get(facts.remote_addr)) &&
-                                  set(environ, n.remote_port, latin1_str(facts.remote_port))
-                            : PyDict_DelItem(environ, n.remote_port.get()) == 0;
-    if (!is_set) return false;
-    if (facts.is_unix) return set_unix_server(environ, exchange);
-    return set(environ, n.server_name, server_name_.get(facts.server_name)) &&
-           set(environ, n.server_port, server_port_.get(facts.server_port));
-}
-
 /// A unix socket has neither name nor port, so the client's Host is the best there is.
-bool EnvironMaker::set_unix_server(PyObject* environ, const Exchange& exchange) {
+bool EnvironMaker::update_unix_server(Pattern& pattern, const Exchange& exchange) const {
     const Names& n = *names_;
     const RequestHead& head = exchange.head;
     const Field* host = head.find(FieldId::Host);
     std::string_view name = head.authority;
     if (name.empty() && host != nullptr) name = host->value;
-    if (name.empty())
-        return set(environ, n.server_name, server_name_.get(exchange.facts->server_name));
     std::string_view port = head.is_https ? "443" : "80";
-    const size_t colon = name.rfind(':');
-    const bool has_port =
-        colon != std::string_view::npos && name.find(']', colon) == std::string_view::npos;
-    if (has_port) {
+    if (name.empty()) {
+        name = exchange.facts->server_name;
+        port = "";
+    } else if (const size_t colon = name.rfind(':');
+               colon != std::string_view::npos && name.find(']', colon) == std::string_view::npos) {
         if (colon + 1 < name.size()) port = name.substr(colon + 1);
         name = name.substr(0, colon);
     }
-    return set(environ, n.server_name, server_name_.get(name)) &&
-           set(environ, n.server_port, server_port_.get(port));
+    return pattern.keep(n.server_name, pattern.server_name, name) &&
+           pattern.keep(n.server_port, pattern.server_port, port);
 }
 
-/// A client tends to send the same values again. Secrets are not kept beyond their request.
-PyRef EnvironMaker::value_of(const Field& field) {
-    const bool is_secret = field.id == FieldId::Authorization || field.id == FieldId::Cookie ||
-                           field.id == FieldId::ProxyAuthorization;
-    if (is_secret) return latin1_str(field.value);
-    return values_[static_cast<size_t>(field.id)].get(field.value);
-}
-
-bool EnvironMaker::set_fields(PyObject* environ, const RequestHead& head) {
-    uint64_t seen = 0;
-    static_assert(kFieldIds <= 64);
-    constexpr uint64_t kAnything = ~uint64_t{0};
+/// What the pattern does not hold.
+bool EnvironMaker::set_own_fields(PyObject* environ, const RequestHead& head) const {
+    const Names& n = *names_;
+    FieldSorter sorter;
     for (const Field& field : head.fields) {
-        if (field.id == FieldId::Unknown) {
-            PyRef key = latin1_str(environ_key(field.name));
-            if (!key || !set_repeatable(environ, key.get(), field)) return false;
-            // "X_Request_Id" may share its key with the known X-Request-Id that follows.
-            if (field.name.find('_') != std::string_view::npos) seen = kAnything;
-            continue;
+        bool is_set = true;
+        switch (sorter.next(field)) {
+            case FieldSorter::Kind::Shared: break;
+            case FieldSorter::Kind::Own:
+                is_set =
+                    set(environ, n.fields[static_cast<size_t>(field.id)], latin1_str(field.value));
+                break;
+            case FieldSorter::Kind::Joined: {
+                const PyRef key =
+                    field.id == FieldId::Unknown
+                        ? latin1_str(environ_key(field.name))
+                        : PyRef::borrow(n.fields[static_cast<size_t>(field.id)].get());
+                is_set = key && set_repeatable(environ, key.get(), field);
+                break;
+            }
         }
-        const PyRef& key = names_->fields[static_cast<size_t>(field.id)];
-        const uint64_t bit = uint64_t{1} << static_cast<unsigned>(field.id);
-        const bool is_first = (seen & bit) == 0;
-        seen |= bit;
-        if (!is_first) {
-            if (!set_repeatable(environ, key.get(), field)) return false;
-        } else if (!set(environ, key, value_of(field))) {
-            return false;
-        }
+        if (!is_set) return false;
     }
-    // The target's authority replaces Host (RFC 9112 §3.2.2).
+    return true;
+}
+
+/// The target's authority replaces Host (RFC 9112 §3.2.2).
+bool EnvironMaker::set_authority(PyObject* environ, const RequestHead& head) const {
     const PyRef& host = names_->fields[static_cast<size_t>(FieldId::Host)];
     return head.authority.empty() || set(environ, host, latin1_str(head.authority));
 }
 
 /// Sets a field, or appends to its earlier value: gunicorn joins with a bare comma. Deviation:
 /// Cookie with "; " (RFC 6265 §5.4), for a comma would spoil both cookies.
-bool EnvironMaker::set_repeatable(PyObject* environ, PyObject* key, const Field& field) {
+bool EnvironMaker::set_repeatable(PyObject* environ, PyObject* key, const Field& field) const {
     PyObject* earlier = PyDict_GetItemWithError(environ, key);  // borrowed
     PyRef value;
     if (earlier == nullptr) {
@@ -314,7 +417,7 @@ bool EnvironMaker::set_repeatable(PyObject* environ, PyObject* key, const Field&
     return value && PyDict_SetItem(environ, key, value.get()) == 0;
 }
 
-bool EnvironMaker::set_transport(PyObject* environ, const ConnectionFacts& facts) {
+bool EnvironMaker::set_transport(PyObject* environ, const ConnectionFacts& facts) const {
     return !facts.has_proxy_header || (set_text(environ, "PROXY_PROTOCOL", facts.proxy_protocol) &&
                                        set_text(environ, "PROXY_ADDR", facts.proxy_addr) &&
                                        set_text(environ, "PROXY_PORT", facts.proxy_port));

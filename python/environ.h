@@ -3,7 +3,8 @@
 //
 // Every value is a fact the parser or the connection has decided already; nothing is judged here.
 // What is the same for all requests (keys, constant values, the dictionary's size, known field
-// names) is made once. Application side, GIL held.
+// names) is made once; what is the same as in the last request with these field names is copied
+// from there. Application side, GIL held.
 #pragma once
 
 #include "python/pyref.h"
@@ -20,6 +21,7 @@ namespace gcorn {
 
 /// What is the same for all requests. Borrowed for the call of prepare().
 struct EnvironConstants {
+    PyObject* no_input = nullptr;      ///< wsgi.input of requests without a body
     PyObject* errors = nullptr;        ///< wsgi.errors
     PyObject* file_wrapper = nullptr;  ///< wsgi.file_wrapper
     bool is_multithread = false;
@@ -31,17 +33,6 @@ struct EnvironObjects {
     PyObject* input = nullptr;        ///< wsgi.input
     PyObject* early_hints = nullptr;  ///< wsgi.early_hints
     PyObject* socket = nullptr;       ///< gunicorn.socket
-};
-
-/// The last str made from bytes that tend to repeat from request to request. Without effect on a
-/// free-threaded build, where it would need a lock.
-class StrCache {
-public:
-    /// Raises (MemoryError only).
-    [[nodiscard]] PyRef get(std::string_view text);
-
-private:
-    PyRef str_;
 };
 
 class EnvironMaker {
@@ -58,21 +49,23 @@ public:
     [[nodiscard]] PyRef make(const Exchange& exchange, const EnvironObjects& objects);
 
 private:
-    struct Names;  ///< interned keys and values that many requests share
+    struct Names;    ///< interned keys and values that many requests share
+    struct Pattern;  ///< what the last request of the same shape said
 
-    bool set_request_line(PyObject* environ, const RequestHead& head);
-    bool set_addresses(PyObject* environ, const Exchange& exchange);
-    bool set_unix_server(PyObject* environ, const Exchange& exchange);
-    bool set_fields(PyObject* environ, const RequestHead& head);
-    PyRef value_of(const Field& field);
-    bool set_repeatable(PyObject* environ, PyObject* key, const Field& field);
-    bool set_transport(PyObject* environ, const ConnectionFacts& facts);
+    PyRef copy_pattern(const Exchange& exchange, uint64_t known_fields);
+    bool update_pattern(Pattern& pattern, const Exchange& exchange) const;
+    bool update_unix_server(Pattern& pattern, const Exchange& exchange) const;
+    bool set_request_line(PyObject* environ, const RequestHead& head) const;
+    bool set_own_fields(PyObject* environ, const RequestHead& head) const;
+    bool set_authority(PyObject* environ, const RequestHead& head) const;
+    bool set_repeatable(PyObject* environ, PyObject* key, const Field& field) const;
+    bool set_transport(PyObject* environ, const ConnectionFacts& facts) const;
 
     std::unique_ptr<Names> names_;
+    PyObject* no_input_ = nullptr;  ///< in the template, which owns it
     PyRef template_;
     PyRef wide_template_;  ///< for many fields
-    StrCache remote_addr_, server_name_, server_port_;
-    std::array<StrCache, static_cast<size_t>(FieldId::Count)> values_;  ///< of known fields
+    std::unique_ptr<Pattern[]> patterns_;
 };
 
 /// The type of gunicorn.socket: a stand-in that becomes the client's socket on first use. Until an

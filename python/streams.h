@@ -43,6 +43,8 @@ public:
 
     /// wsgi.input for this request; one shared object where there is no body. Raises (MemoryError).
     [[nodiscard]] PyRef make_input(Exchange& exchange) const;
+    /// The shared one. Borrowed.
+    [[nodiscard]] PyObject* no_input() const { return no_input_.get(); }
     /// The request is over: the object never touches the Exchange again.
     void end_input(PyObject* input) const;
     /// errno of the failure that `input` has raised (see Exchange::wait_for_body), 0 = none.

@@ -15,7 +15,8 @@ protected:
         WithGil gil;
         maker_ = std::make_unique<EnvironMaker>();
         errors_ = utf8_str("errors");
-        EXPECT_TRUE(maker_->prepare({.errors = errors_.get(),
+        EXPECT_TRUE(maker_->prepare({.no_input = Py_None,
+                                     .errors = errors_.get(),
                                      .file_wrapper = reinterpret_cast<PyObject*>(&PyList_Type),
                                      .is_multithread = true,
                                      .is_multiprocess = false}));
@@ -205,6 +206,67 @@ TEST_F(Environ, ARepeatedFieldValueIsOneObjectButNoSecretIs) {
     make(head("another"));
     EXPECT_EQ(value("HTTP_USER_AGENT"), "'another'");
     EXPECT_EQ(value("HTTP_COOKIE"), "'a secret'");
+}
+
+TEST_F(Environ, WhatARequestSaysStaysOutOfTheNextOfItsShape) {
+    const std::string large(513, 'x');
+    const std::string agents[] = {"one", large, "two", "two", "", large, "one"};
+    for (const std::string& agent : agents) {
+        make("GET /p?" + agent.substr(0, 3) + " HTTP/1.1\r\nHost: h\r\nUser-Agent: " + agent +
+             "\r\nCookie: " + agent + "\r\nX-Mine: " + agent + "\r\nAccept: a\r\nAccept: " + agent +
+             "\r\n\r\n");
+        EXPECT_EQ(value("HTTP_USER_AGENT"), "'" + agent + "'");
+        EXPECT_EQ(value("HTTP_COOKIE"), "'" + agent + "'");
+        EXPECT_EQ(value("HTTP_X_MINE"), "'" + agent + "'");
+        EXPECT_EQ(value("HTTP_ACCEPT"), "'a," + agent + "'");
+        EXPECT_EQ(value("QUERY_STRING"), "'" + agent.substr(0, 3) + "'");
+        EXPECT_EQ(value("RAW_URI"), "'/p?" + agent.substr(0, 3) + "'");
+        run_python("e.clear()");  // the application's own
+        make("GET / HTTP/1.1\r\nHost: h\r\nUser-Agent: three\r\nAccept: b\r\n\r\n");
+        EXPECT_EQ(eval_python("sorted(v for k, v in e.items() if k.startswith('HTTP_'))"),
+                  "['b', 'h', 'three']");
+        EXPECT_EQ(eval_python("e['RAW_URI'], e['PATH_INFO'], e['QUERY_STRING']"), "('/', '/', '')");
+    }
+}
+
+TEST_F(Environ, MoreShapesThanArePlacesForThem) {
+    const std::string names[] = {"Accept", "Dnt",     "Origin", "Pragma",
+                                 "Range",  "Referer", "Te",     "Via"};
+    for (unsigned round = 0; round < 2; ++round) {
+        for (unsigned set = 0; set < 256; ++set) {
+            std::string head = "GET / HTTP/1.1\r\nHost: h\r\n";
+            std::string expected = "[";
+            const std::string text = std::to_string(round) + std::to_string(set);
+            for (unsigned i = 0; i < 8; ++i) {
+                if ((set >> i & 1) == 0) continue;
+                head += names[i] + ": " + text + "\r\n";
+                expected += (expected.size() > 1 ? ", ('" : "('") + names[i] + "', '" + text + "')";
+            }
+            make(head + "\r\n");
+            EXPECT_EQ(eval_python("sorted((k[5:].capitalize(), v) for k, v in e.items() "
+                                  "if k.startswith('HTTP_') and k != 'HTTP_HOST')"),
+                      expected + "]");
+        }
+    }
+}
+
+TEST_F(Environ, OneProcessServesUnixAndTcpSockets) {
+    request_ = std::make_unique<ExchangeTest>(kGet);
+    for (int i = 0; i < 3; ++i) {
+        facts().is_unix = false;
+        facts().remote_addr = "127.0.0.1";
+        facts().remote_port = "50123";
+        make_again();
+        EXPECT_EQ(eval_python("e['REMOTE_PORT'], e['SERVER_PORT']"), "('50123', '8000')");
+        facts().is_unix = true;
+        facts().remote_addr = facts().remote_port = "";
+        make_again();
+        EXPECT_EQ(eval_python("'REMOTE_PORT' in e, e['REMOTE_ADDR']"), "(False, '')");
+        facts().remote_addr = "192.0.2.1";  // from a PROXY header
+        facts().remote_port = "1";
+        make_again();
+        EXPECT_EQ(eval_python("e['REMOTE_PORT'], e['REMOTE_ADDR']"), "('1', '192.0.2.1')");
+    }
 }
 
 TEST_F(Environ, LookingAtTheSocketProxyDoesNotTakeTheSocket) {
