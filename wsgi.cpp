@@ -82,6 +82,11 @@ PyRef new_callable(PyTypeObject* type, CallFunction* call, Exchange* exchange, P
     return PyRef::steal(reinterpret_cast<PyObject*>(self));
 }
 
+void end_callable(PyRef callable, Spare& spare) {
+    as_callable(callable.get())->exchange = nullptr;
+    spare.give(std::move(callable));
+}
+
 bool fail(PyObject* type, const std::string& message) {
     PyErr_SetString(type, message.c_str());
     return false;
@@ -297,13 +302,20 @@ public:
                                 .is_multithread = options.is_multithread,
                                 .is_multiprocess = options.is_multiprocess});
     }
-    [[nodiscard]] PyRef make_callable(CallFunction* call, Exchange& exchange) const {
-        return new_callable(reinterpret_cast<PyTypeObject*>(callable_type.get()), call, &exchange,
-                            nullptr);
+    [[nodiscard]] PyRef make_callable(CallFunction* call, Exchange& exchange, Spare& spare) const {
+        PyRef last = spare.take();
+        if (!last)
+            return new_callable(reinterpret_cast<PyTypeObject*>(callable_type.get()), call,
+                                &exchange, nullptr);
+        RequestCallable* self = as_callable(last.get());
+        self->exchange = &exchange;
+        self->is_started = self->is_ended = false;
+        return last;
     }
 
     PyRef callable_type;
     PyRef close_name;
+    Spare start_response, early_hints;
     Streams streams;
     SocketProxy socket_proxy;
     EnvironMaker environ;
@@ -378,8 +390,9 @@ void Call::run(CallPlace place) {
 bool Call::make_environ() {
     if (app_.hooks_ != nullptr && !app_.hooks_->pre_request(exchange_)) return false;
     input_ = objects_.streams.make_input(exchange_);
-    start_response_ = objects_.make_callable(start_response_call, exchange_);
-    early_hints_ = objects_.make_callable(early_hints_call, exchange_);
+    start_response_ =
+        objects_.make_callable(start_response_call, exchange_, objects_.start_response);
+    early_hints_ = objects_.make_callable(early_hints_call, exchange_, objects_.early_hints);
     socket_ = objects_.socket_proxy.make(exchange_);
     if (!input_ || !start_response_ || !early_hints_ || !socket_) return false;
     environ_ = objects_.environ.make(
@@ -502,6 +515,9 @@ bool Call::send_block(PyObject* block, bool is_last) {
 }
 
 bool Call::send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last) {
+    if (is_last &&
+        exchange_.join_successor(pieces.before, block.substr(0, pieces.take), pieces.after))
+        return true;
     WithoutGil nogil;
     return exchange_.send(pieces, block, is_last);
 }
@@ -649,9 +665,9 @@ void Call::leave() {
     if (environ_ && !app_.options_.logged_environ.empty()) capture_environ();
     objects_.streams.flush_errors();
     if (input_) objects_.streams.end_input(input_.get());
-    if (start_response_) as_callable(start_response_.get())->exchange = nullptr;
-    if (early_hints_) as_callable(early_hints_.get())->exchange = nullptr;
-    if (socket_) SocketProxy::end(socket_.get());
+    if (start_response_) end_callable(std::move(start_response_), objects_.start_response);
+    if (early_hints_) end_callable(std::move(early_hints_), objects_.early_hints);
+    if (socket_) objects_.socket_proxy.end(std::move(socket_));
 }
 
 // -------------------------------------------------------------------------------------- WsgiApp

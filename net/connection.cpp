@@ -525,7 +525,7 @@ void Connection::dispatch(bool is_body_complete, bool has_rest) {
     enter(State::App);
     read_paused_ = saw_eof_;
     body_open_ = !is_body_complete;
-    exchange_->body_arrived(is_body_complete, 0);
+    exchange_->body_begins(is_body_complete);
     // Before queue(): afterwards the answer may be finished at any moment.
     if (has_rest || saw_eof_ || !registered_)
         exchange_->leader_waits_.store(true, std::memory_order_seq_cst);
@@ -639,9 +639,10 @@ void Connection::settle() {
         exchange_->response.must_close();
     }
     const bool keeps_alive = exchange_->response.keeps_alive();
-    const bool may_join = keeps_alive && !in_.empty() && exchange_.use_count() == 1 &&
-                          exchange_->may_join_successor();
-    if ((exchange_->has_output() && !may_join) || (tls_ && !tls_->wire.empty())) {
+    const Exchange::Rest rest = exchange_->rest();
+    const bool joins = rest == Exchange::Rest::MayJoin && keeps_alive && !in_.empty() &&
+                       exchange_.use_count() == 1;
+    if ((rest != Exchange::Rest::Nothing && !joins) || (tls_ && !tls_->wire.empty())) {
         enter(State::Reply);
         if (!flush_output() || output_blocked_) return;
     }

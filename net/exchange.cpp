@@ -119,13 +119,21 @@ SendResult send_range(int fd, int file, off_t offset, uint64_t length) {
 
 // ------------------------------------------------------------------------------ application side
 
-bool Exchange::may_send_directly(bool is_last, size_t size) const {
-    if (direct_fd_ < 0 || in_flight_ || !segments_.empty()) return false;
-    return !(corked_ && is_last && size <= kCorkBytesMax);
+bool Exchange::join_successor(std::string_view before, std::string_view block,
+                              std::string_view after) {
+    if (!corked_) return false;
+    std::unique_lock lock(mutex_);
+    const size_t total = before.size() + block.size() + after.size();
+    const bool is_spilling = !segments_.empty() && segments_.back().in_spill;
+    if (held_ || is_spilling || is_aborted() || queued_bytes_ + total > kCorkBytesMax) return false;
+    for (const std::string_view part : {before, block, after})
+        (void)enqueue(lock, part);  // so little never waits, nor goes to a file
+    return true;
 }
 
 bool Exchange::send(std::string_view before, std::string_view block, std::string_view after,
                     bool is_last) {
+    if (is_last && join_successor(before, block, after)) return true;
     const size_t total = before.size() + block.size() + after.size();
     std::unique_lock lock(mutex_);
     if (is_aborted()) return false;
@@ -141,7 +149,7 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
         lock.unlock();
         return send_held();
     }
-    if (may_send_directly(is_last, total)) {
+    if (may_send_directly()) {
         if (!is_last) last_block_us_ = monotonic_us();
         in_flight_ = true;
         lock.unlock();
@@ -161,21 +169,18 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
             taken -= cut;
         }
     }
-    const bool joins_successor = corked_ && is_last && queued_bytes_ + total <= kCorkBytesMax;
     for (const std::string_view part : {before, block, after})
         if (!enqueue(lock, part)) return false;
-    if (!joins_successor) {
-        lock.unlock();
-        request_leader();
-        lock.lock();
-    }
+    lock.unlock();
+    request_leader();
+    lock.lock();
     return wait_while(lock, &Exchange::is_output_full);
 }
 
 /// Does this block follow the one before it so fast that the next may, too?
 bool Exchange::may_hold(bool is_last, size_t size) const {
-    return !is_last && last_block_us_ != 0 && size < kHeldBytesMax &&
-           may_send_directly(false, size) && monotonic_us() - last_block_us_ < kHoldUs;
+    return !is_last && last_block_us_ != 0 && size < kHeldBytesMax && may_send_directly() &&
+           monotonic_us() - last_block_us_ < kHoldUs;
 }
 
 /// Adds to what is held, or begins to hold; the caller holds the lock.
@@ -216,7 +221,7 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
                          std::string_view after, bool is_last) {
     if (!send(before, {}, {}, false) || !send_held()) return false;
     std::unique_lock lock(mutex_);
-    while (length > 0 && may_send_directly(false, 0)) {
+    while (length > 0 && may_send_directly()) {
         in_flight_ = true;
         lock.unlock();
         const SendResult sent = send_range(direct_fd_, file, offset, length);
@@ -322,9 +327,13 @@ void Exchange::abort() {
 
 void Exchange::finish() {
     bool must_tell = false;
-    (void)send_held();
     {
-        const std::lock_guard lock(mutex_);
+        std::unique_lock lock(mutex_);
+        if (held_) {
+            lock.unlock();
+            (void)send_held();
+            lock.lock();
+        }
         const bool has_rest = !segments_.empty();
         completed_ = !has_rest || corked_ || is_aborted();
         must_tell = has_rest || is_aborted() || is_detached() || !response.keeps_alive();
@@ -407,11 +416,13 @@ bool Exchange::has_output() {
     return !segments_.empty();
 }
 
-bool Exchange::may_join_successor() {
+Exchange::Rest Exchange::rest() {
     const std::lock_guard lock(mutex_);
+    if (segments_.empty()) return Rest::Nothing;
     const auto is_range = [](const Segment& segment) { return segment.is_range(); };
-    return corked_ && queued_bytes_ <= kCorkBytesMax &&
-           std::none_of(segments_.begin(), segments_.end(), is_range);
+    const bool may_join = corked_ && queued_bytes_ <= kCorkBytesMax &&
+                          std::none_of(segments_.begin(), segments_.end(), is_range);
+    return may_join ? Rest::MayJoin : Rest::Waits;
 }
 
 /// Drops `bytes` from the front of the queue; the caller holds the lock.
@@ -548,6 +559,11 @@ void Exchange::drop_output() {
     queued_bytes_ = queued_memory_ = 0;
     if (spill_.size() > 0) spill_.clear();
     direct_fd_ = -1;
+}
+
+void Exchange::body_begins(bool is_complete) {
+    body_received_ = body.size();
+    body_complete_.store(is_complete, std::memory_order_release);
 }
 
 void Exchange::body_arrived(bool is_complete, int error) {

@@ -129,6 +129,11 @@ public:
         return send(pieces.before, block.substr(0, pieces.take), pieces.after, is_last);
     }
 
+    /// The end of the response, if it leaves together with that of a pipelined successor: it is
+    /// queued for that, without waiting and without a system call, so that the GIL may be held.
+    /// False, and nothing is done, if it does not: then it is for send().
+    bool join_successor(std::string_view before, std::string_view block, std::string_view after);
+
     /// Sends before, then `length` bytes of `file` from `offset` (sendfile where the connection is
     /// plain), then after. The descriptor is borrowed for the call and duplicated if the range has
     /// to wait. A file that ends early cuts the connection. The file's offset does not move.
@@ -191,15 +196,21 @@ private:
     Flush take_for_transform(std::string& plain, size_t bytes_max);  ///< the same for TLS
     void mark_aborted();
     void drop_output();  ///< for the pool: nothing of the old connection stays
+    /// What is there of the body. Before queue(): nobody else looks at it yet.
+    void body_begins(bool is_complete);
     void body_arrived(bool is_complete, int error);
     [[nodiscard]] bool has_output();
-    /// What is queued may wait for a pipelined successor, which is there as a whole. More than a
-    /// few bytes, or what a full socket left over, goes out before the next request is looked at.
-    [[nodiscard]] bool may_join_successor();
+    /// What is queued after the application's side finished: it may join a pipelined successor,
+    /// which is there as a whole, or it waits for the socket. More than a few bytes, or what a full
+    /// socket left over, goes out before the next request is looked at.
+    enum class Rest : uint8_t { Nothing, MayJoin, Waits };
+    [[nodiscard]] Rest rest();
     [[nodiscard]] uint64_t body_backlog();  ///< body bytes received and not consumed yet
 
     // Application side.
-    [[nodiscard]] bool may_send_directly(bool is_last, size_t size) const;
+    [[nodiscard]] bool may_send_directly() const {
+        return direct_fd_ >= 0 && !in_flight_ && segments_.empty();
+    }
     [[nodiscard]] bool may_hold(bool is_last, size_t size) const;
     bool hold(std::unique_lock<std::mutex>& lock, std::string_view before, std::string_view block,
               std::string_view after);

@@ -1,5 +1,6 @@
 #include "python/environ.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <iterator>
@@ -50,11 +51,6 @@ constexpr size_t kFieldIds = static_cast<size_t>(FieldId::Count);
 constexpr size_t kPatterns = 8;
 constexpr unsigned kPlaceShift = 64 - 3;
 constexpr size_t kKeptBytesMax = 512;  // of one value
-#ifdef Py_GIL_DISABLED
-constexpr bool kHasGil = false;
-#else
-constexpr bool kHasGil = true;
-#endif
 
 /// An interned str of the process's own; null with an exception set. Raises.
 PyRef interned(std::string_view text) {
@@ -99,44 +95,62 @@ static_assert(kFieldIds <= 64);
 constexpr uint64_t kSecrets =
     bit_of(FieldId::Authorization) | bit_of(FieldId::Cookie) | bit_of(FieldId::ProxyAuthorization);
 
-/// Goes through the fields of a head in order and tells of each how it enters the environ.
-class FieldSorter {
-public:
-    enum class Kind : uint8_t {
-        Shared,  ///< a known field that a client tends to send again with the same value
-        Own,     ///< a known field of this request alone: secrets are not kept, nor what is long
-        Joined   ///< any other: unknown, or its key may be there already
-    };
-    Kind next(const Field& field) {
-        if (field.id == FieldId::Unknown) {
-            // "X_Request_Id" shares its key with the known X-Request-Id that may follow.
-            is_mixed_ = is_mixed_ || field.name.find('_') != std::string_view::npos;
-            return Kind::Joined;
-        }
-        const uint64_t bit = bit_of(field.id);
-        if (is_mixed_ || (seen_ & bit) != 0) return Kind::Joined;
-        seen_ |= bit;
-        if ((bit & kSecrets) != 0 || field.value.size() > kKeptBytesMax) return Kind::Own;
-        ++shared_;
-        return Kind::Shared;
-    }
-    /// The known fields so far, Shared and Own, by FieldId.
-    [[nodiscard]] uint64_t seen() const { return seen_; }
-    /// How many of them are Shared.
-    [[nodiscard]] size_t shared() const { return shared_; }
-
-private:
-    uint64_t seen_ = 0;
-    size_t shared_ = 0;
-    bool is_mixed_ = false;
+/// How a field enters the environ.
+enum class FieldKind : uint8_t {
+    Shared,  ///< a known field that a client tends to send again with the same value
+    Own,     ///< a known field of this request alone: secrets are not kept, nor what is long
+    Joined   ///< any other: unknown, or its key may be there already
 };
 
-FieldSorter sorted(const RequestHead& head) {
-    FieldSorter sorter;
-    for (const Field& field : head.fields)
-        (void)sorter.next(field);
-    return sorter;
-}
+}  // namespace
+
+/// The fields of a head, each with its kind.
+class SortedFields {
+public:
+    explicit SortedFields(const RequestHead& head) {
+        const size_t count = std::min(head.fields.size(), kinds_.size());
+        for (size_t i = 0; i < count && !is_mixed_; ++i)
+            kinds_[i] = sort(head.fields[i]);
+        has_others_ = shared_ < head.fields.size();
+    }
+    /// Of the field at this place. What comes late in a long head is Joined, whatever it is.
+    [[nodiscard]] FieldKind kind(size_t at) const {
+        return at < kinds_.size() ? kinds_[at] : FieldKind::Joined;
+    }
+    /// Those that are Shared or Own, by FieldId.
+    [[nodiscard]] uint64_t known() const { return known_; }
+    /// Some are not Shared.
+    [[nodiscard]] bool has_others() const { return has_others_; }
+
+private:
+    FieldKind sort(const Field& field) {
+        if (field.id == FieldId::Unknown) {
+            // "X_Request_Id" shares its key with the known X-Request-Id that may follow.
+            is_mixed_ = field.name.find('_') != std::string_view::npos;
+            return FieldKind::Joined;
+        }
+        const uint64_t bit = bit_of(field.id);
+        if ((known_ & bit) != 0) return FieldKind::Joined;
+        known_ |= bit;
+        if ((bit & kSecrets) != 0 || field.value.size() > kKeptBytesMax) return FieldKind::Own;
+        ++shared_;
+        return FieldKind::Shared;
+    }
+
+    std::array<FieldKind, 64> kinds_ = all_joined();
+    uint64_t known_ = 0;
+    size_t shared_ = 0;
+    bool is_mixed_ = false;
+    bool has_others_ = false;
+
+    static constexpr std::array<FieldKind, 64> all_joined() {
+        std::array<FieldKind, 64> kinds{};
+        kinds.fill(FieldKind::Joined);
+        return kinds;
+    }
+};
+
+namespace {
 
 bool set_text(PyObject* environ, const char* key, std::string_view text) {
     PyRef value = latin1_str(text);
@@ -198,14 +212,19 @@ PyRef EnvironMaker::Names::path(std::string_view text) const {
     return latin1_str(percent_decode(text));
 }
 
+namespace {
+
 /// What decides which keys an environ has, but for unknown fields.
 struct Shape {
     uint64_t fields = 0;  ///< the known ones, by FieldId
     bool has_peer = false;
+    bool is_https = false;
     bool is_wide = false;
     bool operator==(const Shape&) const = default;
     [[nodiscard]] size_t place() const { return (fields * 0x9E3779B97F4A7C15u) >> kPlaceShift; }
 };
+
+}  // namespace
 
 /// The environ of the last request of a shape, without its secrets and objects: the next one
 /// changes what differs and copies it. So most values are compared instead of made, and few keys
@@ -220,11 +239,15 @@ struct EnvironMaker::Pattern {
 
     /// Raises (MemoryError only).
     bool keep(const PyRef& key, PyObject*& value, std::string_view text) {
-        if (value != nullptr) {
-            const std::string_view last(reinterpret_cast<const char*>(PyUnicode_1BYTE_DATA(value)),
-                                        static_cast<size_t>(PyUnicode_GET_LENGTH(value)));
-            if (last == text) return true;
-        }
+        return (value != nullptr && text_of(value) == text) || replace(key, value, text);
+    }
+
+private:
+    static std::string_view text_of(PyObject* str) {
+        return {reinterpret_cast<const char*>(PyUnicode_1BYTE_DATA(str)),
+                static_cast<size_t>(PyUnicode_GET_LENGTH(str))};
+    }
+    bool replace(const PyRef& key, PyObject*& value, std::string_view text) {
         const PyRef str = latin1_str(text);
         if (!set(environ.get(), key, str)) return false;
         value = str.get();
@@ -269,8 +292,8 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
 
 PyRef EnvironMaker::make(const Exchange& exchange, const EnvironObjects& objects) {
     const Names& n = *names_;
-    const FieldSorter fields = sorted(exchange.head);
-    PyRef environ = copy_pattern(exchange, fields.seen());
+    const SortedFields fields(exchange.head);
+    PyRef environ = copy_pattern(exchange, fields);
     if (!environ) return environ;
     PyObject* e = environ.get();
     const bool is_made =
@@ -278,40 +301,43 @@ PyRef EnvironMaker::make(const Exchange& exchange, const EnvironObjects& objects
         (objects.input == no_input_ || PyDict_SetItem(e, n.wsgi_input.get(), objects.input) == 0) &&
         PyDict_SetItem(e, n.wsgi_early_hints.get(), objects.early_hints) == 0 &&
         PyDict_SetItem(e, n.gunicorn_socket.get(), objects.socket) == 0 &&
-        (fields.shared() == exchange.head.fields.size() || set_own_fields(e, exchange.head)) &&
+        (!fields.has_others() || set_other_fields(e, exchange.head, fields)) &&
         set_authority(e, exchange.head) && set_transport(e, *exchange.facts);
     if (!is_made) return {};
     return environ;
 }
 
 /// What this request shares with the last one of its shape, brought up to date. Raises.
-PyRef EnvironMaker::copy_pattern(const Exchange& exchange, uint64_t known_fields) {
+PyRef EnvironMaker::copy_pattern(const Exchange& exchange, const SortedFields& fields) {
+    const Names& n = *names_;
     const auto keys = static_cast<Py_ssize_t>(kAlwaysThere + exchange.head.fields.size());
-    const Shape shape = {.fields = known_fields,
+    const Shape shape = {.fields = fields.known(),
                          .has_peer = !exchange.facts->remote_port.empty(),
+                         .is_https = exchange.head.is_https,
                          .is_wide = keys > kKeysThatFit};
     std::optional<Pattern> passing;  // a free-threaded build would need a lock for one that stays
     Pattern& pattern = kHasGil ? patterns_[shape.place()] : passing.emplace();
     if (!pattern.environ || pattern.shape != shape) {
         pattern = {};
         PyRef start = PyRef::steal(PyDict_Copy((shape.is_wide ? wide_template_ : template_).get()));
+        if (!start) return start;
         // A unix socket's peer has a name only if a PROXY header gave it one.
-        if (!start ||
-            (!shape.has_peer && PyDict_DelItem(start.get(), names_->remote_port.get()) < 0))
-            return {};
+        if (!shape.has_peer && PyDict_DelItem(start.get(), n.remote_port.get()) < 0) return {};
+        if (shape.is_https && !set(start.get(), n.wsgi_url_scheme, n.https)) return {};
         pattern.shape = shape;
         pattern.environ = std::move(start);
     }
-    if (!update_pattern(pattern, exchange)) return {};
+    if (!update_pattern(pattern, exchange, fields)) return {};
     return PyRef::steal(PyDict_Copy(pattern.environ.get()));
 }
 
-bool EnvironMaker::update_pattern(Pattern& pattern, const Exchange& exchange) const {
+bool EnvironMaker::update_pattern(Pattern& pattern, const Exchange& exchange,
+                                  const SortedFields& fields) const {
     const Names& n = *names_;
     const ConnectionFacts& facts = *exchange.facts;
-    FieldSorter sorter;
-    for (const Field& field : exchange.head.fields) {
-        if (sorter.next(field) != FieldSorter::Kind::Shared) continue;
+    for (size_t i = 0; i < exchange.head.fields.size(); ++i) {
+        if (fields.kind(i) != FieldKind::Shared) continue;
+        const Field& field = exchange.head.fields[i];
         const auto id = static_cast<size_t>(field.id);
         if (!pattern.keep(n.fields[id], pattern.values[id], field.value)) return false;
     }
@@ -326,7 +352,7 @@ bool EnvironMaker::update_pattern(Pattern& pattern, const Exchange& exchange) co
 
 bool EnvironMaker::set_request_line(PyObject* environ, const RequestHead& head) const {
     const Names& n = *names_;
-    // The template holds what most requests say: GET, /, HTTP/1.1, http, no query, no mount point.
+    // The template holds what most requests say: GET, /, HTTP/1.1, no query, no mount point.
     bool is_set = true;
     if (head.target != "/" || head.raw_path != "/") {
         PyRef path = n.path(head.raw_path);
@@ -340,7 +366,6 @@ bool EnvironMaker::set_request_line(PyObject* environ, const RequestHead& head) 
         is_set = set(environ, n.request_method, n.method(head.method));
     if (is_set && head.protocol != "HTTP/1.1")
         is_set = set(environ, n.server_protocol, n.protocol(head));
-    if (is_set && head.is_https) is_set = set(environ, n.wsgi_url_scheme, n.https);
     if (is_set && !head.query.empty())
         is_set = set(environ, n.query_string, latin1_str(head.query));
     if (is_set && !head.script_name.empty())
@@ -369,18 +394,19 @@ bool EnvironMaker::update_unix_server(Pattern& pattern, const Exchange& exchange
 }
 
 /// What the pattern does not hold.
-bool EnvironMaker::set_own_fields(PyObject* environ, const RequestHead& head) const {
+bool EnvironMaker::set_other_fields(PyObject* environ, const RequestHead& head,
+                                    const SortedFields& fields) const {
     const Names& n = *names_;
-    FieldSorter sorter;
-    for (const Field& field : head.fields) {
+    for (size_t i = 0; i < head.fields.size(); ++i) {
+        const Field& field = head.fields[i];
         bool is_set = true;
-        switch (sorter.next(field)) {
-            case FieldSorter::Kind::Shared: break;
-            case FieldSorter::Kind::Own:
+        switch (fields.kind(i)) {
+            case FieldKind::Shared: break;
+            case FieldKind::Own:
                 is_set =
                     set(environ, n.fields[static_cast<size_t>(field.id)], latin1_str(field.value));
                 break;
-            case FieldSorter::Kind::Joined: {
+            case FieldKind::Joined: {
                 const PyRef key =
                     field.id == FieldId::Unknown
                         ? latin1_str(environ_key(field.name))
@@ -512,7 +538,11 @@ bool SocketProxy::prepare() {
     return static_cast<bool>(type_);
 }
 
-PyRef SocketProxy::make(Exchange& exchange) const {
+PyRef SocketProxy::make(Exchange& exchange) {
+    if (PyRef spare = spare_.take()) {
+        as_socket(spare.get())->exchange = &exchange;
+        return spare;
+    }
     auto* self = PyObject_New(SocketObject, reinterpret_cast<PyTypeObject*>(type_.get()));
     if (self == nullptr) return {};
     self->exchange = &exchange;
@@ -520,8 +550,9 @@ PyRef SocketProxy::make(Exchange& exchange) const {
     return PyRef::steal(reinterpret_cast<PyObject*>(self));
 }
 
-void SocketProxy::end(PyObject* proxy) {
-    as_socket(proxy)->exchange = nullptr;
+void SocketProxy::end(PyRef proxy) {
+    as_socket(proxy.get())->exchange = nullptr;
+    if (as_socket(proxy.get())->socket == nullptr) spare_.give(std::move(proxy));
 }
 
 }  // namespace gcorn

@@ -35,6 +35,8 @@ struct EnvironObjects {
     PyObject* socket = nullptr;       ///< gunicorn.socket
 };
 
+class SortedFields;
+
 class EnvironMaker {
 public:
     EnvironMaker();
@@ -52,11 +54,13 @@ private:
     struct Names;    ///< interned keys and values that many requests share
     struct Pattern;  ///< what the last request of the same shape said
 
-    PyRef copy_pattern(const Exchange& exchange, uint64_t known_fields);
-    bool update_pattern(Pattern& pattern, const Exchange& exchange) const;
+    PyRef copy_pattern(const Exchange& exchange, const SortedFields& fields);
+    bool update_pattern(Pattern& pattern, const Exchange& exchange,
+                        const SortedFields& fields) const;
     bool update_unix_server(Pattern& pattern, const Exchange& exchange) const;
     bool set_request_line(PyObject* environ, const RequestHead& head) const;
-    bool set_own_fields(PyObject* environ, const RequestHead& head) const;
+    bool set_other_fields(PyObject* environ, const RequestHead& head,
+                          const SortedFields& fields) const;
     bool set_authority(PyObject* environ, const RequestHead& head) const;
     bool set_repeatable(PyObject* environ, PyObject* key, const Field& field) const;
     bool set_transport(PyObject* environ, const ConnectionFacts& facts) const;
@@ -76,12 +80,13 @@ public:
     /// Makes the type. Once, before the first make(). Raises.
     [[nodiscard]] bool prepare();
     /// Raises (MemoryError only).
-    [[nodiscard]] PyRef make(Exchange& exchange) const;
+    [[nodiscard]] PyRef make(Exchange& exchange);
     /// The request is over: a socket not taken by now cannot be any more.
-    static void end(PyObject* proxy);
+    void end(PyRef proxy);
 
 private:
     PyRef type_;
+    Spare spare_;
 };
 
 }  // namespace gcorn

@@ -55,6 +55,29 @@ private:
     PyObject* object_ = nullptr;
 };
 
+#ifdef Py_GIL_DISABLED
+inline constexpr bool kHasGil = false;  ///< what all threads may change needs a lock
+#else
+inline constexpr bool kHasGil = true;
+#endif
+
+/// An object of the last request, for the next one: unless somebody kept it, it need not be made
+/// anew. Always empty on a free-threaded build.
+class Spare {
+public:
+    /// The object, if this was the only reference to it; else null.
+    [[nodiscard]] PyRef take() {
+        if (object_ && Py_REFCNT(object_.get()) == 1) return std::move(object_);
+        return {};
+    }
+    void give(PyRef object) {
+        if (kHasGil) object_ = std::move(object);
+    }
+
+private:
+    PyRef object_;
+};
+
 /// Holds the GIL while it lives. Nests; any native thread. Not after Interpreter::finalize().
 /// Leaving the scope with an exception set is a bug, checked in debug builds.
 class WithGil {

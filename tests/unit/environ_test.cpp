@@ -281,7 +281,7 @@ TEST_F(Environ, LookingAtTheSocketProxyDoesNotTakeTheSocket) {
     EXPECT_FALSE(request_->exchange->is_detached());
     EXPECT_EQ(eval_python("s.fileno() > 2 and s.getblocking()"), "True");
     EXPECT_TRUE(request_->exchange->is_detached());
-    SocketProxy::end(socket.get());
+    proxy.end(std::move(socket));
     EXPECT_EQ(eval_python("s.send(b'still works')"), "11");
     run_python("s.close(); del s");
 }
