@@ -207,7 +207,9 @@ private:
         const Setting& setting = *option.setting;
         if (std::holds_alternative<int64_t Config::*>(setting.field)) {
             const auto number = parse_python_int(text, setting.form == Form::Octal ? 8 : 10);
-            if (!number) return argument_error(option, "invalid int value: '" + text + "'");
+            if (!number)
+                return argument_error(option, "invalid int value: '" + text +
+                                                  "' (allowed: " + allowed_text(setting) + ")");
             store(setting, *number);
         } else if (std::holds_alternative<StringList Config::*>(setting.field) &&
                    setting.form != Form::Csv) {

@@ -198,7 +198,8 @@ Value fallback_value(const Setting& setting) {
     return map;
 }
 
-/// "an integer from 0 to 511", for the tail of an error sentence.
+}  // namespace
+
 std::string allowed_text(const Setting& setting) {
     if (!setting.allowed.empty()) return std::string(setting.allowed);
     if (!setting.choices.empty()) return std::string(setting.choices);
@@ -217,6 +218,8 @@ std::string allowed_text(const Setting& setting) {
         return "a string or a list of strings";
     return "a string";
 }
+
+namespace {
 
 /// No setting can use one: paths and names go to C functions. Null: there is none.
 const std::string* text_with_nul(const Value& value) {
@@ -404,7 +407,11 @@ Result<std::string> choose_config_file(const CommandLine& arguments, const Comma
         if (named == nullptr || named->empty()) continue;
         if (named->starts_with("python:")) return *named;
         const std::string path = named->substr(named->starts_with("file:") ? 5 : 0);
-        if (!exists(path)) return Error{kExitConfigError, "'" + path + "' doesn't exist"};
+        if (!exists(path))
+            return Error{kExitConfigError,
+                         "'" + path + "' doesn't exist (config, from " +
+                             (line == &arguments ? "command line" : "GUNICORN_CMD_ARGS") +
+                             "; allowed: an existing file, file:FILE or python:MODULE)"};
         return *named;
     }
     for (const char* usual : {"./gcorn.conf.py", "./gunicorn.conf.py"})

@@ -91,6 +91,8 @@ struct Setting {
 /// reason, the setting, `source` unless it is empty, and what is allowed.
 Status assign_field(Config& cfg, const Setting& setting, const Value& value,
                     std::string_view source);
+/// "an integer from 0 to 511", for the tail of an error sentence.
+[[nodiscard]] std::string allowed_text(const Setting& setting);
 /// The value of a setting as Python sees it (an unset text is None).
 [[nodiscard]] Value field_value(const Config& cfg, const Setting& setting);
 

@@ -64,7 +64,11 @@ Result<Pidfile> Pidfile::create(const std::string& path, pid_t pid) {
     if (directory.empty()) directory = ".";
     std::error_code error;
     if (!std::filesystem::is_directory(directory, error))
-        return Error{ENOENT, directory + " doesn't exist. Can't create pidfile."};
+        return Error{
+            ENOENT,
+            directory +
+                " doesn't exist. Can't create pidfile. (pidfile; allowed: a path in an existing "
+                "directory)"};
     const pid_t other = read_pidfile(path);
     if (other != 0 && other != pid && is_alive(other)) {
         return Error{EEXIST, "Already running on PID " + std::to_string(other) + " (or pid file '" +

@@ -104,7 +104,9 @@ TEST(CommandLine, EndsOptionsAtDoubleDash) {
 
 TEST(CommandLine, TakesNegativeNumbersForValues) {
     EXPECT_EQ(value_in({"-w", "-1"}, "workers"), "-1");
-    EXPECT_EQ(error_of({"-w", "-1.5"}), "2 argument -w/--workers: invalid int value: '-1.5'");
+    EXPECT_EQ(error_of({"-w", "-1.5"}),
+              "2 argument -w/--workers: invalid int value: '-1.5' (allowed: an integer from 0 to "
+              "2147483647)");
     EXPECT_EQ(parsed({"-5"}).app, "-5");
     EXPECT_EQ(error_of({"-w", "-x"}), "2 argument -w/--workers: expected one argument");
 }
@@ -113,15 +115,17 @@ TEST(CommandLine, TakesIntegersInDecimalOnly) {
     EXPECT_EQ(value_in({"-w", "007"}, "workers"), "7");
     EXPECT_EQ(value_in({"-w", " +7 "}, "workers"), "7");
     for (const char* bad : {"0x4", "4.0", "four", "", "4 2", "+-4", "9223372036854775808"})
-        EXPECT_EQ(error_of({"-w", bad}),
-                  "2 argument -w/--workers: invalid int value: '" + std::string(bad) + "'");
+        EXPECT_EQ(error_of({"-w", bad}), "2 argument -w/--workers: invalid int value: '" +
+                                             std::string(bad) +
+                                             "' (allowed: an integer from 0 to 2147483647)");
 }
 
 TEST(CommandLine, TakesTheUmaskInOctalToo) {
     for (const char* same : {"18", "022", "0o22", "0x12", "0b10010"})
         EXPECT_EQ(value_in({"-m", same}, "umask"), "18") << same;
     EXPECT_EQ(value_in({"-m", "0"}, "umask"), "0");
-    EXPECT_EQ(error_of({"-m", "09"}), "2 argument -m/--umask: invalid int value: '09'");
+    EXPECT_EQ(error_of({"-m", "09"}),
+              "2 argument -m/--umask: invalid int value: '09' (allowed: 0 to 0777)");
 }
 
 TEST(CommandLine, AddsUpRepeatableOptionsOnly) {

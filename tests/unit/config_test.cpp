@@ -508,9 +508,14 @@ TEST(ConfigFileChoice, KnowsThreeForms) {
 }
 
 TEST(ConfigFileChoice, ANamedFileMustExist) {
+    const auto gone = [](const std::string& source) {
+        return "1 'gone.py' doesn't exist (config, from " + source +
+               "; allowed: an existing file, file:FILE or python:MODULE)";
+    };
     const FakeMachine machine{{}, {"/gunicorn.conf.py"}};
-    EXPECT_EQ(chosen({"-c", "gone.py"}, {}, machine), "1 'gone.py' doesn't exist");
-    EXPECT_EQ(chosen({"-c", "file:gone.py"}, {}, machine), "1 'gone.py' doesn't exist");
+    EXPECT_EQ(chosen({"-c", "gone.py"}, {}, machine), gone("command line"));
+    EXPECT_EQ(chosen({"-c", "file:gone.py"}, {}, machine), gone("command line"));
+    EXPECT_EQ(chosen({}, {"-c", "gone.py"}, machine), gone("GUNICORN_CMD_ARGS"));
 }
 
 TEST(Surroundings, OfTheProcessAreTrue) {

@@ -115,7 +115,9 @@ TEST_F(PidfileRoom, ReadingAFifoDoesNotHang) {
 TEST_F(PidfileRoom, NamesTheMissingDirectory) {
     const Result<Pidfile> file = Pidfile::create(directory_ + "/no/server.pid", 1);
     ASSERT_FALSE(file);
-    EXPECT_EQ(file.message(), directory_ + "/no doesn't exist. Can't create pidfile.");
+    EXPECT_EQ(file.message(), directory_ +
+                                  "/no doesn't exist. Can't create pidfile. (pidfile; allowed: a "
+                                  "path in an existing directory)");
 }
 
 TEST_F(PidfileRoom, AcceptsAPathWithoutADirectory) {
