@@ -61,15 +61,17 @@ def watch(fd, callback):
     return lambda: hub.remove(listener)
 )";
 
-// For both: serve(…) with fd (readable while requests wait), ready() → how many wait, run() runs
-// the oldest, look_around() → does tend() want to be called, and tend() → seconds to the next look,
-// or a negative number when the worker is done. Only as many requests as wait at the beginning are
-// started in one go, or timers and sockets of the hub might never get their turn.
+// For both: serve(…) with fd (readable while requests wait), begin() a batch of those that wait,
+// is_left() → are some of the batch left, run() runs them until one has to wait for something,
+// look_around() → does tend() want to be called, and tend() → seconds to the next look, or a
+// negative number when the worker is done. What comes during a batch is for the next one, or timers
+// and sockets of the hub might never get their turn.
 constexpr const char kServeSource[] = R"(
-def serve(fd, ready, run, look_around, tend):
+def serve(fd, begin, is_left, run, look_around, tend):
     look = Semaphore(0)
     def on_ready(*_):
-        for _ in range(ready()):
+        begin()
+        while is_left():
             start(run)
         if look_around():
             look.release()
@@ -249,7 +251,8 @@ std::function<void()> GreenletWorker::pause() {
 /// The keyword arguments of serve(). Raises.
 PyRef GreenletWorker::serve_arguments() {
     static PyMethodDef methods[] = {
-        {"ready", GreenletWorker::ready, METH_NOARGS, nullptr},
+        {"begin", begin, METH_NOARGS, nullptr},
+        {"is_left", is_left, METH_NOARGS, nullptr},
         {"run", run, METH_NOARGS, nullptr},
         {"look_around", look_around, METH_NOARGS, nullptr},
         {"tend", tend_hub, METH_NOARGS, nullptr},
@@ -261,17 +264,29 @@ PyRef GreenletWorker::serve_arguments() {
     return arguments.take();
 }
 
-PyObject* GreenletWorker::ready(PyObject* self, PyObject*) {
+PyObject* GreenletWorker::begin(PyObject* self, PyObject*) {
+    auto& worker = native_self<GreenletWorker>(self);
     // None any more: an interrupt came between serve() and the end of its watching.
-    ReadyQueue* queue = native_self<GreenletWorker>(self).ready_.load();
-    return PyLong_FromSize_t(queue != nullptr ? queue->look() : 0);
+    ReadyQueue* queue = worker.ready_.load();
+    worker.left_ = queue != nullptr ? queue->look() : 0;
+    Py_RETURN_NONE;
 }
 
-/// The body of a request's greenlet.
+PyObject* GreenletWorker::is_left(PyObject* self, PyObject*) {
+    return PyBool_FromLong(native_self<GreenletWorker>(self).left_ > 0 ? 1 : 0);
+}
+
+/// The body of a greenlet. It runs the rest of the batch, one request after the other: a greenlet
+/// for each costs as much as a short request, and more where the application asks for
+/// threading.current_thread(). As soon as a request waits for something the hub goes on and starts
+/// another greenlet with what is left, so that this one comes back to an empty batch.
 PyObject* GreenletWorker::run(PyObject* self, PyObject*) {
     auto& worker = native_self<GreenletWorker>(self);
-    const std::shared_ptr<Exchange> exchange = worker.ready_.load()->try_pop();
-    if (exchange) worker.run_exchange(*exchange, worker.next_index_++);
+    while (worker.left_ > 0) {
+        --worker.left_;
+        const std::shared_ptr<Exchange> exchange = worker.ready_.load()->try_pop();
+        if (exchange) worker.run_exchange(*exchange, worker.next_index_++);
+    }
     Py_RETURN_NONE;
 }
 

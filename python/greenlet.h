@@ -1,12 +1,14 @@
-// Worker classes gevent and eventlet: a greenlet for each request, the loop led by a native thread.
+// Worker classes gevent and eventlet: a greenlet for each request that waits for something, the
+// loop led by a native thread.
 //
 // The hub of the greenlet library owns the main thread. It watches ReadyQueue::fd() and, in that
-// watcher's callback, switches to a new greenlet for each complete request; the main greenlet only
-// beats once a second. A guard thread leads the EventLoop all the time, so neither a blocked hub
-// nor a slow client stops the other. There is no pool: a worker never takes more requests than it
-// has slots. What the two libraries do differently is two short Python texts. greenlet moves slices
-// of the C stack away while it switches: nothing here stores the address of a stack object where
-// another thread or greenlet could find it.
+// watcher's callback, switches to a new greenlet that runs the complete requests; as soon as one of
+// them waits, another greenlet runs the rest. The main greenlet only beats once a second. A guard
+// thread leads the EventLoop all the time, so neither a blocked hub nor a slow client stops the
+// other. There is no pool: a worker never takes more requests than it has slots. What the two
+// libraries do differently is two short Python texts. greenlet moves slices of the C stack away
+// while it switches: nothing here stores the address of a stack object where another thread or
+// greenlet could find it.
 #pragma once
 
 #include "python/pyref.h"
@@ -46,7 +48,8 @@ protected:
 
 private:
     // What the Python texts call; self is a capsule with the worker.
-    static PyObject* ready(PyObject* self, PyObject* unused);
+    static PyObject* begin(PyObject* self, PyObject* unused);
+    static PyObject* is_left(PyObject* self, PyObject* unused);
     static PyObject* run(PyObject* self, PyObject* unused);
     static PyObject* look_around(PyObject* self, PyObject* unused);
     static PyObject* tend_hub(PyObject* self, PyObject* unused);
@@ -55,6 +58,7 @@ private:
     WsgiApp& app_;
     std::atomic<ReadyQueue*> ready_{nullptr};  ///< while serving
     PyRef sleep_;                              ///< the library's sleep(), while serving
+    size_t left_ = 0;                          ///< requests of the batch that nobody has begun
     size_t next_index_ = 0;                    ///< places on the scoreboard, in turn
     std::atomic<bool> poked_{false};           ///< the hub should look around
 };

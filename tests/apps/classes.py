@@ -19,6 +19,7 @@ import probe
 
 BARRIERS = {}
 BARRIERS_LOCK = threading.Lock()
+LOCAL = threading.local()
 WEBSOCKET_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
 
@@ -45,6 +46,23 @@ def wait_in_c(environ, start_response):
     probe.note("waits in C")
     ctypes.CDLL(None).sleep(int(probe.option(environ, "s", 1.0)))
     return probe.text(start_response, "waited")
+
+
+def block_in_c(environ, start_response):
+    """Until the sign that the query names, inside C functions that no patch makes cooperative."""
+    probe.note("blocks")
+    while not os.path.exists(os.path.join(os.environ["SIGNS"], environ["QUERY_STRING"])):
+        ctypes.CDLL(None).usleep(10000)
+    return probe.text(start_response, "went on")
+
+
+def nth(environ, start_response):
+    """Which request of its thread or greenlet this is, s seconds later."""
+    LOCAL.nth = getattr(LOCAL, "nth", 0) + 1
+    seconds = probe.option(environ, "s", 0.0)
+    if seconds:
+        time.sleep(seconds)
+    return probe.text(start_response, str(LOCAL.nth))
 
 
 def gated_events(environ, start_response):
@@ -154,7 +172,7 @@ def websocket(environ, start_response):
 
 
 PATHS = {
-    "/meet": meet, "/c": wait_in_c, "/events": gated_events, "/outgoing": outgoing,
+    "/meet": meet, "/c": wait_in_c, "/blocked": block_in_c, "/nth": nth, "/events": gated_events, "/outgoing": outgoing,
     "/stubborn": stubborn, "/counts": counts, "/websocket": websocket,
 }
 

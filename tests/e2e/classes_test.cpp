@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <set>
 #include <thread>
 
 #include <sys/resource.h>
@@ -481,6 +482,35 @@ TEST_P(Greenlets, TwoHundredSleepersEndTogether) {
         std::printf("200 requests of 500 ms: %.0f ms\n", took.count());
         return took < Milliseconds(1500);
     })) << server_->story();
+}
+
+TEST_P(Greenlets, OnlyRequestsThatWaitTakeAGreenletEach) {
+    if (GetParam().workers > 1) GTEST_SKIP() << "another worker would run some";
+    Server& server = start({"--keep-alive", "60"});
+    const std::multiset<std::string> one_for_all = {"1", "2", "3", "4", "5"};
+    const std::multiset<std::string> one_each = {"1", "1", "1", "1", "1"};
+    for (const auto& [path, expected] :
+         {std::pair{"/nth", one_for_all}, {"/nth?s=0.01", one_each}}) {
+        const std::string sign = std::to_string(expected.count("1"));
+        std::vector<Client> clients;
+        for (int i = 0; i < 7; ++i) {
+            clients.push_back(server.connect());
+            ASSERT_EQ(clients.back().get("/").status, 200) << i;
+        }
+        clients[5].send(make_request("GET", "/blocked?" + sign));
+        ASSERT_TRUE(noted("blocks", expected == one_for_all ? 1 : 2)) << server.story();
+        for (size_t i = 0; i < 5; ++i)
+            clients[i].send(make_request("GET", path));
+        // What a refused request tells: the loop has seen everything that was sent before it.
+        clients[6].send("refused\r\n\r\n");
+        EXPECT_EQ(clients[6].read_response().status, 400);
+        give_sign(sign);
+        EXPECT_EQ(clients[5].read_response().body, "went on");
+        std::multiset<std::string> places;
+        for (size_t i = 0; i < 5; ++i)
+            places.insert(clients[i].read_response().body);
+        EXPECT_EQ(places, expected) << server.story();
+    }
 }
 
 TEST_P(Greenlets, ABlockedHubIsFoundAndReplaced) {
