@@ -72,8 +72,10 @@ public:
             if (!exchange->body.append(body)) std::abort();
             exchange->body_arrived(true, 0);
             const auto start = std::chrono::steady_clock::now();
-            for (int i = 0; i < kRequestsPerRound; ++i)
+            for (int i = 0; i < kRequestsPerRound; ++i) {
                 answer(app, *exchange);
+                forget_output(*exchange);
+            }
             const std::chrono::duration<double, std::nano> spent =
                 std::chrono::steady_clock::now() - start;
             best_ns = std::min(best_ns, spent.count() / kRequestsPerRound);
@@ -93,6 +95,7 @@ public:
             if (!exchange->body.append(body)) std::abort();
             exchange->body_arrived(true, 0);
             answer(app, *exchange);
+            exchange->drop_output();
         }
     }
 
@@ -100,8 +103,13 @@ private:
     void answer(WsgiApp& app, Exchange& exchange) {
         exchange.response.begin(exchange.head, true, options_);
         app.call(exchange);
-        exchange.drop_output();
         exchange.finished_ = false;
+    }
+
+    /// Of answers that wait for their successor: the memory stays, as on a connection.
+    static void forget_output(Exchange& exchange) {
+        if (!exchange.segments_.empty()) exchange.segments_.front().bytes.clear();
+        exchange.queued_bytes_ = exchange.queued_memory_ = 0;
     }
 
     static Fd open_sink() {
