@@ -277,8 +277,8 @@ PyObject* GreenletWorker::is_left(PyObject* self, PyObject*) {
 }
 
 /// The body of a greenlet. It runs the rest of the batch, one request after the other: a greenlet
-/// for each costs as much as a short request, and more where the application asks for
-/// threading.current_thread(). As soon as a request waits for something the hub goes on and starts
+/// for each costs as much as a short request, and more where the application keeps objects for each
+/// thread, as Django does. As soon as a request waits for something the hub goes on and starts
 /// another greenlet with what is left, so that this one comes back to an empty batch.
 PyObject* GreenletWorker::run(PyObject* self, PyObject*) {
     auto& worker = native_self<GreenletWorker>(self);
