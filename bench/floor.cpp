@@ -3,9 +3,9 @@
 //
 //   bench_floor 127.0.0.1:8000          the floor
 //   bench_floor 127.0.0.1:8000 plain    a loop of epoll, recv and send that understands nothing:
-//   what
-//                                       of the floor is the kernel's. It accepts as most servers
-//                                       do, before the first byte is there (no TCP_DEFER_ACCEPT).
+//                                       what of the floor is the kernel's. It accepts and closes
+//                                       as most servers do: before the first byte is there (no
+//                                       TCP_DEFER_ACCEPT), and with a FIN of its own.
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>

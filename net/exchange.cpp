@@ -40,6 +40,13 @@ constexpr int kSendFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
 constexpr int kSendFlags = MSG_DONTWAIT;  // the process ignores SIGPIPE
 #endif
 
+/// For bytes that shutdown(2) follows: they share a segment with the FIN.
+#ifdef MSG_MORE
+constexpr int kBeforeFin = MSG_MORE;
+#else
+constexpr int kBeforeFin = 0;
+#endif
+
 /// What one attempt to send brought: bytes taken, or -errno. 0: the socket is full.
 using SendResult = ssize_t;
 
@@ -49,21 +56,21 @@ SendResult result_of(ssize_t sent) {
     return -errno;
 }
 
-SendResult send_vector(int fd, iovec* parts, size_t count) {
+SendResult send_vector(int fd, iovec* parts, size_t count, int flags = kSendFlags) {
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = count;
     ssize_t sent = 0;
     do {
-        sent = ::sendmsg(fd, &message, kSendFlags);
+        sent = ::sendmsg(fd, &message, flags);
     } while (sent < 0 && errno == EINTR);
     return result_of(sent);
 }
 
-SendResult send_bytes(int fd, std::string_view bytes) {
+SendResult send_bytes(int fd, std::string_view bytes, int flags = kSendFlags) {
     ssize_t sent = 0;
     do {
-        sent = ::send(fd, bytes.data(), bytes.size(), kSendFlags);
+        sent = ::send(fd, bytes.data(), bytes.size(), flags);
     } while (sent < 0 && errno == EINTR);
     return result_of(sent);
 }
@@ -73,18 +80,19 @@ iovec as_iovec(std::string_view bytes) {
 }
 
 SendResult send_parts(int fd, std::string_view before, std::string_view block,
-                      std::string_view after) {
-    if (block.empty() && after.empty()) return send_bytes(fd, before);
+                      std::string_view after, bool is_end) {
+    const int flags = kSendFlags | (is_end ? kBeforeFin : 0);
+    if (block.empty() && after.empty()) return send_bytes(fd, before, flags);
     const size_t total = before.size() + block.size() + after.size();
     if (total <= kGatherBytesMax) {
         char gathered[kGatherBytesMax];
         char* end = std::copy(before.begin(), before.end(), gathered);
         end = std::copy(block.begin(), block.end(), end);
         std::copy(after.begin(), after.end(), end);
-        return send_bytes(fd, {gathered, total});
+        return send_bytes(fd, {gathered, total}, flags);
     }
     iovec parts[] = {as_iovec(before), as_iovec(block), as_iovec(after)};
-    return send_vector(fd, parts, 3);
+    return send_vector(fd, parts, 3, flags);
 }
 
 /// Bytes of a file range to a socket through memory. 0: the socket is full; -EIO: the file ended
@@ -153,10 +161,13 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
         if (!is_last) last_block_us_ = monotonic_us();
         in_flight_ = true;
         lock.unlock();
-        const SendResult sent = send_parts(direct_fd_, before, block, after);
+        const bool is_end = is_last && ends_connection();
+        const SendResult sent = send_parts(direct_fd_, before, block, after, is_end);
+        const bool is_sent = sent == static_cast<SendResult>(total);
+        if (is_sent && is_end) ::shutdown(direct_fd_, SHUT_WR);  // the leader closes, or lingers
         lock.lock();
         in_flight_ = false;
-        if (sent == static_cast<SendResult>(total)) return !is_aborted();
+        if (is_sent) return !is_aborted();
         if (sent < 0) {
             lock.unlock();
             abort();
@@ -175,6 +186,12 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
     request_leader();
     lock.lock();
     return wait_while(lock, &Exchange::is_output_full);
+}
+
+/// The FIN may follow the answer's last byte. On a unix socket there is none that could share a
+/// segment with it.
+bool Exchange::ends_connection() const {
+    return !response.keeps_alive() && !is_detached() && !facts->is_unix;
 }
 
 /// Does this block follow the one before it so fast that the next may, too?

@@ -211,6 +211,7 @@ private:
     [[nodiscard]] bool may_send_directly() const {
         return direct_fd_ >= 0 && !in_flight_ && segments_.empty();
     }
+    [[nodiscard]] bool ends_connection() const;
     [[nodiscard]] bool may_hold(bool is_last, size_t size) const;
     bool hold(std::unique_lock<std::mutex>& lock, std::string_view before, std::string_view block,
               std::string_view after);

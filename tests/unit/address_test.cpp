@@ -41,6 +41,8 @@ TEST(Address, WritesIpAddressesLikeTheRestOfTheWorld) {
     EXPECT_EQ(v4->port(), "8000");
     EXPECT_EQ(v4->text(), "127.0.0.1:8000");
     EXPECT_FALSE(v4->is_unix());
+    for (const auto text : {"0.0.0.0", "255.255.255.255", "1.20.200.9", "10.0.100.99"})
+        EXPECT_EQ(Address::from_ip(text, 0)->host(), text);
     const auto v6 = Address::from_ip("2001:DB8:0:0::1", 65535);
     ASSERT_TRUE(v6);
     EXPECT_EQ(v6->host(), "2001:db8::1");

@@ -5,10 +5,14 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+// Not netinet/tcp.h, whose tcp_info ends before the counters of segments.
+#include <linux/tcp.h>
 
 #include <csignal>
 #include <functional>
@@ -16,6 +20,7 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "net/address.h"
 
 namespace gcorn {
 
@@ -54,6 +59,7 @@ protected:
         prepare();
     }
     void prepare(bool is_plain = true) {
+        facts_.is_unix = true;
         exchange->prepare(&facts_, is_plain ? server_.get() : -1, spool_directory);
         active_.store(1);
     }
@@ -86,6 +92,33 @@ protected:
         }
         return all;
     }
+    /// A TCP connection instead of the unix socket; the answer of a peer that asked to close it or,
+    /// with keep_alive, to keep it.
+    void use_tcp(bool keep_alive) {
+        const Fd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        Address address = *Address::from_ip("127.0.0.1", 0);
+        ASSERT_EQ(::bind(listener.get(), address.raw(), address.size), 0);
+        ASSERT_EQ(::listen(listener.get(), 1), 0);
+        ASSERT_EQ(::getsockname(listener.get(), address.raw(), &address.size), 0);
+        client_ = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        ASSERT_EQ(::connect(client_.get(), address.raw(), address.size), 0);
+        server_ = Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+        prepare();
+        facts_.is_unix = false;
+        exchange->head.keep_alive = keep_alive;
+        exchange->response.begin(exchange->head, true, {});
+    }
+    /// Segments that the client has received.
+    unsigned segments() {
+        tcp_info info{};
+        socklen_t size = sizeof info;
+        EXPECT_EQ(::getsockopt(client_.get(), IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+        return info.tcpi_segs_in;
+    }
+    bool client_sees_the_end() {
+        pollfd item{.fd = client_.get(), .events = POLLRDHUP, .revents = 0};
+        return ::poll(&item, 1, 0) == 1 && (item.revents & POLLRDHUP) != 0;
+    }
     bool client_has_nothing() {
         char byte = 0;
         return ::recv(client_.get(), &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0;
@@ -111,6 +144,39 @@ TEST_F(ExchangeTest, SmallBlockGoesStraightToTheSocket) {
     EXPECT_EQ(receive(16), "head;block;after");
     EXPECT_EQ(leader_calls, 0);
     EXPECT_FALSE(has_output());
+}
+
+TEST_F(ExchangeTest, LastBytesOfAConnectionBringItsEndInTheSameSegment) {
+    for (const size_t size : {5, 10'000}) {  // gathered, and as a vector
+        use_tcp(false);
+        const unsigned before = segments();
+        EXPECT_TRUE(exchange->send("head;", pattern(size), "after", true));
+        EXPECT_TRUE(eventually([&] { return client_sees_the_end(); }));
+        EXPECT_EQ(segments(), before + 1) << size;
+        EXPECT_EQ(receive(10 + size), "head;" + pattern(size) + "after");
+        EXPECT_EQ(leader_calls, 0);
+        char byte = 0;
+        EXPECT_EQ(::recv(client_.get(), &byte, 1, MSG_DONTWAIT), 0);
+    }
+}
+
+TEST_F(ExchangeTest, ConnectionsThatGoOnAreNotEndedByTheirLastBytes) {
+    use_tcp(true);
+    EXPECT_TRUE(exchange->send("kept", {}, {}, true));
+    EXPECT_EQ(receive(4), "kept");
+    EXPECT_FALSE(client_sees_the_end());
+
+    use_tcp(false);
+    EXPECT_TRUE(exchange->send("block", {}, {}, false));
+    EXPECT_EQ(receive(5), "block");
+    EXPECT_FALSE(client_sees_the_end());
+
+    const Result<Fd> socket = exchange->detach();
+    ASSERT_TRUE(socket.is_ok());
+    EXPECT_TRUE(exchange->send("last", {}, {}, true));
+    EXPECT_EQ(::send(socket->get(), ", raw", 5, 0), 5);
+    EXPECT_EQ(receive(9), "last, raw");
+    EXPECT_FALSE(client_sees_the_end());
 }
 
 TEST_F(ExchangeTest, WhatTheSocketDoesNotTakeIsSentByTheLeaderInOrder) {
