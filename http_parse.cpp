@@ -43,6 +43,12 @@ void RequestHead::clear() {
     line_ends_.clear();
 }
 
+std::string_view RequestHead::request_line() const {
+    const std::string_view last = !protocol.empty() ? protocol : !target.empty() ? target : method;
+    if (method.empty()) return {};
+    return {method.data(), static_cast<size_t>(last.data() + last.size() - method.data())};
+}
+
 void RequestHead::name_refused(std::string_view in) {
     clear();
     if (in.substr(0, 2) == "\r\n") in.remove_prefix(2);

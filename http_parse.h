@@ -95,6 +95,8 @@ public:
     bool is_upgrade = false;        ///< Connection has the token "upgrade"
 
     [[nodiscard]] bool is_head() const { return method == "HEAD"; }
+    /// The line that method, target and protocol lie in, as far as they are known.
+    [[nodiscard]] std::string_view request_line() const;
     /// HTTP/1.1 or later.
     [[nodiscard]] bool is_http_11() const {
         return version_major > 1 || (version_major == 1 && version_minor >= 1);

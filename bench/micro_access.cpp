@@ -64,7 +64,7 @@ int main(int argc, char** argv) {
     AccessRecord record;
     record.remote_addr = "192.0.2.17";
     record.method = "GET";
-    record.target = "/articles/2026/07/a-title-of-some-length?page=2&order=date";
+    record.request = "GET /articles/2026/07/a-title-of-some-length?page=2&order=date HTTP/1.1";
     record.path = "/articles/2026/07/a-title-of-some-length";
     record.query = "page=2&order=date";
     record.protocol = "HTTP/1.1";

@@ -13,7 +13,6 @@
 namespace gcorn {
 
 enum class AccessLog::Step::Kind : uint8_t {
-    Literal,
     RemoteAddr,
     User,
     Time,
@@ -70,13 +69,6 @@ bool is_plain(std::string_view text) {
     return are_plain_at(text.size() - kStride);  // overlaps the stride before it
 }
 
-void append_escaped(std::string_view text, std::string& out) {
-    if (is_plain(text))
-        out += text;
-    else
-        out += escape_for_log(text);
-}
-
 void append_quoted(std::string_view text, std::string& out) {
     if (is_plain(text))
         ((out += '"') += text) += '"';
@@ -86,14 +78,6 @@ void append_quoted(std::string_view text, std::string& out) {
 
 std::string_view first_word(std::string_view text) {
     return text.substr(0, text.find(' '));
-}
-
-template <typename Integer>
-void append_number(Integer value, std::string& out) {
-    char digits[24];
-    const auto [end, error] = std::to_chars(digits, digits + sizeof digits, value);
-    GCORN_CHECK(error == std::errc{});
-    out.append(digits, static_cast<size_t>(end - digits));
 }
 
 /// The moment of writing, rendered once a second for each thread.
@@ -238,18 +222,14 @@ Result<AccessLog> AccessLog::compile(std::string_view format) {
 }
 
 Status AccessLog::compile_text(std::string_view format) {
-    const auto add_literal = [&](std::string_view text) {
-        if (steps_.empty() || steps_.back().kind != Step::Kind::Literal)
-            steps_.push_back({Step::Kind::Literal, ""});
-        steps_.back().text += text;
-    };
+    std::string literal;
     for (size_t at = 0; at < format.size();) {
         const size_t percent = std::min(format.find('%', at), format.size());
-        if (percent > at) add_literal(format.substr(at, percent - at));
+        literal += format.substr(at, percent - at);
         at = percent;
         if (at == format.size()) break;
         if (format.substr(at).starts_with("%%")) {
-            add_literal("%");
+            literal += '%';
             at += 2;
             continue;
         }
@@ -280,14 +260,18 @@ Status AccessLog::compile_text(std::string_view format) {
         if (!step) return format_error(at, "'" + atom + "': " + step.message());
         step->width = static_cast<uint16_t>(width);
         step->precision = static_cast<uint16_t>(precision);
+        step->is_padded = width > 0 || has_precision;
         step->is_left = is_left;
         step->is_zero = is_zero && is_number && !is_left;
-        if (step->kind == Step::Kind::Absent && width == 0 && !has_precision)
-            add_literal("-");
-        else
+        if (step->kind == Step::Kind::Absent && !step->is_padded) {
+            literal += '-';
+        } else {
+            step->before = std::exchange(literal, {});
             steps_.push_back(std::move(*step));
+        }
         at = end + 1;
     }
+    tail_ = literal;
     return {};
 }
 
@@ -299,139 +283,136 @@ Status AccessLog::compile_json(std::string_view atoms) {
             return format_error(position, "unknown atom '" + std::string(name) + "'");
         const std::string key = json_quote(step->json_key) + ":";
         for (const Step& other : steps_)
-            if (std::string_view(other.json_key).substr(1) == key)
+            if (std::string_view(other.before).substr(1) == key)
                 return format_error(position, "'" + std::string(name) + "' repeats " + key);
-        step->json_key = (steps_.empty() ? "{" : ",") + key;
+        step->before = (steps_.empty() ? "{" : ",") + key;
         steps_.push_back(std::move(*step));
     }
+    tail_ = "}";
     return {};
 }
 
 void AccessLog::format(const AccessRecord& record, std::string& out) const {
-    if (json_) {
-        for (const Step& step : steps_)
-            append_json(step, record, out);
-        out += '}';
-        return;
-    }
+    thread_local Scratch scratch;
     for (const Step& step : steps_) {
-        if (step.kind == Step::Kind::Literal) {
-            out += step.text;
+        out += step.before;
+        if (json_) {
+            append_json(step, record, scratch, out);
             continue;
         }
         const size_t start = out.size();
-        append_text(step, record, out);
-        if (out.size() - start > step.precision) out.resize(start + step.precision);
-        if (out.size() - start >= step.width) continue;
-        const size_t missing = step.width - (out.size() - start);
-        if (step.is_left)
-            out.append(missing, ' ');
-        else
-            out.insert(start, missing, step.is_zero ? '0' : ' ');
+        append_text(step, record, scratch, out);
+        if (step.is_padded) pad(step, start, out);
     }
+    out += tail_;
 }
 
-/// The raw bytes of a string atom; false if it is absent. `value` may point into `scratch`.
-bool AccessLog::string_value(const Step& step, const AccessRecord& record, std::string& scratch,
-                             std::string_view& value) {
+/// Brings what was appended from `start` on to the wanted width.
+void AccessLog::pad(const Step& step, size_t start, std::string& out) {
+    if (out.size() - start > step.precision) out.resize(start + step.precision);
+    const size_t missing = step.width - std::min<size_t>(out.size() - start, step.width);
+    out.insert(step.is_left ? out.size() : start, missing, step.is_zero ? '0' : ' ');
+}
+
+AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& record,
+                                     Scratch& scratch) {
     using Kind = Step::Kind;
-    const auto request_field = [&](std::string_view name) {
-        return record.fields && record.fields->request_field(name, value);
+    const auto number = [&](auto integer) {
+        const auto [end, error] = std::to_chars(scratch.digits, std::end(scratch.digits), integer);
+        return Value{Form::Number, {scratch.digits, end}};
     };
-    switch (step.kind) {
-        case Kind::RemoteAddr: return value = record.remote_addr, true;
-        case Kind::Method: return value = record.method, !value.empty();
-        case Kind::Status: return value = first_word(record.status), !value.empty();
-        case Kind::Query: return value = record.query, true;
-        case Kind::Protocol: return value = record.protocol, !value.empty();
-        case Kind::Referer: return request_field("referer");
-        case Kind::UserAgent: return request_field("user-agent");
-        case Kind::RequestField: return request_field(step.text);
-        case Kind::ResponseField:
-            return record.fields && record.fields->response_field(step.text, value);
-        case Kind::User: {
-            std::string_view authorization;
-            if (!record.fields || !record.fields->request_field("authorization", authorization) ||
-                !basic_user(authorization, scratch))
-                return false;
-            return value = scratch, true;
-        }
-        case Kind::Path: scratch = percent_decode(record.path); return value = scratch, true;
-        case Kind::Request:
-            // Of a refused request some parts may be unknown.
-            for (const std::string_view part : {record.method, record.target, record.protocol})
-                if (!part.empty()) (scratch += scratch.empty() ? "" : " ") += part;
-            return value = scratch, !value.empty();
-        case Kind::Environ:
-            if (!record.environ) return false;
-            for (const auto& [name, text] : *record.environ)
-                if (name == step.text) return value = text, true;
-            return false;
-        default: return false;
-    }
-}
-
-/// Appends the digits of a number atom; false if it is none (or a status that is no number).
-bool AccessLog::number_value(const Step& step, const AccessRecord& record, std::string& out) {
-    using Kind = Step::Kind;
+    const auto text = [](std::string_view bytes) { return Value{Form::Text, bytes}; };
+    const auto known = [&](std::string_view bytes) {
+        return bytes.empty() ? Value{} : text(bytes);
+    };
+    const auto request_field = [&](std::string_view name) {
+        std::string_view bytes;
+        return record.fields && record.fields->request_field(name, bytes) ? text(bytes) : Value{};
+    };
     const int64_t us = std::max<int64_t>(record.duration_us, 0);
     switch (step.kind) {
-        case Kind::Bytes: return append_number(record.body_bytes, out), true;
-        case Kind::Seconds: return append_number(us / 1'000'000, out), true;
-        case Kind::Milliseconds: return append_number(us / 1000, out), true;
-        case Kind::Microseconds: return append_number(us, out), true;
-        case Kind::AppMicroseconds: return append_number(record.app_us, out), true;
-        case Kind::QueueMicroseconds: return append_number(record.queue_us, out), true;
-        case Kind::Pid: return append_number(record.pid ? record.pid : ::getpid(), out), true;
-        case Kind::Fraction: {
-            append_number(us / 1'000'000, out);
-            const size_t point = out.size();
-            append_number(1'000'000 + us % 1'000'000, out);
-            out[point] = '.';  // it was the 1 that kept the leading zeros
-            return true;
+        case Kind::RemoteAddr: return text(record.remote_addr);
+        case Kind::User: {
+            const Value authorization = request_field("authorization");
+            return basic_user(authorization.text, scratch.text) ? text(scratch.text) : Value{};
         }
+        case Kind::Request: return known(record.request);
         case Kind::Status: {
             const std::string_view code = first_word(record.status);
             // JSON knows no number with a leading zero.
-            if (code.empty() || code.front() == '0') return false;
-            if (!std::all_of(code.begin(), code.end(), is_digit)) return false;
-            return out += code, true;
+            const bool is_number =
+                !code.starts_with('0') && std::all_of(code.begin(), code.end(), is_digit);
+            return is_number && !code.empty() ? Value{Form::Number, code} : known(code);
         }
-        default: return false;
+        case Kind::Method: return known(record.method);
+        case Kind::Path: scratch.text = percent_decode(record.path); return text(scratch.text);
+        case Kind::Query: return text(record.query);
+        case Kind::Protocol: return known(record.protocol);
+        case Kind::Bytes: return number(record.body_bytes);
+        case Kind::Referer: return request_field("referer");
+        case Kind::UserAgent: return request_field("user-agent");
+        case Kind::Seconds: return number(us / 1'000'000);
+        case Kind::Milliseconds: return number(us / 1000);
+        case Kind::Microseconds: return number(us);
+        case Kind::Fraction: {
+            const size_t point = number(us / 1'000'000).text.size();
+            char* const begin = scratch.digits + point;
+            const auto [end, error] =
+                std::to_chars(begin, std::end(scratch.digits), 1'000'000 + us % 1'000'000);
+            *begin = '.';  // it was the 1 that kept the leading zeros
+            return {Form::Number, {scratch.digits, end}};
+        }
+        case Kind::Pid: return number(record.pid ? record.pid : ::getpid());
+        case Kind::AppMicroseconds: return number(record.app_us);
+        case Kind::QueueMicroseconds: return number(record.queue_us);
+        case Kind::RequestField: return request_field(step.name);
+        case Kind::ResponseField: {
+            std::string_view bytes;
+            const bool is_there = record.fields && record.fields->response_field(step.name, bytes);
+            return is_there ? text(bytes) : Value{};
+        }
+        case Kind::Environ:
+            if (!record.environ) return {};
+            for (const auto& [name, bytes] : *record.environ)
+                if (name == step.name) return text(bytes);
+            return {};
+        case Kind::Time:
+        case Kind::Absent: break;
     }
+    return {};
 }
 
-void AccessLog::append_text(const Step& step, const AccessRecord& record, std::string& out) {
+void AccessLog::append_text(const Step& step, const AccessRecord& record, Scratch& scratch,
+                            std::string& out) {
     if (step.kind == Step::Kind::Time) {
         out += time_texts().clf;
         return;
     }
+    const Value value = value_of(step, record, scratch);
     if (step.kind == Step::Kind::Pid) {
-        out += '<';
-        number_value(step, record, out);
-        out += '>';
+        ((out += '<') += value.text) += '>';
         return;
     }
-    if (number_value(step, record, out)) return;
-    std::string scratch;
-    std::string_view value;
-    if (string_value(step, record, scratch, value))
-        append_escaped(value, out);
-    else
-        out += '-';
+    switch (value.form) {
+        case Form::Absent: out += '-'; break;
+        case Form::Number: out += value.text; break;
+        case Form::Text:
+            is_plain(value.text) ? out += value.text : out += escape_for_log(value.text);
+            break;
+    }
 }
 
-void AccessLog::append_json(const Step& step, const AccessRecord& record, std::string& out) {
-    out += step.json_key;
+void AccessLog::append_json(const Step& step, const AccessRecord& record, Scratch& scratch,
+                            std::string& out) {
     if (step.kind == Step::Kind::Time) {
         ((out += '"') += time_texts().iso) += '"';
         return;
     }
-    if (number_value(step, record, out)) return;
-    std::string scratch;
-    std::string_view value;
-    if (string_value(step, record, scratch, value))
-        append_quoted(value, out);
+    const Value value = value_of(step, record, scratch);
+    if (value.form == Form::Number)
+        out += value.text;
+    else if (value.form == Form::Text)
+        append_quoted(value.text, out);
     else
         out += "null";
 }

@@ -44,9 +44,9 @@ public:
 /// What one line is made of. Views are valid for the call only.
 struct AccessRecord {
     std::string_view remote_addr;  ///< REMOTE_ADDR; "" on a unix socket prints as ""
+    std::string_view request;  ///< the request line; of a refused one: what is known, may be empty
     std::string_view method;
-    std::string_view target;  ///< RAW_URI; of a refused request: what is known, may be empty
-    std::string_view path;    ///< undecoded path; the %(U)s step decodes it
+    std::string_view path;  ///< undecoded path; the %(U)s step decodes it
     std::string_view query;
     std::string_view protocol;
     std::string_view status;  ///< "200 OK" or "400"
@@ -80,10 +80,12 @@ private:
     struct Step {
         enum class Kind : uint8_t;
         Kind kind;
-        std::string text;        ///< a literal, or the lower-case name of a field or environ value
-        std::string json_key{};  ///< "\"status\":" with the comma or brace in front of it
-        uint16_t width = 0;      ///< 0: as long as the value is
+        std::string name;                 ///< of a field or environ value, in lower case
+        std::string json_key{};           ///< "status"; "" for what JSON does not know
+        std::string before{};             ///< literal text in front of the value
+        uint16_t width = 0;               ///< 0: as long as the value is
         uint16_t precision = UINT16_MAX;  ///< at most so many bytes of the value
+        bool is_padded = false;           ///< it has a width or a precision
         bool is_left = false;             ///< padded on the right
         bool is_zero = false;             ///< a number padded with zeros
     };
@@ -91,12 +93,24 @@ private:
     Status compile_text(std::string_view format);
     Status compile_json(std::string_view atoms);
     Result<Step> find_atom(std::string_view name, bool is_number_wanted);
-    static bool string_value(const Step& step, const AccessRecord& record, std::string& scratch,
-                             std::string_view& value);
-    static bool number_value(const Step& step, const AccessRecord& record, std::string& out);
-    static void append_text(const Step& step, const AccessRecord& record, std::string& out);
-    static void append_json(const Step& step, const AccessRecord& record, std::string& out);
+    enum class Form : uint8_t { Absent, Number, Text };  ///< digits (and a point), or any bytes
+    struct Value {
+        Form form = Form::Absent;
+        std::string_view text;  ///< in the record or in the Scratch
+    };
+    /// Memory for values that the record does not have as they are.
+    struct Scratch {
+        char digits[40];
+        std::string text;
+    };
+    static void pad(const Step& step, size_t start, std::string& out);
+    static Value value_of(const Step& step, const AccessRecord& record, Scratch& scratch);
+    static void append_text(const Step& step, const AccessRecord& record, Scratch& scratch,
+                            std::string& out);
+    static void append_json(const Step& step, const AccessRecord& record, Scratch& scratch,
+                            std::string& out);
     std::vector<Step> steps_;
+    std::string tail_;  ///< literal text behind the last value
     std::vector<std::string> environ_names_;
     bool json_ = false;
     bool measures_time_ = false;

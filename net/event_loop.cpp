@@ -266,8 +266,8 @@ void EventLoop::write_access_line(const Exchange& exchange) {
     const ExchangeFields fields(exchange);
     AccessRecord record;
     record.remote_addr = exchange.facts->remote_addr;
+    record.request = exchange.head.request_line();
     record.method = exchange.head.method;
-    record.target = exchange.head.target;
     record.path = exchange.head.raw_path;
     record.query = exchange.head.query;
     record.protocol = exchange.head.protocol;

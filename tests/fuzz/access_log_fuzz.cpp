@@ -45,7 +45,7 @@ void check_line(std::string_view format, std::string_view client) {
     for (const std::string& name : log->environ_names())
         environ.emplace_back(name, client);
     gcorn::AccessRecord record;
-    record.remote_addr = record.method = record.target = record.path = record.query =
+    record.remote_addr = record.method = record.request = record.path = record.query =
         record.protocol = record.status = client;
     record.body_bytes = client.size();
     record.duration_us = static_cast<int64_t>(client.size()) * 1'000'003 - 7;

@@ -45,7 +45,7 @@ struct Request {
         environ = {{"request_method", "GET"}, {"my.object", "<Thing 7>"}};
         record.remote_addr = "192.0.2.17";
         record.method = "GET";
-        record.target = "/caf%C3%A9%20x?a=b&c";
+        record.request = "GET /caf%C3%A9%20x?a=b&c HTTP/1.1";
         record.path = "/caf%C3%A9%20x";
         record.query = "a=b&c";
         record.protocol = "HTTP/1.1";
@@ -171,14 +171,23 @@ TEST(AccessLog, KeepsTheZerosOfShortDurations) {
     EXPECT_EQ(request.line("%(L)s %(D)s"), "0.000000 0") << "a clock cannot run backwards";
 }
 
+TEST(AccessLog, PutsPiecesOfAnyLengthTogether) {
+    Request request;
+    for (const size_t size : {0, 1, 504, 505, 506, 511, 512, 513, 5000}) {
+        const std::string query(size, 'q'), literal(size, 'l');
+        request.record.query = query;
+        EXPECT_EQ(request.line("a%(q)sb%(q)s"), "a" + query + "b" + query) << size;
+        EXPECT_EQ(request.line("%(q)s" + literal + "%(m)s"), query + literal + "GET") << size;
+    }
+}
+
 TEST(AccessLog, WritesARefusedRequestWithWhatIsKnown) {
     Request request;
     request.record = AccessRecord();
     request.record.remote_addr = "192.0.2.1";
     request.record.status = "400";
     EXPECT_EQ(request.line("%(h)s \"%(r)s\" %(s)s %(b)s %(m)s %(H)s"), "192.0.2.1 \"-\" 400 0 - -");
-    request.record.method = "GET";
-    request.record.target = "/x";
+    request.record.request = "GET /x";
     EXPECT_EQ(request.line("\"%(r)s\""), "\"GET /x\"");
 }
 
@@ -218,7 +227,7 @@ TEST(AccessLog, LetsNoClientForgeALineOrReachATerminal) {
         "x\r\n192.0.2.66 - - \"forged\"\x1b]0;title\x07\x9b"
         "31m\xc2\x9b\\\x7f\0z";
     Request request;
-    request.record.remote_addr = request.record.method = request.record.target =
+    request.record.remote_addr = request.record.method = request.record.request =
         request.record.path = request.record.query = request.record.protocol =
             request.record.status = evil;
     request.fields.request = {{"referer", evil}, {"user-agent", evil}, {"x", evil}};

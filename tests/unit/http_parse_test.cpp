@@ -503,13 +503,18 @@ TEST(HttpParse, NamesWhatIsKnownOfARefusedRequest) {
         head.name_refused(in);
         return Parts{head.method, head.target, head.raw_path, head.query, head.protocol};
     };
+    EXPECT_EQ(head.request_line(), "");
     EXPECT_EQ(named("GET /a?b=c?d HTTP/1.1\r\nHost"),
               (Parts{"GET", "/a?b=c?d", "/a", "b=c?d", "HTTP/1.1"}));
+    EXPECT_EQ(head.request_line(), "GET /a?b=c?d HTTP/1.1");
     EXPECT_EQ(named("\r\nGET / HTTP/1.1\n"), (Parts{"GET", "/", "/", "", "HTTP/1.1"}));
     EXPECT_EQ(named("GET a b HTTP/9"), (Parts{"GET", "a b", "a b", "", "HTTP/9"}));
     EXPECT_EQ(named("GET /a"), (Parts{"GET", "/a", "/a", "", ""}));
+    EXPECT_EQ(head.request_line(), "GET /a");
     EXPECT_EQ(named("GET"), (Parts{"GET", "", "", "", ""}));
+    EXPECT_EQ(head.request_line(), "GET");
     EXPECT_EQ(named(""), Parts());
+    EXPECT_EQ(head.request_line(), "");
     EXPECT_EQ(named(std::string(10000, 'x'))[0].size(), 8190u);
 }
 
