@@ -48,6 +48,10 @@ void take_note_and_interrupt(int signal) {
     errno = saved_errno;
 }
 
+void end_without_core(int) {
+    static_cast<void>(::raise(SIGTERM));  // at its default where this is a handler
+}
+
 // sigaction fails only for numbers that do not exist or cannot be caught; ours are constants.
 void set_action(int signal, void (*handler)(int), int flags) {
     struct sigaction action {};
@@ -151,6 +155,7 @@ void reset_to_defaults() {
     for (const int signal : kArbiterQueued)
         set_action(signal, SIG_DFL, 0);
     set_action(SIGABRT, SIG_DFL, 0);
+    set_action(SIGQUIT, end_without_core, 0);
     for (const int signal : {SIGHUP, SIGUSR2})
         set_action(signal, SIG_IGN, 0);
     interrupt_python = nullptr;

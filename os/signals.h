@@ -48,7 +48,8 @@ void end_soon_after_parent();
 
 /// For a fresh child, before open(): every signal named above back to its default action, but HUP
 /// and USR2, which are ignored from here on (a signal for the whole family hurts no booting worker,
-/// either), and PIPE and XFSZ, which stay as they are.
+/// either), PIPE and XFSZ, which stay as they are, and QUIT, which ends a child that still boots as
+/// TERM does: its default action would leave a core file behind.
 void reset_to_defaults();
 
 /// Blocks all signals in the calling thread, for good unless the mask `before` is restored: for the

@@ -384,9 +384,15 @@ Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
     WithGil gil;
     PyRef handler = native_function(method, this);
     PyRef set_handler = handler ? import("_signal", "signal") : PyRef();
+    PyRef ignore = set_handler ? import("_signal", "SIG_IGN") : PyRef();
+    PyRef at_exit = ignore ? import("atexit", "register") : PyRef();
     for (const int signal : {SIGINT, SIGQUIT, SIGABRT}) {
-        if (!set_handler ||
-            !PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO", signal, handler.get())))
+        // What is left of Py_FinalizeEx() after the exit functions would run with the default
+        // actions, and those of QUIT and ABRT leave a core file behind.
+        if (!at_exit ||
+            !PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO", signal, handler.get())) ||
+            !PyRef::steal(PyObject_CallFunction(at_exit.get(), "OiO", set_handler.get(), signal,
+                                                ignore.get())))
             return python_error("install the worker's signal handlers");
     }
     return {};

@@ -117,6 +117,30 @@ TEST_P(Signals, QuitIsRepeatedForACallThatMissedIt) {
     EXPECT_LE(told, GetParam().workers) << server.story();  // once each
 }
 
+TEST_P(Signals, QuitInTheLastMomentsOfTheInterpreterIsNoDeathWithACoreFile) {
+    SKIP_ON_GUNICORN("it dies of it");
+    const std::string hook =
+        "import os, signal, sys, types\n"
+        "class Late:\n"
+        "    def __init__(self):\n"
+        "        self.note = os.open('" +
+        (scratch_ / "events") +
+        "', os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
+        "        self.quit = lambda note=self.note, write=os.write, kill=os.kill, pid=os.getpid(),"
+        " quit=signal.SIGQUIT:"
+        " (kill(pid, quit), write(note, b'late '))\n"
+        "    def __del__(self):\n"
+        "        self.quit()\n"
+        "def post_worker_init(worker):\n"
+        "    sys.modules['late'] = types.ModuleType('late')\n"
+        "    sys.modules['late'].late = Late()\n";
+    Server& server = start({"-c", scratch_.write("hooks.py", hook)});
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_EQ(count(read_file(scratch_ / "events"), "late"), GetParam().workers);
+    EXPECT_FALSE(server.logs("was sent", Milliseconds(0))) << server.story();
+}
+
 TEST_P(Signals, TermKillsWhoIsNotDoneAfterTheGracefulTimeout) {
     Server& server = start({"--graceful-timeout", "1"});
     Client client = server.connect();

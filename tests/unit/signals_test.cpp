@@ -110,14 +110,21 @@ TEST_F(Signals, HupAndUsr2AreHarmlessFromResetOn) {
     ::raise(SIGHUP);
     ::raise(SIGUSR2);
     EXPECT_TRUE(signals::take().empty());
-    const pid_t pid = ::fork();
-    if (pid == 0) {
-        ::raise(SIGTERM);
-        ::_exit(0);
+}
+
+TEST_F(Signals, AChildThatStillBootsIsEndedByTermAndQuitWithoutACoreFile) {
+    signals::catch_for_arbiter();
+    for (const int signal : {SIGTERM, SIGQUIT}) {
+        const pid_t pid = ::fork();
+        if (pid == 0) {
+            signals::reset_to_defaults();
+            ::raise(signal);
+            ::_exit(0);
+        }
+        int status = 0;
+        ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+        EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM) << signal;
     }
-    int status = 0;
-    ASSERT_EQ(::waitpid(pid, &status, 0), pid);
-    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
 }
 
 TEST_F(Signals, Usr1IsQueuedFromOpenOn) {
