@@ -596,9 +596,10 @@ HttpPolicy http_policy(const Config& cfg, std::string script_name) {
                         : cfg.header_map == "dangerous" ? HeaderMap::Dangerous
                                                         : HeaderMap::Drop;
     policy.forwarder_headers = cfg.forwarder_headers;
-    policy.secure_scheme_headers.clear();
+    std::vector<SchemeHeaders::Entry> scheme_headers;
     for (const auto& [name, value] : cfg.secure_scheme_headers)
-        policy.secure_scheme_headers.emplace_back(upper(name), value);
+        scheme_headers.emplace_back(upper(name), value);
+    policy.secure_scheme_headers = SchemeHeaders(std::move(scheme_headers));
     policy.permit_obsolete_folding = cfg.permit_obsolete_folding;
     policy.strip_header_spaces = cfg.strip_header_spaces;
     policy.permit_unconventional_http_method = cfg.permit_unconventional_http_method;

@@ -31,6 +31,11 @@ const Field* RequestHead::find(std::string_view name) const {
     return nullptr;
 }
 
+SchemeHeaders::SchemeHeaders(std::vector<Entry> entries) : entries_(std::move(entries)) {
+    for (const Entry& entry : entries_)
+        ids_ |= uint64_t{1} << static_cast<unsigned>(find_field(entry.first));
+}
+
 void RequestHead::clear() {
     method = target = raw_path = query = fragment = script_name = protocol = authority = {};
     version_major = version_minor = 1;
@@ -266,10 +271,6 @@ public:
                 HttpError& error)
         : policy_(policy), peer_(peer), head_(head), error_(error) {
         head_.is_https = peer.is_tls;
-        if (!peer.is_trusted) return;
-        for (const auto& entry : policy.secure_scheme_headers) {
-            scheme_ids_ |= uint64_t{1} << static_cast<unsigned>(find_field(entry.first));
-        }
     }
 
     [[nodiscard]] bool add_request_line(char* bytes, size_t size);
@@ -299,7 +300,6 @@ private:
     RequestHead& head_;
     HttpError& error_;
 
-    uint64_t scheme_ids_ = 0;  ///< names in secure_scheme_headers, if the peer is trusted
     static constexpr size_t kNone = SIZE_MAX;
     size_t host_ = kNone;  ///< its index in head_.fields
     bool has_content_type_ = false;
@@ -402,7 +402,7 @@ void HeadBuilder::split_path(std::string_view rest) {
 inline bool HeadBuilder::add_field(std::string_view line) {
     Field& field = head_.fields.emplace_back();
     if (const char* rule = split_field(line, policy_, field)) return fail(400, rule, line);
-    if ((scheme_ids_ >> static_cast<unsigned>(field.id) & 1) != 0 && !note_scheme(field))
+    if (peer_.is_trusted && policy_.secure_scheme_headers.may_have(field.id) && !note_scheme(field))
         return false;
     if (field.id == FieldId::Unknown) return add_unknown(field);
     return field.id > FieldId::Expect || note(field);
@@ -487,7 +487,7 @@ bool HeadBuilder::note_transfer_encoding(std::string_view value) {
 
 /// A name that secure_scheme_headers may list: the exact value means https, any other http.
 bool HeadBuilder::note_scheme(const Field& field) {
-    for (const auto& [name, secure_value] : policy_.secure_scheme_headers) {
+    for (const auto& [name, secure_value] : policy_.secure_scheme_headers.entries()) {
         const bool same =
             field.id == FieldId::Unknown ? iequals(name, field.name) : find_field(name) == field.id;
         if (!same) continue;

@@ -21,6 +21,22 @@ namespace gcorn {
 /// What to do with field names that contain an underscore (gunicorn: header_map).
 enum class HeaderMap : uint8_t { Drop, Refuse, Dangerous };
 
+/// Field names by which a trusted proxy tells the scheme, with the value of each that means https.
+class SchemeHeaders {
+public:
+    using Entry = std::pair<std::string, std::string>;  ///< ("X-FORWARDED-PROTO", "https")
+    explicit SchemeHeaders(std::vector<Entry> entries);
+    [[nodiscard]] const std::vector<Entry>& entries() const { return entries_; }
+    /// False: no field with this id has a name among them.
+    [[nodiscard]] bool may_have(FieldId id) const {
+        return (ids_ >> static_cast<unsigned>(id) & 1) != 0;
+    }
+
+private:
+    std::vector<Entry> entries_;
+    uint64_t ids_ = 0;  ///< a bit for each id
+};
+
 /// Limits and policy, taken from the settings once per worker. Sizes in bytes.
 struct HttpPolicy {
     uint32_t limit_request_line = 4094;   ///< without CRLF; 0 or ≥ 8190 act as 8190
@@ -30,9 +46,9 @@ struct HttpPolicy {
     uint64_t limit_request_body = 0;  ///< 0: unlimited
     HeaderMap header_map = HeaderMap::Drop;
     std::vector<std::string> forwarder_headers = {"SCRIPT_NAME", "PATH_INFO"};  ///< "*": all
-    /// Upper-case field name ("X-FORWARDED-PROTO") and the value that means https.
-    std::vector<std::pair<std::string, std::string>> secure_scheme_headers = {
-        {"X-FORWARDED-PROTOCOL", "ssl"}, {"X-FORWARDED-PROTO", "https"}, {"X-FORWARDED-SSL", "on"}};
+    SchemeHeaders secure_scheme_headers{{{"X-FORWARDED-PROTOCOL", "ssl"},
+                                         {"X-FORWARDED-PROTO", "https"},
+                                         {"X-FORWARDED-SSL", "on"}}};
     bool permit_obsolete_folding = false;
     bool strip_header_spaces = false;
     bool permit_unconventional_http_method = false;

@@ -101,8 +101,9 @@ inline bool apply_setting(CorpusCase& test, std::string_view name, std::string_v
         policy.forwarder_headers = comma_list(value);
     else if (name == "secure_scheme_header") {
         const size_t equals = value.find('=');
-        policy.secure_scheme_headers.emplace_back(value.substr(0, equals),
-                                                  value.substr(equals + 1));
+        std::vector<SchemeHeaders::Entry> entries = policy.secure_scheme_headers.entries();
+        entries.emplace_back(value.substr(0, equals), value.substr(equals + 1));
+        policy.secure_scheme_headers = SchemeHeaders(std::move(entries));
     } else if (name == "script_name")
         policy.script_name = value;
     else if (name == "permit_obsolete_folding")

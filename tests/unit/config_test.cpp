@@ -549,7 +549,7 @@ TEST(ConfigOptions, HttpPolicyCarriesEveryRule) {
     EXPECT_EQ(defaults.limit_request_field_size, HttpPolicy{}.limit_request_field_size);
     EXPECT_EQ(defaults.header_map, HeaderMap::Drop);
     EXPECT_EQ(defaults.forwarder_headers, HttpPolicy{}.forwarder_headers);
-    EXPECT_EQ(defaults.secure_scheme_headers.size(), 3u);
+    EXPECT_EQ(defaults.secure_scheme_headers.entries().size(), 3u);
 
     Config cfg;
     for (const auto& [mode, meant] : std::map<std::string, HeaderMap>{
@@ -561,8 +561,8 @@ TEST(ConfigOptions, HttpPolicyCarriesEveryRule) {
     cfg.limit_request_body = 5;
     cfg.strip_header_spaces = cfg.casefold_http_method = true;
     const HttpPolicy policy = http_policy(cfg, "/mount");
-    EXPECT_EQ(policy.secure_scheme_headers,
-              (std::vector<std::pair<std::string, std::string>>{{"X-SSL", "On"}}));
+    EXPECT_EQ(policy.secure_scheme_headers.entries(),
+              (std::vector<SchemeHeaders::Entry>{{"X-SSL", "On"}}));
     EXPECT_EQ(policy.limit_request_body, 5u);
     EXPECT_TRUE(policy.strip_header_spaces && policy.casefold_http_method);
     EXPECT_FALSE(policy.permit_obsolete_folding || policy.permit_unconventional_http_method ||
