@@ -97,6 +97,9 @@ public:
     /// Briefly takes the GIL: proves that the interpreter is alive (gthread's heartbeat). True at
     /// once where there is no interpreter.
     virtual bool is_alive() { return true; }
+    /// Runs `calls`, several calls of the application one after the other on this thread: the GIL
+    /// is taken once for all of them, and dropped where they wait.
+    virtual void together(const std::function<void()>& calls) { calls(); }
     /// Makes the interpreter run the worker's signal reaction between two bytecodes: from a signal
     /// handler, async-signal-safe (PyErr_SetInterruptEx).
     virtual void interrupt(int /*signal*/) {}

@@ -491,11 +491,14 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         // The application's own signal handlers run promptly although no Python runs.
         if (loop.was_interrupted()) context_.runtime.is_alive();
         tend();
-        while (std::shared_ptr<Exchange> exchange = ready.try_pop()) {
-            guard.call_begins();
-            run_exchange(*exchange, 0);
-            if (!alive() && is_finished()) break;
-        }
+        if (ready.is_empty()) continue;
+        context_.runtime.together([&] {
+            while (std::shared_ptr<Exchange> exchange = ready.try_pop()) {
+                guard.call_begins();
+                run_exchange(*exchange, 0);
+                if (!alive() && is_finished()) break;
+            }
+        });
     }
 }
 

@@ -351,6 +351,11 @@ bool Interpreter::is_alive() {
     return true;
 }
 
+void Interpreter::together(const std::function<void()>& calls) {
+    WithGil gil;
+    calls();
+}
+
 /// Python runs signal handlers between bytecodes; an idle worker has none, so it asks. GIL held.
 void Interpreter::run_pending_handlers() {
     if (PyErr_CheckSignals() != 0) report_unless_interrupt("Exception in a signal handler");

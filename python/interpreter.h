@@ -61,6 +61,7 @@ public:
     /// Takes the GIL and, on the main thread, lets pending Python signal handlers run. What they
     /// raise is logged, except the SystemExit of our own interrupts: the core stops by itself.
     bool is_alive() override;
+    void together(const std::function<void()>& calls) override;
     /// Async-signal-safe. Only after install_interrupts(). For SIGABRT the stacks of all Python
     /// threads are written first if enable_traceback_dump() was called.
     void interrupt(int signal) override;
