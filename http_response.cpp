@@ -45,17 +45,23 @@ void append_upper_hex(std::string& out, uint64_t value) {
 
 }  // namespace
 
+void ResponseWriter::Answer::clear() {
+    status.clear();
+    fields.clear();
+    length = 0;
+    code = 0;
+    has_length = wants_close = is_upgrade = false;
+}
+
 void ResponseWriter::begin(const RequestHead& head, bool may_keep_alive,
                            const ResponseOptions& options) {
     head_ = &head;
     options_ = &options;
-    status_.clear();
-    fields_.clear();
+    answer_.clear();
     out_.clear();
-    length_ = body_bytes_ = 0;
-    code_ = 0;
+    body_bytes_ = 0;
     body_kind_ = BodyKind::None;
-    has_length_ = chunked_ = wants_close_ = head_sent_ = cut_ = finished_ = is_upgrade_ = false;
+    chunked_ = head_sent_ = cut_ = finished_ = false;
     keep_alive_ = may_keep_alive && head.keep_alive;
 }
 
@@ -71,12 +77,16 @@ Status ResponseWriter::set_status(std::string_view status) {
         return Error{0, "invalid status \"" + escape_for_log(status, 64) +
                             "\": an interim status cannot be the answer"};
     }
-    status_ = status;
-    code_ = code;
-    fields_.clear();
-    length_ = 0;
-    has_length_ = wants_close_ = is_upgrade_ = false;
+    answer_.clear();
+    answer_.status = status;
+    answer_.code = code;
     return Status::ok();
+}
+
+bool ResponseWriter::repeat(const Answer& answer) {
+    if (answer.code < 200 || head_->method == "CONNECT") return false;  // see is_unframed()
+    answer_ = answer;
+    return true;
 }
 
 Status ResponseWriter::add_field(std::string_view name, std::string_view value) {
@@ -101,37 +111,37 @@ Status ResponseWriter::add_content_length(std::string_view name, std::string_vie
     if (!length || *length > INT64_MAX) {
         return Error{0, "invalid Content-Length \"" + escape_for_log(value, 64) + '"'};
     }
-    if (has_length_) {
-        if (*length == length_) return Status::ok();
+    if (answer_.has_length) {
+        if (*length == answer_.length) return Status::ok();
         return Error{0, "two different Content-Length headers"};
     }
     // RFC 9110 §8.6: not in 204 and the unframed; in 304 it tells what the answer to a GET would
     // have.
-    if (code_ == 204 || is_unframed()) return Status::ok();
-    has_length_ = true;
-    length_ = *length;
+    if (answer_.code == 204 || is_unframed()) return Status::ok();
+    answer_.has_length = true;
+    answer_.length = *length;
     append_field(name, value);
     return Status::ok();
 }
 
 void ResponseWriter::note_connection(std::string_view value) {
     for (const std::string_view option : split_list(value)) {
-        if (iequals(option, "close")) wants_close_ = true;
-        if (iequals(option, "upgrade")) is_upgrade_ = true;
+        if (iequals(option, "close")) answer_.wants_close = true;
+        if (iequals(option, "upgrade")) answer_.is_upgrade = true;
     }
 }
 
 void ResponseWriter::append_field(std::string_view name, std::string_view value) {
-    fields_.append(name).append(": ").append(value).append(kCrLf);
+    answer_.fields.append(name).append(": ").append(value).append(kCrLf);
 }
 
 bool ResponseWriter::has_no_body() const {
-    return code_ == 204 || code_ == 304 || head_->is_head();
+    return answer_.code == 204 || answer_.code == 304 || head_->is_head();
 }
 
 /// After 101, and after success of CONNECT (RFC 9110 §9.3.6), the connection is no longer HTTP's.
 bool ResponseWriter::is_unframed() const {
-    return code_ == 101 || (code_ < 300 && head_->method == "CONNECT");
+    return answer_.code == 101 || (answer_.code < 300 && head_->method == "CONNECT");
 }
 
 /// RFC 9112 §6.3 and gunicorn's habits: a length if there is one, chunks for HTTP/1.1, else the end
@@ -139,7 +149,7 @@ bool ResponseWriter::is_unframed() const {
 ResponseWriter::BodyKind ResponseWriter::body_kind() const {
     if (has_no_body()) return BodyKind::None;
     if (is_unframed()) return BodyKind::UntilClose;
-    if (has_length_) return BodyKind::Length;
+    if (answer_.has_length) return BodyKind::Length;
     return head_->is_http_11() ? BodyKind::Chunked : BodyKind::UntilClose;
 }
 
@@ -147,11 +157,12 @@ void ResponseWriter::render_head() {
     GCORN_CHECK(has_status());
     body_kind_ = body_kind();
     chunked_ = body_kind_ == BodyKind::Chunked;
-    keep_alive_ = keep_alive_ && !wants_close_ && body_kind_ != BodyKind::UntilClose;
-    const bool says_upgrade = is_upgrade_ && (keep_alive_ || code_ == 101);
+    keep_alive_ = keep_alive_ && !answer_.wants_close && body_kind_ != BodyKind::UntilClose;
+    const bool says_upgrade = answer_.is_upgrade && (keep_alive_ || answer_.code == 101);
 
-    out_.assign(head_->is_http_11() ? "HTTP/1.1 " : "HTTP/1.0 ").append(status_);
-    if (status_.size() == 3) out_ += ' ';  // RFC 9112 §4 wants the blank even without a reason
+    out_.assign(head_->is_http_11() ? "HTTP/1.1 " : "HTTP/1.0 ").append(answer_.status);
+    if (answer_.status.size() == 3)
+        out_ += ' ';  // RFC 9112 §4 wants the blank even without a reason
     if (!options_->server.empty() && is_field_value(options_->server)) {
         out_.append("\r\nServer: ").append(options_->server);
     }
@@ -160,7 +171,7 @@ void ResponseWriter::render_head() {
                 : keep_alive_ ? "\r\nConnection: keep-alive\r\n"
                               : "\r\nConnection: close\r\n");
     if (chunked_) out_.append("Transfer-Encoding: chunked\r\n");
-    out_.append(fields_).append(kCrLf);
+    out_.append(answer_.fields).append(kCrLf);
     head_sent_ = true;
 }
 
@@ -170,8 +181,8 @@ ResponseWriter::Pieces ResponseWriter::body(uint64_t size, bool is_last) {
         out_.clear();
     } else {
         // A body known to miss its length ends the connection: better to say so while we can.
-        const bool misses_length = size > length_ || (is_last && size < length_);
-        if (has_length_ && misses_length && !has_no_body()) must_close();
+        const bool misses_length = size > answer_.length || (is_last && size < answer_.length);
+        if (answer_.has_length && misses_length && !has_no_body()) must_close();
         render_head();
     }
     finished_ = is_last;
@@ -180,7 +191,7 @@ ResponseWriter::Pieces ResponseWriter::body(uint64_t size, bool is_last) {
         case BodyKind::None: break;
         case BodyKind::UntilClose: pieces.take = size; break;
         case BodyKind::Length:
-            pieces.take = std::min(size, length_ - body_bytes_);
+            pieces.take = std::min(size, answer_.length - body_bytes_);
             if (pieces.take < size) cut_ = true;
             break;
         case BodyKind::Chunked:
@@ -205,13 +216,13 @@ ResponseWriter::Pieces ResponseWriter::finish() {
 }
 
 bool ResponseWriter::is_short() const {
-    return head_sent_ && body_kind_ == BodyKind::Length && body_bytes_ < length_;
+    return head_sent_ && body_kind_ == BodyKind::Length && body_bytes_ < answer_.length;
 }
 
 std::string_view ResponseWriter::field(std::string_view name, bool& found) const {
     std::string_view value;
     found = false;
-    for (std::string_view rest = fields_; !rest.empty();) {
+    for (std::string_view rest = answer_.fields; !rest.empty();) {
         const size_t colon = rest.find(": ");
         const size_t end = rest.find(kCrLf);
         if (iequals(rest.substr(0, colon), name)) {
@@ -229,14 +240,14 @@ std::string_view ResponseWriter::error_page(int status) {
     const std::string page = "<!DOCTYPE html>\n<html>\n  <head>\n    <title>" + reason +
                              "</title>\n  </head>\n  <body>\n    <h1>" + reason +
                              "</h1>\n  </body>\n</html>\n";
-    status_ = std::to_string(status) + ' ' + reason;
-    code_ = status;
-    fields_.clear();
+    answer_.clear();
+    answer_.status = std::to_string(status) + ' ' + reason;
+    answer_.code = status;
     append_field("Content-Type", "text/html");
     append_field("Content-Length", std::to_string(page.size()));
-    has_length_ = true;
-    length_ = page.size();
-    keep_alive_ = wants_close_ = is_upgrade_ = false;
+    answer_.has_length = true;
+    answer_.length = page.size();
+    keep_alive_ = false;
     const Pieces pieces = body(page.size(), true);
     out_.append(page, 0, pieces.take);
     return out_;

@@ -24,6 +24,18 @@ struct ResponseOptions {
 
 class ResponseWriter {
 public:
+    /// What an application said: status and fields, as set_status() and add_field() took them.
+    struct Answer {
+        std::string status;
+        std::string fields;  ///< "Name: value\r\n"…
+        uint64_t length = 0;
+        int code = 0;
+        bool has_length = false;
+        bool wants_close = false;  ///< Connection has the token "close"
+        bool is_upgrade = false;   ///< Connection has the token "upgrade"
+        void clear();
+    };
+
     /// Starts the answer to `head`. may_keep_alive: what worker and connection allow; the response
     /// is persistent only if the request asks for it and its own framing permits it, too.
     void begin(const RequestHead& head, bool may_keep_alive, const ResponseOptions& options);
@@ -41,6 +53,11 @@ public:
     /// close` is honoured, Deviation: gunicorn ignores it). A Content-Length that is no number, or
     /// differs from an earlier one, is refused.
     Status add_field(std::string_view name, std::string_view value);
+
+    /// The same answer to another request, in the place of set_status() and add_field(). False, and
+    /// nothing is done, where they would judge by the request.
+    [[nodiscard]] bool repeat(const Answer& answer);
+    [[nodiscard]] const Answer& answer() const { return answer_; }
 
     /// What goes on the wire around one block of body.
     struct Pieces {
@@ -62,27 +79,27 @@ public:
     /// Deviation: gunicorn leaves out Server and Date; RFC 9110 §6.6.1 asks for a Date.
     [[nodiscard]] std::string_view error_page(int status);
 
-    [[nodiscard]] bool has_status() const { return !status_.empty(); }
+    [[nodiscard]] bool has_status() const { return !answer_.status.empty(); }
     [[nodiscard]] bool head_sent() const { return head_sent_; }
     /// Fewer bytes than Content-Length were framed: the connection must close.
     [[nodiscard]] bool is_short() const;
     /// More were offered and cut.
     [[nodiscard]] bool is_cut() const { return cut_; }
     /// The connection may serve another request. Before the head is out: as far as known.
-    [[nodiscard]] bool keeps_alive() const { return keep_alive_ && !wants_close_; }
+    [[nodiscard]] bool keeps_alive() const { return keep_alive_ && !answer_.wants_close; }
     /// The connection cannot serve another request (an error cut the body, a refusal, a stop).
     /// Before the head is out this also makes it say `Connection: close`.
     void must_close() { keep_alive_ = false; }
-    [[nodiscard]] bool has_content_length() const { return has_length_; }
-    [[nodiscard]] uint64_t content_length() const { return length_; }
+    [[nodiscard]] bool has_content_length() const { return answer_.has_length; }
+    [[nodiscard]] uint64_t content_length() const { return answer_.length; }
     [[nodiscard]] bool is_chunked() const { return chunked_; }
 
     /// For logs and hooks: "200 OK", 200, body bytes framed so far, header block as rendered
     /// ("Name: value\r\n"…, the application's fields only).
-    [[nodiscard]] std::string_view status() const { return status_; }
-    [[nodiscard]] int status_code() const { return code_; }
+    [[nodiscard]] std::string_view status() const { return answer_.status; }
+    [[nodiscard]] int status_code() const { return answer_.code; }
     [[nodiscard]] uint64_t body_bytes() const { return body_bytes_; }
-    [[nodiscard]] std::string_view fields_block() const { return fields_; }
+    [[nodiscard]] std::string_view fields_block() const { return answer_.fields; }
     /// The last value with this (case-blind) name among the application's fields; "" with
     /// found=false.
     [[nodiscard]] std::string_view field(std::string_view name, bool& found) const;
@@ -99,21 +116,15 @@ private:
 
     const RequestHead* head_ = nullptr;         ///< borrowed from the Exchange that owns both
     const ResponseOptions* options_ = nullptr;  ///< borrowed from the worker
-    std::string status_;
-    std::string fields_;
+    Answer answer_;
     std::string out_;  ///< bytes of the last Pieces::before
-    uint64_t length_ = 0;
     uint64_t body_bytes_ = 0;
-    int code_ = 0;
     BodyKind body_kind_ = BodyKind::None;  ///< decided with the head
-    bool has_length_ = false;
     bool chunked_ = false;
     bool keep_alive_ = false;
-    bool wants_close_ = false;  ///< the application's Connection has the token "close"
     bool head_sent_ = false;
     bool cut_ = false;
     bool finished_ = false;
-    bool is_upgrade_ = false;  ///< the application's Connection has the token "upgrade"
 };
 
 /// The reason phrase for a status this server sends by itself ("Bad Request"); "Error" if unknown.

@@ -32,15 +32,52 @@ constexpr const char* kLoaderName = "<gcorn loader>";  // in tracebacks
 
 // --------------------------------------------- start_response, write and early_hints, as objects
 
+/// The last answer that was made of constants. An application that passes the same objects again
+/// gets the same answer, without a look at each name and value.
+class KnownAnswer {
+public:
+    /// Sets it on `response`, if these are the objects it was made of.
+    [[nodiscard]] bool repeat(PyObject* status, PyObject* headers, ResponseWriter& response) const {
+        if (status != status_.get() || !PyList_CheckExact(headers) ||
+            static_cast<size_t>(PyList_GET_SIZE(headers)) != pairs_.size())
+            return false;
+        for (size_t i = 0; i < pairs_.size(); ++i)
+            if (PyList_GET_ITEM(headers, static_cast<Py_ssize_t>(i)) != pairs_[i].get())
+                return false;
+        return response.repeat(answer_);
+    }
+    /// Keeps what `response` was made of, if it may come again: tuples, which cannot change, that
+    /// somebody else holds, too.
+    void keep(PyObject* status, PyObject* headers, const ResponseWriter& response) {
+        if (!kHasGil || !PyList_CheckExact(headers) || PyList_GET_SIZE(headers) > kPairsMax) return;
+        std::vector<PyRef> pairs;
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); ++i) {
+            PyObject* pair = PyList_GET_ITEM(headers, i);
+            if (!PyTuple_CheckExact(pair) || Py_REFCNT(pair) == 1) return;
+            pairs.push_back(PyRef::borrow(pair));
+        }
+        answer_ = response.answer();
+        pairs_.swap(pairs);
+        status_ = PyRef::borrow(status);
+    }
+
+private:
+    static constexpr Py_ssize_t kPairsMax = 16;
+    PyRef status_;
+    std::vector<PyRef> pairs_;
+    ResponseWriter::Answer answer_;
+};
+
 struct RequestCallable;
 using CallFunction = PyObject*(PyObject*, PyObject* const*, size_t, PyObject*);
 
-/// One type for the three callables of a request; `call` tells them apart.
+/// One type for start_response and early_hints; `call` tells them apart. What start_response
+/// returns, write(), is itself: nothing but write() is called with one argument.
 struct RequestCallable {
     PyObject_HEAD vectorcallfunc call;
-    Exchange* exchange;  ///< null once the request is over, and always in write()
-    PyObject* owner;     ///< of write(): its start_response; owned
+    Exchange* exchange;  ///< null once the request is over
     // Of start_response:
+    KnownAnswer* known;
     bool is_started;  ///< status and fields are set
     bool is_ended;    ///< the last piece of the response is framed, or an error page sent
 };
@@ -51,7 +88,6 @@ RequestCallable* as_callable(PyObject* object) {
 
 void callable_dealloc(PyObject* object) {
     PyTypeObject* type = Py_TYPE(object);
-    Py_XDECREF(as_callable(object)->owner);
     PyObject_Free(object);
     Py_DECREF(type);
 }
@@ -71,16 +107,6 @@ PyType_Spec callable_spec = {
     "gcorn.RequestCallable", sizeof(RequestCallable), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
     callable_slots};
-
-PyRef new_callable(PyTypeObject* type, CallFunction* call, Exchange* exchange, PyObject* owner) {
-    auto* self = PyObject_New(RequestCallable, type);
-    if (self == nullptr) return {};
-    self->call = call;
-    self->exchange = exchange;
-    self->owner = PyRef::borrow(owner).release();
-    self->is_started = self->is_ended = false;
-    return PyRef::steal(reinterpret_cast<PyObject*>(self));
-}
 
 void end_callable(PyRef callable, Spare& spare) {
     as_callable(callable.get())->exchange = nullptr;
@@ -187,19 +213,16 @@ bool ends_here(const ResponseWriter& response) {
     return response.has_content_length() && response.body_bytes() >= response.content_length();
 }
 
-PyObject* write_call(PyObject* self, PyObject* const* values, size_t flagged, PyObject* names) {
-    if (PyVectorcall_NARGS(flagged) != 1 || names != nullptr || !PyBytes_Check(values[0])) {
+PyObject* write(RequestCallable* start, Exchange* exchange, PyObject* bytes) {
+    if (!PyBytes_Check(bytes)) {
         PyErr_SetString(PyExc_TypeError, "write() takes one bytes object");
         return nullptr;
     }
-    PyObject* start = as_callable(self)->owner;
-    Exchange* exchange = running(start, "write");
-    if (exchange == nullptr) return nullptr;
-    if (!as_callable(start)->is_started || as_callable(start)->is_ended) {
+    if (!start->is_started || start->is_ended) {
         PyErr_SetString(PyExc_AssertionError, "write() outside of the response");
         return nullptr;
     }
-    const std::string_view block = bytes_view(values[0]);
+    const std::string_view block = bytes_view(bytes);
     const ResponseWriter::Pieces pieces = exchange->response.body(block.size());
     bool is_sent = false;
     {
@@ -216,8 +239,11 @@ PyObject* write_call(PyObject* self, PyObject* const* values, size_t flagged, Py
 PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t flagged,
                               PyObject* names) {
     RequestCallable* me = as_callable(self);
+    const bool is_write = PyVectorcall_NARGS(flagged) == 1 && names == nullptr &&
+                          (me->is_started || PyBytes_Check(values[0]));
+    Exchange* exchange = running(self, is_write ? "write" : "start_response");
+    if (exchange != nullptr && is_write) return write(me, exchange, values[0]);
     StartArguments arguments;
-    Exchange* exchange = running(self, "start_response");
     if (exchange == nullptr ||
         !parse_arguments(values, static_cast<size_t>(PyVectorcall_NARGS(flagged)), names,
                          arguments))
@@ -232,15 +258,18 @@ PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t fl
         return nullptr;
     }
     me->is_started = false;  // stays so if anything below is refused
-    std::string_view status;
-    if (!field_text(arguments.status, "status", false, status)) return nullptr;
-    if (const Status accepted = response.set_status(status); !accepted) {
-        PyErr_SetString(PyExc_ValueError, accepted.message().c_str());
-        return nullptr;
+    if (!me->known->repeat(arguments.status, arguments.headers, response)) {
+        std::string_view status;
+        if (!field_text(arguments.status, "status", false, status)) return nullptr;
+        if (const Status accepted = response.set_status(status); !accepted) {
+            PyErr_SetString(PyExc_ValueError, accepted.message().c_str());
+            return nullptr;
+        }
+        if (!add_headers(response, arguments.headers, false)) return nullptr;
+        me->known->keep(arguments.status, arguments.headers, response);
     }
-    if (!add_headers(response, arguments.headers, false)) return nullptr;
     me->is_started = true;
-    return new_callable(Py_TYPE(self), write_call, nullptr, self).release();
+    return PyRef::borrow(self).release();
 }
 
 /// 103 Early Hints (RFC 8297), sent at once; silently nothing where the client cannot take it.
@@ -302,20 +331,24 @@ public:
                                 .is_multithread = options.is_multithread,
                                 .is_multiprocess = options.is_multiprocess});
     }
-    [[nodiscard]] PyRef make_callable(CallFunction* call, Exchange& exchange, Spare& spare) const {
-        PyRef last = spare.take();
-        if (!last)
-            return new_callable(reinterpret_cast<PyTypeObject*>(callable_type.get()), call,
-                                &exchange, nullptr);
-        RequestCallable* self = as_callable(last.get());
+    [[nodiscard]] PyRef make_callable(CallFunction* call, Exchange& exchange, Spare& spare) {
+        PyRef callable = spare.take();
+        if (!callable)
+            callable = PyRef::steal(reinterpret_cast<PyObject*>(PyObject_New(
+                RequestCallable, reinterpret_cast<PyTypeObject*>(callable_type.get()))));
+        if (!callable) return {};
+        RequestCallable* self = as_callable(callable.get());
+        self->call = call;
         self->exchange = &exchange;
+        self->known = &known_answer;
         self->is_started = self->is_ended = false;
-        return last;
+        return callable;
     }
 
     PyRef callable_type;
     PyRef close_name;
     Spare start_response, early_hints;
+    KnownAnswer known_answer;
     Streams streams;
     SocketProxy socket_proxy;
     EnvironMaker environ;

@@ -532,14 +532,19 @@ TEST_F(Wsgi, WriteAndStartResponseRefuseOutsideOfTheResponse) {
     load(R"(
 kept = []
 outcome = []
+said = []
 def attempt(call, *args):
     try: call(*args)
-    except (AssertionError, ValueError, TypeError) as error: outcome.append(type(error).__name__)
+    except (AssertionError, ValueError, TypeError) as error:
+        outcome.append(type(error).__name__)
+        said.append(str(error))
 class Result(list):
     def close(self):
         attempt(kept[0], b"late")
         attempt(kept[1], "200 OK", [])
 def application(environ, start_response):
+    attempt(start_response, b"early")
+    attempt(start_response, "200 OK")
     write = start_response("200 OK", [])
     attempt(write, "text")
     attempt(write)
@@ -547,10 +552,52 @@ def application(environ, start_response):
     return Result([b"x"])
 )");
     EXPECT_EQ(body(), "1\r\nx\r\n0\r\n\r\n");
-    EXPECT_EQ(eval("outcome"), "['TypeError', 'TypeError', 'AssertionError', 'AssertionError']");
+    EXPECT_EQ(eval("outcome[:2]"), "['AssertionError', 'TypeError']");
+    EXPECT_EQ(eval("said[:3]"),
+              "['write() outside of the response', 'start_response() needs a status and headers', "
+              "'write() takes one bytes object']");
+    EXPECT_EQ(eval("outcome[2:]"),
+              "['TypeError', 'TypeError', 'AssertionError', 'AssertionError']");
     run_python("attempt(kept[0], b'x'); attempt(kept[1], '200 OK', []); attempt(kept[2], [])",
                module_.c_str());
-    EXPECT_EQ(eval("outcome[4:]"), "['ValueError', 'ValueError', 'ValueError']");
+    EXPECT_EQ(eval("outcome[6:]"), "['ValueError', 'ValueError', 'ValueError']");
+}
+
+// ------------------------------------------------------------------------- answers of constants
+
+TEST_F(Wsgi, AnswersOfTheSameConstantsStayTheSameAndNoOtherIsTakenForThem) {
+    load(R"(
+class Text(str): pass
+PAIR, LENGTH = ("A", "1"), ("Content-Length", "2")
+def application(environ, start_response):
+    kind = environ["QUERY_STRING"] or "one"
+    headers = {"one": [PAIR, LENGTH], "swapped": [LENGTH, PAIR], "fewer": [LENGTH], "none": [],
+               "fresh": [tuple(["A", kind]), LENGTH], "list": [["A", "1"], LENGTH],
+               "lists": ([["A", "1"]] * 2) + [LENGTH]}[kind]
+    result = start_response("200 OK", headers)
+    if kind == "list": headers[0][1] = "changed too late"
+    return [b"ok"]
+)");
+    const auto fields = [&](const std::string& kind, const std::string& method = "GET") {
+        const std::string response = get(method + " /?" + kind + " HTTP/1.1\r\nHost: a\r\n\r\n");
+        const size_t start = response.find("Connection: keep-alive\r\n");
+        return start == std::string::npos ? response : response.substr(start + 24);
+    };
+    for (int round = 0; round < 3; ++round) {
+        EXPECT_EQ(fields("one"), "A: 1\r\nContent-Length: 2\r\n\r\nok");
+        EXPECT_EQ(fields("one"), "A: 1\r\nContent-Length: 2\r\n\r\nok");
+        EXPECT_EQ(fields("one", "HEAD"), "A: 1\r\nContent-Length: 2\r\n\r\n");
+        EXPECT_EQ(fields("swapped"), "Content-Length: 2\r\nA: 1\r\n\r\nok");
+        EXPECT_EQ(fields("fewer"), "Content-Length: 2\r\n\r\nok");
+        EXPECT_EQ(fields("none"), "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+        EXPECT_EQ(fields("fresh"), "A: fresh\r\nContent-Length: 2\r\n\r\nok");
+        EXPECT_EQ(fields("list"), "A: 1\r\nContent-Length: 2\r\n\r\nok");
+        EXPECT_EQ(fields("lists"), "A: 1\r\nA: 1\r\nContent-Length: 2\r\n\r\nok");
+    }
+    // CONNECT has no length (RFC 9110 §9.3.6), although the same objects had one before.
+    EXPECT_EQ(fields("one"), fields("one"));
+    const std::string connected = get("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n");
+    EXPECT_EQ(connected.find("Content-Length"), std::string::npos) << connected;
 }
 
 // --------------------------------------------------------------------------------- failures
