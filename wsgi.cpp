@@ -1,9 +1,13 @@
 #include "wsgi.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/text.h"
@@ -32,24 +36,26 @@ constexpr const char* kLoaderName = "<gcorn loader>";  // in tracebacks
 
 // --------------------------------------------- start_response, write and early_hints, as objects
 
-/// The last answer that was made of constants. An application that passes the same objects again
-/// gets the same answer, without a look at each name and value.
+/// An answer that was made of constants. An application that passes the same objects again gets the
+/// same answer, without a look at each name and value.
 class KnownAnswer {
 public:
     /// Sets it on `response`, if these are the objects it was made of.
-    [[nodiscard]] bool repeat(PyObject* status, PyObject* headers, ResponseWriter& response) const {
+    [[nodiscard]] bool repeat(PyObject* status, PyObject* headers, ResponseWriter& response) {
         if (status != status_.get() || !PyList_CheckExact(headers) ||
             static_cast<size_t>(PyList_GET_SIZE(headers)) != pairs_.size())
             return false;
         for (size_t i = 0; i < pairs_.size(); ++i)
             if (PyList_GET_ITEM(headers, static_cast<Py_ssize_t>(i)) != pairs_[i].get())
                 return false;
+        pause_ = 0;
         return response.repeat(answer_);
     }
     /// Keeps what `response` was made of, if it may come again: tuples, which cannot change, that
-    /// somebody else holds, too.
+    /// somebody else holds, too. Each that did not come again doubles the pause before the next.
     void keep(PyObject* status, PyObject* headers, const ResponseWriter& response) {
         if (!kHasGil || !PyList_CheckExact(headers) || PyList_GET_SIZE(headers) > kPairsMax) return;
+        if (++passed_ <= pause_) return;
         std::vector<PyRef> pairs;
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); ++i) {
             PyObject* pair = PyList_GET_ITEM(headers, i);
@@ -59,14 +65,26 @@ public:
         answer_ = response.answer();
         pairs_.swap(pairs);
         status_ = PyRef::borrow(status);
+        passed_ = 0;
+        pause_ = std::min(2 * pause_ + 1, kPauseMax);
+    }
+    /// Which of `places` is for these headers.
+    static size_t place(PyObject* headers, size_t places) {
+        if (!PyList_CheckExact(headers) || PyList_GET_SIZE(headers) == 0) return 0;
+        const auto address = reinterpret_cast<uintptr_t>(PyList_GET_ITEM(headers, 0));
+        return address / alignof(std::max_align_t) % places;
     }
 
 private:
     static constexpr Py_ssize_t kPairsMax = 16;
+    static constexpr int kPauseMax = 1000;
     PyRef status_;
     std::vector<PyRef> pairs_;
     ResponseWriter::Answer answer_;
+    int pause_ = 0;   ///< answers that pass before one is kept
+    int passed_ = 0;  ///< since the last that was kept
 };
+using KnownAnswers = std::array<KnownAnswer, 7>;  // a prime, as addresses have their steps
 
 struct RequestCallable;
 using CallFunction = PyObject*(PyObject*, PyObject* const*, size_t, PyObject*);
@@ -77,7 +95,7 @@ struct RequestCallable {
     PyObject_HEAD vectorcallfunc call;
     Exchange* exchange;  ///< null once the request is over
     // Of start_response:
-    KnownAnswer* known;
+    KnownAnswers* known;
     bool is_started;  ///< status and fields are set
     bool is_ended;    ///< the last piece of the response is framed, or an error page sent
 };
@@ -258,7 +276,8 @@ PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t fl
         return nullptr;
     }
     me->is_started = false;  // stays so if anything below is refused
-    if (!me->known->repeat(arguments.status, arguments.headers, response)) {
+    KnownAnswer& known = (*me->known)[KnownAnswer::place(arguments.headers, me->known->size())];
+    if (!known.repeat(arguments.status, arguments.headers, response)) {
         std::string_view status;
         if (!field_text(arguments.status, "status", false, status)) return nullptr;
         if (const Status accepted = response.set_status(status); !accepted) {
@@ -266,7 +285,7 @@ PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t fl
             return nullptr;
         }
         if (!add_headers(response, arguments.headers, false)) return nullptr;
-        me->known->keep(arguments.status, arguments.headers, response);
+        known.keep(arguments.status, arguments.headers, response);
     }
     me->is_started = true;
     return PyRef::borrow(self).release();
@@ -340,7 +359,7 @@ public:
         RequestCallable* self = as_callable(callable.get());
         self->call = call;
         self->exchange = &exchange;
-        self->known = &known_answer;
+        self->known = &known_answers;
         self->is_started = self->is_ended = false;
         return callable;
     }
@@ -348,7 +367,7 @@ public:
     PyRef callable_type;
     PyRef close_name;
     Spare start_response, early_hints;
-    KnownAnswer known_answer;
+    KnownAnswers known_answers;
     Streams streams;
     SocketProxy socket_proxy;
     EnvironMaker environ;
@@ -785,6 +804,9 @@ void WsgiApp::call(Exchange& exchange) {
         Call(*this, exchange)
             .run(options_.is_multithread ? CallPlace::Thread : CallPlace::MainThread);
     }
+    // Inside Runtime::together() the GIL is held yet, and an access log may be a pipe that is full.
+    std::optional<WithoutGil> nogil;
+    if (log_.has_access() && PyGILState_Check() != 0) nogil.emplace();
     exchange.finish();
 }
 
