@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,6 +19,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #if defined(__linux__)
@@ -167,6 +169,25 @@ std::string read_file(const std::string& path) {
     return text.str();
 }
 
+namespace {
+
+/// Whether this test process, and no other that runs beside it, may use the port from now on: an
+/// abstract socket (unix(7)) of that name is the reservation, and dies with the process. Without
+/// it two tests can be given one port and the second talks to the first one's server.
+bool reserve(int port) {
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    const int length =
+        std::snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "gcorn-test-port-%d", port);
+    const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + length);
+    if (::bind(fd, reinterpret_cast<sockaddr*>(&name), size) == 0) return true;  // stays open
+    ::close(fd);
+    return false;
+}
+
+}  // namespace
+
 int free_port() {
     // The kernel takes clients' ports from 32768 on: below, no connection can be in the way.
     static std::minstd_rand random(static_cast<unsigned>(::getpid()) ^ std::random_device{}());
@@ -181,7 +202,7 @@ int free_port() {
         address.sin_port = htons(static_cast<uint16_t>(port));
         const bool is_free = ::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
         ::close(fd);
-        if (is_free) return port;
+        if (is_free && reserve(port)) return port;
     }
 }
 
