@@ -35,49 +35,24 @@ constexpr const char* kLoaderName = "<gcorn loader>";  // in tracebacks
 
 // --------------------------------------------- start_response, write and early_hints, as objects
 
-struct RequestCallable;
-using CallFunction = PyObject*(PyObject*, PyObject* const*, size_t, PyObject*);
-
-/// One type for start_response and early_hints; `call` tells them apart. What start_response
-/// returns, write(), is itself: nothing but write() is called with one argument.
-struct RequestCallable {
-    PyObject_HEAD vectorcallfunc call;
-    Exchange* exchange;  ///< null once the request is over
-    // Of start_response:
+/// start_response. What it returns, write(), is itself: nothing but write() is called with one
+/// argument.
+struct StartResponse {
+    RequestBound bound;
+    vectorcallfunc call;
     KnownAnswers* known;
     bool is_started;  ///< status and fields are set
     bool is_ended;    ///< the last piece of the response is framed, or an error page sent
 };
 
-RequestCallable* as_callable(PyObject* object) {
-    return reinterpret_cast<RequestCallable*>(object);
+StartResponse* as_start_response(PyObject* object) {
+    return reinterpret_cast<StartResponse*>(object);
 }
 
-void callable_dealloc(PyObject* object) {
+void bound_dealloc(PyObject* object) {
     PyTypeObject* type = Py_TYPE(object);
     PyObject_Free(object);
     Py_DECREF(type);
-}
-
-PyMemberDef callable_members[] = {
-    {"__vectorcalloffset__", kMemberSize, offsetof(RequestCallable, call), kMemberReadOnly,
-     nullptr},
-    {nullptr, 0, 0, 0, nullptr},
-};
-PyType_Slot callable_slots[] = {
-    {Py_tp_members, callable_members},
-    {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
-    {Py_tp_dealloc, reinterpret_cast<void*>(callable_dealloc)},
-    {0, nullptr},
-};
-PyType_Spec callable_spec = {
-    "gcorn.RequestCallable", sizeof(RequestCallable), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
-    callable_slots};
-
-void end_callable(PyRef callable, Spare& spare) {
-    as_callable(callable.get())->exchange = nullptr;
-    spare.give(std::move(callable));
 }
 
 bool fail(PyObject* type, const std::string& message) {
@@ -87,7 +62,7 @@ bool fail(PyObject* type, const std::string& message) {
 
 /// The Exchange of a request that is still running. Raises.
 Exchange* running(PyObject* callable, const char* name) {
-    Exchange* exchange = as_callable(callable)->exchange;
+    Exchange* exchange = as_bound(callable)->exchange;
     if (exchange == nullptr) PyErr_Format(PyExc_ValueError, "%s() after its request ended", name);
     return exchange;
 }
@@ -180,7 +155,7 @@ bool ends_here(const ResponseWriter& response) {
     return response.has_content_length() && response.body_bytes() >= response.content_length();
 }
 
-PyObject* write(RequestCallable* start, Exchange* exchange, PyObject* bytes) {
+PyObject* write(StartResponse* start, Exchange* exchange, PyObject* bytes) {
     if (!PyBytes_Check(bytes)) {
         PyErr_SetString(PyExc_TypeError, "write() takes one bytes object");
         return nullptr;
@@ -205,7 +180,7 @@ PyObject* write(RequestCallable* start, Exchange* exchange, PyObject* bytes) {
 
 PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t flagged,
                               PyObject* names) {
-    RequestCallable* me = as_callable(self);
+    StartResponse* me = as_start_response(self);
     const bool is_write = PyVectorcall_NARGS(flagged) == 1 && names == nullptr &&
                           (me->is_started || PyBytes_Check(values[0]));
     Exchange* exchange = running(self, is_write ? "write" : "start_response");
@@ -241,9 +216,8 @@ PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t fl
 }
 
 /// 103 Early Hints (RFC 8297), sent at once; silently nothing where the client cannot take it.
-PyObject* early_hints_call(PyObject* self, PyObject* const* values, size_t flagged,
-                           PyObject* names) {
-    if (PyVectorcall_NARGS(flagged) != 1 || names != nullptr) {
+PyObject* early_hints_call(PyObject* self, PyObject* arguments, PyObject* names) {
+    if (PyTuple_GET_SIZE(arguments) != 1 || names != nullptr) {
         PyErr_SetString(PyExc_TypeError, "early_hints() takes one list of headers");
         return nullptr;
     }
@@ -256,7 +230,7 @@ PyObject* early_hints_call(PyObject* self, PyObject* const* values, size_t flagg
     // Like a 204 it has no Content-Length (RFC 9110 §8.6).
     const Status is_set = hints.set_status("204 No Content");
     GCORN_CHECK(is_set);
-    if (!add_headers(hints, values[0], true)) return nullptr;
+    if (!add_headers(hints, PyTuple_GET_ITEM(arguments, 0), true)) return nullptr;
     std::string head = "HTTP/1.1 103 Early Hints\r\n";
     head += hints.fields_block();
     head += "\r\n";
@@ -266,6 +240,30 @@ PyObject* early_hints_call(PyObject* self, PyObject* const* values, size_t flagg
     }
     Py_RETURN_NONE;
 }
+
+PyMemberDef start_response_members[] = {
+    {"__vectorcalloffset__", kMemberSize, offsetof(StartResponse, call), kMemberReadOnly, nullptr},
+    {nullptr, 0, 0, 0, nullptr},
+};
+PyType_Slot start_response_slots[] = {
+    {Py_tp_members, start_response_members},
+    {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(bound_dealloc)},
+    {0, nullptr},
+};
+PyType_Spec start_response_spec = {
+    "gcorn.StartResponse", sizeof(StartResponse), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
+    start_response_slots};
+
+PyType_Slot early_hints_slots[] = {
+    {Py_tp_call, reinterpret_cast<void*>(early_hints_call)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(bound_dealloc)},
+    {0, nullptr},
+};
+PyType_Spec early_hints_spec = {"gcorn.EarlyHints", sizeof(RequestBound), 0,
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                                early_hints_slots};
 
 /// A list of str as file names; empty, and the exception cleared, if it is none.
 std::vector<std::string> paths_of(const PyRef& list) {
@@ -289,36 +287,36 @@ public:
     /// Raises.
     [[nodiscard]] bool prepare(Logger& log, const WsgiOptions& options) {
         if (options.watches_calls && !watch.prepare()) return false;
-        callable_type.reset(PyType_FromSpec(&callable_spec));
+        start_response_type.reset(PyType_FromSpec(&start_response_spec));
+        PyRef early_hints_type = PyRef::steal(PyType_FromSpec(&early_hints_spec));
         close_name.reset(PyUnicode_InternFromString("close"));
-        if (!callable_type || !close_name || !streams.prepare(log) || !socket_proxy.prepare())
+        if (!start_response_type || !early_hints_type || !close_name || !streams.prepare(log))
             return false;
         return environ.prepare({.no_input = streams.no_input(),
                                 .errors = streams.errors(),
                                 .file_wrapper = streams.file_wrapper(),
+                                .early_hints_type = early_hints_type.get(),
                                 .is_multithread = options.is_multithread,
                                 .is_multiprocess = options.is_multiprocess});
     }
-    [[nodiscard]] PyRef make_callable(CallFunction* call, Exchange& exchange, Spare& spare) {
-        PyRef callable = spare.take();
-        if (!callable)
-            callable = PyRef::steal(reinterpret_cast<PyObject*>(PyObject_New(
-                RequestCallable, reinterpret_cast<PyTypeObject*>(callable_type.get()))));
-        if (!callable) return {};
-        RequestCallable* self = as_callable(callable.get());
-        self->call = call;
-        self->exchange = &exchange;
+    /// Raises (MemoryError only).
+    [[nodiscard]] PyRef make_start_response(Exchange& exchange) {
+        PyRef object = start_response.take();
+        if (!object) object = new_bound(start_response_type);
+        if (!object) return {};
+        StartResponse* self = as_start_response(object.get());
+        self->bound.exchange = &exchange;
+        self->call = start_response_call;
         self->known = &known_answers;
         self->is_started = self->is_ended = false;
-        return callable;
+        return object;
     }
 
-    PyRef callable_type;
+    PyRef start_response_type;
     PyRef close_name;
-    Spare start_response, early_hints;
+    Spare start_response;
     KnownAnswers known_answers;
     Streams streams;
-    SocketProxy socket_proxy;
     EnvironMaker environ;
     CallWatch watch;  ///< unused unless watches_calls
 };
@@ -357,17 +355,22 @@ private:
     [[nodiscard]] bool is_over() const { return exchange_.is_aborted() || exchange_.is_detached(); }
     [[nodiscard]] std::string label() const;
     // They live in the start_response object, where write() sees them, too.
-    [[nodiscard]] bool is_started() const { return as_callable(start_response_.get())->is_started; }
-    [[nodiscard]] bool is_ended() const { return as_callable(start_response_.get())->is_ended; }
+    [[nodiscard]] bool is_started() const {
+        return as_start_response(start_response_.get())->is_started;
+    }
+    [[nodiscard]] bool is_ended() const {
+        return as_start_response(start_response_.get())->is_ended;
+    }
     void set_ended() const {
-        if (start_response_) as_callable(start_response_.get())->is_ended = true;
+        if (start_response_) as_start_response(start_response_.get())->is_ended = true;
     }
 
     WsgiApp& app_;
     RequestObjects& objects_;
     Exchange& exchange_;
     ResponseWriter& response_;
-    PyRef input_, start_response_, early_hints_, socket_, environ_, result_;
+    PyRef input_, start_response_, result_;
+    RequestEnviron environ_;
     std::optional<CallWatch::Token> watched_;  ///< request_timeout is set
 };
 
@@ -383,7 +386,7 @@ void Call::run(CallPlace place) {
     close_result();
     if (watched_) objects_.watch.end(*watched_);
     if (is_timed) exchange_.app_us = monotonic_us() - start_us;
-    if (app_.hooks_ != nullptr && !app_.hooks_->post_request(exchange_, environ_.get()))
+    if (app_.hooks_ != nullptr && !app_.hooks_->post_request(exchange_, environ_.dict.get()))
         log_python_error(app_.log_, Level::Error, "Exception in post_request hook");
     leave();
 }
@@ -391,19 +394,14 @@ void Call::run(CallPlace place) {
 bool Call::make_environ() {
     if (app_.hooks_ != nullptr && !app_.hooks_->pre_request(exchange_)) return false;
     input_ = objects_.streams.make_input(exchange_);
-    start_response_ =
-        objects_.make_callable(start_response_call, exchange_, objects_.start_response);
-    early_hints_ = objects_.make_callable(early_hints_call, exchange_, objects_.early_hints);
-    socket_ = objects_.socket_proxy.make(exchange_);
-    if (!input_ || !start_response_ || !early_hints_ || !socket_) return false;
-    environ_ = objects_.environ.make(
-        exchange_,
-        {.input = input_.get(), .early_hints = early_hints_.get(), .socket = socket_.get()});
-    return static_cast<bool>(environ_);
+    start_response_ = objects_.make_start_response(exchange_);
+    if (!input_ || !start_response_) return false;
+    environ_ = objects_.environ.make(exchange_, input_.get());
+    return static_cast<bool>(environ_.dict);
 }
 
 bool Call::call_application() {
-    PyObject* arguments[] = {environ_.get(), start_response_.get()};
+    PyObject* arguments[] = {environ_.dict.get(), start_response_.get()};
     result_.reset(PyObject_Vectorcall(app_.callable_.get(), arguments, 2, nullptr));
     return static_cast<bool>(result_);
 }
@@ -647,7 +645,7 @@ void Call::close_result() {
 void Call::capture_environ() {
     PyObject *key = nullptr, *value = nullptr;
     Py_ssize_t position = 0;
-    while (PyDict_Next(environ_.get(), &position, &key, &value) != 0) {
+    while (PyDict_Next(environ_.dict.get(), &position, &key, &value) != 0) {
         std::string_view name;
         if (!latin1_view(key, name)) continue;
         const std::string lower_name = lower(name);
@@ -663,12 +661,14 @@ void Call::capture_environ() {
 
 /// Cuts every tie between Python objects the application may have kept and this Exchange.
 void Call::leave() {
-    if (environ_ && !app_.options_.logged_environ.empty()) capture_environ();
+    if (environ_.dict && !app_.options_.logged_environ.empty()) capture_environ();
     objects_.streams.flush_errors();
     if (input_) objects_.streams.end_input(input_.get());
-    if (start_response_) end_callable(std::move(start_response_), objects_.start_response);
-    if (early_hints_) end_callable(std::move(early_hints_), objects_.early_hints);
-    if (socket_) objects_.socket_proxy.end(std::move(socket_));
+    if (start_response_) {
+        as_bound(start_response_.get())->exchange = nullptr;
+        objects_.start_response.give(std::move(start_response_));
+    }
+    objects_.environ.end(std::move(environ_));
 }
 
 // -------------------------------------------------------------------------------------- WsgiApp

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <iterator>
 #include <optional>
 
 #include "app.h"
 #include "base/text.h"
+#include "python/dict_watch.h"
 
 namespace gcorn {
 namespace {
@@ -111,7 +113,7 @@ public:
         const size_t count = std::min(head.fields.size(), kinds_.size());
         for (size_t i = 0; i < count && !is_mixed_; ++i)
             kinds_[i] = sort(head.fields[i]);
-        has_others_ = shared_ < head.fields.size();
+        has_joined_ = static_cast<size_t>(std::popcount(known_)) < head.fields.size();
     }
     /// Of the field at this place. What comes late in a long head is Joined, whatever it is.
     [[nodiscard]] FieldKind kind(size_t at) const {
@@ -119,8 +121,9 @@ public:
     }
     /// Those that are Shared or Own, by FieldId.
     [[nodiscard]] uint64_t known() const { return known_; }
-    /// Some are not Shared.
-    [[nodiscard]] bool has_others() const { return has_others_; }
+    /// Those that are Own.
+    [[nodiscard]] uint64_t own() const { return own_; }
+    [[nodiscard]] bool has_joined() const { return has_joined_; }
 
 private:
     FieldKind sort(const Field& field) {
@@ -132,16 +135,15 @@ private:
         const uint64_t bit = bit_of(field.id);
         if ((known_ & bit) != 0) return FieldKind::Joined;
         known_ |= bit;
-        if ((bit & kSecrets) != 0 || field.value.size() > kKeptBytesMax) return FieldKind::Own;
-        ++shared_;
-        return FieldKind::Shared;
+        if ((bit & kSecrets) == 0 && field.value.size() <= kKeptBytesMax) return FieldKind::Shared;
+        own_ |= bit;
+        return FieldKind::Own;
     }
 
     std::array<FieldKind, 64> kinds_ = all_joined();
-    uint64_t known_ = 0;
-    size_t shared_ = 0;
+    uint64_t known_ = 0, own_ = 0;
     bool is_mixed_ = false;
-    bool has_others_ = false;
+    bool has_joined_ = false;
 
     static constexpr std::array<FieldKind, 64> all_joined() {
         std::array<FieldKind, 64> kinds{};
@@ -157,6 +159,22 @@ bool set_text(PyObject* environ, const char* key, std::string_view text) {
     return value && PyDict_SetItemString(environ, key, value.get()) == 0;
 }
 
+/// Values that a request may have for itself under keys that every environ has.
+enum OwnValue : uint8_t {
+    kRequestMethod,
+    kRawUri,
+    kScriptName,
+    kPathInfo,
+    kQueryString,
+    kServerProtocol,
+    kInput,
+    kOwnValues
+};
+struct OwnKey {
+    PyObject* key;
+    PyObject* common;  ///< what most requests have there: GET, /, HTTP/1.1, nothing
+};
+
 }  // namespace
 
 struct EnvironMaker::Names {
@@ -166,14 +184,15 @@ struct EnvironMaker::Names {
     std::array<PyRef, kFieldIds> fields;  ///< HTTP_… keys by FieldId
     std::array<PyRef, std::size(kMethods)> methods;
     PyRef get, http, https, http_10, http_11, slash, empty;
+    std::array<OwnKey, kOwnValues> own{};  ///< borrowed from above, but for the input
 
-    bool prepare();
+    bool prepare(PyObject* no_input);
     [[nodiscard]] PyRef method(std::string_view text) const;
     [[nodiscard]] PyRef protocol(const RequestHead& head) const;
     [[nodiscard]] PyRef path(std::string_view text) const;
 };
 
-bool EnvironMaker::Names::prepare() {
+bool EnvironMaker::Names::prepare(PyObject* no_input) {
 // NOLINTBEGIN(bugprone-macro-parentheses): a name
 #define GCORN_KEY_INTERN(identifier, key) \
     if (!(identifier = interned(key))) return false;
@@ -191,6 +210,13 @@ bool EnvironMaker::Names::prepare() {
     http_11 = interned("HTTP/1.1");
     slash = interned("/");
     empty = interned("");
+    own[kRequestMethod] = {request_method.get(), get.get()};
+    own[kRawUri] = {raw_uri.get(), slash.get()};
+    own[kScriptName] = {script_name.get(), empty.get()};
+    own[kPathInfo] = {path_info.get(), slash.get()};
+    own[kQueryString] = {query_string.get(), empty.get()};
+    own[kServerProtocol] = {server_protocol.get(), http_11.get()};
+    own[kInput] = {wsgi_input.get(), no_input};
     return get && http && https && http_10 && http_11 && slash && empty;
 }
 
@@ -214,6 +240,91 @@ PyRef EnvironMaker::Names::path(std::string_view text) const {
 
 namespace {
 
+// ------------------------------------------------------------------------------ gunicorn.socket
+
+/// A stand-in that becomes the client's socket on first use. Until an attribute is asked for
+/// (dunder names apart), the connection stays the server's. A TLS connection is never given away,
+/// but tells getpeercert(), cipher(), version() … as an ssl.SSLSocket does.
+struct SocketObject {
+    RequestBound bound;
+    PyObject* socket;  ///< socket.socket after the first use; owned
+};
+
+SocketObject* as_socket(PyObject* object) {
+    return reinterpret_cast<SocketObject*>(object);
+}
+
+/// The real socket, taken from the server now if it was not yet. Borrowed. Raises.
+PyObject* real_socket(SocketObject* self) {
+    if (self->socket != nullptr) return self->socket;
+    if (self->bound.exchange == nullptr) {
+        PyErr_SetString(PyExc_ValueError, "gunicorn.socket was not taken before its request ended");
+        return nullptr;
+    }
+    Result<Fd> fd = self->bound.exchange->detach();
+    if (!fd) {
+        PyErr_SetString(PyExc_OSError, fd.message().c_str());
+        return nullptr;
+    }
+    PyRef type = import("socket", "socket");
+    PyRef arguments = type ? PyRef::steal(PyTuple_New(0)) : PyRef();
+    PyRef keywords =
+        arguments ? PyRef::steal(Py_BuildValue("{s:i}", "fileno", fd->get())) : PyRef();
+    if (!keywords) return nullptr;
+    self->socket = PyObject_Call(type.get(), arguments.get(), keywords.get());
+    if (self->socket == nullptr) return nullptr;
+    (void)fd->release();  // the socket object closes it
+    // Libraries made for gunicorn expect the blocking socket that its workers hand out.
+    PyRef done = PyRef::steal(PyObject_CallMethod(self->socket, "setblocking", "i", 1));
+    return done ? self->socket : nullptr;
+}
+
+/// Looking at an object (repr, copy, isinstance) is no use of the socket: dunder names stay ours.
+bool is_dunder(PyObject* name) {
+    std::string_view text;
+    return latin1_view(name, text) && text.starts_with("__");
+}
+
+/// What a TLS connection tells about its peer, as an ssl.SSLSocket does; null without an exception
+/// if there is nothing of that name. Raises.
+bool peer_attribute(const Exchange* exchange, PyObject* name, PyRef& value) {
+    if (exchange == nullptr || exchange->facts->tls_peer == nullptr) return true;
+    return optional_attribute(static_cast<PyObject*>(exchange->facts->tls_peer), name, value);
+}
+
+PyObject* socket_getattr(PyObject* self, PyObject* name) {
+    if (is_dunder(name)) return PyObject_GenericGetAttr(self, name);
+    PyRef value;
+    if (!peer_attribute(as_socket(self)->bound.exchange, name, value)) return nullptr;
+    if (value) return value.release();
+    PyObject* socket = real_socket(as_socket(self));
+    return socket == nullptr ? nullptr : PyObject_GetAttr(socket, name);
+}
+
+PyObject* socket_repr(PyObject* self) {
+    SocketObject* me = as_socket(self);
+    if (me->socket != nullptr) return PyObject_Repr(me->socket);
+    return PyUnicode_FromString("<gunicorn.socket, not taken>");
+}
+
+void socket_dealloc(PyObject* self) {
+    PyTypeObject* type = Py_TYPE(self);
+    Py_XDECREF(as_socket(self)->socket);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+PyType_Slot socket_slots[] = {
+    {Py_tp_getattro, reinterpret_cast<void*>(socket_getattr)},
+    {Py_tp_repr, reinterpret_cast<void*>(socket_repr)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(socket_dealloc)},
+    {0, nullptr},
+};
+PyType_Spec socket_spec = {"gcorn.ClientSocket", sizeof(SocketObject), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, socket_slots};
+
+// ------------------------------------------------------------------------------------- patterns
+
 /// What decides which keys an environ has, but for unknown fields.
 struct Shape {
     uint64_t fields = 0;  ///< the known ones, by FieldId
@@ -236,6 +347,8 @@ struct EnvironMaker::Pattern {
     std::array<PyObject*, kFieldIds> values{};
     PyObject *remote_addr = nullptr, *remote_port = nullptr;
     PyObject *server_name = nullptr, *server_port = nullptr;
+    RequestEnviron spare;  ///< a copy that served a request and can serve the next, or none
+    uint64_t edition = 0;  ///< of the copies that are equal to it; 0: there are none
 
     /// Raises (MemoryError only).
     bool keep(const PyRef& key, PyObject*& value, std::string_view text) {
@@ -249,18 +362,24 @@ private:
     }
     bool replace(const PyRef& key, PyObject*& value, std::string_view text) {
         const PyRef str = latin1_str(text);
-        if (!set(environ.get(), key, str)) return false;
+        edition = 0;
+        if ((spare.dict && !set(spare.dict.get(), key, str)) || !set(environ.get(), key, str))
+            return false;
         value = str.get();
         return true;
     }
 };
+
+PyRef new_bound(const PyRef& type) {
+    return PyRef::steal(PyType_GenericAlloc(reinterpret_cast<PyTypeObject*>(type.get()), 0));
+}
 
 EnvironMaker::EnvironMaker() = default;
 EnvironMaker::~EnvironMaker() = default;
 
 bool EnvironMaker::prepare(const EnvironConstants& constants) {
     names_ = std::make_unique<Names>();
-    if (!names_->prepare()) return false;
+    if (!names_->prepare(constants.no_input)) return false;
     const Names& n = *names_;
     template_ = PyRef::steal(PyDict_New());
     if (!template_) return false;
@@ -271,45 +390,43 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
     GCORN_ENVIRON_KEYS(GCORN_KEY_PLACE)
 #undef GCORN_KEY_PLACE
     const auto boolean = [](bool value) { return PyRef::steal(PyBool_FromLong(value ? 1 : 0)); };
+    for (const OwnKey& own : n.own)
+        if (PyDict_SetItem(t, own.key, own.common) < 0) return false;
     const bool is_set =
-        set(t, n.request_method, n.get) && set(t, n.raw_uri, n.slash) &&
-        set(t, n.path_info, n.slash) && set(t, n.server_protocol, n.http_11) &&
         set(t, n.wsgi_url_scheme, n.http) &&
         set(t, n.server_software, latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
         set(t, n.wsgi_version, PyRef::steal(Py_BuildValue("(ii)", 1, 0))) &&
         set(t, n.wsgi_input_terminated, boolean(true)) &&
-        set(t, n.wsgi_input, PyRef::borrow(constants.no_input)) &&
         set(t, n.wsgi_errors, PyRef::borrow(constants.errors)) &&
         set(t, n.wsgi_multithread, boolean(constants.is_multithread)) &&
         set(t, n.wsgi_multiprocess, boolean(constants.is_multiprocess)) &&
         set(t, n.wsgi_run_once, boolean(false)) &&
         set(t, n.wsgi_file_wrapper, PyRef::borrow(constants.file_wrapper));
-    no_input_ = constants.no_input;
     if (is_set) wide_template_ = widened(t);
+    early_hints_type_ = PyRef::borrow(constants.early_hints_type);
+    socket_type_.reset(PyType_FromSpec(&socket_spec));
     patterns_ = std::make_unique<Pattern[]>(kPatterns);
-    return static_cast<bool>(wide_template_);
+    return wide_template_ && socket_type_;
 }
 
-PyRef EnvironMaker::make(const Exchange& exchange, const EnvironObjects& objects) {
-    const Names& n = *names_;
-    const SortedFields fields(exchange.head);
-    PyRef environ = copy_pattern(exchange, fields);
-    if (!environ) return environ;
-    PyObject* e = environ.get();
+RequestEnviron EnvironMaker::make(Exchange& exchange, PyObject* input) {
+    const RequestHead& head = exchange.head;
+    const SortedFields fields(head);
+    RequestEnviron environ;
+    if (!start(environ, exchange, fields)) return {};
+    PyObject* e = environ.dict.get();
     const bool is_made =
-        set_request_line(e, exchange.head) &&
-        (objects.input == no_input_ || PyDict_SetItem(e, n.wsgi_input.get(), objects.input) == 0) &&
-        PyDict_SetItem(e, n.wsgi_early_hints.get(), objects.early_hints) == 0 &&
-        PyDict_SetItem(e, n.gunicorn_socket.get(), objects.socket) == 0 &&
-        (!fields.has_others() || set_other_fields(e, exchange.head, fields)) &&
-        set_authority(e, exchange.head) && set_transport(e, *exchange.facts);
+        set_own(environ, exchange, input) &&
+        ((fields.own() == 0 && !fields.has_joined()) || set_other_fields(e, head, fields)) &&
+        set_authority(e, head) && set_transport(e, *exchange.facts);
     if (!is_made) return {};
+    if (environ.edition != 0) environ.version = DictWatch::begin(e);
     return environ;
 }
 
-/// What this request shares with the last one of its shape, brought up to date. Raises.
-PyRef EnvironMaker::copy_pattern(const Exchange& exchange, const SortedFields& fields) {
-    const Names& n = *names_;
+/// A copy of what this request shares with the last one of its shape, with the objects that are
+/// bound to it. Raises.
+bool EnvironMaker::start(RequestEnviron& environ, Exchange& exchange, const SortedFields& fields) {
     const auto keys = static_cast<Py_ssize_t>(kAlwaysThere + exchange.head.fields.size());
     const Shape shape = {.fields = fields.known(),
                          .has_peer = !exchange.facts->remote_port.empty(),
@@ -319,16 +436,94 @@ PyRef EnvironMaker::copy_pattern(const Exchange& exchange, const SortedFields& f
     Pattern& pattern = kHasGil ? patterns_[shape.place()] : passing.emplace();
     if (!pattern.environ || pattern.shape != shape) {
         pattern = {};
-        PyRef start = PyRef::steal(PyDict_Copy((shape.is_wide ? wide_template_ : template_).get()));
-        if (!start) return start;
-        // A unix socket's peer has a name only if a PROXY header gave it one.
-        if (!shape.has_peer && PyDict_DelItem(start.get(), n.remote_port.get()) < 0) return {};
-        if (shape.is_https && !set(start.get(), n.wsgi_url_scheme, n.https)) return {};
         pattern.shape = shape;
-        pattern.environ = std::move(start);
+        if (!prepare_pattern(pattern)) return false;
     }
-    if (!update_pattern(pattern, exchange, fields)) return {};
-    return PyRef::steal(PyDict_Copy(pattern.environ.get()));
+    if (!update_pattern(pattern, exchange, fields)) return false;
+    const bool has_more_keys =
+        fields.has_joined() || !exchange.head.authority.empty() || exchange.facts->has_proxy_header;
+    uint64_t edition = 0;
+    if (kHasGil && !has_more_keys) {
+        // Before the copy: that may collect garbage, whose finalizers may let other threads in.
+        if (pattern.edition == 0) pattern.edition = ++editions_;
+        edition = pattern.edition;
+    }
+    if (!has_more_keys && pattern.spare.dict) {
+        environ = std::move(pattern.spare);
+    } else {
+        environ.dict = PyRef::steal(PyDict_Copy(pattern.environ.get()));
+        if (!environ.dict || !add_bound(environ)) return false;
+    }
+    environ.place = shape.place();
+    environ.edition = edition;
+    environ.own = 0;
+    environ.own_fields = fields.own();
+    as_bound(environ.early_hints.get())->exchange = &exchange;
+    as_bound(environ.socket.get())->exchange = &exchange;
+    return true;
+}
+
+bool EnvironMaker::prepare_pattern(Pattern& pattern) const {
+    const Names& n = *names_;
+    const Shape& shape = pattern.shape;
+    PyRef environ = PyRef::steal(PyDict_Copy((shape.is_wide ? wide_template_ : template_).get()));
+    // A unix socket's peer has a name only if a PROXY header gave it one.
+    if (!environ || (!shape.has_peer && PyDict_DelItem(environ.get(), n.remote_port.get()) < 0) ||
+        (shape.is_https && !set(environ.get(), n.wsgi_url_scheme, n.https)))
+        return false;
+    pattern.environ = std::move(environ);
+    return true;
+}
+
+/// wsgi.early_hints and gunicorn.socket. Raises.
+bool EnvironMaker::add_bound(RequestEnviron& environ) {
+    environ.early_hints = early_hints_.take();
+    environ.socket = socket_.take();
+    if (!environ.early_hints) environ.early_hints = new_bound(early_hints_type_);
+    if (!environ.socket) environ.socket = new_bound(socket_type_);
+    return set(environ.dict.get(), names_->wsgi_early_hints, environ.early_hints) &&
+           set(environ.dict.get(), names_->gunicorn_socket, environ.socket);
+}
+
+void EnvironMaker::end(RequestEnviron environ) {
+    if (!environ.dict) return;
+    as_bound(environ.early_hints.get())->exchange = nullptr;
+    as_bound(environ.socket.get())->exchange = nullptr;
+    if (is_reusable(environ)) {
+        patterns_[environ.place].spare = std::move(environ);
+        return;
+    }
+    environ.dict.reset();
+    early_hints_.give(std::move(environ.early_hints));
+    if (as_socket(environ.socket.get())->socket == nullptr) socket_.give(std::move(environ.socket));
+}
+
+/// Whether the dict is what it was when it was made, and nobody else has it or what is bound in it.
+bool EnvironMaker::is_reusable(const RequestEnviron& environ) const {
+    PyObject* e = environ.dict.get();
+    return environ.edition != 0 && DictWatch::is_unchanged(e, environ.version) &&
+           environ.edition == patterns_[environ.place].edition && Py_REFCNT(e) == 1 &&
+           Py_REFCNT(environ.early_hints.get()) == 2 && Py_REFCNT(environ.socket.get()) == 2 &&
+           as_socket(environ.socket.get())->socket == nullptr && restore(environ);
+}
+
+/// Makes the dict equal to its pattern again.
+bool EnvironMaker::restore(const RequestEnviron& environ) const {
+    const Pattern& pattern = patterns_[environ.place];
+    const auto put = [&environ](PyObject* key, PyObject* value) {
+        const bool is_set = PyDict_SetItem(environ.dict.get(), key, value) == 0;
+        if (!is_set) PyErr_Clear();
+        return is_set;
+    };
+    for (unsigned left = environ.own; left != 0; left &= left - 1) {
+        const OwnKey& own = names_->own[static_cast<size_t>(std::countr_zero(left))];
+        if (!put(own.key, own.common)) return false;
+    }
+    for (uint64_t left = environ.own_fields; left != 0; left &= left - 1) {
+        const auto id = static_cast<size_t>(std::countr_zero(left));
+        if (!put(names_->fields[id].get(), pattern.values[id])) return false;
+    }
+    return true;
 }
 
 bool EnvironMaker::update_pattern(Pattern& pattern, const Exchange& exchange,
@@ -336,10 +531,13 @@ bool EnvironMaker::update_pattern(Pattern& pattern, const Exchange& exchange,
     const Names& n = *names_;
     const ConnectionFacts& facts = *exchange.facts;
     for (size_t i = 0; i < exchange.head.fields.size(); ++i) {
-        if (fields.kind(i) != FieldKind::Shared) continue;
+        const FieldKind kind = fields.kind(i);
+        if (kind == FieldKind::Joined) continue;
         const Field& field = exchange.head.fields[i];
-        const auto id = static_cast<size_t>(field.id);
-        if (!pattern.keep(n.fields[id], pattern.values[id], field.value)) return false;
+        PyObject*& value = pattern.values[static_cast<size_t>(field.id)];
+        if (kind == FieldKind::Own && value != nullptr) continue;
+        const std::string_view text = kind == FieldKind::Own ? "" : field.value;  // a placeholder
+        if (!pattern.keep(n.fields[static_cast<size_t>(field.id)], value, text)) return false;
     }
     if (!pattern.keep(n.remote_addr, pattern.remote_addr, facts.remote_addr)) return false;
     if (pattern.shape.has_peer &&
@@ -350,27 +548,28 @@ bool EnvironMaker::update_pattern(Pattern& pattern, const Exchange& exchange,
            pattern.keep(n.server_port, pattern.server_port, facts.server_port);
 }
 
-bool EnvironMaker::set_request_line(PyObject* environ, const RequestHead& head) const {
+/// The request line and wsgi.input, where they are not what the template holds. Raises.
+bool EnvironMaker::set_own(RequestEnviron& environ, const Exchange& exchange,
+                           PyObject* input) const {
     const Names& n = *names_;
-    // The template holds what most requests say: GET, /, HTTP/1.1, no query, no mount point.
-    bool is_set = true;
+    const RequestHead& head = exchange.head;
+    const auto put = [&](OwnValue which, const PyRef& value) {
+        environ.own |= 1U << which;
+        return value && PyDict_SetItem(environ.dict.get(), n.own[which].key, value.get()) == 0;
+    };
     if (head.target != "/" || head.raw_path != "/") {
         PyRef path = n.path(head.raw_path);
         // Most targets are nothing but a plain path: one str serves both keys.
         const bool is_plain =
             head.target == head.raw_path && head.target.find('%') == std::string_view::npos;
         PyRef target = is_plain ? PyRef::borrow(path.get()) : latin1_str(head.target);
-        is_set = set(environ, n.raw_uri, target) && set(environ, n.path_info, path);
+        if (!put(kRawUri, target) || !put(kPathInfo, path)) return false;
     }
-    if (is_set && head.method != "GET")
-        is_set = set(environ, n.request_method, n.method(head.method));
-    if (is_set && head.protocol != "HTTP/1.1")
-        is_set = set(environ, n.server_protocol, n.protocol(head));
-    if (is_set && !head.query.empty())
-        is_set = set(environ, n.query_string, latin1_str(head.query));
-    if (is_set && !head.script_name.empty())
-        is_set = set(environ, n.script_name, latin1_str(head.script_name));
-    return is_set;
+    return (head.method == "GET" || put(kRequestMethod, n.method(head.method))) &&
+           (head.protocol == "HTTP/1.1" || put(kServerProtocol, n.protocol(head))) &&
+           (head.query.empty() || put(kQueryString, latin1_str(head.query))) &&
+           (head.script_name.empty() || put(kScriptName, latin1_str(head.script_name))) &&
+           (input == n.own[kInput].common || put(kInput, PyRef::borrow(input)));
 }
 
 /// A unix socket has neither name nor port, so the client's Host is the best there is.
@@ -447,112 +646,6 @@ bool EnvironMaker::set_transport(PyObject* environ, const ConnectionFacts& facts
     return !facts.has_proxy_header || (set_text(environ, "PROXY_PROTOCOL", facts.proxy_protocol) &&
                                        set_text(environ, "PROXY_ADDR", facts.proxy_addr) &&
                                        set_text(environ, "PROXY_PORT", facts.proxy_port));
-}
-
-// ------------------------------------------------------------------------------ gunicorn.socket
-
-namespace {
-
-struct SocketObject {
-    PyObject_HEAD Exchange* exchange;  ///< null once the request is over
-    PyObject* socket;                  ///< socket.socket after the first use; owned
-};
-
-SocketObject* as_socket(PyObject* object) {
-    return reinterpret_cast<SocketObject*>(object);
-}
-
-/// The real socket, taken from the server now if it was not yet. Borrowed. Raises.
-PyObject* real_socket(SocketObject* self) {
-    if (self->socket != nullptr) return self->socket;
-    if (self->exchange == nullptr) {
-        PyErr_SetString(PyExc_ValueError, "gunicorn.socket was not taken before its request ended");
-        return nullptr;
-    }
-    Result<Fd> fd = self->exchange->detach();
-    if (!fd) {
-        PyErr_SetString(PyExc_OSError, fd.message().c_str());
-        return nullptr;
-    }
-    PyRef type = import("socket", "socket");
-    PyRef arguments = type ? PyRef::steal(PyTuple_New(0)) : PyRef();
-    PyRef keywords =
-        arguments ? PyRef::steal(Py_BuildValue("{s:i}", "fileno", fd->get())) : PyRef();
-    if (!keywords) return nullptr;
-    self->socket = PyObject_Call(type.get(), arguments.get(), keywords.get());
-    if (self->socket == nullptr) return nullptr;
-    (void)fd->release();  // the socket object closes it
-    // Libraries made for gunicorn expect the blocking socket that its workers hand out.
-    PyRef done = PyRef::steal(PyObject_CallMethod(self->socket, "setblocking", "i", 1));
-    return done ? self->socket : nullptr;
-}
-
-/// Looking at an object (repr, copy, isinstance) is no use of the socket: dunder names stay ours.
-bool is_dunder(PyObject* name) {
-    std::string_view text;
-    return latin1_view(name, text) && text.starts_with("__");
-}
-
-/// What a TLS connection tells about its peer, as an ssl.SSLSocket does; null without an exception
-/// if there is nothing of that name. Raises.
-bool peer_attribute(const Exchange* exchange, PyObject* name, PyRef& value) {
-    if (exchange == nullptr || exchange->facts->tls_peer == nullptr) return true;
-    return optional_attribute(static_cast<PyObject*>(exchange->facts->tls_peer), name, value);
-}
-
-PyObject* socket_getattr(PyObject* self, PyObject* name) {
-    if (is_dunder(name)) return PyObject_GenericGetAttr(self, name);
-    PyRef value;
-    if (!peer_attribute(as_socket(self)->exchange, name, value)) return nullptr;
-    if (value) return value.release();
-    PyObject* socket = real_socket(as_socket(self));
-    return socket == nullptr ? nullptr : PyObject_GetAttr(socket, name);
-}
-
-PyObject* socket_repr(PyObject* self) {
-    SocketObject* me = as_socket(self);
-    if (me->socket != nullptr) return PyObject_Repr(me->socket);
-    return PyUnicode_FromString("<gunicorn.socket, not taken>");
-}
-
-void socket_dealloc(PyObject* self) {
-    PyTypeObject* type = Py_TYPE(self);
-    Py_XDECREF(as_socket(self)->socket);
-    PyObject_Free(self);
-    Py_DECREF(type);
-}
-
-PyType_Slot socket_slots[] = {
-    {Py_tp_getattro, reinterpret_cast<void*>(socket_getattr)},
-    {Py_tp_repr, reinterpret_cast<void*>(socket_repr)},
-    {Py_tp_dealloc, reinterpret_cast<void*>(socket_dealloc)},
-    {0, nullptr},
-};
-PyType_Spec socket_spec = {"gcorn.ClientSocket", sizeof(SocketObject), 0,
-                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, socket_slots};
-
-}  // namespace
-
-bool SocketProxy::prepare() {
-    type_.reset(PyType_FromSpec(&socket_spec));
-    return static_cast<bool>(type_);
-}
-
-PyRef SocketProxy::make(Exchange& exchange) {
-    if (PyRef spare = spare_.take()) {
-        as_socket(spare.get())->exchange = &exchange;
-        return spare;
-    }
-    auto* self = PyObject_New(SocketObject, reinterpret_cast<PyTypeObject*>(type_.get()));
-    if (self == nullptr) return {};
-    self->exchange = &exchange;
-    self->socket = nullptr;
-    return PyRef::steal(reinterpret_cast<PyObject*>(self));
-}
-
-void SocketProxy::end(PyRef proxy) {
-    as_socket(proxy.get())->exchange = nullptr;
-    if (as_socket(proxy.get())->socket == nullptr) spare_.give(std::move(proxy));
 }
 
 }  // namespace gcorn

@@ -21,18 +21,37 @@ namespace gcorn {
 
 /// What is the same for all requests. Borrowed for the call of prepare().
 struct EnvironConstants {
-    PyObject* no_input = nullptr;      ///< wsgi.input of requests without a body
-    PyObject* errors = nullptr;        ///< wsgi.errors
-    PyObject* file_wrapper = nullptr;  ///< wsgi.file_wrapper
+    PyObject* no_input = nullptr;          ///< wsgi.input of requests without a body
+    PyObject* errors = nullptr;            ///< wsgi.errors
+    PyObject* file_wrapper = nullptr;      ///< wsgi.file_wrapper
+    PyObject* early_hints_type = nullptr;  ///< of wsgi.early_hints: instances are RequestBound
     bool is_multithread = false;
     bool is_multiprocess = false;
 };
 
-/// The objects made for one request. Borrowed for the call of make().
-struct EnvironObjects {
-    PyObject* input = nullptr;        ///< wsgi.input
-    PyObject* early_hints = nullptr;  ///< wsgi.early_hints
-    PyObject* socket = nullptr;       ///< gunicorn.socket
+/// What Python objects that serve one request at a time begin with.
+struct RequestBound {
+    PyObject_HEAD Exchange* exchange;  ///< null once the request is over
+};
+
+inline RequestBound* as_bound(PyObject* object) {
+    return reinterpret_cast<RequestBound*>(object);
+}
+/// An instance, all zero. Raises (MemoryError only).
+PyRef new_bound(const PyRef& type);
+
+/// The environ of one request, and the objects in it that are bound to the request.
+struct RequestEnviron {
+    PyRef dict;
+    PyRef early_hints;
+    PyRef socket;
+    // Of EnvironMaker, which may hand all three out again:
+    size_t place = 0;      ///< of the pattern that the dict is a copy of
+    uint64_t edition = 0;  ///< of that pattern; 0: for this request only
+    uint64_t version = 0;  ///< of the dict when the application got it
+    // Values of this request alone, which the pattern does not know:
+    unsigned own = 0;         ///< 1 << OwnValue
+    uint64_t own_fields = 0;  ///< 1 << FieldId
 };
 
 class SortedFields;
@@ -47,18 +66,26 @@ public:
     /// Makes the keys and the template. Once, before the first make(). Raises.
     [[nodiscard]] bool prepare(const EnvironConstants& constants);
 
-    /// A fresh environ for this request; the caller may keep it beyond the Exchange. Raises.
-    [[nodiscard]] PyRef make(const Exchange& exchange, const EnvironObjects& objects);
+    /// The environ for this request; the application may keep it. Raises: its dict is null then.
+    [[nodiscard]] RequestEnviron make(Exchange& exchange, PyObject* input);
+
+    /// The request is over: cuts the ties between Python objects and the Exchange. What the
+    /// application neither kept nor changed serves the next request.
+    void end(RequestEnviron environ);
 
 private:
     struct Names;    ///< interned keys and values that many requests share
     struct Pattern;  ///< what the last request of the same shape said
 
-    PyRef copy_pattern(const Exchange& exchange, const SortedFields& fields);
+    bool start(RequestEnviron& environ, Exchange& exchange, const SortedFields& fields);
+    bool prepare_pattern(Pattern& pattern) const;
     bool update_pattern(Pattern& pattern, const Exchange& exchange,
                         const SortedFields& fields) const;
+    bool add_bound(RequestEnviron& environ);
+    [[nodiscard]] bool is_reusable(const RequestEnviron& environ) const;
+    bool restore(const RequestEnviron& environ) const;
     bool update_unix_server(Pattern& pattern, const Exchange& exchange) const;
-    bool set_request_line(PyObject* environ, const RequestHead& head) const;
+    bool set_own(RequestEnviron& environ, const Exchange& exchange, PyObject* input) const;
     bool set_other_fields(PyObject* environ, const RequestHead& head,
                           const SortedFields& fields) const;
     bool set_authority(PyObject* environ, const RequestHead& head) const;
@@ -66,27 +93,12 @@ private:
     bool set_transport(PyObject* environ, const ConnectionFacts& facts) const;
 
     std::unique_ptr<Names> names_;
-    PyObject* no_input_ = nullptr;  ///< in the template, which owns it
     PyRef template_;
     PyRef wide_template_;  ///< for many fields
+    PyRef early_hints_type_, socket_type_;
+    Spare early_hints_, socket_;
     std::unique_ptr<Pattern[]> patterns_;
-};
-
-/// The type of gunicorn.socket: a stand-in that becomes the client's socket on first use. Until an
-/// attribute is asked for (dunder names apart), the connection stays the server's. A TLS connection
-/// is never given away, but tells getpeercert(), cipher(), version() … as an ssl.SSLSocket does.
-class SocketProxy {
-public:
-    /// Makes the type. Once, before the first make(). Raises.
-    [[nodiscard]] bool prepare();
-    /// Raises (MemoryError only).
-    [[nodiscard]] PyRef make(Exchange& exchange);
-    /// The request is over: a socket not taken by now cannot be any more.
-    void end(PyRef proxy);
-
-private:
-    PyRef type_;
-    Spare spare_;
+    uint64_t editions_ = 0;
 };
 
 }  // namespace gcorn

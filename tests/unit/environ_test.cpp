@@ -1,5 +1,8 @@
 #include "python/environ.h"
 
+#include <array>
+#include <random>
+
 #include <gtest/gtest.h>
 
 #include "tests/support/wsgi_harness.h"
@@ -13,29 +16,53 @@ protected:
     Environ() {
         interpreter();
         WithGil gil;
-        maker_ = std::make_unique<EnvironMaker>();
         errors_ = utf8_str("errors");
-        EXPECT_TRUE(maker_->prepare({.no_input = Py_None,
-                                     .errors = errors_.get(),
-                                     .file_wrapper = reinterpret_cast<PyObject*>(&PyList_Type),
-                                     .is_multithread = true,
-                                     .is_multiprocess = false}));
+        no_input_ = utf8_str("no input");
+        maker_ = new_maker();
     }
     ~Environ() override {
         WithGil gil;
+        environ_ = {};
         maker_.reset();
         errors_.reset();
+        no_input_.reset();
+    }
+    [[nodiscard]] std::unique_ptr<EnvironMaker> new_maker() const {
+        auto maker = std::make_unique<EnvironMaker>();
+        EXPECT_TRUE(maker->prepare({.no_input = no_input_.get(),
+                                    .errors = errors_.get(),
+                                    .file_wrapper = reinterpret_cast<PyObject*>(&PyList_Type),
+                                    .early_hints_type = hints_type(),
+                                    .is_multithread = true,
+                                    .is_multiprocess = false}));
+        return maker;
+    }
+    static PyObject* hints_type() {
+        static PyType_Slot slots[] = {{0, nullptr}};
+        static PyType_Spec spec = {"test.Hints", sizeof(RequestBound), 0, Py_TPFLAGS_DEFAULT,
+                                   slots};
+        static PyObject* type = PyType_FromSpec(&spec);
+        return type;
     }
     void make(std::string_view head) {
         request_ = std::make_unique<ExchangeTest>(head);
         make_again();
     }
-    void make_again() {
+    void make_again(PyObject* input = nullptr) {
         WithGil gil;
-        PyRef environ = maker_->make(*request_->exchange,
-                                     {.input = Py_None, .early_hints = Py_None, .socket = Py_None});
-        ASSERT_TRUE(environ);
-        PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), "e", environ.get());
+        environ_ = maker_->make(*request_->exchange, input != nullptr ? input : no_input_.get());
+        ASSERT_TRUE(environ_.dict);
+        name("e", environ_.dict.get());
+    }
+    /// What the application named is gone, and so is the request.
+    void end() {
+        run_python("del e");
+        WithGil gil;
+        maker_->end(std::move(environ_));
+        run_python("hold = [{} for _ in range(100)]");  // takes the memory of dicts that were freed
+    }
+    static void name(const char* name, PyObject* object) {
+        PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), name, object);
     }
     [[nodiscard]] static std::string value(const std::string& key) {
         return eval_python("repr(e.get('" + key + "', None))");
@@ -43,7 +70,8 @@ protected:
     ConnectionFacts& facts() { return request_->facts; }
 
     std::unique_ptr<EnvironMaker> maker_;
-    PyRef errors_;
+    RequestEnviron environ_;
+    PyRef errors_, no_input_;
     std::unique_ptr<ExchangeTest> request_;
 };
 
@@ -229,6 +257,88 @@ TEST_F(Environ, WhatARequestSaysStaysOutOfTheNextOfItsShape) {
     }
 }
 
+TEST_F(Environ, WhatTheApplicationLeftAsItWasServesTheNextRequest) {
+    make("POST /a?b HTTP/1.0\r\nHost: h\r\nCookie: c\r\n\r\n");
+    const PyObject* first = environ_.dict.get();
+    end();
+    make("GET / HTTP/1.1\r\nHost: i\r\nCookie: d\r\n\r\n");
+    EXPECT_EQ(environ_.dict.get(), first);
+    EXPECT_EQ(eval_python("[e[k] for k in ('REQUEST_METHOD', 'RAW_URI', 'PATH_INFO', "
+                          "'QUERY_STRING', 'SERVER_PROTOCOL', 'HTTP_HOST', 'HTTP_COOKIE')]"),
+              "['GET', '/', '/', '', 'HTTP/1.1', 'i', 'd']");
+}
+
+TEST_F(Environ, WhatTheApplicationKeptOrChangedDoesNot) {
+    for (const char* deed :
+         {"kept = e", "kept = e['wsgi.early_hints']", "kept = e['gunicorn.socket']",
+          "e['gunicorn.socket'].fileno()", "e['mine'] = 1", "del e['SERVER_NAME']", "e.clear()",
+          "e['HTTP_HOST'] = 'mine'", "e['REMOTE_ADDR'] = e.pop('REMOTE_ADDR')", "e.popitem()",
+          "e.update(REQUEST_METHOD='PUT')", "e |= {'x': 1}", "e.setdefault('x', 1)",
+          "e['wsgi.input'] = 1"}) {
+        run_python("kept = None");
+        make(kGet);
+        const PyObject* first = environ_.dict.get();
+        run_python(deed);
+        end();
+        make(kGet);
+        EXPECT_NE(environ_.dict.get(), first) << deed;
+        EXPECT_EQ(value("REQUEST_METHOD"), "'GET'") << deed;
+        end();
+    }
+}
+
+/// Requests of all kinds, up to three at a time, whose application may keep or change the environ:
+/// each says what it would say if it were the first.
+TEST_F(Environ, AnyOrderOfRequestsTellsEachItsOwn) {
+    struct Running {
+        std::unique_ptr<ExchangeTest> request;
+        RequestEnviron environ;
+    };
+    run_python(
+        "def told(e): return {k: v for k, v in e.items() "
+        "if k not in ('wsgi.early_hints', 'gunicorn.socket')}\n");
+    std::minstd_rand random(7);
+    const auto one_of = [&random](std::initializer_list<const char*> texts) {
+        return std::string(texts.begin()[random() % texts.size()]);
+    };
+    std::array<Running, 3> running;
+    for (int i = 0; i < 5000; ++i) {
+        const std::string number = std::to_string(random() % 4);
+        const std::string head =
+            one_of({"GET", "GET", "GET", "POST", "BREW"}) +
+            one_of({" / ", " / ", " /p ", " /%41?q ", " /?q=1 ", " http://there/ "}) +
+            one_of({"HTTP/1.1", "HTTP/1.1", "HTTP/1.0"}) + "\r\nHost: " + number + "\r\n" +
+            one_of({"", "", "Cookie: a\r\n", "Cookie: b\r\n", "Cookie: a\r\nCookie: b\r\n"}) +
+            one_of({"", "Accept: a\r\n", "Accept: a\r\nAccept: b\r\n", "X-None: n\r\n"}) +
+            one_of({"", "User-Agent: u\r\n"}) +
+            (random() % 8 == 0 ? "Referer: " + std::string(600, 'x') + "\r\n"
+                               : one_of({"", "Referer: r\r\n"})) +
+            "\r\n";
+        Running& now = running[random() % running.size()];
+        WithGil gil;
+        maker_->end(std::move(now.environ));
+        now.request = std::make_unique<ExchangeTest>(head);
+        now.request->facts.remote_port = std::to_string(50000 + random() % 3);
+        now.request->facts.has_proxy_header = random() % 16 == 0;
+        const PyRef own_input = utf8_str("own input");
+        PyObject* input = random() % 4 == 0 ? own_input.get() : no_input_.get();
+        now.environ = maker_->make(*now.request->exchange, input);
+        RequestEnviron alone = new_maker()->make(*now.request->exchange, input);
+        ASSERT_TRUE(now.environ.dict && alone.dict);
+        name("e", now.environ.dict.get());
+        name("alone", alone.dict.get());
+        ASSERT_EQ(eval_python("(told(e), told(alone)) if told(e) != told(alone) else 0"), "0")
+            << i << ": " << head;
+        EXPECT_EQ(as_bound(now.environ.early_hints.get())->exchange, now.request->exchange.get());
+        EXPECT_EQ(as_bound(now.environ.socket.get())->exchange, now.request->exchange.get());
+        if (random() % 8 == 0) run_python("e[alone['RAW_URI']] = alone.pop('HTTP_HOST', 0)");
+        if (random() % 8 == 0) run_python("kept = e");
+        run_python("del e, alone");
+    }
+    WithGil gil;
+    running = {};
+}
+
 TEST_F(Environ, MoreShapesThanArePlacesForThem) {
     const std::string names[] = {"Accept", "Dnt",     "Origin", "Pragma",
                                  "Range",  "Referer", "Te",     "Via"};
@@ -271,17 +381,14 @@ TEST_F(Environ, OneProcessServesUnixAndTcpSockets) {
 
 TEST_F(Environ, LookingAtTheSocketProxyDoesNotTakeTheSocket) {
     make(kGet);
-    SocketProxy proxy;
+    run_python("s = e['gunicorn.socket']");
     WithGil gil;
-    ASSERT_TRUE(proxy.prepare());
-    PyRef socket = proxy.make(*request_->exchange);
-    PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), "s", socket.get());
     EXPECT_EQ(eval_python("repr(s), isinstance(s, int), hasattr(s, '__await__')"),
               "('<gunicorn.socket, not taken>', False, False)");
     EXPECT_FALSE(request_->exchange->is_detached());
     EXPECT_EQ(eval_python("s.fileno() > 2 and s.getblocking()"), "True");
     EXPECT_TRUE(request_->exchange->is_detached());
-    proxy.end(std::move(socket));
+    maker_->end(std::move(environ_));
     EXPECT_EQ(eval_python("s.send(b'still works')"), "11");
     run_python("s.close(); del s");
 }
