@@ -481,7 +481,7 @@ bool Exchange::may_stay_held() {
     return leader_watches_;
 }
 
-/// flush() with the lock held, which is dropped around system calls.
+/// flush() with the lock held, before and after; it is dropped around system calls.
 Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd,
                                       bool& progressed) {
     for (size_t total = 0; total < kSendBytesMax;) {
@@ -526,9 +526,11 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
         if (sent == 0) break;
     }
     const Flush outcome = segments_.empty() ? Flush::Drained : Flush::Blocked;
-    const uint64_t spill_sent = spill_sent_;
-    lock.unlock();
-    if (spill_sent > 0) spill_.discard_before(spill_sent);
+    if (const uint64_t sent = spill_sent_; sent > 0) {
+        lock.unlock();
+        spill_.discard_before(sent);
+        lock.lock();
+    }
     return outcome;
 }
 

@@ -214,8 +214,10 @@ def check_pattern(environ, start_response):
 
 
 def send_pattern(environ, start_response):
-    """n bytes of the pattern; with length=1 they are announced."""
+    """n bytes of the pattern in blocks; with length=1 they are announced."""
     count = option(environ, "n", 1000)
+    size = min(option(environ, "block", PERIOD), PERIOD)
+    ends = PATTERN + PATTERN[:size]
     headers = [("Content-Type", "application/octet-stream")]
     if option(environ, "length", 0):
         headers.append(("Content-Length", str(count)))
@@ -223,10 +225,9 @@ def send_pattern(environ, start_response):
 
     def blocks():
         try:
-            left = count
-            while left > 0:
-                yield PATTERN[:left]
-                left -= PERIOD
+            for at in range(0, count, size):
+                start = at % PERIOD
+                yield ends[start:start + min(size, count - at)]
         finally:
             note("send_pattern closed")
     return blocks()

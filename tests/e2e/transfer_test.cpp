@@ -39,6 +39,9 @@ protected:
     /// Fetches the target and compares its body with the pattern.
     void expect_pattern(Client& client, const std::string& target, uint64_t count) {
         client.send(make_request("GET", target));
+        read_pattern(client, target, count);
+    }
+    void read_pattern(Client& client, const std::string& target, uint64_t count) {
         uint64_t at = 0;
         bool matches = true;
         const Response response =
@@ -95,6 +98,24 @@ TEST_P(Transfer, Downloads200MiBInChunks) {
     Client client = server_.connect();
     expect_pattern(client, "/pattern?n=" + std::to_string(kSize), kSize);
     expect_small_growth();
+}
+
+TEST_P(Transfer, SmallBlocksReachAClientThatReadsLate) {
+    const TempDir scratch;
+    ServerOptions options = with();
+    options.env["PROBE_LOG"] = scratch / "events";
+    const Server server(options);
+    for (const std::string size : {"1000", "100"}) {
+        const std::string target = "/pattern?n=6000000&block=" + size;
+        Client client = server.connect();
+        client.send(make_request("GET", target));
+        // All of it waits for the client by now; nobody waits for the client.
+        EXPECT_TRUE(eventually([&] {
+            return read_file(scratch / "events").find("send_pattern closed") != std::string::npos;
+        })) << server.story();
+        read_pattern(client, target, 6'000'000);
+        scratch.write("events", "");
+    }
 }
 
 TEST_P(Transfer, StopsProducingForAVanishedClient) {

@@ -205,6 +205,14 @@ TEST_F(ExchangeTest, OutputPastTheMemoryLimitContinuesInAFileAndInOrder) {
     EXPECT_EQ(receive(4), "next");
 }
 
+TEST_F(ExchangeTest, SmallBlocksThatFollowFastOutliveAFullSocket) {
+    const std::string all = pattern(600 * 1000);
+    for (size_t at = 0; at < all.size(); at += 1000)
+        ASSERT_TRUE(exchange->send({}, std::string_view(all).substr(at, 1000), {}, false)) << at;
+    exchange->finish();
+    EXPECT_EQ(receive(all.size()), all);
+}
+
 TEST_F(ExchangeTest, LeaderSendsWhileTheApplicationProduces) {
     const std::string block = pattern(100'000);
     constexpr size_t kBlocks = 100;
