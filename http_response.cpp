@@ -84,9 +84,18 @@ Status ResponseWriter::set_status(std::string_view status) {
 }
 
 bool ResponseWriter::repeat(const Answer& answer) {
-    if (answer.code < 200 || head_->method == "CONNECT") return false;  // see is_unframed()
+    if (is_judged_by_request(answer.code)) return false;
     answer_ = answer;
     return true;
+}
+
+const ResponseWriter::Answer* ResponseWriter::answer() const {
+    return is_judged_by_request(answer_.code) ? nullptr : &answer_;
+}
+
+/// Interim statuses (see set_status()), and CONNECT, whose answer has no length.
+bool ResponseWriter::is_judged_by_request(int code) const {
+    return code < 200 || head_->method == "CONNECT";
 }
 
 Status ResponseWriter::add_field(std::string_view name, std::string_view value) {

@@ -57,7 +57,8 @@ public:
     /// The same answer to another request, in the place of set_status() and add_field(). False, and
     /// nothing is done, where they would judge by the request.
     [[nodiscard]] bool repeat(const Answer& answer);
-    [[nodiscard]] const Answer& answer() const { return answer_; }
+    /// What to repeat(); null where that would do nothing.
+    [[nodiscard]] const Answer* answer() const;
 
     /// What goes on the wire around one block of body.
     struct Pieces {
@@ -109,6 +110,7 @@ private:
     [[nodiscard]] BodyKind body_kind() const;
     [[nodiscard]] bool has_no_body() const;
     [[nodiscard]] bool is_unframed() const;
+    [[nodiscard]] bool is_judged_by_request(int code) const;
     Status add_content_length(std::string_view name, std::string_view value);
     void note_connection(std::string_view value);
     void append_field(std::string_view name, std::string_view value);

@@ -32,7 +32,10 @@ public:
     /// Keeps what `response` was made of, if it may come again: tuples, which cannot change, that
     /// somebody else holds, too. Each that did not come again doubles the pause before the next.
     void keep(PyObject* status, PyObject* headers, const ResponseWriter& response) {
-        if (!kHasGil || !PyList_CheckExact(headers) || PyList_GET_SIZE(headers) > kPairsMax) return;
+        const ResponseWriter::Answer* answer = response.answer();
+        if (!kHasGil || answer == nullptr || !PyList_CheckExact(headers) ||
+            PyList_GET_SIZE(headers) > kPairsMax)
+            return;
         if (++passed_ <= pause_) return;
         std::vector<PyRef> pairs;
         for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); ++i) {
@@ -40,7 +43,7 @@ public:
             if (!PyTuple_CheckExact(pair) || Py_REFCNT(pair) == 1) return;
             pairs.push_back(PyRef::borrow(pair));
         }
-        answer_ = response.answer();
+        answer_ = *answer;
         pairs_.swap(pairs);
         status_ = PyRef::borrow(status);
         passed_ = 0;

@@ -604,6 +604,19 @@ def application(environ, start_response):
     EXPECT_EQ(connected.find("Content-Length"), std::string::npos) << connected;
 }
 
+TEST_F(Wsgi, WhatWasJudgedByItsRequestIsNoKnownAnswer) {
+    load(R"(
+HEADERS = [("A", "1"), ("Content-Length", "2")]
+def application(environ, start_response):
+    start_response("200 OK", list(HEADERS))
+    return [b"ok"]
+)");
+    for (int i = 0; i < 3; ++i)
+        (void)get("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n");
+    const std::string response = get("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    EXPECT_NE(response.find("A: 1\r\nContent-Length: 2\r\n\r\nok"), std::string::npos) << response;
+}
+
 // --------------------------------------------------------------------------------- failures
 
 TEST_F(Wsgi, AnExceptionBeforeTheHeadIs500AndOneTraceback) {
