@@ -24,6 +24,8 @@ constexpr size_t kReadBytesPerTurn = 256 * 1024;
 constexpr int64_t kStopPatienceMs = 500;
 /// How often a connection in App is looked at, to settle it when its answer went out unseen.
 constexpr int64_t kSettleMs = 250;
+/// How long an answer waits for that of its pipelined successor.
+constexpr int64_t kJoinMs = 2;
 /// Bytes of a refused client's own text that a log line quotes.
 constexpr size_t kQuotedBytesMax = 200;
 
@@ -224,6 +226,7 @@ void Connection::on_deadline(int64_t now_ms) {
             } else {
                 deadline_ms_ = deadline_for(State::App);
                 loop_.schedule(deadline_ms_);
+                if (!output_blocked_ && exchange_->has_output()) flush_output();
             }
             break;
         case State::Reply: peer_gone(); break;
@@ -523,6 +526,11 @@ bool Connection::step_body(std::string_view in, size_t& used) {
 /// Queues the request. has_rest: bytes behind it wait, so the leader must know when it is answered.
 void Connection::dispatch(bool is_body_complete, bool has_rest) {
     enter(State::App);
+    if (std::exchange(joins_, false)) {
+        // Unless the successor takes its time.
+        deadline_ms_ = loop_.now_ms() + kJoinMs;
+        loop_.schedule(deadline_ms_);
+    }
     read_paused_ = saw_eof_;
     body_open_ = !is_body_complete;
     exchange_->body_begins(is_body_complete);
@@ -590,7 +598,7 @@ void Connection::refuse(const HttpError& error, std::string_view in) {
                        detail.c_str());
     exchange_->prepare(&facts_, tls_ ? -1 : fd_.get(), loop_.options().spool_directory);
     // Also for HEAD, whatever else is wrong with it: its answer has no body (RFC 9110 §9.3.2).
-    if (exchange_->head.raw_path.empty()) exchange_->head.name_refused(in);
+    if (state_ != State::Body && exchange_->head.raw_path.empty()) exchange_->head.name_refused(in);
     exchange_->response.begin(exchange_->head, false, loop_.options().response);
     exchange_->corked_ = false;
     must_linger_ = true;
@@ -640,9 +648,9 @@ void Connection::settle() {
     }
     const bool keeps_alive = exchange_->response.keeps_alive();
     const Exchange::Rest rest = exchange_->rest();
-    const bool joins = rest == Exchange::Rest::MayJoin && keeps_alive && !in_.empty() &&
-                       exchange_.use_count() == 1;
-    if ((rest != Exchange::Rest::Nothing && !joins) || (tls_ && !tls_->wire.empty())) {
+    joins_ = rest == Exchange::Rest::MayJoin && keeps_alive && !in_.empty() &&
+             exchange_.use_count() == 1;
+    if ((rest != Exchange::Rest::Nothing && !joins_) || (tls_ && !tls_->wire.empty())) {
         enter(State::Reply);
         if (!flush_output() || output_blocked_) return;
     }
@@ -685,7 +693,8 @@ void Connection::after_reply() {
     enter(State::Head);
     advance();
     // No successor to join: what waited goes out now.
-    if (state_ == State::Head && exchange_ && exchange_->has_output()) flush_output();
+    const bool is_incomplete = state_ == State::Head || state_ == State::Body;
+    if (is_incomplete && exchange_ && exchange_->has_output()) flush_output();
     if (state_ == State::Head && saw_eof_) leave();
 }
 

@@ -169,6 +169,7 @@ private:
     bool read_paused_ = false;     ///< in App: an event came; read again after the answer
     bool saw_eof_ = false;         ///< the peer will send nothing more
     bool must_linger_ = false;     ///< the peer may still send: half-close first
+    bool joins_ = false;           ///< an answer waits for its successor's
 };
 
 }  // namespace gcorn

@@ -131,9 +131,9 @@ void EventLoop::turn(int timeout_ms) {
     if (must_announce_again && (timeout_ms < 0 || timeout_ms > ReadyQueue::kPatienceMs))
         timeout_ms = static_cast<int>(ReadyQueue::kPatienceMs);
     if (!held_.empty() && (timeout_ms < 0 || timeout_ms > kHeldLookMs)) timeout_ms = kHeldLookMs;
-    // The turn that finds everybody gone says so at once.
+    // Who turns has requests to run; and the turn that finds everybody gone says so at once.
     const bool is_last = stop_seen_ && connections_.empty() && !is_drained();
-    const int wait = is_last ? 0 : wait_ms(timeout_ms, now_ms_);
+    const int wait = is_last || has_queued_ ? 0 : wait_ms(timeout_ms, now_ms_);
     polling_.store(true, std::memory_order_seq_cst);
     const bool is_wanted =
         signalled_.load(std::memory_order_seq_cst) != nullptr || (is_stopping() && !stop_seen_);

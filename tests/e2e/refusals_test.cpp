@@ -54,6 +54,8 @@ std::vector<Refusal> refusals() {
         {post + "Content-Length: 1\r\nExpect: 200-ok\r\n\r\n", "417", "unknown expectation: 200-ok",
          "POST /a HTTP/1.1"},
         {chunked + "0x3\r\nabc\r\n", "400", "invalid chunk size: x", "POST /a HTTP/1.1"},
+        {"POST http://x HTTP/1.1\r\n" + kHost + "Transfer-Encoding: chunked\r\n\r\nZ\r\n", "400",
+         "invalid chunk size: Z", "POST http://x HTTP/1.1"},
         {chunked + "1;\x01\r\na\r\n", "400", "control byte in chunk extension: \\x01",
          "POST /a HTTP/1.1"},
         {chunked + "14\r\n" + std::string(20, 'x') + "\r\n1\r\n", "413", "request body too large",

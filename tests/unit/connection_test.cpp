@@ -10,6 +10,7 @@ using testing::body_of;
 using testing::Client;
 using testing::Engine;
 using testing::eventually;
+using testing::kPatienceMs;
 
 constexpr std::string_view kGet = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
 constexpr std::string_view kPost = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n";
@@ -37,6 +38,52 @@ protected:
         });
     }
 };
+
+// ------------------------------------------------------------------------------------ pipelining
+
+TEST_F(ConnectionTest, AnAnswerDoesNotWaitForTheBodyOfTheNextRequest) {
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(std::string(kGet) + std::string(kPost)));
+    EXPECT_NE(client.read_until("\r\n\r\n!").find("200 OK"), std::string::npos);
+    client.forget();
+    ASSERT_TRUE(client.send("8 bytes."));
+    EXPECT_NE(client.read_until("8 bytes.!").find("200 OK"), std::string::npos);
+}
+
+TEST_F(ConnectionTest, AnAnswerDoesNotWaitForASlowCallOfTheNextRequest) {
+    std::atomic<bool> goes_on{false};
+    int calls = 0;
+    app = [&](Exchange& exchange) {
+        const bool is_first = ++calls == 1;
+        EXPECT_TRUE(is_first || eventually([&] { return goes_on.load(); }));
+        answer(exchange, "!");
+    };
+    engine.start(1);
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(std::string(kGet) + std::string(kGet)));
+    EXPECT_NE(client.read_until("\r\n\r\n!").find("200 OK"), std::string::npos);
+    client.forget();
+    goes_on = true;
+    EXPECT_NE(client.read_until("\r\n\r\n!").find("200 OK"), std::string::npos);
+}
+
+/// A stall of one deadline in each batch would add up to 25 seconds.
+TEST_F(ConnectionTest, ManyPipelinedRequestsWaitForNothing) {
+    app = [&](Exchange& exchange) { answer(exchange, exchange.head.target); };
+    engine.start();
+    Client client(engine.address());
+    std::string batch;
+    for (int i = 0; i < 40; ++i)
+        batch += "GET /" + std::to_string(i) + "! HTTP/1.1\r\nHost: a\r\n\r\n";
+    const int64_t start_ms = monotonic_ms();
+    for (int i = 0; i < 100; ++i) {
+        ASSERT_TRUE(client.send(batch));
+        ASSERT_NE(client.read_until("/39!").find("/39!"), std::string::npos);
+        client.forget();
+    }
+    EXPECT_LT(monotonic_ms() - start_ms, kPatienceMs);
+}
 
 // ------------------------------------------------------------------------------------- deadlines
 
