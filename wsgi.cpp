@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -155,11 +156,36 @@ bool ends_here(const ResponseWriter& response) {
     return response.has_content_length() && response.body_bytes() >= response.content_length();
 }
 
+/// The right to frame and send: what is framed lies in the one buffer of the ResponseWriter until
+/// it is sent, and the GIL is not held meanwhile. So threads (or greenlets) of the application that
+/// answer one request take turns, and the request ends in a turn of its own. GIL held.
+class SendTurn {
+public:
+    /// Waits. The request may have ended then, see running().
+    explicit SendTurn(Exchange& exchange) : exchange_(exchange) {
+        while (exchange.has_sender) {
+            kept_ = exchange.shared_from_this();
+            WithoutGil nogil;
+            exchange.pause();
+        }
+        exchange.has_sender = true;
+    }
+    ~SendTurn() { exchange_.has_sender = false; }
+    SendTurn(const SendTurn&) = delete;
+    SendTurn& operator=(const SendTurn&) = delete;
+
+private:
+    Exchange& exchange_;
+    std::shared_ptr<Exchange> kept_;
+};
+
 PyObject* write(StartResponse* start, Exchange* exchange, PyObject* bytes) {
     if (!PyBytes_Check(bytes)) {
         PyErr_SetString(PyExc_TypeError, "write() takes one bytes object");
         return nullptr;
     }
+    const SendTurn turn(*exchange);
+    if (running(reinterpret_cast<PyObject*>(start), "write") == nullptr) return nullptr;
     if (!start->is_started || start->is_ended) {
         PyErr_SetString(PyExc_AssertionError, "write() outside of the response");
         return nullptr;
@@ -223,6 +249,8 @@ PyObject* early_hints_call(PyObject* self, PyObject* arguments, PyObject* names)
     }
     Exchange* exchange = running(self, "early_hints");
     if (exchange == nullptr) return nullptr;
+    const SendTurn turn(*exchange);
+    if (running(self, "early_hints") == nullptr) return nullptr;
     if (!exchange->head.is_http_11() || exchange->response.head_sent()) Py_RETURN_NONE;
     ResponseWriter hints;  // checks and renders the fields by the rules of a response
     const ResponseOptions options;
@@ -425,6 +453,7 @@ bool Call::send_list() {
     // While nothing is sent yet a faulty block costs no more than an error page.
     for (Py_ssize_t i = 0; i < size(); ++i)
         if (!check_block(PySequence_Fast_GET_ITEM(list, i))) return false;
+    const SendTurn turn(exchange_);
     std::string joined;
     // The list may change while the GIL is dropped, so each step looks at its size anew.
     for (Py_ssize_t i = 0; i < size() && !is_ended() && !is_over(); ++i) {
@@ -468,6 +497,7 @@ bool Call::send_wrapped_file(bool& is_sent) {
         !objects_.streams.real_file(result_.get(), file))
         return true;
     is_sent = true;
+    const SendTurn turn(exchange_);
     // A Content-Length below what the file holds asks for a part of it.
     if (response_.has_content_length())
         file.size = std::min(file.size, response_.content_length() - response_.body_bytes());
@@ -504,11 +534,13 @@ bool Call::check_block(PyObject* block) {
 bool Call::send_block(PyObject* block, bool is_last) {
     if (!check_block(block)) return false;
     const std::string_view bytes = bytes_view(block);
-    if (bytes.empty() || is_over()) return true;
+    if (bytes.empty()) return true;
+    const PyRef kept = PyRef::borrow(block);  // a list may drop it while the GIL is dropped
+    const SendTurn turn(exchange_);
+    if (is_over()) return true;
     if (is_last) set_ended();
     if (exchange_.is_worker_stopping()) response_.must_close();
     const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
-    PyRef kept = PyRef::borrow(block);  // a list may drop it while the GIL is dropped
     send(pieces, bytes, is_last || ends_here(response_));
     return true;
 }
@@ -528,6 +560,7 @@ bool Call::end_response() {
         return false;
     }
     if (!is_ended()) {
+        const SendTurn turn(exchange_);
         set_ended();
         send(response_.finish(), {}, true);
     }
@@ -603,6 +636,7 @@ bool Call::is_clients_fault() {
 
 /// An error page if the head is not out; else the connection is cut, unless all is said.
 void Call::answer(int status) {
+    const SendTurn turn(exchange_);
     if (is_over()) return;
     set_ended();
     if (!response_.head_sent()) {
@@ -663,6 +697,7 @@ void Call::capture_environ() {
 void Call::leave() {
     if (environ_.dict && !app_.options_.logged_environ.empty()) capture_environ();
     objects_.streams.flush_errors();
+    const SendTurn turn(exchange_);  // nobody sends any more, nor can begin to
     if (input_) objects_.streams.end_input(input_.get());
     if (start_response_) {
         as_bound(start_response_.get())->exchange = nullptr;

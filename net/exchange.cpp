@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <thread>
 
 #ifdef __linux__
 #include <sys/eventfd.h>
@@ -330,6 +331,10 @@ void Exchange::wait_a_moment(std::unique_lock<std::mutex>& lock) {
     if (!has_paused) changed_.wait_for(lock, std::chrono::seconds(1));
 }
 
+void Exchange::pause() {
+    if (!owner_.pause()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
 bool Exchange::wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const) {
     while ((this->*blocked)() && !is_aborted())
         wait_a_moment(lock);
@@ -356,9 +361,11 @@ void Exchange::finish() {
         must_tell = has_rest || is_aborted() || is_detached() || !response.keeps_alive();
     }
     if (completed_) owner_.exchange_completed(*this);
+    const bool may_have_readers = !body_complete();
     owner_.active_.fetch_sub(1, std::memory_order_relaxed);
     finished_.store(true, std::memory_order_seq_cst);
     // From here on the leader may reuse everything but the atomics.
+    if (may_have_readers) changed_.notify_all();
     must_tell = must_tell || leader_waits_.load(std::memory_order_seq_cst) ||
                 owner_.wants_every_finish_.load(std::memory_order_seq_cst);
     if (must_tell) request_leader();
@@ -366,7 +373,8 @@ void Exchange::finish() {
 
 Result<uint64_t> Exchange::wait_for_body(uint64_t position) {
     std::unique_lock lock(mutex_);
-    while (body_received_ <= position && !body_complete() && body_error_ == 0 && !is_aborted())
+    while (body_received_ <= position && !body_complete() && body_error_ == 0 && !is_aborted() &&
+           !is_finished())
         wait_a_moment(lock);
     if (body_received_ > position || body_complete()) return body_received_;
     switch (body_error_) {
@@ -390,6 +398,12 @@ Result<Fd> Exchange::detach() {
     std::unique_lock lock(mutex_);
     if (direct_fd_ < 0)
         return Error{EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
+    if (is_sending()) {  // a part of this answer, or answers to earlier requests that wait for it
+        lock.unlock();
+        request_leader();
+        lock.lock();
+        (void)wait_while(lock, &Exchange::is_sending);
+    }
     if (is_aborted()) return Error{ECONNRESET, "the client is gone"};
     detached_.store(true, std::memory_order_relaxed);
     response.must_close();
@@ -422,7 +436,7 @@ void Exchange::reset_for_reuse() {
     body_received_ = body_consumed_ = 0;
     body_error_ = 0;
     corked_ = completed_ = false;
-    held_ = leader_watches_ = false;
+    held_ = leader_watches_ = has_sender = false;
     last_block_us_ = 0;
     if (segments_.empty() && spill_.size() > 0) spill_.clear();
     spill_sent_ = 0;

@@ -108,6 +108,9 @@ public:
     /// Values of the access format's %({name}e)s, captured by wsgi.cpp when the format has any.
     std::vector<std::pair<std::string, std::string>> logged_environ;
 
+    /// A thread of the application frames and sends right now. Changed with the GIL held only.
+    bool has_sender = false;
+
     // Monotonic µs, 0 = not yet: first byte of the head, queued, taken, last byte handed out.
     int64_t received_us = 0, queued_us = 0, taken_us = 0, done_us = 0;
     int64_t app_us = 0;  ///< inside the application callable and its iterable
@@ -140,6 +143,9 @@ public:
     bool send_file(std::string_view before, int file, off_t offset, uint64_t length,
                    std::string_view after, bool is_last);
 
+    /// Lets other threads, or greenlets, of the application go on for a moment. Without the GIL.
+    void pause();
+
     /// The last call of the application side: the response is complete (or aborted with abort()).
     /// Afterwards only head and body of an Exchange still held by somebody may be touched.
     void finish();
@@ -158,9 +164,10 @@ public:
         return body_complete_.load(std::memory_order_acquire);
     }
 
-    /// Hands the raw socket to the application (gunicorn.socket): flushes what is queued, then the
-    /// loop never reads, writes or reuses this connection. Returns a new descriptor (dup) that the
-    /// caller owns; with TLS an Error. Idempotent.
+    /// Hands the raw socket to the application (gunicorn.socket): waits until what is queued is
+    /// sent, as send() does and without the GIL, then the loop never reads, writes or reuses this
+    /// connection. Returns a new descriptor (dup) that the caller owns; with TLS an Error.
+    /// Idempotent.
     Result<Fd> detach();
     [[nodiscard]] bool is_detached() const { return detached_.load(std::memory_order_relaxed); }
 
@@ -221,6 +228,7 @@ private:
     void wait_a_moment(std::unique_lock<std::mutex>& lock);
     bool wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const);
     [[nodiscard]] bool is_output_full() const { return queued_bytes_ > kBodyBytesInFlightMax; }
+    [[nodiscard]] bool is_sending() const { return in_flight_ || !segments_.empty(); }
     [[nodiscard]] bool is_memory_full() const { return queued_memory_ > kOutboxMemoryMax; }
     void consume_front(size_t bytes);
     void request_leader() { owner_.exchange_needs_leader(*this); }

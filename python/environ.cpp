@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdint>
 #include <iterator>
+#include <memory>
 #include <optional>
 
 #include "app.h"
@@ -261,7 +262,12 @@ PyObject* real_socket(SocketObject* self) {
         PyErr_SetString(PyExc_ValueError, "gunicorn.socket was not taken before its request ended");
         return nullptr;
     }
-    Result<Fd> fd = self->bound.exchange->detach();
+    // Another thread of the application may end the request meanwhile.
+    const std::shared_ptr<Exchange> exchange = self->bound.exchange->shared_from_this();
+    Result<Fd> fd = [&] {
+        WithoutGil nogil;
+        return exchange->detach();
+    }();
     if (!fd) {
         PyErr_SetString(PyExc_OSError, fd.message().c_str());
         return nullptr;

@@ -85,8 +85,9 @@ bool bytes_received(InputObject* self, uint64_t& received) {
     const uint64_t position = self->position;
     Result<uint64_t> result = [&] {
         WithoutGil nogil;
-        return self->exchange->wait_for_body(position);
+        return exchange->wait_for_body(position);
     }();
+    if (self->is_over) return bytes_received(self, received);  // raises
     if (!result) return fail_os_error(self, result.error());
     received = *result;
     return true;

@@ -9,11 +9,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 
+#include "base/clock.h"
 #include "log/log.h"
 #include "net/exchange.h"
 
@@ -123,6 +128,8 @@ public:
         EXPECT_TRUE(exchange->body.append(bytes).is_ok());
         exchange->body_arrived(is_complete, error);
     }
+    /// What the socket does not take waits in memory, and beyond that the application waits.
+    void take_the_disk() { exchange->prepare(&facts, server_.get(), "/nonexistent-directory"); }
     /// The client closes its end; who sends next finds out.
     void client_leaves() { client_.reset(); }
     /// The loop found out first.
@@ -153,13 +160,23 @@ public:
     HttpPolicy policy;
     ResponseOptions options;
     ConnectionFacts facts;
-    int beats = 0;
+    std::atomic<int> beats{0};
     std::shared_ptr<Exchange> exchange;
     [[nodiscard]] int client() const { return client_.get(); }
 
 private:
     Fd server_, client_;
 };
+
+/// Waits until `condition` holds; false if it does not in time.
+inline bool eventually(const std::function<bool()>& condition, int64_t patience_ms = 10'000) {
+    const int64_t end_ms = monotonic_ms() + patience_ms;
+    while (!condition()) {
+        if (monotonic_ms() > end_ms) return false;
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return true;
+}
 
 constexpr const char* kGet = "GET /a?b=c HTTP/1.1\r\nHost: example.org\r\n\r\n";
 

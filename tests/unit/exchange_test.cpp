@@ -353,6 +353,15 @@ TEST_F(ExchangeTest, BodyThatEndsEarlyIsAnErrorBehindItsLastByteOnly) {
     }
 }
 
+TEST_F(ExchangeTest, TheEndOfTheRequestEndsTheWaitForItsBody) {
+    body_arrived("abc", false);
+    std::future<Error> reader =
+        std::async(std::launch::async, [&] { return exchange->wait_for_body(3).error(); });
+    EXPECT_TRUE(eventually([&] { return beats > 0; }));
+    exchange->finish();
+    EXPECT_EQ(reader.get().code, ECONNRESET);
+}
+
 TEST_F(ExchangeTest, AbortEndsTheWaitForABody) {
     body_arrived("", false);
     std::future<int> code = std::async(std::launch::async, [&] {
@@ -371,6 +380,19 @@ TEST_F(ExchangeTest, DetachedSocketIsADescriptorOfItsOwn) {
     EXPECT_NE(socket->get(), server_.get());
     EXPECT_EQ(::send(socket->get(), "raw", 3, 0), 3);
     EXPECT_EQ(receive(3), "raw");
+}
+
+TEST_F(ExchangeTest, WhatIsQueuedLeavesBeforeTheSocketIsHandedOut) {
+    const std::string before = pattern(kMiB);
+    ASSERT_TRUE(exchange->send({}, before, {}, false));
+    std::future<void> application = std::async(std::launch::async, [&] {
+        Result<Fd> socket = exchange->detach();
+        ASSERT_TRUE(socket.is_ok());
+        ::fcntl(socket->get(), F_SETFL, 0);
+        EXPECT_EQ(::send(socket->get(), "raw", 3, 0), 3);
+    });
+    EXPECT_TRUE(receive(before.size() + 3) == before + "raw");
+    application.get();
 }
 
 TEST_F(ExchangeTest, ADetachedOneIsFreshForItsNextConnection) {

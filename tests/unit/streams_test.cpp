@@ -159,6 +159,22 @@ TEST_F(Input, WaitsForBytesOfAnEarlyDispatchedBodyWithoutTheGil) {
     sender.join();
 }
 
+TEST_F(Input, AReaderThatWaitsLearnsOfTheEndOfTheRequest) {
+    for (const char* call : {"i.read()", "i.readline()", "next(i)"}) {
+        open("first", false);
+        std::string outcome;
+        std::thread reader([&] { outcome = eval_python(call); });
+        EXPECT_TRUE(eventually([&] { return request_->beats > 0; }));
+        {
+            WithGil gil;
+            streams_->end_input(input_.get());
+        }
+        request_->exchange->finish();
+        reader.join();
+        EXPECT_EQ(outcome, "raised ValueError: wsgi.input of a request that has ended") << call;
+    }
+}
+
 TEST_F(Input, ReadOfAnArrivingBodyAsksForNoMoreThanItNeeds) {
     open("first", false);
     EXPECT_EQ(eval_python("i.read(3), i.readline(2)"), "(b'fir', b'st')");

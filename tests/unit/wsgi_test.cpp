@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <map>
+#include <thread>
 
 #include "tests/support/wsgi_harness.h"
 
@@ -561,6 +563,74 @@ def application(environ, start_response):
     run_python("attempt(kept[0], b'x'); attempt(kept[1], '200 OK', []); attempt(kept[2], [])",
                module_.c_str());
     EXPECT_EQ(eval("outcome[6:]"), "['ValueError', 'ValueError', 'ValueError']");
+}
+
+TEST_F(Wsgi, TheRequestEndsWhenNoThreadWritesAnyMore) {
+    load(R"(
+import threading
+go = threading.Event()
+def application(environ, start_response):
+    write = start_response("200 OK", [("Content-Length", "6000000")])
+    threading.Thread(target=lambda: (write(b"a" * 3000000), write(b"b" * 3000000))).start()
+    go.wait()
+    return []
+)");
+    request_ = std::make_unique<ExchangeTest>(kGet);
+    request_->take_the_disk();
+    std::thread call([&] { app_->call(exchange()); });
+    const auto is_writing = [&] {
+        WithGil gil;
+        return request_->beats > 0 && exchange().has_sender;
+    };
+    EXPECT_TRUE(eventually(is_writing));
+    run_python("go.set()", module_.c_str());
+    EXPECT_FALSE(eventually([&] { return exchange().is_finished(); }, 200))
+        << "it ended although the second block is not sent";
+    std::string received;
+    EXPECT_TRUE(eventually([&] {
+        received += request_->received();
+        return exchange().is_finished();
+    }));
+    call.join();
+    received += request_->received();
+    EXPECT_EQ(ExchangeTest::body_of(received),
+              std::string(3000000, 'a') + std::string(3000000, 'b'));
+}
+
+TEST_F(Wsgi, ChunksOfSeveralThreadsStayWhole) {
+    load(R"(
+import threading
+def application(environ, start_response):
+    write = start_response("200 OK", [])
+    def produce(letter):
+        for size in range(1, 60):
+            write(letter * size * 40 + b"\n")
+    threads = [threading.Thread(target=produce, args=(letter,)) for letter in (b"a", b"b", b"c")]
+    for thread in threads: thread.start()
+    for size in range(1, 60): yield b"d" * size * 40 + b"\n"
+    for thread in threads: thread.join()
+)");
+    for (int i = 0; i < 5; ++i) {
+        std::string chunked = body();
+        std::map<char, size_t> bytes;
+        while (!chunked.empty()) {
+            const size_t size = std::stoul(chunked, nullptr, 16);
+            const size_t start = chunked.find("\r\n") + 2;
+            ASSERT_EQ(chunked.substr(start + size, 2), "\r\n") << chunked.substr(0, 100);
+            const std::string chunk = chunked.substr(start, size);
+            chunked.erase(0, start + size + 2);
+            if (size == 0) break;
+            // Blocks that follow fast may share a chunk, but each is whole.
+            for (size_t at = 0; at < chunk.size(); at = chunk.find('\n', at) + 1) {
+                const size_t end = chunk.find_first_not_of(chunk[at], at);
+                ASSERT_NE(end, std::string::npos);
+                ASSERT_EQ(chunk[end], '\n');
+                bytes[chunk[at]] += end - at;
+            }
+        }
+        for (const char letter : {'a', 'b', 'c', 'd'})
+            EXPECT_EQ(bytes[letter], 59u * 60 / 2 * 40) << letter;
+    }
 }
 
 // ------------------------------------------------------------------------- answers of constants
