@@ -26,27 +26,10 @@ constexpr int kArbiterQueued[] = {SIGHUP,  SIGINT,   SIGQUIT, SIGTERM, SIGUSR1,
 // because an Fd's methods promise nothing inside a handler.
 Fd read_end, write_end;
 volatile sig_atomic_t write_fd = -1;
+volatile pid_t owner = 0;  // who opened the pipe
 volatile sig_atomic_t overflowed[kSignalsMax + 1];
 void (*volatile interrupt_python)(void*, int) = nullptr;
 void* volatile interrupt_argument = nullptr;
-
-void take_note(int signal) {
-    const int saved_errno = errno;
-    const auto byte = static_cast<unsigned char>(signal);
-    ssize_t written;
-    do {
-        written = ::write(write_fd, &byte, 1);
-    } while (written < 0 && errno == EINTR);
-    if (written != 1) overflowed[signal] = 1;
-    errno = saved_errno;
-}
-
-void take_note_and_interrupt(int signal) {
-    take_note(signal);
-    const int saved_errno = errno;
-    if (interrupt_python != nullptr) interrupt_python(interrupt_argument, signal);
-    errno = saved_errno;
-}
 
 void end_without_core(int) {
     static_cast<void>(::raise(SIGTERM));  // at its default where this is a handler
@@ -59,6 +42,41 @@ void set_action(int signal, void (*handler)(int), int flags) {
     action.sa_flags = flags;
     sigemptyset(&action.sa_mask);
     GCORN_CHECK(sigaction(signal, &action, nullptr) == 0);
+}
+
+/// False in a process that the application, a hook or a library forked: it has our handlers, but
+/// the pipe is its parent's.
+bool is_ours() {
+    return ::getpid() == owner;
+}
+
+/// What a signal means to such a process. One that asks it to end does, once its handler has
+/// returned; one for the whole family (log rotation, a reload) hurts it no more than it hurts us.
+void obey_as_a_child(int signal) {
+    if (signal == SIGQUIT) return end_without_core(signal);
+    if (signal != SIGTERM && signal != SIGINT && signal != SIGABRT) return;
+    set_action(signal, SIG_DFL, 0);
+    static_cast<void>(::raise(signal));
+}
+
+void take_note(int signal) {
+    if (!is_ours()) return obey_as_a_child(signal);
+    const int saved_errno = errno;
+    const auto byte = static_cast<unsigned char>(signal);
+    ssize_t written;
+    do {
+        written = ::write(write_fd, &byte, 1);
+    } while (written < 0 && errno == EINTR);
+    if (written != 1) overflowed[signal] = 1;
+    errno = saved_errno;
+}
+
+void take_note_and_interrupt(int signal) {
+    take_note(signal);
+    if (!is_ours()) return;
+    const int saved_errno = errno;
+    if (interrupt_python != nullptr) interrupt_python(interrupt_argument, signal);
+    errno = saved_errno;
 }
 
 #ifdef __linux__
@@ -85,6 +103,7 @@ Status open() {
     write_end = std::move(pipe->write);
     for (auto& flag : overflowed)
         flag = 0;
+    owner = ::getpid();
     write_fd = write_end.get();
     set_action(SIGUSR1, take_note, SA_RESTART);
     return {};

@@ -2,10 +2,13 @@
 //
 // A handler writes the signal's number into a non-blocking pipe; the arbiter's or worker's loop
 // polls fd() and handles what take() returns, one at a time, in the order of arrival. INT, QUIT and
-// ABRT also call the worker's interrupter, because they must stop running Python code. The pipe and
-// the flags beside it are process-wide by nature: they are the project's one mutable global outside
-// python/. Unless noted, call from the main thread. Sources: signal-safety(7), sigaction(2), the
-// self-pipe trick (D. J. Bernstein), gunicorn: arbiter.init_signals, workers/base.init_signals.
+// ABRT also call the worker's interrupter, because they must stop running Python code. A process
+// that somebody else forks (the application's multiprocessing, a hook's helper) inherits the
+// handlers, but never speaks for its parent: there TERM, INT, QUIT and ABRT end it, and the others
+// that are queued here have no effect. The pipe and the flags beside it are process-wide by nature:
+// they are the project's one mutable global outside python/. Unless noted, call from the main
+// thread. Sources: signal-safety(7), sigaction(2), the self-pipe trick (D. J. Bernstein), gunicorn:
+// arbiter.init_signals, workers/base.init_signals.
 #pragma once
 
 #include <csignal>

@@ -211,6 +211,65 @@ TEST_P(Signals, RotatingTheLogsEndsNoWorkerThatBoots) {
     EXPECT_EQ(server.workers(), workers) << server.story();
 }
 
+// posix is os as no greenlet library patches it; the alarm ends a child that its signal does not.
+constexpr const char* kForkingApp =
+    "import posix, signal\n"
+    "def app(environ, start_response):\n"
+    "    number = int(environ['PATH_INFO'][1:] or 0)\n"
+    "    pid = posix.fork() if number else 0\n"
+    "    if number and pid == 0:\n"
+    "        signal.alarm(10)\n"
+    "        while True:\n"
+    "            signal.pause()\n"
+    "    body = b'-'\n"
+    "    if number:\n"
+    "        posix.kill(pid, number)\n"
+    "        body = str(posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])).encode()\n"
+    "    start_response('200 OK', [('Content-Length', str(len(body)))])\n"
+    "    return [body]\n";
+
+TEST_P(Signals, ToAChildOfTheApplicationEndTheChildOnly) {
+    SKIP_ON_GUNICORN("its children do not end by TERM");
+    ServerOptions options = with();
+    scratch_.write("forking.py", kForkingApp);
+    options.app = "forking:app";
+    options.directory = scratch_.path();
+    Server server(options);
+    EXPECT_EQ(server.get("/").body, "-") << server.story();
+    ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
+    const std::vector<pid_t> workers = server.workers();
+    for (const int number : {SIGTERM, SIGINT, SIGABRT})
+        EXPECT_EQ(server.get("/" + std::to_string(number)).body, std::to_string(-number));
+    EXPECT_EQ(server.get("/").body, "-") << server.story();
+    EXPECT_EQ(server.workers(), workers) << server.story();
+}
+
+TEST_P(Signals, ToAChildOfAHookEndTheChildOnly) {
+    SKIP_ON_GUNICORN("its children do not end by TERM");
+    const std::string hook =
+        "import os, signal\n"
+        "def when_ready(server):\n"
+        "    pid = os.fork()\n"
+        "    while pid == 0:\n"
+        "        signal.pause()\n"
+        "    with open('" +
+        (scratch_ / "helper") +
+        "', 'w') as file:\n"
+        "        file.write('%d.' % pid)\n";
+    Server server(with({"-c", scratch_.write("hooks.py", hook)}));
+    ASSERT_EQ(server.get("/").status, 200) << server.story();
+    ASSERT_TRUE(server.has_workers(GetParam().workers + 1)) << server.story();
+    const pid_t helper = std::stoi(read_file(scratch_ / "helper"));
+    ASSERT_TRUE(is_alive(helper));
+    for (const int number : {SIGHUP, SIGUSR1, SIGTERM})
+        ::kill(helper, number);
+    EXPECT_TRUE(eventually([&] { return !is_alive(helper); })) << server.story();
+    server.signal(SIGTTIN);  // comes behind whatever the arbiter has heard of
+    EXPECT_TRUE(server.logs("Handling signal: ttin")) << server.story();
+    EXPECT_EQ(count(server.err(), "Handling signal: "), 1U) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+}
+
 TEST_P(Signals, WorkersLeaveWhenTheArbiterIsKilled) {
     if (is_gunicorn() && GetParam().name == "eventlet") GTEST_SKIP() << "gunicorn's may stay";
     Server& server = start({"-t", "4"});  // gunicorn's sync looks twice in that time

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -150,6 +151,46 @@ TEST_F(Signals, SentToAChildBeforeItsOwnPipeNeverReachTheParent) {
     int status = 0;
     ASSERT_EQ(::waitpid(pid, &status, 0), pid);
     EXPECT_EQ(status, 0);
+    EXPECT_EQ(signals::take(), std::vector<int>{SIGCHLD});
+}
+
+/// The wait status of a child that inherits our handlers, as one of the application would, and gets
+/// the signal.
+int status_of_child_sent(int signal) {
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+        const rlimit no_core_file{0, 0};
+        ::setrlimit(RLIMIT_CORE, &no_core_file);
+        ::raise(signal);
+        ::_exit(0);
+    }
+    int status = -1;
+    EXPECT_EQ(::waitpid(pid, &status, 0), pid);
+    return status;
+}
+
+TEST_F(Signals, ThatAskAChildOfTheApplicationToEndDoSoAndDoNotReachItsParent) {
+    signals::catch_for_worker(interrupt, &interrupted);
+    for (const int signal : {SIGTERM, SIGINT, SIGABRT}) {
+        const int status = status_of_child_sent(signal);
+        EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == signal) << signal << " " << status;
+    }
+    const int status = status_of_child_sent(SIGQUIT);  // without a core file
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM) << status;
+    EXPECT_EQ(status_of_child_sent(SIGUSR1), 0);
+    EXPECT_TRUE(signals::take().empty());
+    EXPECT_TRUE(interrupted.empty());
+}
+
+TEST_F(Signals, ThatAskAChildOfAHookToEndDoSoAndDoNotReachTheArbiter) {
+    signals::catch_for_arbiter();
+    for (const int signal : {SIGTERM, SIGINT}) {
+        const int status = status_of_child_sent(signal);
+        EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == signal) << signal << " " << status;
+    }
+    for (const int signal : {SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGTTIN, SIGTTOU, SIGCHLD}) {
+        EXPECT_EQ(status_of_child_sent(signal), 0) << signal;
+    }
     EXPECT_EQ(signals::take(), std::vector<int>{SIGCHLD});
 }
 
