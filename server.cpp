@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -87,6 +88,7 @@ private:
     Result<ResolvedConfig> resolve();
     Status apply_directories(const Config& cfg);
     Status use(const Config& cfg);
+    Status open_logs(const Config& cfg);
     Status start_worker(const Config& cfg);
     void tell_notices(const ResolvedConfig& resolved);
     int check(const ResolvedConfig& resolved);
@@ -105,7 +107,8 @@ private:
     std::unique_ptr<WsgiApp> app_;
     std::unique_ptr<PythonHooks> hooks_;
     ResponseOptions response_;
-    Config started_with_;  ///< what settings that need a restart are compared with
+    Config started_with_;           ///< what settings that need a restart are compared with
+    std::optional<Config> in_use_;  ///< by use()
     TlsContexts tls_;
     Worker* worker_ = nullptr;  ///< in a worker process: the one that runs
 };
@@ -233,13 +236,11 @@ Status Server::apply_directories(const Config& cfg) {
     return interpreter_->prepend_path(cfg.chdir);
 }
 
-/// Makes everything here follow a configuration. What fails most often comes first: then nothing
-/// changed.
+/// Makes everything here follow a configuration. Error: everything is as it was, also where an
+/// error goes to be read.
 Status Server::use(const Config& cfg) {
-    ReturnTrip trip;
+    std::optional<ReturnTrip> trip(std::in_place);
     if (Status applied = apply_directories(cfg); !applied) return applied;
-    Result<LogOptions> options = log_options(cfg);
-    if (!options) return options.error();
     for (const std::string_view entry : split_list(cfg.pythonpath)) {
         std::string path(entry);
         if (path[0] != '/') path.insert(0, cfg.chdir + "/");
@@ -250,19 +251,39 @@ Status Server::use(const Config& cfg) {
     if (cfg.preload_app || cfg.is_tls()) {
         if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
     }
-    if (Status read = tls_.use(cfg, log_); !read) return read;
-    if (logging_takes_over(cfg)) options->errorlog = options->accesslog = "";
-    if (Status opened = log_.open(*options); !opened) return opened;
-    if (log_.enabled(Level::Debug)) log_.write(Level::Debug, current_configuration(cfg));
-    if (Status opened = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
-        !opened)
+    TlsContexts tls = tls_;
+    if (Status read = tls.use(cfg, log_); !read) return read;
+    if (Status opened = open_logs(cfg); !opened) {
+        trip.reset();  // the names of before are relative to the directory of before
+        if (in_use_) (void)open_logs(*in_use_);
         return opened;
-    if (Status configured = logging_.configure(cfg); !configured) return configured;
+    }
+    tls_ = std::move(tls);
     app_->configure(wsgi_options(cfg, false),
                     hooks_->has_request_hooks(cfg) ? hooks_.get() : nullptr);
     response_.server = patched_server_name().value_or(ResponseOptions().server);
-    trip.stay();
+    in_use_ = cfg;
+    trip->stay();
     return {};
+}
+
+/// Error logs, access logs, metrics.
+Status Server::open_logs(const Config& cfg) {
+    Result<LogOptions> options = log_options(cfg);
+    if (!options) return options.error();
+    if (Status opened = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
+        !opened)
+        return opened;
+    // Python's handlers come before our files are closed, which may have to tell what is wrong with
+    // them.
+    const bool takes_over = logging_takes_over(cfg);
+    if (takes_over) {
+        if (Status configured = logging_.configure(cfg); !configured) return configured;
+        options->errorlog = options->accesslog = "";
+    }
+    if (Status opened = log_.open(*options); !opened) return opened;
+    if (log_.enabled(Level::Debug)) log_.write(Level::Debug, current_configuration(cfg));
+    return takes_over ? Status() : logging_.configure(cfg);
 }
 
 void Server::tell_notices(const ResolvedConfig& resolved) {

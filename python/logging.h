@@ -40,9 +40,10 @@ public:
     PythonLogging& operator=(const PythonLogging&) = delete;
 
     /// Makes `cfg` the settings that Python code sees (the `cfg` of hooks), and sets the loggers
-    /// up: at start, after Logger::open() and before the first hook, and on HUP. Takes the GIL.
-    /// Error: one sentence that names the setting (the traceback is logged if it was the user's
-    /// code that raised); loggers and settings are as they were before.
+    /// up: at start, before the first hook, and on HUP. What Logger::open() would close may be open
+    /// still, for the traceback of a failure. Takes the GIL. Error: one sentence that names the
+    /// setting (the traceback is logged if it was the user's code that raised); loggers and
+    /// settings are as they were before.
     Status configure(const Config& cfg);
 
     /// True while Python's logging has taken over.

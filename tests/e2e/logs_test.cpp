@@ -930,5 +930,45 @@ TEST(PythonLogging, IsReadAgainOnHupAndABrokenOneKeepsTheOld) {
         << server.story();
 }
 
+TEST(ErrorLog, StaysWhereItIsWhenAReloadWantsLogsThatCannotBe) {
+    SKIP_ON_GUNICORN("it stops");
+    const TempDir directory;
+    const std::string logs = "errorlog = '" + (directory / "errors") + "'\naccesslog = '" +
+                             (directory / "access") + "'\n";
+    const std::string config = directory.write("conf.py", logs);
+    Server server({.args = {"-c", config}});
+    ASSERT_EQ(server.get("/").status, 200) << server.story();
+    const auto errors = [&] { return read_file(directory / "errors"); };
+    const std::string elsewhere =
+        "errorlog = '" + (directory / "other") + "'\naccesslog = '" + (directory / "other") + "'\n";
+    for (const std::string broken :
+         {"logconfig = '/nonexistent.ini'\n", "logger_class = 'nosuch.Logger'\n",
+          "statsd_host = 'no.such.host.invalid:8125'\n",
+          "class logger_class:\n"
+          "    def __init__(self, cfg): raise ValueError('not today')\n"
+          "    def access(self, *rest): pass\n"}) {
+        directory.write("conf.py", elsewhere + broken);
+        const size_t failed = count(errors(), "Reload failed");
+        server.signal(SIGHUP);
+        EXPECT_TRUE(eventually([&] { return count(errors(), "Reload failed") > failed; },
+                               Milliseconds(20'000)))
+            << broken << errors() << server.story();
+        EXPECT_EQ(server.get("/?still").status, 200);
+        EXPECT_TRUE(eventually([&] {
+            return count(read_file(directory / "access"), "/?still") == failed + 1;
+        })) << broken
+            << server.story();
+        // Whoever is forked now has the logs of before, too.
+        const std::vector<pid_t> old = server.workers();
+        ::kill(old.at(0), SIGKILL);
+        EXPECT_TRUE(eventually([&] {
+            return server.workers().size() == 1 && server.workers() != old &&
+                   count(errors(), "Booting worker") == failed + 2;
+        })) << broken
+            << errors() << server.story();
+    }
+    EXPECT_TRUE(contains(errors(), "ValueError: not today")) << errors() << server.story();
+}
+
 }  // namespace
 }  // namespace gcorn::e2e

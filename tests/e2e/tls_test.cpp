@@ -360,6 +360,26 @@ TEST_F(TlsTest, TakesNewCertificatesOnHupAndKeepsTheOldOnesWhenTheyAreBad) {
     })) << server.story();
 }
 
+TEST_F(TlsTest, StaysOnWhenAReloadWithoutItIsRefused) {
+    const TempDir directory;
+    const std::string config =
+        directory.write("conf.py", "certfile = '" + (certificates() / "server.pem") +
+                                       "'\nkeyfile = '" + (certificates() / "server.key") + "'\n");
+    const Server server({.app = "edge:app", .args = {"-c", config}});
+    const std::string old_serial = serial(server);
+    ASSERT_FALSE(old_serial.empty()) << server.story();
+    directory.write("conf.py", "logger_class = 'nosuch.Logger'\n");
+    server.signal(SIGHUP);
+    ASSERT_TRUE(server.logs("Reload failed")) << server.story();
+    const pid_t old_worker = server.workers().at(0);
+    ::kill(old_worker, SIGKILL);
+    EXPECT_TRUE(eventually([&] {
+        const auto workers = server.workers();
+        return workers.size() == 1 && workers[0] != old_worker;
+    }));
+    EXPECT_EQ(serial(server), old_serial) << server.story();
+}
+
 TEST_F(TlsTest, ServesWithAKeyThatOnlyRootMayRead) {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root, to have a user to change to";
     for (std::filesystem::path above = apps_dir(); above != above.root_path();
