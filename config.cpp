@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -384,10 +383,11 @@ std::string absolute_path(const std::string& base, const std::string& path) {
 
 Surroundings Surroundings::of_process() {
     Surroundings surroundings;
-    surroundings.variable = [](const char* name) -> std::optional<std::string> {
-        const char* value = std::getenv(name);
-        if (value == nullptr) return std::nullopt;
-        return value;
+    Environment start;
+    for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry)
+        start.emplace_back(*entry);
+    surroundings.variable = [start = std::move(start)](const char* name) {
+        return find_variable(start, name);
     };
     surroundings.file_exists = [](const std::string& path) {
         return ::access(path.c_str(), F_OK) == 0;

@@ -155,12 +155,13 @@ public:
 
 /// What the resolver asks of the world outside; tests replace it.
 struct Surroundings {
-    std::function<std::optional<std::string>(const char*)> variable;  ///< getenv
+    std::function<std::optional<std::string>(const char*)> variable;  ///< as it was at the start
     std::function<bool(const std::string&)> file_exists;
     std::string start_dir;  ///< absolute, where the server was started
 
-    /// The process's own; start_dir is $PWD if that names the current directory (it keeps symbolic
-    /// links, as gunicorn does). Call once, before any chdir.
+    /// The process's own, with a copy of its environment: what a config file or the application
+    /// sets later is none of the operator's. start_dir is $PWD if that names the current directory
+    /// (it keeps symbolic links, as gunicorn does). Call once, before any chdir.
     static Surroundings of_process();
 };
 

@@ -476,6 +476,27 @@ TEST(Directories, StayWhenAReloadFails) {
     }
 }
 
+TEST(Environment, OfTheStartIsTheOneOfEveryHup) {
+    SKIP_ON_GUNICORN("its log does not show it");
+    const TempDir scratch;
+    const std::string config = scratch.write("conf.py",
+                                             "import os\n"
+                                             "os.environ['WEB_CONCURRENCY'] = '3'\n"
+                                             "os.environ['FORWARDED_ALLOW_IPS'] = '10.0.0.1'\n"
+                                             "os.environ['SENDFILE'] = 'no'\n"
+                                             "loglevel = 'debug'\n");
+    Server server({.args = {"-c", config}, .env = {{"WEB_CONCURRENCY", "2"}}});
+    ASSERT_TRUE(server.has_workers(2)) << server.story();
+    server.signal(SIGHUP);
+    const std::string_view title = "Current configuration:";
+    ASSERT_TRUE(eventually([&] { return count(server.err(), title) == 2; })) << server.story();
+    const std::string log = server.err();
+    const std::string second = log.substr(log.rfind(title));
+    for (const char* line :
+         {"\n  workers: 2\n", "\n  forwarded_allow_ips: 127.0.0.1,::1\n", "\n  sendfile: None\n"})
+        EXPECT_TRUE(contains(second, line)) << line << second;
+}
+
 TEST(Directories, OfPythonpathAreSeenFromTheOneServed) {
     const TempDir site;
     site.write("served/lib/where.py", kWhere);

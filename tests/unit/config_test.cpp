@@ -527,6 +527,17 @@ TEST(Surroundings, OfTheProcessAreTrue) {
     EXPECT_EQ(real.variable("PATH").value_or(""), std::getenv("PATH") ? std::getenv("PATH") : "");
 }
 
+TEST(Surroundings, OfTheProcessAreThoseOfTheStart) {
+    ::setenv("GCORN_TEST_VARIABLE", "start", 1);
+    const Surroundings real = Surroundings::of_process();
+    ::setenv("GCORN_TEST_VARIABLE", "later", 1);
+    ::setenv("GCORN_TEST_LATER", "set", 1);
+    EXPECT_EQ(real.variable("GCORN_TEST_VARIABLE"), "start");
+    EXPECT_EQ(real.variable("GCORN_TEST_LATER"), std::nullopt);
+    ::unsetenv("GCORN_TEST_VARIABLE");
+    ::unsetenv("GCORN_TEST_LATER");
+}
+
 // ------------------------------------------------------------------------------ reload, options
 
 TEST(ConfigReload, NamesChangesThatNeedARestart) {
