@@ -868,11 +868,9 @@ Status Arbiter::begin_reload() {
     apply_environment(cfg());
     log().reopen();
     if (Status status = open_listeners(*pending_, current_); !status) return status;
-    if (cfg().preload_app && app_is_loaded_) {
+    if (app_is_loaded_) {
         log().warning(
             "The application was preloaded: its code stays as it is until a restart or USR2");
-    } else if (cfg().preload_app) {
-        if (Status status = load_application(); !status) return status;
     }
     change_num_workers(configured_workers(cfg()));
     if (Status status = options_.hooks.on_reload(*this); !status) return status;

@@ -574,12 +574,19 @@ std::pair<std::string_view, std::string_view> split_paste(std::string_view text)
     return {text.substr(0, hash), text.substr(hash + 1)};
 }
 
-std::vector<std::string_view> restart_only_changes(const Config& running, const Config& fresh) {
+std::vector<std::string_view> undo_restart_only_changes(const Config& running, Config& fresh) {
     std::vector<std::string_view> names;
     for (const Setting& setting : settings()) {
-        if (setting.on_reload == OnReload::NeedsRestart &&
-            field_value(running, setting) != field_value(fresh, setting))
-            names.push_back(setting.name);
+        if (setting.on_reload != OnReload::NeedsRestart ||
+            field_value(running, setting) == field_value(fresh, setting))
+            continue;
+        names.push_back(setting.name);
+        std::visit(
+            [&](auto field) {
+                if constexpr (!std::is_same_v<decltype(field), std::monostate>)
+                    fresh.*field = running.*field;
+            },
+            setting.field);
     }
     return names;
 }

@@ -150,7 +150,8 @@ int Server::run() {
             Result<ResolvedConfig> fresh = resolve();
             if (!fresh) return fresh.error();
             tell_notices(*fresh);
-            for (const std::string_view name : restart_only_changes(started_with_, fresh->config))
+            for (const std::string_view name :
+                 undo_restart_only_changes(started_with_, fresh->config))
                 log_.warning("%s has changed, which takes effect only after a restart",
                              std::string(name).c_str());
             return std::move(fresh->config);

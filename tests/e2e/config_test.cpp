@@ -700,6 +700,51 @@ TEST(Preload, IsImportedOnceAndHupSaysThatItStays) {
     EXPECT_EQ(server.get("/").body, std::to_string(server.pid())) << server.story();
 }
 
+TEST(Preload, SwitchedOnByHupWaitsForARestart) {
+    SKIP_ON_GUNICORN("it loads the application then");
+    const TempDir site;
+    // Texts of different lengths: by the time alone a compiled module would pass for the new one.
+    const auto deploy = [&](const std::string& code, const std::string& settings) {
+        site.write("early.py",
+                   "import os\n"
+                   "body = ('" +
+                       code +
+                       "%d' % os.getpid()).encode()\n"
+                       "def app(environ, start_response):\n"
+                       "    start_response('200 OK', [('Content-Length', str(len(body)))])\n"
+                       "    return [body]\n");
+        site.write("gunicorn.conf.py", settings);
+    };
+    deploy("1 ", "");
+    Server server({.app = "early:app", .directory = site.path()});
+    // The one worker, when it is another than before, imported this code itself.
+    pid_t worker = 0;
+    const auto expect_next = [&](const std::string& code) {
+        EXPECT_TRUE(eventually([&] {
+            const std::vector<pid_t> now = server.workers();
+            return now.size() == 1 && now[0] != worker;
+        })) << server.story();
+        worker = server.workers().at(0);
+        EXPECT_EQ(server.get("/").body, code + std::to_string(worker)) << server.story();
+    };
+    expect_next("1 ");
+
+    deploy("two ", "preload_app = True\ndef on_reload(server): raise ValueError('no')\n");
+    server.signal(SIGHUP);
+    ASSERT_TRUE(server.logs("Reload failed")) << server.story();
+    EXPECT_TRUE(contains(server.err(), "preload_app has changed, which takes effect only after"));
+    ::kill(worker, SIGKILL);
+    expect_next("two ");
+
+    deploy("three ", "preload_app = True\n");
+    server.signal(SIGHUP);
+    expect_next("three ");
+    deploy("fourth ", "");
+    server.signal(SIGHUP);
+    expect_next("fourth ");
+    EXPECT_FALSE(contains(server.err(), "was preloaded")) << server.story();
+}
+
 // ------------------------------------------------------------------------------------- exit codes
 
 TEST(ExitCodes, AreThoseOfTheTable) {

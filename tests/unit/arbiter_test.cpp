@@ -581,6 +581,20 @@ TEST_F(ArbiterRoom, PreloadLoadsOnceAndFailsWithTheApplicationsCode) {
     EXPECT_EQ(count("Starting gcorn"), 0u);
 }
 
+TEST_F(ArbiterRoom, HupDoesNotPreload) {
+    reload_config = [this]() -> Result<Config> {
+        Config fresh = cfg;
+        fresh.preload_app = true;
+        return fresh;
+    };
+    start_ready();
+    for (const char* version_now : {"2", "3"}) {
+        set_app(version_now);
+        signal(SIGHUP);
+        EXPECT_TRUE(eventually([&] { return version() == version_now; })) << version();
+    }
+}
+
 // --- number of workers ---
 
 TEST_F(ArbiterRoom, TtinAndTtouCountUpAndDownToOne) {

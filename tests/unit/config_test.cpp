@@ -543,14 +543,16 @@ TEST(Surroundings, OfTheProcessAreThoseOfTheStart) {
 TEST(ConfigReload, NamesChangesThatNeedARestart) {
     const Config running;
     Config fresh;
-    EXPECT_TRUE(restart_only_changes(running, fresh).empty());
+    EXPECT_TRUE(undo_restart_only_changes(running, fresh).empty());
     fresh.workers = 9;
     fresh.timeout = 9;
-    EXPECT_TRUE(restart_only_changes(running, fresh).empty());
+    EXPECT_TRUE(undo_restart_only_changes(running, fresh).empty());
     fresh.daemon = true;
     fresh.preload_app = true;
-    EXPECT_EQ(restart_only_changes(running, fresh),
+    EXPECT_EQ(undo_restart_only_changes(running, fresh),
               (std::vector<std::string_view>{"preload_app", "daemon"}));
+    EXPECT_FALSE(fresh.daemon || fresh.preload_app);  // the running values stay in force
+    EXPECT_EQ(fresh.workers, 9);
 }
 
 TEST(ConfigOptions, HttpPolicyCarriesEveryRule) {
