@@ -675,9 +675,10 @@ void Arbiter::run_child(Child& child, signals::Hold& hold) {
     options_.runtime.after_fork_child();
     life_.write.reset();
     scoreboard_->after_fork();
-    // Another generation's sockets would stay open as long as this worker lives.
-    std::erase_if(listeners_,
-                  [&](const auto& listener) { return !uses(*child.generation, *listener); });
+    // Another generation's sockets would stay open as long as this worker lives. Only closed: the
+    // Worker objects of that generation, which hooks may look at, refer to them.
+    for (const auto& listener : listeners_)
+        if (!uses(*child.generation, *listener)) listener->close();
     log().after_fork();
     signals::reset_to_defaults();
     if (Status status = signals::open(); !status) {

@@ -231,6 +231,27 @@ TEST(Hooks, ThatRaiseLaterAreToldAndSurvived) {
     EXPECT_EQ(server.exit_code(), 0) << server.story();
 }
 
+TEST(Hooks, SeeTheAddressesOfWorkersThatAReloadLeavesBehind) {
+    SKIP_ON_GUNICORN("its old workers are gone from there");
+    const TempDir scratch;
+    const std::string address = "unix:" + (scratch / "a-name-that-a-string-keeps-on-the-heap");
+    const auto configure = [&](const std::string& bind) {
+        return scratch.write(
+            "conf.py", "bind = '" + bind +
+                           "'\n"
+                           "def seen(server, worker):\n"
+                           "    server.log.info('seen %r', [str(s) for w in server.WORKERS.values()"
+                           " for s in w.sockets])\n"
+                           "post_fork = worker_exit = seen\n");
+    };
+    const std::string config = configure(address);
+    const Server server({.args = {"-c", config}, .adds_bind = false, .waits = false});
+    ASSERT_TRUE(server.logs("seen []")) << server.story();
+    configure(address + "-too");
+    server.signal(SIGHUP);
+    EXPECT_TRUE(server.logs("seen ['" + address + "']")) << server.story();
+}
+
 /// One hook that raises in a running server, what makes it run, and what comes of it.
 struct Raising {
     std::string name, parameters;
