@@ -234,7 +234,13 @@ Result<ResolvedConfig> Server::resolve() {
 Status Server::apply_directories(const Config& cfg) {
     if (Status changed = change_directory(cfg.chdir); !changed)
         return Error{kExitConfigError, changed.message()};
-    return interpreter_->prepend_path(cfg.chdir);
+    if (Status prepended = interpreter_->prepend_path(cfg.chdir); !prepended) return prepended;
+    for (const std::string_view entry : split_list(cfg.pythonpath)) {
+        std::string path(entry);
+        if (path[0] != '/') path.insert(0, cfg.chdir + "/");
+        if (Status prepended = interpreter_->prepend_path(path); !prepended) return prepended;
+    }
+    return {};
 }
 
 /// Makes everything here follow a configuration. Error: everything is as it was, also where an
@@ -242,11 +248,6 @@ Status Server::apply_directories(const Config& cfg) {
 Status Server::use(const Config& cfg) {
     std::optional<ReturnTrip> trip(std::in_place);
     if (Status applied = apply_directories(cfg); !applied) return applied;
-    for (const std::string_view entry : split_list(cfg.pythonpath)) {
-        std::string path(entry);
-        if (path[0] != '/') path.insert(0, cfg.chdir + "/");
-        if (Status prepended = interpreter_->prepend_path(path); !prepended) return prepended;
-    }
     if (Status usable = load_greenlet_library(cfg); !usable) return usable;
     // gevent wants to patch ssl before anybody uses it.
     if (cfg.preload_app || cfg.is_tls()) {
@@ -335,6 +336,15 @@ int Server::check(const ResolvedConfig& resolved) {
     if (Status usable = load_greenlet_library(resolved.config); !usable)
         return fail(usable.error());
     if (auto tls = make_tls_context(resolved.config); !tls) return fail(tls.error());
+    for (const std::string& entry : resolved.config.raw_env) {
+        const size_t equals = entry.find('=');  // there is one, or resolving had failed
+        const std::string value = entry.substr(equals + 1);
+        interpreter_->set_environment(entry.substr(0, equals), &value);
+    }
+    {
+        const WithGil gil;
+        if (!install_gunicorn_stub()) return fail({kExitConfigError, take_error_text(false)});
+    }
     WsgiApp app(log_, wsgi_options(resolved.config, true));
     if (Status loaded = app.load(); !loaded) {
         std::fprintf(stderr, "\nError while loading the application: %s\n",

@@ -27,6 +27,17 @@ std::string answer_of(const std::string& app, const std::vector<std::string>& ar
     return server.get("/").body;
 }
 
+/// Makes a virtual environment; the directory of its modules.
+std::string make_venv(const std::string& venv) {
+    const Finished made = run({python(), "-m", "venv", "--without-pip", venv});
+    EXPECT_EQ(made.code, 0) << made;
+    const std::string site = run({venv + "/bin/python", "-c",
+                                  "import sysconfig; print(sysconfig.get_path('purelib'), end='')"})
+                                 .out;
+    EXPECT_TRUE(contains(site, venv)) << site;
+    return site;
+}
+
 TEST(ApplicationSpec, DefaultsToTheNameApplication) {
     EXPECT_EQ(answer_of("probe"), "Hello, world!\n");
 }
@@ -212,6 +223,23 @@ TEST(CheckConfig, LoadsTheApplication) {
     EXPECT_TRUE(contains(finished.err, "absent_module")) << finished;
 }
 
+TEST(CheckConfig, LoadsTheApplicationAsServingDoes) {
+    SKIP_ON_GUNICORN("it knows neither pythonpath nor raw_env then");
+    const TempDir scratch;
+    const std::string venv = scratch / "venv";
+    make_venv(venv);  // where no real package gunicorn is
+    scratch.write("lib/in_lib.py", "");
+    for (const char* needs : {"from gunicorn.glogging import Logger", "import in_lib",
+                              "import os; os.environ['GIVEN']"}) {
+        scratch.write("needy.py", std::string(needs) + "\nfrom probe import app\n");
+        const std::vector<std::string> args = {"--check-config", "--chdir",  scratch.path(),
+                                               "--pythonpath",   "lib",      "-e",
+                                               "GIVEN=yes",      "needy:app"};
+        const Finished finished = run_server(args, {{"VIRTUAL_ENV", venv}});
+        EXPECT_EQ(finished.code, 0) << needs << finished;
+    }
+}
+
 TEST(Listening, EndsWithOneWhenTheAddressIsTaken) {
     const Server first;
     const Finished second =
@@ -268,13 +296,7 @@ TEST(VirtualEnvironment, IsHonoured) {
     SKIP_ON_GUNICORN("it runs in the interpreter that was started");
     const TempDir scratch;
     const std::string venv = scratch / "venv";
-    const Finished made = run({python(), "-m", "venv", "--without-pip", venv});
-    ASSERT_EQ(made.code, 0) << made;
-    const std::string site = run({venv + "/bin/python", "-c",
-                                  "import sysconfig; print(sysconfig.get_path('purelib'), end='')"})
-                                 .out;
-    ASSERT_TRUE(contains(site, venv)) << site;
-    const std::string relative = site.substr(scratch.path().size() + 1);
+    const std::string relative = make_venv(venv).substr(scratch.path().size() + 1);
     scratch.write(relative + "/only_in_venv.py", "from probe import app\n");
     for (const std::map<std::string, std::string>& env :
          {std::map<std::string, std::string>{{"VIRTUAL_ENV", venv}},
