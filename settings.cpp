@@ -216,7 +216,7 @@ constexpr Setting kSettings[] = {
      .help = "Connections the kernel may hold for us until they are accepted; it caps the number at "
              "somaxconn."},
     {.name = "reuse_port", .section = ServerSocket, .flags = "--reuse-port",
-     .field = &Config::reuse_port, .fallback = "False",
+     .field = &Config::reuse_port, .fallback = "False", .on_reload = NeedsRestart,
      .help = "Give each worker a listening socket of its own (SO_REUSEPORT), so that the kernel "
              "spreads connections."},
 

@@ -113,6 +113,27 @@ TEST(ReusePort, SaysWhatItCosts) {
     EXPECT_TRUE(server.logs("`sysctl -w net.ipv4.tcp_migrate_req=1`")) << server.story();
 }
 
+TEST(ReusePort, ChangedByHupWaitsForARestart) {
+    SKIP_ON_GUNICORN("it does not say so");
+    const TempDir scratch;
+    for (const char* first : {"False", "True"}) {
+        const auto configure = [&](const std::string& value) {
+            return scratch.write("conf.py", "reuse_port = " + value + "\n");
+        };
+        const Server server({.args = {"-c", configure(first)}});
+        ASSERT_TRUE(server.has_workers(1)) << server.story();
+        const std::vector<pid_t> old = server.workers();
+        configure(std::string(first) == "True" ? "False" : "True");
+        server.signal(SIGHUP);
+        EXPECT_TRUE(eventually([&] {
+            return server.workers().size() == 1 && server.workers() != old;
+        })) << server.story();
+        EXPECT_TRUE(contains(server.err(), "reuse_port has changed, which takes effect only after"))
+            << server.story();
+        EXPECT_EQ(server.get("/").status, 200) << server.story();
+    }
+}
+
 TEST_P(Supervision, ScalingLosesNoRequest) {
     Server server(with({"-w", "1"}));
     Load load(server.at());
