@@ -223,7 +223,16 @@ Status Arbiter::prepare(Generation& generation) {
         Result<BindSpec> spec = parse_bind(text);
         if (!spec) return spec.error();
         has_fd = has_fd || spec->kind == BindSpec::Kind::Fd;
-        generation.specs.push_back(std::move(*spec));
+        // One descriptor cannot be polled twice, and a second socket would take the first one's
+        // path. A port that is named twice is found in use.
+        const bool is_repeated =
+            spec->kind != BindSpec::Kind::Tcp &&
+            std::any_of(generation.specs.begin(), generation.specs.end(),
+                        [&](const BindSpec& other) { return is_same_place(other, *spec); });
+        if (is_repeated)
+            log().warning("bind names %s more than once", text.c_str());
+        else
+            generation.specs.push_back(std::move(*spec));
     }
     // gunicorn: given descriptors replace all addresses.
     if (has_fd) {
@@ -281,7 +290,9 @@ void Arbiter::adopt_listeners(Generation& generation) {
     } else if (const char* list = std::getenv("GUNICORN_FD"); list != nullptr) {
         for (const std::string_view text : split_list(list)) {
             const auto fd = parse_decimal(text);
-            if (fd && *fd <= INT_MAX) fds.push_back(static_cast<int>(*fd));
+            if (!fd || *fd > INT_MAX) continue;
+            const int number = static_cast<int>(*fd);
+            if (std::find(fds.begin(), fds.end(), number) == fds.end()) fds.push_back(number);
         }
         options_.runtime.set_environment("GUNICORN_FD", nullptr);
     }

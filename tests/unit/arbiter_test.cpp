@@ -926,6 +926,25 @@ TEST_F(ArbiterRoom, AFailingOnReloadRefusesTheReload) {
     EXPECT_EQ(version(), "1");
 }
 
+TEST_F(ArbiterRoom, OpensADescriptorOrAPathThatIsNamedTwiceOnce) {
+    const auto given = Listener::open(*parse_bind("127.0.0.1:0"), {});
+    ASSERT_TRUE(given);
+    const std::string fd = std::to_string((*given)->fd());
+    const std::string path = "unix:" + directory_ + "/sock";
+    for (const std::string& name : {"fd://" + fd, path}) {
+        cfg.bind = {name, name};
+        start_ready();
+        EXPECT_EQ(count("[WARNING] bind names " + name + " more than once"), 1u);
+        EXPECT_EQ(stop(), 0);
+        is_over_ = false;
+        remove("log");
+    }
+    prepare_master = [&] { ::setenv("GUNICORN_FD", (fd + "," + fd).c_str(), 1); };
+    start_ready();
+    EXPECT_EQ(port(), std::stoi((*given)->server_port()));
+    EXPECT_EQ(version(), "1");
+}
+
 TEST_F(ArbiterRoom, ReusePortTellsItsAddressAndLetsWorkersListen) {
     const uint16_t number = free_port();
     cfg.bind = {"127.0.0.1:" + std::to_string(number)};
