@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "net/exchange.h"
 #include "python/call_watch.h"
+#include "python/embedded.h"
 #include "python/environ.h"
 #include "python/interpreter.h"
 #include "python/known_answer.h"
@@ -23,16 +24,6 @@ namespace {
 /// Blocks of a list up to this size are joined, up to that many bytes, into one send.
 constexpr size_t kJoinedBlockMax = 16 * 1024;
 constexpr size_t kJoinedBytesMax = 64 * 1024;
-
-// python/loader.py: finds the application and its files. Its first line, a string prefix to Python,
-// begins a raw string here; the newline that ends it stays, so that line numbers are the file's.
-// clang-format off
-constexpr char kLoaderFile[] =
-#include "python/loader.py"
-;
-// clang-format on
-constexpr const char* kLoaderSource = kLoaderFile + std::string_view(kLoaderFile).find('\n');
-constexpr const char* kLoaderName = "<gcorn loader>";  // in tracebacks
 
 // --------------------------------------------- start_response, write and early_hints, as objects
 
@@ -712,7 +703,7 @@ WsgiApp::WsgiApp(Logger& log, WsgiOptions options, RequestHooks* hooks)
     : log_(log), options_(std::move(options)), hooks_(hooks) {
     if (Py_IsInitialized() == 0) return;
     WithGil gil;
-    loader_ = run_text(kLoaderSource, kLoaderName);
+    loader_ = run_embedded("loader");
     if (!loader_) PyErr_Clear();  // load() tries again, and says why not
 }
 
@@ -748,7 +739,7 @@ Status WsgiApp::load() {
 /// Makes what requests share, then imports. Raises.
 PyRef WsgiApp::find_callable() {
     objects_ = std::make_unique<RequestObjects>(log_);
-    if (!loader_) loader_ = run_text(kLoaderSource, kLoaderName);
+    if (!loader_) loader_ = run_embedded("loader");
     if (!loader_ || !objects_->prepare(log_, options_)) return {};
     return call_object(name_in(loader_, "find"), path_str(options_.app));
 }

@@ -1,7 +1,7 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """gcorn's Python side of the config file and of the hooks: the module `_gcorn`.
 
-Imported on first need (gunicorn_stub.cpp). `native` are the functions of C++: config and write… by
+Imported on first need (embedded.cpp). `native` are the functions of C++: config and write… by
 logging.cpp, the others by hooks.cpp.
 """
 

@@ -3,7 +3,7 @@
 #include <memory>
 #include <variant>
 
-#include "python/gunicorn_stub.h"
+#include "python/embedded.h"
 #include "python/interpreter.h"
 #include "settings.h"
 

@@ -7,6 +7,7 @@
 #include "net/event_loop.h"
 #include "net/exchange.h"
 #include "os/signals.h"
+#include "python/embedded.h"
 #include "python/interpreter.h"
 
 namespace gcorn {
@@ -18,91 +19,13 @@ constexpr double kStoppingWaitS = 0.02;
 /// A greenlet that waits for a client looks again after this.
 constexpr double kPauseS = 0.02;
 
-// Each library's text defines patch(), sleep(seconds), Semaphore, start(run) (a new greenlet that
-// begins at once; called in the hub) and watch(fd, callback) → function that ends the watching.
-constexpr const char kGeventSource[] = R"(
-import gevent
-import gevent.events  # what patch_all() would load in every worker: most of the library's memory
-from gevent import Greenlet, monkey, sleep
-from gevent.lock import Semaphore
-
-def patch():
-    monkey.patch_all()
-    gevent.reinit()  # a hub made before the fork
-
-def start(run):
-    Greenlet(run).switch()
-
-def watch(fd, callback):
-    watcher = gevent.get_hub().loop.io(fd, 1)
-    watcher.start(callback)
-    def end():
-        watcher.stop()
-        watcher.close()
-    return end
-)";
-
-constexpr const char kEventletSource[] = R"(
-import eventlet
-from eventlet import hubs, sleep
-from eventlet.greenthread import GreenThread
-from eventlet.semaphore import Semaphore
-
-def patch():
-    eventlet.monkey_patch()
-
-def start(run):
-    GreenThread(hubs.get_hub().greenlet).switch(run, (), {})
-
-def watch(fd, callback):
-    hubs.use_hub()  # not one made before the fork
-    hub = hubs.get_hub()
-    listener = hub.add(hub.READ, fd, callback, callback, None)
-    return lambda: hub.remove(listener)
-)";
-
-// For both: serve(…) with fd (readable while requests wait), begin() a batch of those that wait,
-// is_left() → are some of the batch left, run() runs them until one has to wait for something,
-// look_around() → does tend() want to be called, and tend() → seconds to the next look, or a
-// negative number when the worker is done. What comes during a batch is for the next one, or timers
-// and sockets of the hub might never get their turn.
-constexpr const char kServeSource[] = R"(
-def serve(fd, begin, is_left, run, look_around, tend):
-    look = Semaphore(0)
-    def on_ready(*_):
-        begin()
-        while is_left():
-            start(run)
-        if look_around():
-            look.release()
-    end = watch(fd, on_ready)
-    try:
-        seconds = tend()
-        while seconds >= 0:
-            look.acquire(timeout=seconds)
-            seconds = tend()
-    finally:
-        end()
-)";
-
-constexpr const char kCheckSource[] = R"(
-def version_of(name):
-    try:
-        text = __import__(name).__version__
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            return None
-        raise
-    return tuple(int(part) for part in text.split(".")[:2])
-)";
-
 struct Library {
     const char* worker_class;
-    const char* source;
+    const char* hub;   ///< its Python text
     int major, minor;  ///< oldest version that is known to work
 };
-constexpr Library kLibraries[] = {{"gevent", kGeventSource, 20, 9},
-                                  {"eventlet", kEventletSource, 0, 30}};
+constexpr Library kLibraries[] = {{"gevent", "gevent_hub", 20, 9},
+                                  {"eventlet", "eventlet_hub", 0, 30}};
 
 const Library* library_of(const Config& cfg) {
     for (const Library& library : kLibraries)
@@ -170,8 +93,7 @@ Status load_greenlet_library(const Config& cfg) {
     const std::string hint =
         ": install python3-" + name + " (Debian, Ubuntu), or run 'pip install " + name + "'";
     const WithGil gil;
-    const PyRef version =
-        call_object(name_in(run_text(kCheckSource, "<gcorn check>"), "version_of"), utf8_str(name));
+    const PyRef version = call_object(name_in(run_embedded("hub"), "version_of"), utf8_str(name));
     int major = 0, minor = 0;
     if (!version) return python_failed("worker class " + name);
     if (version.get() == Py_None)
@@ -183,7 +105,7 @@ Status load_greenlet_library(const Config& cfg) {
         return Error{kExitConfigError, "worker class " + name + " needs " + wanted + ", found " +
                                            std::to_string(major) + "." + std::to_string(minor) +
                                            hint};
-    if (!run_text(library->source, "<gcorn hub>")) return python_failed("worker class " + name);
+    if (!run_embedded(library->hub)) return python_failed("worker class " + name);
     return {};
 }
 
@@ -191,7 +113,7 @@ Status patch_for_greenlets(const Config& cfg) {
     const Library* library = library_of(cfg);
     if (library == nullptr) return {};
     const WithGil gil;
-    if (!call_object(name_in(run_text(library->source, "<gcorn hub>"), "patch")))
+    if (!call_object(name_in(run_embedded(library->hub), "patch")))
         return python_failed(std::string("monkey patching for ") + library->worker_class);
     return {};
 }
@@ -212,8 +134,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     {
         const WithGil gil;
         FrameMemory::keep();
-        const PyRef names =
-            run_text(std::string(library_of(context_.cfg)->source) + kServeSource, "<gcorn hub>");
+        const PyRef names = run_embedded(library_of(context_.cfg)->hub, run_embedded("hub"));
         const PyRef function = name_in(names, "serve");
         sleep_ = name_in(names, "sleep");
         const PyRef arguments = function ? serve_arguments() : PyRef();

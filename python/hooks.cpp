@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/text.h"
 #include "net/exchange.h"
-#include "python/gunicorn_stub.h"
+#include "python/embedded.h"
 #include "python/interpreter.h"
 #include "python/logging.h"
 #include "settings.h"

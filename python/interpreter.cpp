@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/text.h"
 #include "os/process.h"
+#include "python/embedded.h"
 
 #ifdef GCORN_WITHOUT_SHA2  // CMakeLists.txt says when
 extern "C" PyObject* PyInit__sha2();
@@ -105,74 +106,6 @@ std::string built_for(const std::string& path) {
 Error python_error(const std::string& what) {
     return Error{0, what + ": " + take_error_text(false)};
 }
-
-// Two functions of the application's Python may print nothing of ours in between, so the line is
-// written with one call. Frames without a file (exec, eval) have no source to show.
-// One write(2) a line: it is out before the line runs, which may be the one that hangs or crashes,
-// and workers never mix theirs. posix's own, because eventlet replaces that of os.
-constexpr const char* kSpewSource = R"PYTHON(
-import linecache, sys, threading
-from posix import write
-
-known = {}  # (id of the code, line) -> the code, which keeps the id taken, and the text
-KNOWN_MAX = 200_000  # generated code may come without end
-
-def describe(frame):
-    code, number = frame.f_code, frame.f_lineno
-    module = frame.f_globals.get("__name__", "[unknown]")
-    try:
-        source = linecache.getline(code.co_filename, number or 0, frame.f_globals).rstrip()
-    except Exception:  # a loader of somebody's own
-        source = ""
-    if not source:
-        source = "unknown code named [%s], instruction #%d" % (code.co_name, frame.f_lasti)
-    text = ("%s:%s: %s\n" % (module, number, source)).encode(errors="backslashreplace")
-    if len(known) >= KNOWN_MAX:
-        known.clear()
-    known[id(code), number] = code, text
-    return text
-
-def trace(frame, event, argument):
-    if event == "line":
-        found = known.get((id(frame.f_code), frame.f_lineno))
-        try:
-            write(1, found[1] if found else describe(frame))
-        except OSError:  # nobody reads
-            pass
-    return trace
-
-def spew(is_on):
-    threading.settrace(trace if is_on else None)
-    sys.settrace(trace if is_on else None)
-)PYTHON";
-
-// importlib asks for a source's time and size just before it reads it.
-constexpr const char* kReloadSource = R"PYTHON(
-import os, sys
-from importlib.machinery import SourceFileLoader
-
-sys.dont_write_bytecode = True
-imported = {}
-path_stats = SourceFileLoader.path_stats
-
-def noting_path_stats(self, path):
-    stats = path_stats(self, path)
-    imported[path] = stats["mtime"], stats["size"]
-    return stats
-
-def changed_since_import():
-    while imported:
-        path, read = imported.popitem()
-        try:
-            now = os.stat(path)
-        except OSError:
-            continue  # its absence is the reloader's to tell
-        if (now.st_mtime, now.st_size) != read:
-            return path
-    return ""
-
-SourceFileLoader.path_stats = noting_path_stats
-)PYTHON";
 
 }  // namespace
 
@@ -416,7 +349,7 @@ Status Interpreter::enable_traceback_dump(int fd) {
 
 Status Interpreter::set_spew(bool is_on) {
     WithGil gil;
-    if (!spew_) spew_ = name_in(run_text(kSpewSource, "<gcorn spew>"), "spew");
+    if (!spew_) spew_ = name_in(run_embedded("spew"), "spew");
     if (!call_object(spew_, PyRef::borrow(is_on ? Py_True : Py_False)))
         return python_error("start spew");
     return {};
@@ -424,8 +357,7 @@ Status Interpreter::set_spew(bool is_on) {
 
 Status Interpreter::prepare_reload() {
     WithGil gil;
-    changed_since_import_ =
-        name_in(run_text(kReloadSource, "<gcorn reload>"), "changed_since_import");
+    changed_since_import_ = name_in(run_embedded("reload"), "changed_since_import");
     return changed_since_import_ ? Status::ok() : python_error("prepare to reload");
 }
 
@@ -496,20 +428,6 @@ void Interpreter::report(const std::string& context) {
     } else {
         PySys_FormatStderr("%s\n%s\n", context.c_str(), take_error_text().c_str());
     }
-}
-
-PyRef run_text(const std::string& text, const char* file) {
-    PyRef names = PyRef::steal(PyDict_New());
-    const PyRef code = PyRef::steal(Py_CompileString(text.c_str(), file, Py_file_input));
-    if (!names || !code ||
-        PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) != 0 ||
-        !PyRef::steal(PyEval_EvalCode(code.get(), names.get(), names.get())))
-        return {};
-    return names;
-}
-
-PyRef name_in(const PyRef& names, const char* name) {
-    return names ? PyRef::borrow(PyDict_GetItemString(names.get(), name)) : PyRef();
 }
 
 std::string joined_lines(const PyRef& lines) {

@@ -125,11 +125,6 @@ private:
     PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;  ///< between before_fork and after_fork_…
 };
 
-/// Runs the text of a module; its names. file: for tracebacks, "<gcorn …>". Raises. GIL held.
-[[nodiscard]] PyRef run_text(const std::string& text, const char* file);
-/// One of those names; null if `names` is. GIL held.
-[[nodiscard]] PyRef name_in(const PyRef& names, const char* name);
-
 /// The strings of a list, joined, without final newlines; lone surrogates, which source lines and
 /// file names may hold, are escaped. "" if `lines` is null or holds something else. Never raises,
 /// and clears what was raised before. GIL held.

@@ -1,4 +1,4 @@
-R"PY("  # Python to an editor, a raw string to C++: wsgi.cpp includes this file, and skips this line.
+R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """Finds the application that a specification names, and the files it is made of.
 
 Everything the specification itself does wrong raises Unusable, whose text is the whole story; any other

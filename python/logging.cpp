@@ -5,7 +5,7 @@
 #include <string>
 
 #include "python/config_file.h"
-#include "python/gunicorn_stub.h"
+#include "python/embedded.h"
 #include "python/interpreter.h"
 
 namespace gcorn {

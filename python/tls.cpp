@@ -10,6 +10,7 @@
 #include "base/text.h"
 
 #include "python/config_file.h"
+#include "python/embedded.h"
 #include "python/interpreter.h"
 
 namespace gcorn {
@@ -20,7 +21,7 @@ struct TlsContext {
     PyRef memory_bio;   ///< ssl.MemoryBIO
     PyRef want_read;    ///< ssl.SSLWantReadError
     PyRef zero_return;  ///< ssl.SSLZeroReturnError: the peer said goodbye
-    PyRef peer_info;    ///< PeerInfo of kSource
+    PyRef peer_info;    ///< PeerInfo of tls.py
     bool suppresses_ragged_eofs = true;
 
     ~TlsContext() {
@@ -179,59 +180,6 @@ private:
     std::shared_ptr<TlsContext> tls_;
 };
 
-// The default context, the factory that the ssl_context hook may call, and what gunicorn.socket
-// shows of a TLS connection. An empty password keeps OpenSSL from asking for one on the terminal: a
-// server that waits for a passphrase serves nobody.
-constexpr const char kSource[] = R"(
-import ssl
-
-def default_context(certfile, keyfile, ca_certs, cert_reqs, ciphers):
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca_certs)
-    context.load_cert_chain(certfile=certfile, keyfile=keyfile, password="")
-    context.verify_mode = cert_reqs
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    if ciphers:
-        context.set_ciphers(ciphers)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-def make_context(config, hook, suppress_ragged_eofs, *settings):
-    if hook is None:
-        context = default_context(*settings)
-    else:
-        context = hook(config, lambda: default_context(*settings))
-        if not isinstance(context, ssl.SSLContext):
-            raise TypeError("ssl_context hook must return an ssl.SSLContext, not %r" % (context,))
-    if not suppress_ragged_eofs:
-        # Some versions of Python set this by themselves where OpenSSL 3 has it.
-        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-    return context
-
-class PeerInfo:
-    """What an ssl.SSLSocket tells about its peer; taken once, for the SSLObject belongs to the loop."""
-
-    def __init__(self, connection):
-        self._der = connection.getpeercert(True)
-        self._certificate = connection.getpeercert() if self._der else None
-        self._cipher = connection.cipher()
-        self._version = connection.version()
-        self._alpn = connection.selected_alpn_protocol()
-        self.session_reused = connection.session_reused
-        self.server_side = True
-
-    def getpeercert(self, binary_form=False):
-        return self._der if binary_form else self._certificate
-
-    def cipher(self):
-        return self._cipher
-
-    def version(self):
-        return self._version
-
-    def selected_alpn_protocol(self):
-        return self._alpn
-)";
-
 PyRef text_or_none(const std::string& text) {
     if (text.empty()) return PyRef::borrow(Py_None);
     return path_str(text);
@@ -311,7 +259,7 @@ Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg) {
     if (!cfg.is_tls()) return std::shared_ptr<TlsContext>();
     if (Status files = check_files(cfg); !files) return files.error();
     const WithGil gil;
-    const PyRef names = run_text(kSource, "<gcorn tls>");
+    const PyRef names = run_embedded("tls");
     if (!names) return python_error("cannot set up TLS");
     auto tls = std::make_shared<TlsContext>();
     // PyDict_GetItemString gives borrowed references.

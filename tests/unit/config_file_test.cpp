@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "command_line.h"
-#include "python/gunicorn_stub.h"
+#include "python/embedded.h"
 #include "settings.h"
 #include "tests/support/apply.h"
 #include "tests/support/python_fixture.h"

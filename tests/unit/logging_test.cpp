@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "python/config_file.h"
-#include "python/gunicorn_stub.h"
+#include "python/embedded.h"
 #include "tests/support/apply.h"
 #include "tests/support/python_fixture.h"
 

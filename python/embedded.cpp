@@ -1,92 +1,73 @@
-#include "python/gunicorn_stub.h"
+#include "python/embedded.h"
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <string_view>
+
+#include "base/result.h"
 
 namespace gcorn {
 namespace {
 
+struct Text {
+    std::string_view name;
+    const char* text;
+};
+
 // Each file is Python as it stands. Its first line, a string prefix to Python, begins a raw string
 // here, and its last line, a comment to Python, ends it.
 // clang-format off
-constexpr char kBridge[] =
+constexpr Text kTexts[] = {
+{"_gcorn",
 #include "python/bridge.py"
-;
-constexpr char kLogging[] =
+},
+{"_gcorn_logging",
 #include "python/glogging.py"
-;
-constexpr char kStandIn[] =
+},
+{"_gcorn_stand_in",
 #include "python/gunicorn_stub.py"
-;
+},
+{"eventlet_hub",
+#include "python/eventlet_hub.py"
+},
+{"finder",
+#include "python/finder.py"
+},
+{"gevent_hub",
+#include "python/gevent_hub.py"
+},
+{"hub",
+#include "python/hub.py"
+},
+{"loader",
+#include "python/loader.py"
+},
+{"reload",
+#include "python/reload.py"
+},
+{"spew",
+#include "python/spew.py"
+},
+{"tls",
+#include "python/tls.py"
+},
+};
 // clang-format on
 
-constexpr char kFinder[] = R"PY(
-import sys
-from _gcorn_native import embedded_text
-
-class Finder:
-    """Last on sys.meta_path: the embedded modules, and gunicorn where nobody else has it."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] == "gunicorn":
-            import _gcorn_stand_in
-            return _gcorn_stand_in.find_spec(name)
-        if name.startswith("_gcorn") and embedded_text(name) is not None:
-            return type(sys.__spec__)(name, Finder, origin="gcorn")
-
-    @staticmethod
-    def create_module(spec):
-        return None
-
-    @staticmethod
-    def exec_module(module):
-        name = module.__name__
-        exec(compile(embedded_text(name), f"<gcorn {name}>", "exec"), module.__dict__)
-
-
-class LoggingWatch:
-    """First on sys.meta_path until somebody imports logging; then sets our two loggers up."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name != "logging":
-            return None
-        sys.meta_path.remove(LoggingWatch)
-        found = (finder.find_spec(name, path, target) for finder in sys.meta_path)
-        spec = next(filter(None, found), None)
-        if spec is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def exec_module(module):
-            execute(module)
-            if "_gcorn_logging" not in sys.modules:  # else it is what imports logging
-                import _gcorn_logging
-                _gcorn_logging.current()
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-
-def watch_logging():
-    if LoggingWatch not in sys.meta_path:
-        sys.meta_path.insert(0, LoggingWatch)
-
-
-sys.meta_path.append(Finder)
-)PY";
+/// The text of that name, null if there is none. The newline of its first line stays, so that line
+/// numbers are the file's.
+const char* text_of(std::string_view name) {
+    const auto* found = std::ranges::find(kTexts, name, &Text::name);
+    return found != std::end(kTexts) ? std::strchr(found->text, '\n') : nullptr;
+}
 
 PyObject* embedded_text(PyObject*, PyObject* name) {
     std::string_view wanted;
     if (!utf8_view(name, wanted)) return nullptr;
-    const char* text = nullptr;
-    if (wanted == "_gcorn") text = kBridge;
-    if (wanted == "_gcorn_logging") text = kLogging;
-    if (wanted == "_gcorn_stand_in") text = kStandIn;
+    const char* text = text_of(wanted);
     if (text == nullptr) Py_RETURN_NONE;
-    return PyUnicode_FromString(std::strchr(text, '\n'));  // keeps the file's line numbers
+    return PyUnicode_FromString(text);
 }
 
 PyMethodDef kEmbeddedText = {"embedded_text", embedded_text, METH_O, nullptr};
@@ -107,14 +88,28 @@ std::optional<std::string> changed_text(PyObject* module, const char* name,
 
 }  // namespace
 
+PyRef run_embedded(const char* name, PyRef names) {
+    const char* text = text_of(name);
+    GCORN_CHECK(text != nullptr);
+    const std::string file = std::string("<gcorn ") + name + ">";
+    const PyRef code = PyRef::steal(Py_CompileString(text, file.c_str(), Py_file_input));
+    if (!names || !code ||
+        PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) != 0 ||
+        !PyRef::steal(PyEval_EvalCode(code.get(), names.get(), names.get())))
+        return {};
+    return names;
+}
+
+PyRef name_in(const PyRef& names, const char* name) {
+    return names ? PyRef::borrow(PyDict_GetItemString(names.get(), name)) : PyRef();
+}
+
 bool install_gunicorn_stub() {
     if (is_imported("_gcorn_finder")) return true;
     if (!add_native(kEmbeddedText, &kEmbeddedText)) return false;
     PyObject* module = PyImport_AddModule("_gcorn_finder");  // borrowed
     if (module == nullptr) return false;
-    PyObject* names = PyModule_GetDict(module);  // borrowed
-    const PyRef code = PyRef::steal(Py_CompileString(kFinder, "<gcorn finder>", Py_file_input));
-    return code && PyRef::steal(PyEval_EvalCode(code.get(), names, names));
+    return static_cast<bool>(run_embedded("finder", PyRef::borrow(PyModule_GetDict(module))));
 }
 
 PyRef embedded_module(const char* name) {

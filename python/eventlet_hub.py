@@ -1,0 +1,23 @@
+R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
+"""What hub.py needs of eventlet; see gevent_hub.py."""
+
+import eventlet
+from eventlet import hubs, sleep
+from eventlet.greenthread import GreenThread
+from eventlet.semaphore import Semaphore
+
+
+def patch():
+    eventlet.monkey_patch()
+
+
+def start(run):
+    GreenThread(hubs.get_hub().greenlet).switch(run, (), {})
+
+
+def watch(fd, callback):
+    hubs.use_hub()  # not one made before the fork
+    hub = hubs.get_hub()
+    listener = hub.add(hub.READ, fd, callback, callback, None)
+    return lambda: hub.remove(listener)
+# )PY"

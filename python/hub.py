@@ -1,0 +1,40 @@
+R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
+"""The life of a worker of the classes gevent and eventlet; gevent_hub.py or eventlet_hub.py adds the rest.
+"""
+
+
+def version_of(name):
+    """(major, minor) of the package of that name; None if it is not installed."""
+    try:
+        text = __import__(name).__version__
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return None
+        raise
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
+def serve(fd, begin, is_left, run, look_around, tend):
+    """Runs the worker; fd is readable while requests wait.
+
+    begin() a batch of those that wait; is_left(): are some of the batch left? run() runs them until one
+    has to wait for something. look_around(): does tend want to be called? tend() returns the seconds to
+    the next look, or a negative number when the worker is done. What comes during a batch is for the
+    next one, or timers and sockets of the hub might never get their turn.
+    """
+    look = Semaphore(0)
+    def on_ready(*_):
+        begin()
+        while is_left():
+            start(run)
+        if look_around():
+            look.release()
+    end = watch(fd, on_ready)
+    try:
+        seconds = tend()
+        while seconds >= 0:
+            look.acquire(timeout=seconds)
+            seconds = tend()
+    finally:
+        end()
+# )PY"

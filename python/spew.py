@@ -1,0 +1,45 @@
+R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
+"""spew: prints each line of Python before it runs.
+
+One write(2) a line: it is out before the line runs, which may be the one that hangs or crashes, and
+workers never mix theirs. posix's own, because eventlet replaces that of os. Frames without a file
+(exec, eval) have no source to show.
+"""
+
+import linecache, sys, threading
+from posix import write
+
+known = {}  # (id of the code, line) -> the code, which keeps the id taken, and the text
+KNOWN_MAX = 200_000  # generated code may come without end
+
+
+def describe(frame):
+    code, number = frame.f_code, frame.f_lineno
+    module = frame.f_globals.get("__name__", "[unknown]")
+    try:
+        source = linecache.getline(code.co_filename, number or 0, frame.f_globals).rstrip()
+    except Exception:  # a loader of somebody's own
+        source = ""
+    if not source:
+        source = "unknown code named [%s], instruction #%d" % (code.co_name, frame.f_lasti)
+    text = ("%s:%s: %s\n" % (module, number, source)).encode(errors="backslashreplace")
+    if len(known) >= KNOWN_MAX:
+        known.clear()
+    known[id(code), number] = code, text
+    return text
+
+
+def trace(frame, event, argument):
+    if event == "line":
+        found = known.get((id(frame.f_code), frame.f_lineno))
+        try:
+            write(1, found[1] if found else describe(frame))
+        except OSError:  # nobody reads
+            pass
+    return trace
+
+
+def spew(is_on):
+    threading.settrace(trace if is_on else None)
+    sys.settrace(trace if is_on else None)
+# )PY"
