@@ -8,12 +8,10 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
-#include "net/transform.h"
 
 namespace gcorn {
 
@@ -110,17 +108,10 @@ public:
     virtual bool join_threads(int timeout_ms) = 0;
     /// setenv/unsetenv that os.environ sees, too.
     virtual void set_environment(const std::string& name, const std::string* value_or_null) = 0;
-    /// Interpreter-side set-up in a fresh worker (random seeds, sys.path for chdir, monkey
-    /// patching…).
-    virtual Status worker_starting(const Config&) { return {}; }
     /// With reload: a module's source that has changed since this worker imported it, "" if there
     /// is none. Each module is told at most once, and looked at once: later changes are the
     /// reloader's.
     virtual std::string changed_since_import() { return {}; }
-    /// TLS contexts as configured; null when TLS is off.
-    virtual Result<std::unique_ptr<TransformFactory>> make_tls(const Config&) {
-        return std::unique_ptr<TransformFactory>();
-    }
 };
 
 }  // namespace gcorn

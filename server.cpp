@@ -193,8 +193,6 @@ Status Server::start_python() {
     InterpreterOptions options;
     options.argv = argv_;
     options.python = std::move(*python);
-    options.make_tls = [this](const Config&) { return Result(tls_.make_factory()); };
-    options.worker_starting = [this](const Config& cfg) { return start_worker(cfg); };
     Result<std::unique_ptr<Interpreter>> started = Interpreter::start(std::move(options));
     if (!started) return started.error();
     interpreter_ = std::move(*started);
@@ -389,6 +387,8 @@ Status Server::start_worker(const Config& cfg) {
 
 std::unique_ptr<Worker> Server::make_worker(WorkerContext context) {
     context.response = response_;
+    context.starting = [this](const Config& cfg) { return start_worker(cfg); };
+    context.make_tls = tls_.transform_maker();
     std::unique_ptr<Worker> worker;
     if (is_greenlet_class(context.cfg))
         worker = std::make_unique<GreenletWorker>(std::move(context), *app_);

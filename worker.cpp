@@ -241,7 +241,9 @@ int Worker::boot() {
     if (!context_.hooks.post_fork(context_.arbiter, *this)) return kExitBootFailed;
     if (Status status = drop_privileges_now(); !status) return failed(status);
     signals::end_soon_after_parent();
-    if (Status status = context_.runtime.worker_starting(cfg); !status) return failed(status);
+    if (context_.starting) {
+        if (Status status = context_.starting(cfg); !status) return failed(status);
+    }
     signals::catch_for_worker(
         [](void* runtime, int signal) { static_cast<Runtime*>(runtime)->interrupt(signal); },
         &context_.runtime);
@@ -254,9 +256,6 @@ int Worker::boot() {
             return status.error().code == kExitAppFailed ? kExitAppFailed : kExitBootFailed;
         }
     }
-    Result<std::unique_ptr<TransformFactory>> tls = context_.runtime.make_tls(cfg);
-    if (!tls) return failed(tls.error());
-    tls_ = std::move(*tls);
     if (!context_.hooks.post_worker_init(*this)) return kExitBootFailed;
     return 0;
 }
@@ -302,7 +301,7 @@ LoopOptions Worker::loop_options() {
     if (auto list = NetworkList::parse(cfg.forwarded_allow_ips)) options.forwarded_allow = *list;
     if (auto list = NetworkList::parse(cfg.proxy_allow_ips)) options.proxy_allow = *list;
     options.spool_directory = cfg.tmp_upload_dir;
-    options.tls = tls_.get();
+    options.make_tls = context_.make_tls;
     const bool logs_requests = context_.hooks.logs_requests();
     measures_time_ = (context_.log.has_access() && context_.access_log.measures_time()) ||
                      context_.statsd.is_enabled() || logs_requests;

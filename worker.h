@@ -47,6 +47,9 @@ struct WorkerContext {
     int age = 0;                 ///< counts all workers ever made
     ResponseOptions response;    ///< the Server field
     bool app_is_loaded = false;  ///< preload_app
+    /// Interpreter-side set-up in the fresh process (sys.path, monkey patching…); may be empty.
+    std::function<Status(const Config&)> starting = {};
+    TransformMaker make_tls = {};  ///< empty: plain HTTP
 };
 
 /// How listeners for `cfg` are opened, by the arbiter or, with reuse_port, by each worker.
@@ -137,7 +140,6 @@ private:
     [[nodiscard]] WorkerSlot& board() const { return context_.scoreboard.slot(context_.slot); }
 
     std::vector<std::unique_ptr<Listener>> own_listeners_;
-    std::unique_ptr<TransformFactory> tls_;
     std::unique_ptr<Reloader> reloader_;
     // Made when it serves. Calls that did not end in time use both until the process ends.
     std::unique_ptr<ReadyQueue> ready_;

@@ -47,15 +47,15 @@ Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& liste
     facts_.server_name = listener.server_name();
     facts_.server_port = listener.server_port();
     facts_.peer.is_trusted = facts_.is_unix || loop.options().forwarded_allow.contains(peer_);
-    facts_.peer.is_tls = loop.options().tls != nullptr;
+    facts_.peer.is_tls = static_cast<bool>(loop.options().make_tls);
 }
 
 Connection::~Connection() = default;
 
 void Connection::start() {
     const bool wants_preamble = loop_.options().proxy_mode != ProxyMode::Off;
-    if (loop_.options().tls != nullptr) {
-        Result<std::unique_ptr<ByteTransform>> transform = loop_.options().tls->make();
+    if (loop_.options().make_tls) {
+        Result<std::unique_ptr<ByteTransform>> transform = loop_.options().make_tls();
         if (!transform) {
             loop_.log_.error("TLS: %s", transform.message().c_str());
             close();

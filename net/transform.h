@@ -4,6 +4,7 @@
 // is the one place where a turn of the loop takes the GIL.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -42,11 +43,7 @@ public:
     virtual void close() = 0;
 };
 
-/// Makes one transform per accepted TLS connection.
-class TransformFactory {
-public:
-    virtual ~TransformFactory() = default;
-    virtual Result<std::unique_ptr<ByteTransform>> make() = 0;
-};
+/// Makes the transform of an accepted TLS connection. Empty: plain HTTP.
+using TransformMaker = std::function<Result<std::unique_ptr<ByteTransform>>()>;
 
 }  // namespace gcorn

@@ -175,7 +175,7 @@ Result<std::unique_ptr<Interpreter>> Interpreter::start(InterpreterOptions optio
         return Error{0, std::string("start Python: ") +
                             (status.err_msg != nullptr ? status.err_msg : "unknown reason")};
 
-    auto interpreter = std::unique_ptr<Interpreter>(new Interpreter(std::move(options)));
+    auto interpreter = std::unique_ptr<Interpreter>(new Interpreter);
     char directory[PATH_MAX];
     Status ready;
     if (::getcwd(directory, sizeof directory) != nullptr)
@@ -252,14 +252,6 @@ void Interpreter::set_environment(const std::string& name, const std::string* va
         done = present == 0 || (present == 1 && PyObject_DelItem(environ.get(), key.get()) == 0);
     }
     if (!done) report("Setting environment variable " + name);
-}
-
-Status Interpreter::worker_starting(const Config& cfg) {
-    return options_.worker_starting ? options_.worker_starting(cfg) : Status::ok();
-}
-
-Result<std::unique_ptr<TransformFactory>> Interpreter::make_tls(const Config& cfg) {
-    return options_.make_tls ? options_.make_tls(cfg) : std::unique_ptr<TransformFactory>();
 }
 
 Status Interpreter::prepend_path(const std::string& directory) {

@@ -35,12 +35,9 @@ struct PythonChoice {
 [[nodiscard]] Result<PythonChoice> choose_python(const std::string& virtual_env,
                                                  const std::string& path);
 
-/// Ready-made server parts the Runtime interface asks for, filled in by server.cpp; may be empty.
 struct InterpreterOptions {
     std::vector<std::string> argv = {"gcorn"};  ///< becomes sys.argv
     PythonChoice python;
-    std::function<Result<std::unique_ptr<TransformFactory>>(const Config&)> make_tls;
-    std::function<Status(const Config&)> worker_starting;
 };
 
 class Interpreter final : public Runtime {
@@ -68,8 +65,6 @@ public:
     Status start_threads(size_t count, std::function<void(size_t)> body) override;
     bool join_threads(int timeout_ms) override;
     void set_environment(const std::string& name, const std::string* value_or_null) override;
-    Status worker_starting(const Config& cfg) override;
-    Result<std::unique_ptr<TransformFactory>> make_tls(const Config& cfg) override;
 
     // --- for server.cpp and python/ ---
     /// Inserts a directory in front of sys.path unless it is there already (--chdir, pythonpath).
@@ -102,7 +97,7 @@ public:
     void set_logger(Logger* log) { log_ = log; }
 
 private:
-    explicit Interpreter(InterpreterOptions options) : options_(std::move(options)) {}
+    Interpreter() = default;
     // The C ends of the callables that Python holds.
     static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
     static PyObject* run_thread(PyObject* capsule, PyObject* index);
@@ -111,7 +106,6 @@ private:
     void report(const std::string& context);
     void report_unless_interrupt(const std::string& context);
 
-    InterpreterOptions options_;
     Logger* log_ = nullptr;
     std::function<void(int)> on_interrupt_;
     std::function<void(size_t)> thread_body_;

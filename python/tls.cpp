@@ -160,26 +160,6 @@ private:
     bool is_ended_ = false;
 };
 
-class TlsFactory final : public TransformFactory {
-public:
-    explicit TlsFactory(std::shared_ptr<TlsContext> tls) : tls_(std::move(tls)) {}
-
-    Result<std::unique_ptr<ByteTransform>> make() override {
-        const WithGil gil;
-        PyRef incoming = PyRef::steal(PyObject_CallNoArgs(tls_->memory_bio.get()));
-        PyRef outgoing = PyRef::steal(PyObject_CallNoArgs(tls_->memory_bio.get()));
-        if (!incoming || !outgoing) return python_error("cannot make a TLS connection");
-        PyRef object = PyRef::steal(PyObject_CallMethod(tls_->context.get(), "wrap_bio", "OOi",
-                                                        incoming.get(), outgoing.get(), 1));
-        if (!object) return python_error("cannot make a TLS connection");
-        return std::unique_ptr<ByteTransform>(std::make_unique<TlsTransform>(
-            tls_, std::move(incoming), std::move(outgoing), std::move(object)));
-    }
-
-private:
-    std::shared_ptr<TlsContext> tls_;
-};
-
 PyRef text_or_none(const std::string& text) {
     if (text.empty()) return PyRef::borrow(Py_None);
     return path_str(text);
@@ -275,9 +255,19 @@ Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg) {
     return tls;
 }
 
-std::unique_ptr<TransformFactory> make_tls_factory(std::shared_ptr<TlsContext> context) {
-    if (context == nullptr) return nullptr;
-    return std::make_unique<TlsFactory>(std::move(context));
+TransformMaker tls_transform_maker(std::shared_ptr<TlsContext> context) {
+    if (context == nullptr) return {};
+    return [tls = std::move(context)]() -> Result<std::unique_ptr<ByteTransform>> {
+        const WithGil gil;
+        PyRef incoming = PyRef::steal(PyObject_CallNoArgs(tls->memory_bio.get()));
+        PyRef outgoing = PyRef::steal(PyObject_CallNoArgs(tls->memory_bio.get()));
+        if (!incoming || !outgoing) return python_error("cannot make a TLS connection");
+        PyRef object = PyRef::steal(PyObject_CallMethod(tls->context.get(), "wrap_bio", "OOi",
+                                                        incoming.get(), outgoing.get(), 1));
+        if (!object) return python_error("cannot make a TLS connection");
+        return std::unique_ptr<ByteTransform>(std::make_unique<TlsTransform>(
+            tls, std::move(incoming), std::move(outgoing), std::move(object)));
+    };
 }
 
 Status TlsContexts::use(const Config& cfg, Logger& log) {

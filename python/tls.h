@@ -32,9 +32,8 @@ struct TlsContext;
 /// exit code.
 [[nodiscard]] Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg);
 
-/// A factory for connections of that context, null for null.
-[[nodiscard]] std::unique_ptr<TransformFactory> make_tls_factory(
-    std::shared_ptr<TlsContext> context);
+/// What makes the transforms of that context's connections; empty for null. Its calls take the GIL.
+[[nodiscard]] TransformMaker tls_transform_maker(std::shared_ptr<TlsContext> context);
 
 /// The contexts of the configuration in force and of the one before, to which an abandoned reload
 /// returns. Arbiter; workers inherit it.
@@ -44,9 +43,9 @@ public:
     /// back and the files that were good once no longer are, what was read then goes on, with an
     /// error line.
     Status use(const Config& cfg, Logger& log);
-    /// Null while TLS is off.
-    [[nodiscard]] std::unique_ptr<TransformFactory> make_factory() const {
-        return make_tls_factory(in_force_.context);
+    /// Empty while TLS is off.
+    [[nodiscard]] TransformMaker transform_maker() const {
+        return tls_transform_maker(in_force_.context);
     }
 
 private:

@@ -432,14 +432,6 @@ TEST(InterpreterShared, ThreadsAreThreadingThreadsWithoutTheGil) {
     EXPECT_EQ(indices, 7u);
 }
 
-TEST(InterpreterShared, WorkerPartsComeFromTheOptions) {
-    Interpreter& python = interpreter();
-    EXPECT_TRUE(python.worker_starting(Config{}));
-    const auto tls = python.make_tls(Config{});
-    ASSERT_TRUE(tls.is_ok());
-    EXPECT_EQ(tls.value(), nullptr);
-}
-
 TEST(InterpreterShared, TracebacksAreOneRecord) {
     LogFile log;
     interpreter();

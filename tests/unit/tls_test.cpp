@@ -104,11 +104,11 @@ protected:
     void serve(const Config& cfg) {
         auto context = make_tls_context(cfg);
         ASSERT_TRUE(context) << context.message();
-        factory_ = make_tls_factory(std::move(*context));
+        make_transform_ = tls_transform_maker(std::move(*context));
         accept();
     }
     void accept() {
-        auto made = factory_->make();
+        auto made = make_transform_();
         ASSERT_TRUE(made) << made.message();
         server_ = std::move(*made);
         plain_.clear();
@@ -171,7 +171,7 @@ protected:
     }
 
     static inline std::string certificates_;
-    std::unique_ptr<TransformFactory> factory_;
+    TransformMaker make_transform_;
     std::unique_ptr<ByteTransform> server_;
     std::string plain_;
 };
@@ -179,7 +179,7 @@ protected:
 TEST_F(Tls, IsOffWithoutCertificate) {
     auto context = make_tls_context(Config());
     ASSERT_TRUE(context);
-    EXPECT_EQ(make_tls_factory(*context), nullptr);
+    EXPECT_FALSE(tls_transform_maker(*context));
 }
 
 TEST_F(Tls, CarriesBytesBothWays) {
@@ -480,13 +480,13 @@ TEST_F(Tls, TellsWhatTheHookDidWrong) {
 TEST_F(Tls, KeepsTheContextInForceWhenTheNewOneIsBad) {
     Logger log;
     TlsContexts contexts;
-    EXPECT_EQ(contexts.make_factory(), nullptr);
+    EXPECT_FALSE(contexts.transform_maker());
     Config cfg = config();
     cfg.certfile = write_file("cert.pem", read_file(path("server.pem")));
     ASSERT_TRUE(contexts.use(cfg, log));
     write_file("cert.pem", "gone bad");
     EXPECT_FALSE(contexts.use(cfg, log));
-    EXPECT_NE(contexts.make_factory(), nullptr);
+    EXPECT_TRUE(contexts.transform_maker());
 }
 
 TEST_F(Tls, ReturnsToTheFormerContextThoughItsFilesWentBad) {
@@ -496,10 +496,10 @@ TEST_F(Tls, ReturnsToTheFormerContextThoughItsFilesWentBad) {
     old_cfg.certfile = write_file("cert.pem", read_file(path("server.pem")));
     ASSERT_TRUE(contexts.use(old_cfg, log));
     ASSERT_TRUE(contexts.use(Config(), log));
-    EXPECT_EQ(contexts.make_factory(), nullptr);
+    EXPECT_FALSE(contexts.transform_maker());
     write_file("cert.pem", "gone bad");
     ASSERT_TRUE(contexts.use(old_cfg, log));
-    EXPECT_NE(contexts.make_factory(), nullptr);
+    EXPECT_TRUE(contexts.transform_maker());
 }
 
 }  // namespace
