@@ -41,12 +41,6 @@ StartResponse* as_start_response(PyObject* object) {
     return reinterpret_cast<StartResponse*>(object);
 }
 
-void bound_dealloc(PyObject* object) {
-    PyTypeObject* type = Py_TYPE(object);
-    PyObject_Free(object);
-    Py_DECREF(type);
-}
-
 bool fail(PyObject* type, const std::string& message) {
     PyErr_SetString(type, message.c_str());
     return false;
@@ -266,8 +260,8 @@ PyMemberDef start_response_members[] = {
 };
 PyType_Slot start_response_slots[] = {
     {Py_tp_members, start_response_members},
-    {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
-    {Py_tp_dealloc, reinterpret_cast<void*>(bound_dealloc)},
+    {Py_tp_call, slot(PyVectorcall_Call)},
+    {Py_tp_dealloc, slot(plain_dealloc)},
     {0, nullptr},
 };
 PyType_Spec start_response_spec = {
@@ -276,8 +270,8 @@ PyType_Spec start_response_spec = {
     start_response_slots};
 
 PyType_Slot early_hints_slots[] = {
-    {Py_tp_call, reinterpret_cast<void*>(early_hints_call)},
-    {Py_tp_dealloc, reinterpret_cast<void*>(bound_dealloc)},
+    {Py_tp_call, slot(early_hints_call)},
+    {Py_tp_dealloc, slot(plain_dealloc)},
     {0, nullptr},
 };
 PyType_Spec early_hints_spec = {"gcorn.EarlyHints", sizeof(RequestBound), 0,
@@ -372,7 +366,6 @@ private:
 
     /// Nobody takes bytes any more: stop iterating.
     [[nodiscard]] bool is_over() const { return exchange_.is_aborted() || exchange_.is_detached(); }
-    [[nodiscard]] std::string label() const;
     // They live in the start_response object, where write() sees them, too.
     [[nodiscard]] bool is_started() const {
         return as_start_response(start_response_.get())->is_started;
@@ -566,15 +559,11 @@ void Call::warn_about_length() {
     WithoutGil nogil;
     app_.log_.warning(
         "Response to %s has %s bytes than its Content-Length: %llu; closing the connection",
-        label().c_str(), response_.is_short() ? "fewer" : "more",
+        request_label(exchange_).c_str(), response_.is_short() ? "fewer" : "more",
         static_cast<unsigned long long>(response_.content_length()));
 }
 
 // -------------------------------------------------------------------------------------- failing
-
-std::string Call::label() const {
-    return escape_for_log(exchange_.head.method) + " " + escape_for_log(exchange_.head.target);
-}
 
 /// The exception that is set ends the request: logged with its traceback, and answered if that is
 /// still possible. SystemExit and KeyboardInterrupt are no different here: an application cannot
@@ -591,7 +580,7 @@ void Call::fail() {
         PyErr_Clear();
         return;
     }
-    log_python_error(app_.log_, Level::Error, "Error handling request " + label());
+    log_python_error(app_.log_, Level::Error, "Error handling request " + request_label(exchange_));
     answer(500);
 }
 
@@ -613,7 +602,8 @@ bool Call::is_clients_fault() {
     {
         WithoutGil nogil;
         if (is_gone)
-            app_.log_.debug("Client left during %s: %s", label().c_str(), reason.c_str());
+            app_.log_.debug("Client left during %s: %s", request_label(exchange_).c_str(),
+                            reason.c_str());
         else
             app_.log_.warning("Invalid request from ip=%s: %s",
                               exchange_.facts->remote_addr.c_str(), reason.c_str());
@@ -663,7 +653,7 @@ void Call::close_result() {
     if (is_closed) return;
     response_.must_close();
     if (is_overdue()) return;
-    log_python_error(app_.log_, Level::Error, "Error handling request " + label());
+    log_python_error(app_.log_, Level::Error, "Error handling request " + request_label(exchange_));
 }
 
 /// Values of the access format's %({name}e)s: names are lower case there, as in gunicorn.

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/text.h"
 #include "python/interpreter.h"
 
 namespace gcorn {
@@ -43,10 +42,6 @@ bool is_waiting(PyObject* greenlet) {
     const PyRef frame = attribute(greenlet, "gr_frame");
     PyErr_Clear();
     return frame && frame.get() != Py_None;
-}
-
-std::string name_of(const Exchange& exchange) {
-    return escape_for_log(exchange.head.method) + " " + escape_for_log(exchange.head.target);
 }
 
 }  // namespace
@@ -123,7 +118,7 @@ OverdueCalls CallWatch::interrupt(int64_t limit_ms) {
             look_again_in(call.interrupted_ms + kStuckCallMs - now_ms);
         } else {
             call.is_stuck = true;
-            stuck.push_back(name_of(*call.exchange));
+            stuck.push_back(request_label(*call.exchange));
         }
     }
     GCORN_END_CRITICAL_SECTION();
@@ -152,7 +147,8 @@ CallWatch::Reach CallWatch::interrupt_one(uint64_t serial, int64_t now_ms) {
         char age[32];
         std::snprintf(age, sizeof age, "%.1f",
                       static_cast<double>(now_ms - call->began_ms) / 1000.0);
-        report = "Request timeout: " + name_of(*call->exchange) + " has run for " + age + " s";
+        report =
+            "Request timeout: " + request_label(*call->exchange) + " has run for " + age + " s";
         const PyRef greenlet = PyRef::borrow(call->greenlet.get());
         const std::string stack = stack_of(call->thread_id, greenlet.get());
         if (!stack.empty()) report += "; it is here:\n" + stack;

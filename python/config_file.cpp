@@ -175,9 +175,9 @@ PyRef string_map_view(const StringMap& map) {
 /// The inverse of plain_value(). Raises.
 struct ToPython {
     PyRef operator()(std::monostate) const { return PyRef::borrow(Py_None); }
-    PyRef operator()(bool flag) const { return PyRef::borrow(flag ? Py_True : Py_False); }
-    PyRef operator()(int64_t number) const { return PyRef::steal(PyLong_FromLongLong(number)); }
-    PyRef operator()(double number) const { return PyRef::steal(PyFloat_FromDouble(number)); }
+    PyRef operator()(bool flag) const { return boolean(flag); }
+    PyRef operator()(int64_t value) const { return number(value); }
+    PyRef operator()(double value) const { return PyRef::steal(PyFloat_FromDouble(value)); }
     PyRef operator()(const std::string& text) const { return path_str(text); }
     PyRef operator()(const StringList& list) const { return string_list_view(list); }
     PyRef operator()(const StringMap& map) const { return string_map_view(map); }

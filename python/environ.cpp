@@ -314,16 +314,14 @@ PyObject* socket_repr(PyObject* self) {
 }
 
 void socket_dealloc(PyObject* self) {
-    PyTypeObject* type = Py_TYPE(self);
     Py_XDECREF(as_socket(self)->socket);
-    PyObject_Free(self);
-    Py_DECREF(type);
+    plain_dealloc(self);
 }
 
 PyType_Slot socket_slots[] = {
-    {Py_tp_getattro, reinterpret_cast<void*>(socket_getattr)},
-    {Py_tp_repr, reinterpret_cast<void*>(socket_repr)},
-    {Py_tp_dealloc, reinterpret_cast<void*>(socket_dealloc)},
+    {Py_tp_getattro, slot(socket_getattr)},
+    {Py_tp_repr, slot(socket_repr)},
+    {Py_tp_dealloc, slot(socket_dealloc)},
     {0, nullptr},
 };
 PyType_Spec socket_spec = {"gcorn.ClientSocket", sizeof(SocketObject), 0,
@@ -395,7 +393,6 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
     if (!set(t, n.identifier, n.empty)) return false;
     GCORN_ENVIRON_KEYS(GCORN_KEY_PLACE)
 #undef GCORN_KEY_PLACE
-    const auto boolean = [](bool value) { return PyRef::steal(PyBool_FromLong(value ? 1 : 0)); };
     for (const OwnKey& own : n.own)
         if (PyDict_SetItem(t, own.key, own.common) < 0) return false;
     const bool is_set =

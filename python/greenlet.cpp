@@ -33,10 +33,6 @@ const Library* library_of(const Config& cfg) {
     return nullptr;
 }
 
-Status python_failed(const std::string& what) {
-    return Error{kExitBootFailed, what + ": " + take_error_text(/*with_traceback=*/false)};
-}
-
 /// Keeps the memory in which new greenlets have their Python frames.
 ///
 /// CPython gives every stack of frames its own block straight from the kernel (16 KiB, since 3.11),
@@ -95,17 +91,17 @@ Status load_greenlet_library(const Config& cfg) {
     const WithGil gil;
     const PyRef version = call_object(name_in(run_embedded("hub"), "version_of"), utf8_str(name));
     int major = 0, minor = 0;
-    if (!version) return python_failed("worker class " + name);
+    if (!version) return python_error("worker class " + name, kExitBootFailed);
     if (version.get() == Py_None)
         return Error{kExitConfigError,
                      "worker class " + name + " needs the package " + wanted + hint};
     if (PyArg_ParseTuple(version.get(), "ii", &major, &minor) == 0)
-        return python_failed("version of " + name);
+        return python_error("version of " + name, kExitBootFailed);
     if (std::pair(major, minor) < std::pair(library->major, library->minor))
         return Error{kExitConfigError, "worker class " + name + " needs " + wanted + ", found " +
                                            std::to_string(major) + "." + std::to_string(minor) +
                                            hint};
-    if (!run_embedded(library->hub)) return python_failed("worker class " + name);
+    if (!run_embedded(library->hub)) return python_error("worker class " + name, kExitBootFailed);
     return {};
 }
 
@@ -114,7 +110,8 @@ Status patch_for_greenlets(const Config& cfg) {
     if (library == nullptr) return {};
     const WithGil gil;
     if (!call_object(name_in(run_embedded(library->hub), "patch")))
-        return python_failed(std::string("monkey patching for ") + library->worker_class);
+        return python_error(std::string("monkey patching for ") + library->worker_class,
+                            kExitBootFailed);
     return {};
 }
 
@@ -179,7 +176,7 @@ PyRef GreenletWorker::serve_arguments() {
         {"tend", tend_hub, METH_NOARGS, nullptr},
     };
     Facts arguments;
-    arguments.add("fd", PyRef::steal(PyLong_FromLong(ready_.load()->fd())));
+    arguments.add("fd", number(ready_.load()->fd()));
     for (PyMethodDef& method : methods)
         arguments.add(method.ml_name, native_function(method, this));
     return arguments.take();

@@ -23,14 +23,6 @@ constexpr const char* kAccessFailed = "Exception in the logger class's access()"
 /// How much of a body Python gets at a time (req.body).
 constexpr size_t kBodyPieceMax = 1 << 20;
 
-PyRef number(int64_t value) {
-    return PyRef::steal(PyLong_FromLongLong(value));
-}
-
-PyRef boolean(bool value) {
-    return PyRef::borrow(value ? Py_True : Py_False);
-}
-
 PyRef pair(PyRef first, PyRef second) {
     if (!first || !second) return {};
     return PyRef::steal(PyTuple_Pack(2, first.get(), second.get()));
@@ -314,10 +306,7 @@ bool PythonHooks::pre_request(Exchange& exchange) {
     requests_.erase(&exchange);  // of an earlier request that never came to its end
     const HookRef hook = worker_->context().cfg.pre_request;
     if (!hook) {
-        if (log_.enabled(Level::Debug)) {
-            log_.debug("%s %s", escape_for_log(exchange.head.method).c_str(),
-                       escape_for_log(exchange.head.target).c_str());
-        }
+        if (log_.enabled(Level::Debug)) log_.debug("%s", request_label(exchange).c_str());
         return true;
     }
     const PyRef views = add_natives() ? make_views(nullptr, worker_) : PyRef();

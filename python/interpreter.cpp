@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/text.h"
+#include "net/exchange.h"
 #include "os/process.h"
 #include "python/embedded.h"
 
@@ -98,13 +99,6 @@ std::string built_for(const std::string& path) {
     const std::string name = std::string("python") + kPythonVersion;
     const std::string directory = directory_on_path(path, name);
     return directory.empty() ? GCORN_PYTHON : directory + "/" + name;
-}
-
-// --- helpers of Python ---
-
-/// For functions that return a Status: takes the exception that is set.
-Error python_error(const std::string& what) {
-    return Error{0, what + ": " + take_error_text(false)};
 }
 
 }  // namespace
@@ -303,7 +297,7 @@ PyObject* Interpreter::handle_interrupt(PyObject* capsule, PyObject* arguments) 
     PyObject* frame = nullptr;
     if (PyArg_ParseTuple(arguments, "iO", &signal, &frame) == 0) return nullptr;
     native_self<Interpreter>(capsule).on_interrupt_(signal);
-    PyRef code = PyRef::steal(PyLong_FromLong(signal == SIGABRT ? 1 : 0));
+    PyRef code = number(signal == SIGABRT ? 1 : 0);
     if (code) PyErr_SetObject(PyExc_SystemExit, code.get());
     return nullptr;
 }
@@ -342,8 +336,7 @@ Status Interpreter::enable_traceback_dump(int fd) {
 Status Interpreter::set_spew(bool is_on) {
     WithGil gil;
     if (!spew_) spew_ = name_in(run_embedded("spew"), "spew");
-    if (!call_object(spew_, PyRef::borrow(is_on ? Py_True : Py_False)))
-        return python_error("start spew");
+    if (!call_object(spew_, boolean(is_on))) return python_error("start spew");
     return {};
 }
 
@@ -438,6 +431,14 @@ std::string take_error_text(bool with_traceback) {
     std::string text = joined_lines(call_object(import("traceback", formatter), exception));
     if (text.empty()) return Py_TYPE(exception.get())->tp_name;
     return with_traceback ? text : text.substr(text.rfind('\n') + 1);
+}
+
+Error python_error(const std::string& what, int code) {
+    return Error{code, what + ": " + take_error_text(false)};
+}
+
+std::string request_label(const Exchange& exchange) {
+    return escape_for_log(exchange.head.method) + " " + escape_for_log(exchange.head.target);
 }
 
 namespace {

@@ -128,6 +128,12 @@ private:
 /// with_traceback false: its last line only ("ValueError: bad value"). GIL held.
 [[nodiscard]] std::string take_error_text(bool with_traceback = true);
 
+/// The exception that is set as an Error: "WHAT: " and its last line; clears it. GIL held.
+[[nodiscard]] Error python_error(const std::string& what, int code = 1);
+
+/// "GET /path", for the log: what the client sent is escaped. Pure.
+[[nodiscard]] std::string request_label(const Exchange& exchange);
+
 /// Logs the exception that is set, and clears it: one record, `context` as its first line and the
 /// traceback below. The one place that prints tracebacks. GIL held; it is dropped for the write.
 void log_python_error(Logger& log, Level level, std::string_view context);

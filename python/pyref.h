@@ -11,6 +11,7 @@
 #include <structmember.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -290,7 +291,31 @@ inline void restore_exception(PyRef exception) {
 #endif
 }
 
+// --- numbers ---
+
+/// Raises (MemoryError only).
+[[nodiscard]] inline PyRef number(int64_t value) {
+    return PyRef::steal(PyLong_FromLongLong(value));
+}
+
+[[nodiscard]] inline PyRef boolean(bool value) {
+    return PyRef::borrow(value ? Py_True : Py_False);
+}
+
 // --- types made with PyType_FromSpec ---
+
+/// A function as a PyType_Slot holds it.
+template <typename Function>
+[[nodiscard]] void* slot(Function* function) {
+    return reinterpret_cast<void*>(function);
+}
+
+/// Py_tp_dealloc of objects that own nothing any more.
+inline void plain_dealloc(PyObject* object) {
+    PyTypeObject* type = Py_TYPE(object);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
 
 #if PY_VERSION_HEX >= 0x030C0000
 constexpr int kMemberObject = Py_T_OBJECT_EX;

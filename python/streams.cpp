@@ -17,11 +17,6 @@ constexpr size_t kCopyWithGilMax = 64 * 1024;
 constexpr size_t kLineBlockBytes = 64 * 1024;
 
 template <typename Function>
-void* slot(Function* function) {
-    return reinterpret_cast<void*>(function);
-}
-
-template <typename Function>
 PyCFunction method(Function* function) {
     return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
@@ -253,10 +248,8 @@ PyObject* input_next(PyObject* object) {
 }
 
 void input_dealloc(PyObject* object) {
-    PyTypeObject* type = Py_TYPE(object);
     Py_XDECREF(as_input(object)->block);
-    PyObject_Free(object);
-    Py_DECREF(type);
+    plain_dealloc(object);
 }
 
 PyMethodDef input_methods[] = {
@@ -368,12 +361,6 @@ PyObject* errors_flush(PyObject* self, PyObject*) {
     if (buffer_of(self) != nullptr) buffer_of(self)->flush();
     GCORN_END_CRITICAL_SECTION();
     Py_RETURN_NONE;
-}
-
-void plain_dealloc(PyObject* object) {
-    PyTypeObject* type = Py_TYPE(object);
-    PyObject_Free(object);
-    Py_DECREF(type);
 }
 
 PyMethodDef errors_methods[] = {

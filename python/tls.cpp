@@ -37,12 +37,6 @@ constexpr Py_ssize_t kReadBytes = 16 * 1024;
 /// More of a PEM file is not looked at before OpenSSL reads it.
 constexpr size_t kPemBytesMax = 1 << 20;
 
-/// The exception that is set, as a sentence; clears it.
-Error python_error(const std::string& what) {
-    const std::string text = take_error_text(/*with_traceback=*/false);
-    return Error{1, what + ": " + text};
-}
-
 PyRef as_bytes(std::string_view bytes) {
     return PyRef::steal(
         PyBytes_FromStringAndSize(bytes.data(), static_cast<Py_ssize_t>(bytes.size())));
@@ -121,7 +115,7 @@ private:
             info_ = PyRef::steal(PyObject_CallOneArg(tls_->peer_info.get(), object_.get()));
             if (!info_) return python_error("TLS handshake");
         }
-        const PyRef size = PyRef::steal(PyLong_FromSsize_t(kReadBytes));
+        const PyRef size = number(kReadBytes);
         while (!is_ended_) {
             const PyRef data = size ? call(object_.get(), "read", size.get()) : PyRef();
             if (!data) return wants_more("TLS", is_eof);
