@@ -95,9 +95,9 @@ Value plain_value(PyObject* object) {
 }
 
 /// A hook is imported if it is a dotted name, and must take its arguments. Error: the reason.
-Result<Value> hook_value(PyObject* bridge, const Setting& setting, PyObject* object) {
+Result<Value> hook_value(const Setting& setting, PyObject* object) {
     const PyRef hook =
-        PyRef::steal(PyObject_CallMethod(bridge, "check_hook", "Oi", object, setting.arity));
+        call_embedded("_gcorn", "check_hook", PyRef::borrow(object), number(setting.arity));
     if (!hook) {
         std::string reason = take_error_text(false);
         const std::string_view type = "TypeError: ";
@@ -113,10 +113,10 @@ Result<Value> hook_value(PyObject* bridge, const Setting& setting, PyObject* obj
 }
 
 /// The value of one setting. Error: only for hooks; other types are Config's to judge.
-Result<Value> setting_value(PyObject* bridge, const Setting& setting, PyObject* object) {
+Result<Value> setting_value(const Setting& setting, PyObject* object) {
     const bool is_reference = std::holds_alternative<HookRef Config::*>(setting.field);
     if (object == Py_None) return Value();
-    if (setting.is_hook()) return hook_value(bridge, setting, object);
+    if (setting.is_hook()) return hook_value(setting, object);
     if (setting.form == Form::Object &&
         PyDict_Check(object)) {  // logconfig_dict: nested, so it stays Python's
         if (PyDict_GET_SIZE(object) == 0) return Value();
@@ -129,7 +129,7 @@ Result<Value> setting_value(PyObject* bridge, const Setting& setting, PyObject* 
 }
 
 /// Settings and their near misses; the latter only for Config to ask whether they were meant.
-Status collect_values(PyObject* bridge, PyObject* names, ConfigFile& file) {
+Status collect_values(PyObject* names, ConfigFile& file) {
     PyObject *key = nullptr, *object = nullptr;  // borrowed; `names` is our own copy
     Py_ssize_t position = 0;
     while (PyDict_Next(names, &position, &key, &object)) {
@@ -139,7 +139,7 @@ Status collect_values(PyObject* bridge, PyObject* names, ConfigFile& file) {
             continue;
         }
         if (const Setting* setting = find_setting(name)) {
-            auto value = setting_value(bridge, *setting, object);
+            auto value = setting_value(*setting, object);
             if (!value) return value.error();
             file.values.emplace_back(name, std::move(*value));
         } else if (!nearest_setting(name).empty()) {
@@ -192,12 +192,8 @@ struct ToPython {
 
 Result<ConfigFile> load_config_file(const std::string& location, const std::string& directory) {
     WithGil gil;
-    const PyRef bridge = embedded_module("_gcorn");
-    const PyRef where = bridge ? path_str(location) : PyRef();
-    const PyRef base = where ? path_str(directory) : PyRef();
-    if (!base) return python_failure();
-    const PyRef result = PyRef::steal(
-        PyObject_CallMethod(bridge.get(), "run_config", "OO", where.get(), base.get()));
+    const PyRef result =
+        call_embedded("_gcorn", "run_config", path_str(location), path_str(directory));
     PyObject *names = nullptr, *warnings = nullptr, *failure = nullptr;  // borrowed from result
     int status = 1;
     if (!result || !PyArg_ParseTuple(result.get(), "OOOi", &names, &warnings, &failure, &status)) {
@@ -208,7 +204,7 @@ Result<ConfigFile> load_config_file(const std::string& location, const std::stri
         std::string text;
         return text_of(failure, text) ? Error{status, std::move(text)} : python_failure();
     }
-    if (Status collected = collect_values(bridge.get(), names, file); !collected) {
+    if (Status collected = collect_values(names, file); !collected) {
         return collected.error();
     }
     if (!string_list(warnings, file.warnings)) return python_failure();
@@ -224,14 +220,12 @@ HookRef make_hook_ref(PyObject* object, std::string name) {
 }
 
 PyRef make_config_view(const Config& cfg) {
-    const PyRef bridge = embedded_module("_gcorn");
-    if (!bridge) return {};
     Facts values;
     for (const Setting& setting : settings()) {
         if (setting.field.index() == 0) continue;  // out of scope, or without effect
         values.add(setting.name.data(), std::visit(ToPython{}, field_value(cfg, setting)));
     }
-    return call_object(attribute(bridge.get(), "make_config"), values.take());
+    return call_embedded("_gcorn", "make_config", values.take());
 }
 
 }  // namespace gcorn

@@ -30,6 +30,15 @@ namespace gcorn {
 /// import `name`, one of the modules. Installs the finder if need be. Raises.
 [[nodiscard]] PyRef embedded_module(const char* name);
 
+/// A call of a module's function; null if an argument, a PyRef, is. Raises.
+template <typename... Arguments>
+[[nodiscard]] PyRef call_embedded(const char* module, const char* function,
+                                  const Arguments&... arguments) {
+    if (!(arguments && ...)) return {};
+    const PyRef imported = embedded_module(module);
+    return imported ? call_object(attribute(imported.get(), function), arguments...) : PyRef();
+}
+
 /// True if sys.modules has `name`. Never raises.
 [[nodiscard]] bool is_imported(const char* name);
 

@@ -1,7 +1,6 @@
 #include "python/hooks.h"
 
 #include <algorithm>
-#include <array>
 #include <memory>
 #include <utility>
 
@@ -63,21 +62,12 @@ PyRef server_facts(const Arbiter& arbiter) {
         .take();
 }
 
-/// _gcorn.function(...); the arguments as for Py_BuildValue. Raises.
-template <typename... Arguments>
-PyRef call_bridge(const char* function, const char* format, Arguments... arguments) {
-    const PyRef bridge = embedded_module("_gcorn");
-    if (!bridge) return {};
-    return PyRef::steal(PyObject_CallMethod(bridge.get(), function, format, arguments...));
-}
-
 /// (server, worker), each None if its argument is null. Raises.
 PyRef make_views(const Arbiter* arbiter, const Worker* worker) {
     const PyRef server = arbiter != nullptr ? server_facts(*arbiter) : PyRef::borrow(Py_None);
     if (!server) return {};
     const PyRef own = worker != nullptr ? worker_facts(*worker) : PyRef::borrow(Py_None);
-    if (!own) return {};
-    return call_bridge("views", "OO", server.get(), own.get());
+    return call_embedded("_gcorn", "views", server, own);
 }
 
 // --- req and resp ---
@@ -139,7 +129,7 @@ PyRef make_request(Exchange& exchange) {
             .add("_should_close", boolean(!head.keep_alive))
             .add("_exchange", exchange_capsule(exchange))
             .take();
-    return facts ? call_bridge("request", "O", facts.get()) : PyRef();
+    return call_embedded("_gcorn", "request", facts);
 }
 
 /// The application's fields, from "Name: value\r\n"….
@@ -177,7 +167,7 @@ PyRef make_response(const Exchange& exchange) {
                             .add("app_us", number(exchange.app_us))
                             .add("queue_us", number(exchange.taken_us != 0 ? queue_us : 0))
                             .take();
-    return facts ? call_bridge("response", "O", facts.get()) : PyRef();
+    return call_embedded("_gcorn", "response", facts);
 }
 
 /// read_body(capsule, position, n) → bytes, b"" at the end. Raises OSError as wsgi.input would.
@@ -312,9 +302,9 @@ bool PythonHooks::pre_request(Exchange& exchange) {
     const PyRef views = add_natives() ? make_views(nullptr, worker_) : PyRef();
     PyObject* request = views ? request_view(exchange) : nullptr;
     if (request == nullptr) return false;
-    const std::array<PyObject*, 2> arguments = {PyTuple_GET_ITEM(views.get(), 1), request};
-    return static_cast<bool>(PyRef::steal(PyObject_Vectorcall(
-        static_cast<PyObject*>(hook.object.get()), arguments.data(), arguments.size(), nullptr)));
+    return static_cast<bool>(PyRef::steal(
+        PyObject_CallFunctionObjArgs(static_cast<PyObject*>(hook.object.get()),
+                                     PyTuple_GET_ITEM(views.get(), 1), request, nullptr)));
 }
 
 bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
@@ -327,24 +317,21 @@ bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
     const PyRef response = request && environ ? make_response(exchange) : PyRef();
     if (!response) return false;
     if (logging_.takes_over() && environ_or_null != nullptr && response.get() != Py_None) {
-        write_access(exchange, request.get(), environ.get(), response.get());
+        write_access(exchange, request, environ, response);
     }
     if (!hook) return true;
     const PyRef views = make_views(nullptr, worker_);
     if (!views) return false;
-    const std::array<PyObject*, 4> arguments = {PyTuple_GET_ITEM(views.get(), 1), request.get(),
-                                                environ.get(), response.get()};
-    return static_cast<bool>(PyRef::steal(PyObject_Vectorcall(
-        static_cast<PyObject*>(hook.object.get()), arguments.data(), arguments.size(), nullptr)));
+    return static_cast<bool>(PyRef::steal(PyObject_CallFunctionObjArgs(
+        static_cast<PyObject*>(hook.object.get()), PyTuple_GET_ITEM(views.get(), 1), request.get(),
+        environ.get(), response.get(), nullptr)));
 }
 
-void PythonHooks::write_access(Exchange& exchange, PyObject* request, PyObject* environ,
-                               PyObject* response) {
-    const PyRef module = embedded_module("_gcorn_logging");
+void PythonHooks::write_access(const Exchange& exchange, const PyRef& request, const PyRef& environ,
+                               const PyRef& response) {
     const int64_t end_us = exchange.done_us != 0 ? exchange.done_us : monotonic_us();
-    if (!module ||
-        !PyRef::steal(PyObject_CallMethod(module.get(), "access", "OOOL", response, request,
-                                          environ, end_us - exchange.received_us))) {
+    if (!call_embedded("_gcorn_logging", "access", response, request, environ,
+                       number(end_us - exchange.received_us))) {
         log_python_error(log_, Level::Error, kAccessFailed);
     }
 }
@@ -355,15 +342,12 @@ bool PythonHooks::logs_requests() const {
 
 void PythonHooks::request_refused(Exchange& exchange) {
     WithGil gil;
-    const PyRef module = embedded_module("_gcorn_logging");
     const PyRef request = add_natives() ? make_request(exchange) : PyRef();
-    const PyRef response = make_response(exchange);
-    const PyRef address = latin1_str(exchange.facts->remote_addr);
-    const PyRef protocol = latin1_str(exchange.head.protocol);
-    if (!module || !request || !response || !address || !protocol ||
-        !PyRef::steal(PyObject_CallMethod(module.get(), "refused", "OOOOL", response.get(),
-                                          request.get(), address.get(), protocol.get(),
-                                          monotonic_us() - exchange.received_us))) {
+    const PyRef response = request ? make_response(exchange) : PyRef();
+    if (!response ||
+        !call_embedded("_gcorn_logging", "refused", response, request,
+                       latin1_str(exchange.facts->remote_addr), latin1_str(exchange.head.protocol),
+                       number(monotonic_us() - exchange.received_us))) {
         log_python_error(log_, Level::Error, kAccessFailed);
     }
 }

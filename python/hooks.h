@@ -83,7 +83,8 @@ private:
     Status run(Member hook, Arbiter* arbiter, Worker* worker = nullptr,
                std::initializer_list<int> numbers = {});
     bool add_natives();
-    void write_access(Exchange& exchange, PyObject* request, PyObject* environ, PyObject* response);
+    void write_access(const Exchange& exchange, const PyRef& request, const PyRef& environ,
+                      const PyRef& response);
     PyObject* request_view(Exchange& exchange);
 
     Logger& log_;

@@ -85,10 +85,12 @@ PyObject* native_config(PyObject* self, PyObject*) {
     return make_config_view(native_self<const Config>(self)).release();
 }
 
-PyMethodDef kWrite = {"write", native_write, METH_VARARGS, nullptr};
-PyMethodDef kWriteRaw = {"write_raw", native_write_raw, METH_O, nullptr};
-PyMethodDef kWriteAccess = {"write_access", native_write_access, METH_O, nullptr};
-PyMethodDef kErrorFd = {"error_fd", native_error_fd, METH_NOARGS, nullptr};
+PyMethodDef kOfLogger[] = {
+    {"write", native_write, METH_VARARGS, nullptr},
+    {"write_raw", native_write_raw, METH_O, nullptr},
+    {"write_access", native_write_access, METH_O, nullptr},
+    {"error_fd", native_error_fd, METH_NOARGS, nullptr},
+};
 PyMethodDef kConfig = {"config", native_config, METH_NOARGS, nullptr};
 
 /// The next config() asks C++ again. Raises.
@@ -96,14 +98,6 @@ bool forget_config() {
     if (!is_imported("_gcorn")) return true;
     const PyRef bridge = import("_gcorn");
     return bridge && PyObject_SetAttrString(bridge.get(), "_config", Py_None) == 0;
-}
-
-/// _gcorn_logging.function(...); the arguments as for Py_BuildValue. Raises.
-template <typename... Arguments>
-bool call_logging(const char* function, const char* format, Arguments... arguments) {
-    const PyRef module = embedded_module("_gcorn_logging");
-    return module &&
-           PyRef::steal(PyObject_CallMethod(module.get(), function, format, arguments...));
 }
 
 }  // namespace
@@ -146,13 +140,9 @@ Status PythonLogging::configure(const Config& cfg) {
 Status PythonLogging::set_up(bool takes_over) {
     if (!install_gunicorn_stub() || !add_natives() || !forget_config()) return failure();
     if (takes_over || is_imported("logging")) {
-        return call_logging("configure", nullptr) ? Status() : failure();
+        return call_embedded("_gcorn_logging", "configure") ? Status() : failure();
     }
-    const PyRef finder = import("_gcorn_finder");
-    if (!finder || !PyRef::steal(PyObject_CallMethod(finder.get(), "watch_logging", nullptr))) {
-        return failure();
-    }
-    return {};
+    return call_object(import("_gcorn_finder", "watch_logging")) ? Status() : failure();
 }
 
 Status PythonLogging::failure() {
@@ -166,8 +156,7 @@ Status PythonLogging::failure() {
 }
 
 bool PythonLogging::add_natives() {
-    return add_native(kWrite, &log_) && add_native(kWriteRaw, &log_) &&
-           add_native(kWriteAccess, &log_) && add_native(kErrorFd, &log_) &&
+    return std::ranges::all_of(kOfLogger, [this](auto& one) { return add_native(one, &log_); }) &&
            add_native(kConfig, &cfg_);
 }
 
@@ -180,8 +169,9 @@ void PythonLogging::error_record(Level level, std::string_view message) {
     PyRef pending = take_exception();  // whoever logs may be about to handle one
     const LoggedError error = error_being_logged();
     const PyRef text = utf8_str(error.exception == nullptr ? message : error.context);
-    PyObject* exception = error.exception == nullptr ? Py_None : error.exception;
-    if (!text || !call_logging("record", "sOO", level_method(level), text.get(), exception)) {
+    const PyRef exception = PyRef::borrow(error.exception == nullptr ? Py_None : error.exception);
+    if (!call_embedded("_gcorn_logging", "record", utf8_str(level_method(level)), text,
+                       exception)) {
         log_.write_raw(std::string(message) + "\n" + take_error_text());
     }
     if (pending) restore_exception(std::move(pending));
@@ -190,9 +180,7 @@ void PythonLogging::error_record(Level level, std::string_view message) {
 void PythonLogging::reopened() {
     if (Py_IsInitialized() == 0) return;
     WithGil gil;
-    const PyRef module = embedded_module("_gcorn_logging");
-    const PyRef logger =
-        module ? PyRef::steal(PyObject_CallMethod(module.get(), "current", nullptr)) : PyRef();
+    const PyRef logger = call_embedded("_gcorn_logging", "current");
     if (!logger || !PyRef::steal(PyObject_CallMethod(logger.get(), "reopen_files", nullptr))) {
         log_.write_raw("Log files cannot be reopened: " + take_error_text());
     }
