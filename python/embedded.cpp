@@ -31,6 +31,9 @@ constexpr Text kTexts[] = {
 {"eventlet_hub",
 #include "python/eventlet_hub.py"
 },
+{"file_wrapper",
+#include "python/file_wrapper.py"
+},
 {"finder",
 #include "python/finder.py"
 },

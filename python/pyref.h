@@ -318,11 +318,9 @@ inline void plain_dealloc(PyObject* object) {
 }
 
 #if PY_VERSION_HEX >= 0x030C0000
-constexpr int kMemberObject = Py_T_OBJECT_EX;
 constexpr int kMemberSize = Py_T_PYSSIZET;
 constexpr int kMemberReadOnly = Py_READONLY;
 #else
-constexpr int kMemberObject = T_OBJECT_EX;
 constexpr int kMemberSize = T_PYSSIZET;
 constexpr int kMemberReadOnly = READONLY;
 #endif

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "python/embedded.h"
+
 namespace gcorn {
 namespace {
 
@@ -88,7 +90,8 @@ bool bytes_received(InputObject* self, uint64_t& received) {
     return true;
 }
 
-/// Reads exactly `size` bytes, all of them received, of the spool file. 0 or errno.
+/// Reads exactly `size` bytes, all of them received, of the spool file. 0 or errno. Not by
+/// Spool::read_at(), which looks at the spool's size: the leader may be appending.
 int read_file(int file, uint64_t position, char* out, size_t size) {
     while (size > 0) {
         const ssize_t got = ::pread(file, out, size, static_cast<off_t>(position));
@@ -237,10 +240,6 @@ PyObject* input_readlines(PyObject* object, PyObject* const* arguments, Py_ssize
     return lines.release();
 }
 
-PyObject* return_self(PyObject* self) {
-    return PyRef::borrow(self).release();
-}
-
 PyObject* input_next(PyObject* object) {
     PyRef line = read_line(as_input(object), kEverything);
     if (line && PyBytes_GET_SIZE(line.get()) == 0) return nullptr;  // ends the iteration
@@ -260,7 +259,7 @@ PyMethodDef input_methods[] = {
 };
 PyType_Slot input_slots[] = {
     {Py_tp_methods, input_methods},
-    {Py_tp_iter, slot(return_self)},
+    {Py_tp_iter, slot(PyObject_SelfIter)},
     {Py_tp_iternext, slot(input_next)},
     {Py_tp_dealloc, slot(input_dealloc)},
     {0, nullptr},
@@ -379,108 +378,17 @@ PyType_Spec errors_spec = {"gcorn.Errors", sizeof(ErrorsObject), 0,
 
 // --------------------------------------------------------------------------- wsgi.file_wrapper
 
-constexpr Py_ssize_t kFileBlockBytes = 8192;
-
-struct FileWrapperObject {
-    PyObject_HEAD PyObject* filelike;
-    PyObject* close;  ///< the file's own close; null, and so no attribute, if it has none
-    Py_ssize_t block_size;
-};
-
-FileWrapperObject* as_wrapper(PyObject* object) {
-    return reinterpret_cast<FileWrapperObject*>(object);
-}
-
-PyObject* wrapper_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords) {
-    static const char* const names[] = {"filelike", "blksize", nullptr};
-    PyObject* filelike = nullptr;
-    Py_ssize_t block_size = kFileBlockBytes;
-    if (PyArg_ParseTupleAndKeywords(arguments, keywords, "O|n:file_wrapper",
-                                    const_cast<char**>(names), &filelike, &block_size) == 0)
-        return nullptr;
-    PyRef close_name = PyRef::steal(PyUnicode_InternFromString("close"));
-    PyRef close;
-    if (!close_name || !optional_attribute(filelike, close_name.get(), close)) return nullptr;
-    PyObject* object = type->tp_alloc(type, 0);
-    if (object == nullptr) return nullptr;
-    as_wrapper(object)->filelike = PyRef::borrow(filelike).release();  // the object owns both
-    as_wrapper(object)->close = close.release();
-    as_wrapper(object)->block_size = block_size;
-    return object;
-}
-
-/// The next block; empty at the end, whatever type the file's read() answers with. Raises.
-PyRef next_block(PyObject* object) {
-    FileWrapperObject* self = as_wrapper(object);
-    return PyRef::steal(PyObject_CallMethod(self->filelike, "read", "n", self->block_size));
-}
-
-PyObject* wrapper_next(PyObject* object) {
-    PyRef block = next_block(object);
-    if (block && PyObject_IsTrue(block.get()) == 1) return block.release();
-    return nullptr;  // the end, or an exception
-}
-
-/// The iteration of the oldest Python, which gunicorn's class still offers.
-PyObject* wrapper_item(PyObject* object, Py_ssize_t) {
-    PyObject* block = wrapper_next(object);
-    if (block == nullptr && PyErr_Occurred() == nullptr)
-        PyErr_SetString(PyExc_IndexError, "end of file");
-    return block;
-}
-
-int wrapper_traverse(PyObject* object, visitproc visit, void* arg) {
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(as_wrapper(object)->filelike);
-    Py_VISIT(as_wrapper(object)->close);
-    return 0;
-}
-
-int wrapper_clear(PyObject* object) {
-    Py_CLEAR(as_wrapper(object)->filelike);
-    Py_CLEAR(as_wrapper(object)->close);
-    return 0;
-}
-
-void wrapper_dealloc(PyObject* object) {
-    PyTypeObject* type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
-    wrapper_clear(object);
-    type->tp_free(object);
-    Py_DECREF(type);
-}
-
-PyMemberDef wrapper_members[] = {
-    {"filelike", kMemberObject, offsetof(FileWrapperObject, filelike), kMemberReadOnly, nullptr},
-    {"close", kMemberObject, offsetof(FileWrapperObject, close), kMemberReadOnly, nullptr},
-    {"blksize", kMemberSize, offsetof(FileWrapperObject, block_size), kMemberReadOnly, nullptr},
-    {nullptr, 0, 0, 0, nullptr},
-};
-PyType_Slot wrapper_slots[] = {
-    {Py_tp_new, slot(wrapper_new)},
-    {Py_tp_members, wrapper_members},
-    {Py_tp_iter, slot(return_self)},
-    {Py_tp_iternext, slot(wrapper_next)},
-    {Py_sq_item, slot(wrapper_item)},
-    {Py_tp_traverse, slot(wrapper_traverse)},
-    {Py_tp_clear, slot(wrapper_clear)},
-    {Py_tp_dealloc, slot(wrapper_dealloc)},
-    {0, nullptr},
-};
-PyType_Spec wrapper_spec = {"gcorn.FileWrapper", sizeof(FileWrapperObject), 0,
-                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, wrapper_slots};
-
 /// An integer that a method without arguments returns; false, without exception, if it has none.
-bool call_for_integer(PyObject* object, const char* name, long long& value) {
-    PyRef result = PyRef::steal(PyObject_CallMethod(object, name, nullptr));
+bool call_for_integer(const PyRef& object, const char* name, long long& value) {
+    PyRef result = PyRef::steal(PyObject_CallMethod(object.get(), name, nullptr));
     value = result ? PyLong_AsLongLong(result.get()) : -1;
     if (PyErr_Occurred() == nullptr) return value >= 0;
     PyErr_Clear();
     return false;
 }
 
-bool is_exactly(PyObject* object, const PyRef& type) {
-    return reinterpret_cast<PyObject*>(Py_TYPE(object)) == type.get();
+bool is_exactly(const PyRef& object, const PyRef& type) {
+    return reinterpret_cast<PyObject*>(Py_TYPE(object.get())) == type.get();
 }
 
 }  // namespace
@@ -499,7 +407,7 @@ bool Streams::prepare(Logger& log) {
     errors_buffer_ = std::make_unique<ErrorsBuffer>(log);
     input_type_.reset(PyType_FromSpec(&input_spec));
     errors_type_.reset(input_type_ ? PyType_FromSpec(&errors_spec) : nullptr);
-    file_wrapper_.reset(errors_type_ ? PyType_FromSpec(&wrapper_spec) : nullptr);
+    if (errors_type_) file_wrapper_ = name_in(run_embedded("file_wrapper"), "FileWrapper");
     if (!file_wrapper_) return false;
     no_input_ = new_input(input_type_, nullptr);
     auto* errors = PyObject_New(ErrorsObject, reinterpret_cast<PyTypeObject*>(errors_type_.get()));
@@ -535,20 +443,15 @@ void Streams::flush_errors() const {
 }
 
 bool Streams::real_file(PyObject* wrapper, FileRange& range) const {
-    PyObject* file = as_wrapper(wrapper)->filelike;
-    if (file == nullptr) return false;
-    if (!is_exactly(file, file_io_)) {
-        if (!is_exactly(file, buffered_reader_) && !is_exactly(file, buffered_random_))
-            return false;
-        PyRef raw = attribute(file, "raw");
-        // What a BufferedRandom was given to write must be in the file before the kernel reads it.
-        PyRef flushed = raw && is_exactly(raw.get(), file_io_)
-                            ? PyRef::steal(PyObject_CallMethod(file, "flush", nullptr))
-                            : PyRef();
-        if (!flushed) {
-            PyErr_Clear();
-            return false;
-        }
+    const PyRef file = attribute(wrapper, "filelike");
+    const bool is_buffered =
+        file && (is_exactly(file, buffered_reader_) || is_exactly(file, buffered_random_));
+    const PyRef raw = is_buffered ? attribute(file.get(), "raw") : PyRef::borrow(file.get());
+    // What a BufferedRandom was given to write must be in the file before the kernel reads it.
+    if (!raw || !is_exactly(raw, file_io_) ||
+        !PyRef::steal(PyObject_CallMethod(file.get(), "flush", nullptr))) {
+        PyErr_Clear();
+        return false;
     }
     long long fd = -1, offset = -1;
     struct stat status;
