@@ -31,8 +31,7 @@ std::string stack_of(unsigned long thread_id, PyObject* greenlet_or_null) {
         PyErr_Clear();
         const PyRef frames = call_object(import("sys", "_current_frames"));
         const PyRef key = PyRef::steal(PyLong_FromUnsignedLong(thread_id));
-        frame = frames && key ? PyRef::borrow(PyDict_GetItemWithError(frames.get(), key.get()))
-                              : PyRef();
+        if (frames && key) frame = PyRef::borrow(PyDict_GetItemWithError(frames.get(), key.get()));
     }
     const PyRef format = frame ? import("traceback", "format_stack") : PyRef();
     return joined_lines(call_object(format, frame));
@@ -186,10 +185,8 @@ CallWatch::Reach CallWatch::reach(Running& call) {
 bool CallWatch::catch_wake_signal() {
     static PyMethodDef method = {"gcorn_request_timeout", on_wake_signal, METH_VARARGS, nullptr};
     if (wake_signal() == 0) return false;
-    const PyRef handler = native_function(method, this);
-    const PyRef set_handler = handler ? import("_signal", "signal") : PyRef();
-    return set_handler && PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO", wake_signal(),
-                                                             handler.get()));
+    return static_cast<bool>(call_object(import("_signal", "signal"), number(wake_signal()),
+                                         native_function(method, this)));
 }
 
 /// Raises in the call that this signal was for, if it is the one that runs.

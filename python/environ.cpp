@@ -272,13 +272,10 @@ PyObject* real_socket(SocketObject* self) {
         PyErr_SetString(PyExc_OSError, fd.message().c_str());
         return nullptr;
     }
-    PyRef type = import("socket", "socket");
-    PyRef arguments = type ? PyRef::steal(PyTuple_New(0)) : PyRef();
-    PyRef keywords =
-        arguments ? PyRef::steal(Py_BuildValue("{s:i}", "fileno", fd->get())) : PyRef();
-    if (!keywords) return nullptr;
-    self->socket = PyObject_Call(type.get(), arguments.get(), keywords.get());
-    if (self->socket == nullptr) return nullptr;
+    PyRef socket = call_with_names(import("socket", "socket"),
+                                   Facts().add("fileno", number(fd->get())).take());
+    if (!socket) return nullptr;
+    self->socket = socket.release();
     (void)fd->release();  // the socket object closes it
     // Libraries made for gunicorn expect the blocking socket that its workers hand out.
     PyRef done = PyRef::steal(PyObject_CallMethod(self->socket, "setblocking", "i", 1));

@@ -135,10 +135,8 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         const PyRef function = name_in(names, "serve");
         sleep_ = name_in(names, "sleep");
         const PyRef arguments = function ? serve_arguments() : PyRef();
-        const PyRef empty = arguments ? PyRef::steal(PyTuple_New(0)) : PyRef();
-        if (empty) report_ready();
-        PyRef done;
-        if (empty) done.reset(PyObject_Call(function.get(), empty.get(), arguments.get()));
+        if (arguments) report_ready();
+        const PyRef done = call_with_names(function, arguments);
         // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else a failure of the hub.
         if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
             PyErr_Clear();

@@ -136,11 +136,9 @@ void for_standard_streams(Call call) {
 /// several workers mix.
 bool buffer_lines(PyObject* stream) {
     const PyRef reconfigure = PyRef::steal(PyObject_GetAttrString(stream, "reconfigure"));
-    const PyRef none = PyRef::steal(PyTuple_New(0));
-    const PyRef settings =
-        PyRef::steal(Py_BuildValue("{sOsO}", "line_buffering", Py_True, "write_through", Py_False));
-    return reconfigure && none && settings &&
-           PyRef::steal(PyObject_Call(reconfigure.get(), none.get(), settings.get()));
+    return static_cast<bool>(call_with_names(
+        reconfigure,
+        Facts().add("line_buffering", boolean(true)).add("write_through", boolean(false)).take()));
 }
 
 }  // namespace
@@ -235,17 +233,13 @@ void Interpreter::after_fork_child() {
 void Interpreter::set_environment(const std::string& name, const std::string* value_or_null) {
     WithGil gil;
     // os.environ calls setenv and unsetenv itself, so both views stay the same.
-    PyRef environ = import("os", "environ");
-    PyRef key = path_str(name);
-    bool done = false;
-    if (environ && key && value_or_null != nullptr) {
-        PyRef value = path_str(*value_or_null);
-        done = value && PyObject_SetItem(environ.get(), key.get(), value.get()) == 0;
-    } else if (environ && key) {
-        const int present = PySequence_Contains(environ.get(), key.get());
-        done = present == 0 || (present == 1 && PyObject_DelItem(environ.get(), key.get()) == 0);
-    }
-    if (!done) report("Setting environment variable " + name);
+    const PyRef environ = import("os", "environ");
+    const PyRef change =
+        environ ? attribute(environ.get(), value_or_null != nullptr ? "__setitem__" : "pop")
+                : PyRef();
+    const PyRef value =
+        value_or_null != nullptr ? path_str(*value_or_null) : PyRef::borrow(Py_None);
+    if (!call_object(change, path_str(name), value)) report("Setting environment variable " + name);
 }
 
 Status Interpreter::prepend_path(const std::string& directory) {
@@ -306,17 +300,14 @@ Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
     static PyMethodDef method = {"gcorn_interrupt", handle_interrupt, METH_VARARGS, nullptr};
     on_interrupt_ = std::move(on_interrupt);
     WithGil gil;
-    PyRef handler = native_function(method, this);
-    PyRef set_handler = handler ? import("_signal", "signal") : PyRef();
-    PyRef ignore = set_handler ? import("_signal", "SIG_IGN") : PyRef();
-    PyRef at_exit = ignore ? import("atexit", "register") : PyRef();
+    const PyRef handler = native_function(method, this);
+    const PyRef set_handler = import("_signal", "signal"), ignore = import("_signal", "SIG_IGN");
+    const PyRef at_exit = import("atexit", "register");
     for (const int signal : {SIGINT, SIGQUIT, SIGABRT}) {
         // What is left of Py_FinalizeEx() after the exit functions would run with the default
         // actions, and those of QUIT and ABRT leave a core file behind.
-        if (!at_exit ||
-            !PyRef::steal(PyObject_CallFunction(set_handler.get(), "iO", signal, handler.get())) ||
-            !PyRef::steal(PyObject_CallFunction(at_exit.get(), "OiO", set_handler.get(), signal,
-                                                ignore.get())))
+        if (!call_object(set_handler, number(signal), handler) ||
+            !call_object(at_exit, set_handler, number(signal), ignore))
             return python_error("install the worker's signal handlers");
     }
     return {};
@@ -324,13 +315,10 @@ Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
 
 Status Interpreter::enable_traceback_dump(int fd) {
     WithGil gil;
-    PyRef module = import("faulthandler");
-    PyRef registered = module
-                           ? PyRef::steal(PyObject_CallMethod(module.get(), "register", "iiOO",
-                                                              dump_signal(), fd, Py_True, Py_False))
-                           : PyRef();
-    dumps_tracebacks_ = static_cast<bool>(registered);
-    return registered ? Status::ok() : python_error("prepare stack dumps");
+    dumps_tracebacks_ =
+        static_cast<bool>(call_object(import("faulthandler", "register"), number(dump_signal()),
+                                      number(fd), boolean(true), boolean(false)));
+    return dumps_tracebacks_ ? Status::ok() : python_error("prepare stack dumps");
 }
 
 Status Interpreter::set_spew(bool is_on) {

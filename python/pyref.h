@@ -216,6 +216,12 @@ template <typename... Arguments>
     return PyRef::steal(PyObject_Vectorcall(callable.get(), list, sizeof...(arguments), nullptr));
 }
 
+/// callable(**names), a dict; null if one of them is. Raises.
+[[nodiscard]] inline PyRef call_with_names(const PyRef& callable, const PyRef& names) {
+    if (!callable || !names) return {};
+    return PyRef::steal(PyObject_VectorcallDict(callable.get(), nullptr, 0, names.get()));
+}
+
 /// A Python function in C++. definition: static storage. self: what native_self() gives back inside
 /// the function; outlives its use. Raises.
 [[nodiscard]] inline PyRef native_function(PyMethodDef& definition, void* self) {

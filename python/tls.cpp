@@ -154,25 +154,17 @@ private:
     bool is_ended_ = false;
 };
 
-PyRef text_or_none(const std::string& text) {
-    if (text.empty()) return PyRef::borrow(Py_None);
-    return path_str(text);
-}
-
 /// Raises.
-PyRef make_ssl_context(const Config& cfg, PyObject* make) {
-    const PyRef view = cfg.ssl_context ? make_config_view(cfg) : PyRef::borrow(Py_None);
-    const PyRef certfile = text_or_none(cfg.certfile);
-    const PyRef keyfile = text_or_none(cfg.keyfile);
-    const PyRef ca_certs = text_or_none(cfg.ca_certs);
-    const PyRef ciphers = text_or_none(cfg.ciphers);
-    if (!view || !certfile || !keyfile || !ca_certs || !ciphers) return {};
-    PyObject* hook =
-        cfg.ssl_context ? static_cast<PyObject*>(cfg.ssl_context.object.get()) : Py_None;
-    return PyRef::steal(PyObject_CallFunction(make, "OOiOOOiO", view.get(), hook,
-                                              static_cast<int>(cfg.suppress_ragged_eofs),
-                                              certfile.get(), keyfile.get(), ca_certs.get(),
-                                              static_cast<int>(cfg.cert_reqs), ciphers.get()));
+PyRef make_ssl_context(const Config& cfg, const PyRef& make) {
+    const auto hook = PyRef::borrow(static_cast<PyObject*>(cfg.ssl_context.object.get()));
+    const auto none = PyRef::borrow(Py_None);
+    const auto text = [](const std::string& value) {
+        return value.empty() ? PyRef::borrow(Py_None) : path_str(value);
+    };
+    const PyRef view = hook ? make_config_view(cfg) : PyRef::borrow(Py_None);
+    return call_object(make, view, hook ? hook : none, boolean(cfg.suppress_ragged_eofs),
+                       text(cfg.certfile), text(cfg.keyfile), text(cfg.ca_certs),
+                       number(cfg.cert_reqs), text(cfg.ciphers));
 }
 
 /// What a PEM file must hold; OpenSSL says "[SSL] PEM lib" if it holds something else.
@@ -236,10 +228,9 @@ Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg) {
     const PyRef names = run_embedded("tls");
     if (!names) return python_error("cannot set up TLS");
     auto tls = std::make_shared<TlsContext>();
-    // PyDict_GetItemString gives borrowed references.
-    tls->context = make_ssl_context(cfg, PyDict_GetItemString(names.get(), "make_context"));
+    tls->context = make_ssl_context(cfg, name_in(names, "make_context"));
     if (!tls->context) return python_error(files_of(cfg));
-    tls->peer_info = PyRef::borrow(PyDict_GetItemString(names.get(), "PeerInfo"));
+    tls->peer_info = name_in(names, "PeerInfo");
     tls->memory_bio = import("ssl", "MemoryBIO");
     tls->want_read = import("ssl", "SSLWantReadError");
     tls->zero_return = import("ssl", "SSLZeroReturnError");
