@@ -1,6 +1,5 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
-"""The life of a worker of the classes gevent and eventlet; gevent_hub.py or eventlet_hub.py adds the rest.
-"""
+"""What a greenlet worker does in its hub, with the names that gevent_hub.py or eventlet_hub.py adds."""
 
 
 def version_of(name):

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "config.h"
+#include "python/embedded.h"
 #include "tests/support/wsgi_harness.h"
 
 namespace gcorn {
@@ -430,6 +431,21 @@ TEST(InterpreterShared, ThreadsAreThreadingThreadsWithoutTheGil) {
     EXPECT_TRUE(python.join_threads(5000));
     EXPECT_EQ(without_gil, 3);
     EXPECT_EQ(indices, 7u);
+}
+
+TEST(InterpreterShared, LinesOfAnEmbeddedTextAreThoseOfItsFile) {
+    interpreter();
+    {
+        WithGil gil;
+        const PyRef serve = name_in(run_embedded("hub"), "serve");
+        ASSERT_TRUE(serve);
+        PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), "serve",
+                             serve.get());
+    }
+    EXPECT_EQ(eval_python("serve.__code__.co_filename"), "<gcorn hub>");
+    EXPECT_EQ(eval_python("open('" GCORN_SOURCE_DIR "/python/hub.py').readlines()"
+                          "[serve.__code__.co_firstlineno - 1].partition('(')[0]"),
+              "def serve");
 }
 
 TEST(InterpreterShared, TracebacksAreOneRecord) {
