@@ -654,7 +654,6 @@ bool Arbiter::spawn_worker() {
                                                              .listeners = generation.listeners,
                                                              .life_fd = life_.read.get(),
                                                              .age = ++age_,
-                                                             .response = options_.response,
                                                              .app_is_loaded = app_is_loaded_}),
                 .generation = &generation,
                 .spawned_ms = monotonic_ms()};
@@ -676,7 +675,6 @@ bool Arbiter::spawn_worker() {
         return false;
     }
     child.worker->set_pid(pid);
-    slot(child).pid.store(pid);
     children_.emplace(pid, std::move(child));
     return true;
 }

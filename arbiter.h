@@ -68,7 +68,6 @@ struct ArbiterOptions {
     /// nothing changed. Null: nothing to do.
     std::function<Status(const Config&)> use_config;
     WorkerFactory make_worker;  ///< never returns null
-    ResponseOptions response;   ///< the Server field
     Logger& log;
     Statsd& statsd;
     Runtime& runtime;

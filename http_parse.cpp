@@ -24,13 +24,6 @@ const Field* RequestHead::find(FieldId id) const {
     return nullptr;
 }
 
-const Field* RequestHead::find(std::string_view name) const {
-    for (const Field& field : fields) {
-        if (iequals(field.name, name)) return &field;
-    }
-    return nullptr;
-}
-
 SchemeHeaders::SchemeHeaders(std::vector<Entry> entries) : entries_(std::move(entries)) {
     for (const Entry& entry : entries_)
         ids_ |= uint64_t{1} << static_cast<unsigned>(find_field(entry.first));

@@ -118,9 +118,8 @@ public:
         return version_major > 1 || (version_major == 1 && version_minor >= 1);
     }
 
-    /// Value of the first field with this id or (case-blind) name; nullptr if there is none.
+    /// The first field with this id; nullptr if there is none.
     [[nodiscard]] const Field* find(FieldId id) const;
-    [[nodiscard]] const Field* find(std::string_view name) const;
 
     /// Forgets everything but keeps the memory, for the next request of the connection.
     void clear();

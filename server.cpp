@@ -158,7 +158,6 @@ int Server::run() {
         },
         .use_config = [this](const Config& fresh) { return use(fresh); },
         .make_worker = [this](WorkerContext context) { return make_worker(std::move(context)); },
-        .response = response_,
         .log = log_,
         .statsd = statsd_,
         .runtime = *interpreter_,

@@ -45,7 +45,7 @@ struct WorkerContext {
     int life_fd = -1;            ///< read end of a pipe whose write end only the arbiter holds:
                                  ///< readable (EOF) when the arbiter is gone
     int age = 0;                 ///< counts all workers ever made
-    ResponseOptions response;    ///< the Server field
+    ResponseOptions response{};  ///< the Server field
     bool app_is_loaded = false;  ///< preload_app
     /// Interpreter-side set-up in the fresh process (sys.path, monkey patching…); may be empty.
     std::function<Status(const Config&)> starting = {};

@@ -86,7 +86,6 @@ public:
     /// whether they are trusted is the caller's rule.
     [[nodiscard]] bool contains(const Address& address) const;
     [[nodiscard]] bool contains(std::string_view ip) const;
-    [[nodiscard]] bool contains_everything() const { return everything_; }
     [[nodiscard]] bool empty() const { return !everything_ && networks_.empty(); }
 
 private:

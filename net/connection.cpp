@@ -38,7 +38,7 @@ Interest combine(bool reads, bool writes) {
 }  // namespace
 
 Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& listener)
-    : loop_(loop), listener_(listener), fd_(std::move(accepted.fd)), peer_(accepted.peer) {
+    : loop_(loop), fd_(std::move(accepted.fd)), peer_(accepted.peer) {
     facts_.is_unix = listener.is_unix();
     if (!facts_.is_unix) {
         facts_.remote_addr = peer_.host();

@@ -127,7 +127,6 @@ private:
     bool step_preamble(std::string_view in, size_t& used);
     bool step_head(std::string_view in, size_t& used);
     bool step_body(std::string_view in, size_t& used);
-    void begin_body();
     void dispatch(bool is_body_complete, bool has_rest);
     void refuse(const HttpError& error, std::string_view in);
     void refuse(int status, const char* rule);
@@ -148,7 +147,6 @@ private:
     void close();
 
     EventLoop& loop_;
-    const Listener& listener_;
     Fd fd_;
     ConnectionFacts facts_;
     Address peer_;

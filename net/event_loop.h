@@ -82,7 +82,6 @@ public:
     void watch(int fd, std::function<void()> handler);
 
     [[nodiscard]] size_t connection_count() const { return connections_.size(); }
-    [[nodiscard]] uint64_t turns() const { return turns_.load(std::memory_order_relaxed); }
 
     // ------------------------------------------------------------------------------- any thread
     /// Ends a running or the next poll. Async-signal-safe.
@@ -179,7 +178,6 @@ private:
     std::atomic<bool> stopping_{false};
     std::atomic<bool> drained_{false};
     std::atomic<int64_t> last_turn_{0};
-    std::atomic<uint64_t> turns_{0};
     int64_t now_ms_ = 0;
     int64_t next_deadline_ms_ = 0;  ///< no deadline is due before; 0: none known
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE

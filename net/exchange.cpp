@@ -779,9 +779,4 @@ int64_t ReadyQueue::waits_since_ms(const Exchange& exchange) {
     return INT64_MAX;
 }
 
-size_t ReadyQueue::idle_threads() {
-    const std::lock_guard lock(mutex_);
-    return waiting_ - woken_;
-}
-
 }  // namespace gcorn

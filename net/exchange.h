@@ -304,13 +304,12 @@ public:
     [[nodiscard]] int64_t oldest_ms();
     /// When this one was; INT64_MAX if it does not wait (any more).
     [[nodiscard]] int64_t waits_since_ms(const Exchange& exchange);
-    /// Threads that sleep in pop() and were not told to wake up.
-    [[nodiscard]] size_t idle_threads();
 
     static constexpr int64_t kPatienceMs = 1;
     static constexpr int64_t kLongCallUs = 200;  ///< such a call votes for more threads
 
 private:
+    friend class ExchangeTest;
     struct Item {
         std::shared_ptr<Exchange> exchange;
         int64_t since_ms;

@@ -133,10 +133,6 @@ std::span<PollEvent> Poller::wait(int timeout_ms) {
     return {impl_->events.data(), impl_->count};
 }
 
-const char* Poller::name() {
-    return "epoll";
-}
-
 #else
 
 struct Poller::Impl {
@@ -234,10 +230,6 @@ std::span<PollEvent> Poller::wait(int timeout_ms) {
         --left;
     }
     return {impl_->events.data(), impl_->count};
-}
-
-const char* Poller::name() {
-    return "poll";
 }
 
 #endif

@@ -51,9 +51,6 @@ public:
     /// Ends a wait() now, or the next one at once. Async-signal-safe.
     void wake();
 
-    /// "epoll" or "poll".
-    [[nodiscard]] static const char* name();
-
 private:
     struct Impl;
     /// Nulls the tags of events handed out and not looked at yet.

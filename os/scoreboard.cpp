@@ -144,7 +144,6 @@ size_t Scoreboard::claim() {
 }
 
 void Scoreboard::free(size_t index) {
-    slot(index).pid.store(0);
     slot(index).state.store(WorkerState::Free);
 }
 

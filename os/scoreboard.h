@@ -42,7 +42,6 @@ struct ActivityView {
 
 struct WorkerSlot {
     std::atomic<WorkerState> state{WorkerState::Free};
-    std::atomic<int32_t> pid{0};
     std::atomic<int64_t> heartbeat_ms{0};  ///< monotonic; 0 = has not beaten yet
     std::atomic<uint64_t> requests{0};     ///< taken by the application since the worker's start
     std::atomic<uint32_t> busy{0};         ///< requests inside the application

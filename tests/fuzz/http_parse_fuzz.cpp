@@ -89,19 +89,20 @@ void check_accepted(std::string_view input, const Setting& setting) {
         case Framing::None: require(lengths == 0 && codings == 0, "no framing field"); break;
         case Framing::Length:
             require(lengths == 1 && codings == 0, "one Content-Length and nothing else");
-            require(parse_decimal(head.find("content-length")->value) == head.content_length,
+            require(parse_decimal(head.find(FieldId::ContentLength)->value) == head.content_length,
                     "the length that was sent");
             break;
         case Framing::Chunked:
             require(lengths == 0 && codings == 1 && head.is_http_11(), "chunked and nothing else");
-            require(iequals(head.find("transfer-encoding")->value, "chunked"), "exactly chunked");
+            require(iequals(head.find(FieldId::TransferEncoding)->value, "chunked"),
+                    "exactly chunked");
             break;
     }
     require(count_fields(head, "Host") == (head.is_http_11() || !head.authority.empty() ? 1 : 0) ||
                 (!head.is_http_11() && count_fields(head, "Host") == 1),
             "one Host");
     if (!head.authority.empty())
-        require(head.find("host")->value == head.authority, "one authority");
+        require(head.find(FieldId::Host)->value == head.authority, "one authority");
 
     // Understood, written out, understood the same. Limits may be passed by a blank we add.
     Setting roomy = setting;

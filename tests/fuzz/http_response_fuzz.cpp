@@ -185,7 +185,7 @@ void run(Script script) {
     if (!writer.keeps_alive()) {
         require(connection == "close" || is_unframed || writer.is_short(), "closing is announced");
     } else {
-        require(head.is_http_11() || iequals(head.find("connection")->value, "keep-alive"),
+        require(head.is_http_11() || iequals(head.find(FieldId::Connection)->value, "keep-alive"),
                 "asked");
         require(connection == "keep-alive" || connection == "upgrade", "keep-alive is announced");
         const bool is_framed = has_none || is_complete;

@@ -182,7 +182,6 @@ int run_master(const std::string& directory, const Config& cfg,
                           .make_worker = [](WorkerContext context) -> std::unique_ptr<Worker> {
                               return std::make_unique<SyncWorker>(std::move(context));
                           },
-                          .response = {},
                           .log = log,
                           .statsd = statsd,
                           .runtime = runtime,

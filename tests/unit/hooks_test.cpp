@@ -55,7 +55,6 @@ struct Site {
                                       .reload_config = {},
                                       .use_config = {},
                                       .make_worker = {},
-                                      .response = {},
                                       .log = log,
                                       .statsd = statsd,
                                       .runtime = runtime,

@@ -46,14 +46,6 @@ protected:
     Poller poller;
 };
 
-TEST_F(PollerTest, BuildOptionChoosesTheImplementation) {
-#if defined(GCORN_POLLER_POLL) || !defined(__linux__)
-    EXPECT_STREQ(Poller::name(), "poll");
-#else
-    EXPECT_STREQ(Poller::name(), "epoll");
-#endif
-}
-
 TEST_F(PollerTest, NothingWatchedIsATimer) {
     const int64_t start = monotonic_ms();
     EXPECT_TRUE(poller.wait(0).empty());

@@ -176,7 +176,6 @@ protected:
                                                                  .reload_config = nullptr,
                                                                  .use_config = nullptr,
                                                                  .make_worker = nullptr,
-                                                                 .response = {},
                                                                  .log = log_,
                                                                  .statsd = statsd_,
                                                                  .runtime = runtime,
