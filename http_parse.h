@@ -139,7 +139,7 @@ private:
 struct HttpError {
     int status = 400;
     const char* rule = "";
-    std::string detail;
+    std::string detail{};
 };
 
 enum class Parse : uint8_t { NeedMore, Done, Bad };

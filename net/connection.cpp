@@ -31,10 +31,6 @@ constexpr size_t kQuotedBytesMax = 200;
 
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
-Interest combine(bool reads, bool writes) {
-    return static_cast<Interest>((reads ? 1 : 0) | (writes ? 2 : 0));
-}
-
 }  // namespace
 
 Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& listener)
@@ -53,18 +49,16 @@ Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& liste
 Connection::~Connection() = default;
 
 void Connection::start() {
-    const bool wants_preamble = loop_.options().proxy_mode != ProxyMode::Off;
     if (loop_.options().make_tls) {
         Result<std::unique_ptr<ByteTransform>> transform = loop_.options().make_tls();
         if (!transform) {
             loop_.log_.error("TLS: %s", transform.message().c_str());
-            close();
-            return;
+            return close();
         }
         tls_ = std::make_unique<Tls>();
         tls_->transform = std::move(*transform);
     }
-    if (wants_preamble)
+    if (loop_.options().proxy_mode != ProxyMode::Off)
         enter(State::Preamble);
     else
         enter(tls_ ? State::Handshake : State::Head);
@@ -119,10 +113,10 @@ void Connection::update_interest() {
         case State::App:
             reads = body_open_ ? exchange_->body_backlog() < kBodyBytesInFlightMax : !read_paused_;
             break;
-        case State::Reply: reads = false; break;
+        case State::Reply:
         case State::Closed: break;
     }
-    const Interest wanted = combine(reads, output_blocked_);
+    const auto wanted = static_cast<Interest>((reads ? 1 : 0) | (output_blocked_ ? 2 : 0));
     if (wanted == interest_) return;
     interest_ = wanted;
     loop_.poller_.set(fd_.get(), wanted, static_cast<EventTarget*>(this));
@@ -134,8 +128,7 @@ void Connection::ensure_registered() {
     const Status added = loop_.poller_.add(fd_.get(), interest_, static_cast<EventTarget*>(this));
     if (!added) {
         loop_.log_.error("%s", added.message().c_str());
-        peer_gone();
-        return;
+        return peer_gone();
     }
     registered_ = true;
     update_interest();
@@ -171,10 +164,7 @@ void Connection::on_event_in_app(const PollEvent& event) {
         if (state_ == State::Idle || state_ == State::Head) read_more();
         return;
     }
-    if (event.hangup) {
-        peer_gone();
-        return;
-    }
+    if (event.hangup) return peer_gone();
     if (event.writable && !flush_output()) return;
     if (!event.readable) return;
     if (body_open_)
@@ -238,15 +228,14 @@ void Connection::on_deadline(int64_t now_ms) {
 
 void Connection::on_stop(int64_t now_ms) {
     if (state_ == State::App && exchange_->is_finished()) settle();
-    const bool is_waiting = state_ == State::Idle || state_ == State::Preamble ||
-                            state_ == State::Handshake || (state_ == State::Head && in_.empty());
-    if (is_waiting) {
+    const auto is_waiting = [this] {
+        return state_ == State::Idle || state_ == State::Preamble || state_ == State::Handshake ||
+               (state_ == State::Head && in_.empty());
+    };
+    if (is_waiting()) {
         // A request may lie in the kernel already; one more may be on its way.
         read_more();
-        const bool still_waits = state_ == State::Idle || state_ == State::Preamble ||
-                                 state_ == State::Handshake ||
-                                 (state_ == State::Head && in_.empty());
-        if (still_waits) {
+        if (is_waiting()) {
             const int64_t leave_ms = since_ms_ + kStopPatienceMs;
             if (leave_ms <= now_ms)
                 leave();
@@ -260,10 +249,6 @@ void Connection::on_stop(int64_t now_ms) {
         loop_.schedule(deadline_ms_);
     }
     update_interest();
-}
-
-void Connection::yield() {
-    leave();
 }
 
 // --------------------------------------------------------------------------------------- reading
@@ -361,12 +346,9 @@ void Connection::on_plain_bytes(std::string_view bytes) {
     }
     // Straight from the scratch memory; only what stays incomplete is kept.
     size_t used = 0;
-    while (used < bytes.size()) {
+    for (bool goes_on = true; goes_on && used < bytes.size();) {
         size_t taken = 0;
-        if (!step(bytes.substr(used), taken)) {
-            used += taken;
-            break;
-        }
+        goes_on = step(bytes.substr(used), taken);
         used += taken;
     }
     if (state_ == State::Closed || state_ == State::Linger || state_ == State::Reply) return;
@@ -429,27 +411,18 @@ bool Connection::step_preamble(std::string_view in, size_t& used) {
     // keys before we answered (there is no early data).
     const std::string wire(in.substr(used));
     if (wire.empty()) return false;
-    if (decrypt(wire))
-        used = in.size();
-    else
-        used = 0;
+    used = decrypt(wire) ? in.size() : 0;
     return false;
 }
 
 bool Connection::step_head(std::string_view in, size_t& used) {
-    if (!exchange_) {
-        exchange_ = loop_.make_exchange();
-        exchange_->connection_ = this;
-    }
+    if (!exchange_) exchange_ = loop_.make_exchange(*this);
     if (exchange_->received_us == 0 && loop_.options().measures_time)
-        exchange_->received_us = loop_.time_us();
+        exchange_->received_us = monotonic_us();
     HttpError error;
     const Parse result =
         parser_.parse(in, loop_.options().policy, facts_.peer, exchange_->head, used, error);
-    if (result == Parse::Bad) {
-        refuse(error, in);
-        return false;
-    }
+    if (result == Parse::Bad) return refuse(error, in);
     if (result == Parse::NeedMore) {
         used = 0;
         return false;
@@ -483,10 +456,7 @@ bool Connection::step_body(std::string_view in, size_t& used) {
     HttpError error;
     const Parse result = body_.next(in, used, data, error);
     if (result == Parse::Bad) {
-        if (!body_open_) {
-            refuse(error, {});
-            return false;
-        }
+        if (!body_open_) return refuse(error, {});
         body_open_ = false;
         must_linger_ = true;
         exchange_->response.must_close();
@@ -497,10 +467,7 @@ bool Connection::step_body(std::string_view in, size_t& used) {
         const Status stored = exchange_->body.append(data);
         if (!stored) {
             loop_.log_.error("Cannot store a request body: %s", stored.message().c_str());
-            if (!body_open_) {
-                refuse(503, "no room for the request body");
-                return false;
-            }
+            if (!body_open_) return refuse(503, "no room for the request body");
             body_open_ = false;
             must_linger_ = true;
             exchange_->body_arrived(false, ECONNRESET);
@@ -537,7 +504,7 @@ void Connection::dispatch(bool is_body_complete, bool has_rest) {
     // Before queue(): afterwards the answer may be finished at any moment.
     if (has_rest || saw_eof_ || !registered_)
         exchange_->leader_waits_.store(true, std::memory_order_seq_cst);
-    if (loop_.options().measures_time) exchange_->queued_us = loop_.time_us();
+    if (loop_.options().measures_time) exchange_->queued_us = monotonic_us();
     loop_.queue(exchange_);
 }
 
@@ -570,28 +537,21 @@ void Connection::on_eof() {
 
 // -------------------------------------------------------------------------------------- refusing
 
-void Connection::refuse(int status, const char* rule) {
-    HttpError error;
-    error.status = status;
-    error.rule = rule;
-    refuse(error, {});
+bool Connection::refuse(int status, const char* rule) {
+    return refuse({.status = status, .rule = rule}, {});
 }
 
 /// Refuses what came before any TLS handshake; the answer is not encrypted either. False.
 bool Connection::refuse_plainly(int status, const char* rule) {
     tls_.reset();
     facts_.peer.is_tls = false;
-    refuse(status, rule);
-    return false;
+    return refuse(status, rule);
 }
 
 /// Answers a request that never reaches the application: one warning, one error page, one access
-/// line; nothing of the rest of the input is ever parsed.
-void Connection::refuse(const HttpError& error, std::string_view in) {
-    if (!exchange_) {
-        exchange_ = loop_.make_exchange();
-        exchange_->connection_ = this;
-    }
+/// line; nothing of the rest of the input is ever parsed. False.
+bool Connection::refuse(const HttpError& error, std::string_view in) {
+    if (!exchange_) exchange_ = loop_.make_exchange(*this);
     std::string detail;
     if (!error.detail.empty()) detail = ": " + escape_for_log(error.detail, kQuotedBytesMax);
     loop_.log_.warning("Invalid request from ip=%s: %s%s", facts_.remote_addr.c_str(), error.rule,
@@ -610,18 +570,19 @@ void Connection::refuse(const HttpError& error, std::string_view in) {
     exchange_->finish();
     if (loop_.options().on_refused) loop_.options().on_refused(*exchange_);
     settle();
+    return false;
 }
 
 // ------------------------------------------------------------------------------- output, the end
 
 void Connection::on_exchange() {
     if (state_ == State::Closed || !exchange_) return;
-    if (exchange_->is_finished()) {
-        if (state_ == State::App) settle();
-    } else if (state_ == State::App) {
+    if (state_ == State::App) {
+        if (exchange_->is_finished()) settle();
         // A failed flush may have closed us: the answer can end meanwhile, on the application's
         // thread.
-        if (flush_output() && exchange_->is_aborted()) body_open_ = false;
+        else if (flush_output() && exchange_->is_aborted())
+            body_open_ = false;
     }
     update_interest();
 }
@@ -632,15 +593,13 @@ void Connection::settle() {
     if (exchange_->is_detached()) {
         // The application's descriptor keeps the connection alive; ours only goes away.
         if (exchange_->has_output()) flush_output();
-        close();
-        return;
+        return close();
     }
     if (exchange_->is_aborted()) {
         // What was sent before the cut goes out: answers to earlier requests may be among it.
         if (exchange_->has_output()) enter(State::Reply);
         if (state_ == State::Reply && (!flush_output() || output_blocked_)) return;
-        close();
-        return;
+        return close();
     }
     if (!exchange_->body_complete()) {
         must_linger_ = true;
@@ -664,21 +623,11 @@ void Connection::after_reply() {
         loop_.exchange_completed(*exchange_);
     }
     read_paused_ = false;
-    if (exchange_->is_aborted()) {
-        close();
-        return;
-    }
-    if (!exchange_->response.keeps_alive()) {
-        finish_connection();
-        return;
-    }
+    if (exchange_->is_aborted()) return close();
+    if (!exchange_->response.keeps_alive()) return finish_connection();
     if (in_.empty()) {
         loop_.recycle(std::move(exchange_));
-        exchange_ = nullptr;
-        if (saw_eof_) {
-            leave();
-            return;
-        }
+        if (saw_eof_) return leave();
         enter(State::Idle);
         if (loop_.is_stopping()) on_stop(loop_.now_ms());
         return;
@@ -687,8 +636,7 @@ void Connection::after_reply() {
         exchange_->reset_for_reuse();
     } else {
         exchange_->connection_ = nullptr;  // somebody still holds it, maybe longer than we live
-        exchange_ = loop_.make_exchange();
-        exchange_->connection_ = this;
+        exchange_ = loop_.make_exchange(*this);
     }
     enter(State::Head);
     advance();
@@ -791,13 +739,9 @@ void Connection::finish_connection() {
 void Connection::linger() {
     if (state_ == State::Closed) return;
     if (exchange_) loop_.recycle(std::move(exchange_));
-    exchange_ = nullptr;
     in_.release();
     output_blocked_ = false;
-    if (::shutdown(fd_.get(), SHUT_WR) != 0 || saw_eof_) {
-        close();
-        return;
-    }
+    if (::shutdown(fd_.get(), SHUT_WR) != 0 || saw_eof_) return close();
     enter(State::Linger);
     drain_lingering();
 }
@@ -822,8 +766,7 @@ void Connection::peer_gone() {
             exchange_->completed_ = true;
             loop_.exchange_completed(*exchange_);
         }
-        close();
-        return;
+        return close();
     }
     exchange_->mark_aborted();
     body_open_ = false;
@@ -845,7 +788,6 @@ void Connection::close() {
         registered_ = false;
     }
     if (exchange_) loop_.recycle(std::move(exchange_));
-    exchange_ = nullptr;
     loop_.connection_closed(*this);
 }
 

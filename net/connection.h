@@ -85,8 +85,6 @@ public:
     void on_deadline(int64_t now_ms);
     /// The worker stops: closes at once unless a request is running, arriving or likely on its way.
     void on_stop(int64_t now_ms);
-    /// Closes an idle connection in favour of a newcomer.
-    void yield();
 
     [[nodiscard]] State state() const { return state_; }
     [[nodiscard]] int64_t deadline() const { return deadline_ms_; }  ///< 0: none
@@ -128,8 +126,8 @@ private:
     bool step_head(std::string_view in, size_t& used);
     bool step_body(std::string_view in, size_t& used);
     void dispatch(bool is_body_complete, bool has_rest);
-    void refuse(const HttpError& error, std::string_view in);
-    void refuse(int status, const char* rule);
+    bool refuse(const HttpError& error, std::string_view in);
+    bool refuse(int status, const char* rule);
     bool refuse_plainly(int status, const char* rule);
 
     void on_event_in_app(const PollEvent& event);

@@ -82,12 +82,9 @@ EventLoop::~EventLoop() {
 Status EventLoop::open(const std::vector<Listener*>& listeners) {
     if (Status opened = poller_.open(); !opened) return opened;
     for (const Listener* listener : listeners) {
-        auto target = std::make_unique<ListenerTarget>(*this, *listener);
-        if (Status added = poller_.add(listener->fd(), Interest::Read,
-                                       static_cast<EventTarget*>(target.get()));
-            !added)
-            return added;
-        listeners_.push_back(std::move(target));
+        Status added =
+            add_watch(listeners_, listener->fd(), [this, listener] { accept_from(*listener); });
+        if (!added) return added;
     }
     listening_ = true;
     now_ms_ = monotonic_ms();
@@ -95,13 +92,17 @@ Status EventLoop::open(const std::vector<Listener*>& listeners) {
     return {};
 }
 
-void EventLoop::watch(int fd, std::function<void()> handler) {
+Status EventLoop::add_watch(std::vector<std::unique_ptr<Watch>>& list, int fd,
+                            std::function<void()> handler) {
     auto target = std::make_unique<Watch>(fd, std::move(handler));
-    const Status added = poller_.add(fd, Interest::Read, static_cast<EventTarget*>(target.get()));
-    if (added)
-        watches_.push_back(std::move(target));
-    else
-        log_.error("%s", added.message().c_str());
+    Status added = poller_.add(fd, Interest::Read, static_cast<EventTarget*>(target.get()));
+    if (added) list.push_back(std::move(target));
+    return added;
+}
+
+void EventLoop::watch(int fd, std::function<void()> handler) {
+    const Status added = add_watch(watches_, fd, std::move(handler));
+    if (!added) log_.error("%s", added.message().c_str());
 }
 
 // -------------------------------------------------------------------------------------- the turn
@@ -113,13 +114,13 @@ void EventLoop::turn(int timeout_ms) {
     serve_signalled();
     look_at_held();
     register_new();
-    sweep();  // before the poll, which may take long: their peers wait for the end of the
-              // connection
+    // Before the poll, which may take long: their peers wait for the end of the connection.
+    closed_.clear();
     const bool must_announce_again = ready_.announce(now_ms_);
     // Answers of pipelined requests just made others ready: no need to ask the kernel first.
     if (timeout_ms != 0 && polls_skipped_ < kPollsSkippedMax && has_queued_) {
         ++polls_skipped_;
-        sweep();
+        closed_.clear();
         return;
     }
     polls_skipped_ = 0;
@@ -148,7 +149,7 @@ void EventLoop::turn(int timeout_ms) {
     serve_signalled();
     if (next_deadline_ms_ != 0 && now_ms_ >= next_deadline_ms_) run_deadlines(now_ms_);
     if (has_queued_) ready_.announce(now_ms_);
-    sweep();
+    closed_.clear();
     if (stop_seen_) drained_.store(connections_.empty(), std::memory_order_relaxed);
     last_turn_.store(now_ms_, std::memory_order_relaxed);
 }
@@ -188,10 +189,6 @@ void EventLoop::register_new() {
         if (unregistered_[i] != nullptr) unregistered_[i]->ensure_registered();
     }
     unregistered_.clear();
-}
-
-void EventLoop::sweep() {
-    closed_.clear();
 }
 
 // --------------------------------------------------------------------------- what others ask for
@@ -307,12 +304,8 @@ void EventLoop::set_listening(bool is_listening) {
     // A worker that waits for a free slot must hear of every finished request.
     wants_every_finish_.store(!is_listening || is_stopping(), std::memory_order_seq_cst);
     for (const auto& target : listeners_)
-        poller_.set(target->listener.fd(), is_listening ? Interest::Read : Interest::None,
+        poller_.set(target->fd, is_listening ? Interest::Read : Interest::None,
                     static_cast<EventTarget*>(target.get()));
-}
-
-void EventLoop::ListenerTarget::on_event(const PollEvent&) {
-    loop.accept_from(listener);
 }
 
 void EventLoop::accept_from(const Listener& listener) {
@@ -324,9 +317,7 @@ void EventLoop::accept_from(const Listener& listener) {
             if (!is_first) return;
             if (!make_room()) {
                 // All connections are busy: wait until one of them is not.
-                accept_again_ms_ = now_ms_ + kDeadlineStepMs;
-                accept_budget_ = 0;
-                return;
+                return pause_accepting(kDeadlineStepMs);
             }
         }
         Accepted accepted = listener.accept();
@@ -334,13 +325,11 @@ void EventLoop::accept_from(const Listener& listener) {
             case AcceptStatus::Connection: break;
             case AcceptStatus::Nothing: return;
             case AcceptStatus::Aborted: continue;
-            case AcceptStatus::OutOfResources: out_of_resources(accepted.error); return;
+            case AcceptStatus::OutOfResources: return out_of_resources(accepted.error);
             case AcceptStatus::Failed:
                 log_.error("accept on %s: %s", listener.name().c_str(),
                            std::strerror(accepted.error));
-                accept_again_ms_ = now_ms_ + kOutOfResourcesMs;
-                accept_budget_ = 0;
-                return;
+                return pause_accepting(kOutOfResourcesMs);
         }
         --accept_budget_;
         if (out_of_resources_told_) {
@@ -372,9 +361,13 @@ void EventLoop::show_connections() {
                                     std::memory_order_relaxed);
 }
 
-void EventLoop::out_of_resources(int error) {
-    accept_again_ms_ = now_ms_ + kOutOfResourcesMs;
+void EventLoop::pause_accepting(int64_t pause_ms) {
+    accept_again_ms_ = now_ms_ + pause_ms;
     accept_budget_ = 0;
+}
+
+void EventLoop::out_of_resources(int error) {
+    pause_accepting(kOutOfResourcesMs);
     make_room();
     if (out_of_resources_told_) return;
     out_of_resources_told_ = true;
@@ -398,7 +391,7 @@ bool EventLoop::make_room() {
         }
     }
     if (longest == nullptr) return false;
-    longest->yield();
+    longest->leave();
     return true;
 }
 
@@ -416,12 +409,12 @@ void EventLoop::stop_now() {
     if (listening_ || accept_again_ms_ == 0) {
         for (const auto& target : listeners_) {
             accept_budget_ = options_.worker_connections;
-            accept_from(target->listener);
+            target->handler();
         }
     }
     accept_budget_ = 0;
     for (const auto& target : listeners_)
-        poller_.remove(target->listener.fd(), static_cast<EventTarget*>(target.get()));
+        poller_.remove(target->fd, static_cast<EventTarget*>(target.get()));
     listeners_.clear();
     for (size_t i = 0; i < connections_.size();) {
         const Connection* connection = connections_[i].get();
@@ -431,10 +424,6 @@ void EventLoop::stop_now() {
 }
 
 // ------------------------------------------------------------------------------------ Connection
-
-int64_t EventLoop::time_us() const {
-    return monotonic_us();
-}
 
 void EventLoop::connection_closed(Connection& connection) {
     const size_t index = connection.index_;
@@ -449,10 +438,11 @@ void EventLoop::connection_closed(Connection& connection) {
     show_connections();
 }
 
-std::shared_ptr<Exchange> EventLoop::make_exchange() {
-    if (pool_.empty()) return std::make_shared<Exchange>(*this);
+std::shared_ptr<Exchange> EventLoop::make_exchange(Connection& connection) {
+    if (pool_.empty()) pool_.push_back(std::make_shared<Exchange>(*this));
     std::shared_ptr<Exchange> exchange = std::move(pool_.back());
     pool_.pop_back();
+    exchange->connection_ = &connection;
     return exchange;
 }
 

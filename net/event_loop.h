@@ -112,14 +112,6 @@ public:
 private:
     friend class Connection;
 
-    /// A listener of this worker. Interest changes only when the accept budget runs dry.
-    struct ListenerTarget final : EventTarget {
-        ListenerTarget(EventLoop& event_loop, const Listener& source)
-            : loop(event_loop), listener(source) {}
-        void on_event(const PollEvent& event) override;
-        EventLoop& loop;
-        const Listener& listener;
-    };
     struct Watch final : EventTarget {
         Watch(int watched, std::function<void()> callback)
             : fd(watched), handler(std::move(callback)) {}
@@ -128,6 +120,8 @@ private:
         std::function<void()> handler;
     };
 
+    Status add_watch(std::vector<std::unique_ptr<Watch>>& list, int fd,
+                     std::function<void()> handler);
     void serve_signalled();
     void look_at_held();
     void plan_accepting(int64_t now_ms);
@@ -135,22 +129,21 @@ private:
     bool leaves_to_sibling();
     void show_connections();
     void accept_from(const Listener& listener);
+    void pause_accepting(int64_t pause_ms);
     void out_of_resources(int error);
     bool make_room();
     void run_deadlines(int64_t now_ms);
     int wait_ms(int timeout_ms, int64_t now_ms) const;
     void register_new();
-    void sweep();
     void stop_now();
     void write_access_line(const Exchange& exchange);
 
     // For Connection.
     [[nodiscard]] int64_t now_ms() const { return now_ms_; }
-    [[nodiscard]] int64_t time_us() const;
     void schedule(int64_t deadline_ms);
     void connection_closed(Connection& connection);
     void connection_unregistered(Connection& connection) { unregistered_.push_back(&connection); }
-    [[nodiscard]] std::shared_ptr<Exchange> make_exchange();
+    [[nodiscard]] std::shared_ptr<Exchange> make_exchange(Connection& connection);
     void recycle(std::shared_ptr<Exchange> exchange);
     void queue(const std::shared_ptr<Exchange>& exchange);
     void watch_held(std::shared_ptr<Exchange> exchange) { held_.push_back(std::move(exchange)); }
@@ -164,7 +157,7 @@ private:
     const pid_t pid_;  ///< for access lines; a getpid(2) each would cost more than they
     Poller poller_;
     std::mutex lead_;
-    std::vector<std::unique_ptr<ListenerTarget>> listeners_;
+    std::vector<std::unique_ptr<Watch>> listeners_;  ///< polled while the accept budget lasts
     std::vector<std::unique_ptr<Watch>> watches_;
     std::vector<std::unique_ptr<Connection>> connections_;
     std::vector<std::unique_ptr<Connection>> closed_;  ///< destroyed at the end of the turn
