@@ -78,8 +78,7 @@ struct ArbiterOptions {
 class Arbiter {
 public:
     Arbiter(Config config, ArbiterOptions options);
-    Arbiter(const Arbiter&) = delete;
-    Arbiter& operator=(const Arbiter&) = delete;
+    Arbiter(Arbiter&&) = delete;
 
     /// The arbiter's life, from "Starting gcorn" to "Shutting down"; once. Returns the exit code: 0
     /// after an orderly stop, 1 if the start failed, 3 (kExitBootFailed) or 4 (kExitAppFailed) if

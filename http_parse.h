@@ -85,8 +85,7 @@ enum class Framing : uint8_t { None, Length, Chunked };
 class RequestHead {
 public:
     RequestHead() = default;
-    RequestHead(const RequestHead&) = delete;
-    RequestHead& operator=(const RequestHead&) = delete;
+    RequestHead(RequestHead&&) = delete;
 
     std::string_view method;       ///< "GET"; upper-cased with casefold_http_method
     std::string_view target;       ///< exactly as received (RAW_URI)

@@ -64,8 +64,7 @@ public:
         loop_.wake();
         if (thread_.joinable()) thread_.join();
     }
-    Guard(const Guard&) = delete;
-    Guard& operator=(const Guard&) = delete;
+    Guard(Guard&&) = delete;
 
     /// Main thread: a call begins.
     void call_begins() {
@@ -168,8 +167,7 @@ public:
         quit_.notify_one();
         thread_.join();
     }
-    OverdueWatch(const OverdueWatch&) = delete;
-    OverdueWatch& operator=(const OverdueWatch&) = delete;
+    OverdueWatch(OverdueWatch&&) = delete;
 
 private:
     void run() {

@@ -59,8 +59,7 @@ class Worker {
 public:
     explicit Worker(WorkerContext context);
     virtual ~Worker();
-    Worker(const Worker&) = delete;
-    Worker& operator=(const Worker&) = delete;
+    Worker(Worker&&) = delete;
 
     /// The child's life, from after-fork to worker_exit; returns the exit code (0, 1, 3, 4). The
     /// caller has closed the arbiter's descriptors, told Runtime and Logger about the fork, opened

@@ -58,8 +58,7 @@ class Logger {
 public:
     Logger();
     ~Logger();
-    Logger(const Logger&) = delete;
-    Logger& operator=(const Logger&) = delete;
+    Logger(Logger&&) = delete;
 
     /// Opens what `options` name. On an error ("'/x/y' isn't writable [No such file or directory]")
     /// the sinks that were open before stay in use, so a reload can refuse a bad value. Paths are

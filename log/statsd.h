@@ -36,8 +36,7 @@ class Statsd : public LogObserver {
 public:
     Statsd();
     ~Statsd() override;
-    Statsd(const Statsd&) = delete;
-    Statsd& operator=(const Statsd&) = delete;
+    Statsd(Statsd&&) = delete;
 
     /// Resolves the host and connects; host "" turns metrics off. May wait for DNS. An unknown host
     /// or a malformed one is an Error and leaves the object as it was; a unix socket that does not

@@ -41,8 +41,7 @@ private:
 class Spool {
 public:
     Spool() = default;
-    Spool(const Spool&) = delete;
-    Spool& operator=(const Spool&) = delete;
+    Spool(Spool&&) = delete;
 
     /// directory: where the file goes ("" = $TMPDIR or /tmp); borrowed view of a string that
     /// outlives the spool. Only remembered; nothing is opened before it is needed.

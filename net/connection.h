@@ -73,8 +73,7 @@ public:
     /// `listener` outlives the connection (the worker holds both).
     Connection(EventLoop& loop, Accepted accepted, const Listener& listener);
     ~Connection() override;
-    Connection(const Connection&) = delete;
-    Connection& operator=(const Connection&) = delete;
+    Connection(Connection&&) = delete;
 
     /// First look at a new connection: its request may be there already.
     void start();

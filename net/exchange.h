@@ -95,8 +95,7 @@ public:
     enum class Flush : uint8_t { Drained, Blocked, Failed, Held };
 
     explicit Exchange(ExchangeOwner& owner) : owner_(owner) {}
-    Exchange(const Exchange&) = delete;
-    Exchange& operator=(const Exchange&) = delete;
+    Exchange(Exchange&&) = delete;
 
     // --- filled by the loop, read-only for the application side ---
     RequestHead head;

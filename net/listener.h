@@ -62,8 +62,7 @@ public:
     static Result<std::unique_ptr<Listener>> adopt(int fd, Origin origin,
                                                    const ListenerOptions& options);
 
-    Listener(const Listener&) = delete;
-    Listener& operator=(const Listener&) = delete;
+    Listener(Listener&&) = delete;
     ~Listener() = default;  ///< closes; the unix path stays, see unlink_path()
 
     [[nodiscard]] int fd() const { return fd_.get(); }

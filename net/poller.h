@@ -28,8 +28,7 @@ class Poller {
 public:
     Poller();
     ~Poller();
-    Poller(const Poller&) = delete;
-    Poller& operator=(const Poller&) = delete;
+    Poller(Poller&&) = delete;
 
     /// Opens the kernel objects. Call once, in the process that will use it (after fork).
     Status open();

@@ -76,8 +76,7 @@ class ReturnTrip {
 public:
     ReturnTrip();
     ~ReturnTrip();
-    ReturnTrip(const ReturnTrip&) = delete;
-    ReturnTrip& operator=(const ReturnTrip&) = delete;
+    ReturnTrip(ReturnTrip&&) = delete;
     void stay() { here_.reset(); }
 
 private:

@@ -34,8 +34,7 @@ public:
 
     /// poll_ms: time between two looks when polling (tests shorten it).
     explicit Reloader(int poll_ms = kPollMs) : poll_ms_(poll_ms) {}
-    Reloader(const Reloader&) = delete;
-    Reloader& operator=(const Reloader&) = delete;
+    Reloader(Reloader&&) = delete;
 
     /// engine: "auto" (inotify where it works, else polling), "inotify" or "poll". Error: unknown
     /// engine, or inotify asked for and not available.

@@ -64,7 +64,6 @@ public:
     /// costs memory (20 KiB) only from its first claim on.
     static Result<Scoreboard> create(size_t slots);
     Scoreboard(Scoreboard&& other) noexcept;
-    Scoreboard& operator=(Scoreboard&&) = delete;
     ~Scoreboard();
 
     [[nodiscard]] WorkerSlot& slot(size_t index) const;

@@ -66,8 +66,7 @@ class Hold {
 public:
     Hold() { block_all_in_this_thread(&before_); }
     ~Hold() { release(); }
-    Hold(const Hold&) = delete;
-    Hold& operator=(const Hold&) = delete;
+    Hold(Hold&&) = delete;
     void release();  ///< ends it early; idempotent
 
 private:
