@@ -683,7 +683,6 @@ bool Arbiter::spawn_worker() {
 void Arbiter::run_child(Child& child, signals::Hold& hold) {
     options_.runtime.after_fork_child();
     life_.write.reset();
-    scoreboard_->after_fork();
     // Another generation's sockets would stay open as long as this worker lives. Only closed: the
     // Worker objects of that generation, which hooks may look at, refer to them.
     for (const auto& listener : listeners_)

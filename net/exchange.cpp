@@ -12,7 +12,6 @@
 #include <thread>
 
 #ifdef __linux__
-#include <sys/eventfd.h>
 #include <sys/sendfile.h>
 #endif
 
@@ -616,27 +615,10 @@ uint64_t Exchange::body_backlog() {
 
 // ------------------------------------------------------------------------------------ ReadyQueue
 
-ReadyQueue::ReadyQueue() = default;
-
 int ReadyQueue::fd() {
     const std::lock_guard lock(mutex_);
-    if (!event_read_) {
-#ifdef __linux__
-        event_read_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-#else
-        int ends[2];
-        if (::pipe(ends) == 0) {
-            event_read_ = Fd(ends[0]);
-            event_write_ = Fd(ends[1]);
-            for (const int end : ends) {
-                ::fcntl(end, F_SETFD, FD_CLOEXEC);
-                ::fcntl(end, F_SETFL, O_NONBLOCK);
-            }
-        }
-#endif
-        if (event_read_ && !items_.empty()) signal_event();
-    }
-    return event_read_.get();
+    if (event_.fd() < 0 && event_.open() && !items_.empty()) signal_event();
+    return event_.fd();
 }
 
 void ReadyQueue::push(std::shared_ptr<Exchange> exchange, int64_t now_ms) {
@@ -650,7 +632,7 @@ bool ReadyQueue::announce(int64_t now_ms) {
     {
         const std::lock_guard lock(mutex_);
         if (items_.empty()) return false;
-        if (event_read_) signal_event();
+        signal_event();
         wakes = wakes_wanted(now_ms);
         woken_ += wakes;
         is_short_of_threads = waiting_ > woken_;
@@ -677,17 +659,12 @@ void ReadyQueue::count_call(int64_t duration_us) {
 }
 
 void ReadyQueue::signal_event() {
-    if (event_is_set_) return;
-    event_is_set_ = true;
-    const uint64_t one = 1;
-    const int event = event_write_ ? event_write_.get() : event_read_.get();
-    // A full pipe says "not empty" as well; nothing else can go wrong with 8 bytes.
-    [[maybe_unused]] const ssize_t ignored = ::write(event, &one, sizeof one);
+    if (event_.fd() >= 0 && !std::exchange(event_is_set_, true)) event_.wake();
 }
 
 void ReadyQueue::poke() {
     const std::lock_guard lock(mutex_);
-    if (event_read_) signal_event();
+    signal_event();
 }
 
 std::shared_ptr<Exchange> ReadyQueue::try_pop() {
@@ -712,9 +689,7 @@ std::shared_ptr<Exchange> ReadyQueue::try_pop() {
 /// non-blocking read of a counter, as short as a memory operation.
 void ReadyQueue::drain_event() {
     event_is_set_ = false;
-    char bytes[256];
-    while (::read(event_read_.get(), bytes, sizeof bytes) == sizeof bytes) {
-    }
+    event_.drain();
 }
 
 std::shared_ptr<Exchange> ReadyQueue::pop(int64_t& call_began_us) {

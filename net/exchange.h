@@ -29,6 +29,7 @@
 #include "http_parse.h"
 #include "http_response.h"
 #include "net/buffer.h"
+#include "os/wake_up.h"
 
 namespace gcorn {
 
@@ -277,7 +278,6 @@ constexpr size_t kCorkBytesMax = 64 * 1024;
 /// request within kPatienceMs, and every request that waited so long gets one of its own.
 class ReadyQueue {
 public:
-    ReadyQueue();
     /// A descriptor that polls readable while the queue is not empty, for greenlet hubs; opened on
     /// first use, -1 if that failed.
     [[nodiscard]] int fd();
@@ -328,7 +328,7 @@ private:
     int64_t last_pop_ms_ = 0;
     bool closed_ = false;
     bool event_is_set_ = false;  ///< fd() polls readable
-    Fd event_read_, event_write_;
+    WakeUp event_;
 };
 
 }  // namespace gcorn

@@ -10,12 +10,11 @@
 #include <vector>
 
 #include "base/fd.h"
-#include "os/process.h"
+#include "os/wake_up.h"
 
 #if defined(__linux__) && !defined(GCORN_POLLER_POLL)
 #define GCORN_POLLER_EPOLL 1
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #endif
 
 namespace gcorn {
@@ -29,43 +28,6 @@ constexpr size_t kEventsMax = 256;
 bool wants(Interest interest, Interest direction) {
     return (static_cast<unsigned>(interest) & static_cast<unsigned>(direction)) != 0;
 }
-
-/// The end that wait() looks at and the end that wake() writes to: one eventfd beside epoll,
-/// else a pipe. Full is as good as written.
-class WakeUp {
-public:
-    Status open() {
-#ifdef GCORN_POLLER_EPOLL
-        read_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-        if (!read_) return errno_error(errno, "eventfd");
-#else
-        Result<Pipe> ends = make_pipe();
-        if (!ends) return ends.error();
-        read_ = std::move(ends->read);
-        write_ = std::move(ends->write);
-#endif
-        return Status::ok();
-    }
-    [[nodiscard]] int fd() const {
-        return read_.get();
-    }
-    void drain() const {
-        std::array<char, 64> bytes;
-        while (::read(read_.get(), bytes.data(), bytes.size()) == ssize_t{bytes.size()}) {
-        }
-    }
-    void wake() const {
-        const int saved_errno = errno;  // also called in signal handlers
-        const uint64_t one = 1;
-        // Fails only with EAGAIN, when a wake-up is pending anyway.
-        const ssize_t written = ::write(write_ ? write_.get() : read_.get(), &one, sizeof one);
-        static_cast<void>(written);
-        errno = saved_errno;
-    }
-
-private:
-    Fd read_, write_;
-};
 
 }  // namespace
 

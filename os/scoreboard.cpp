@@ -8,11 +8,9 @@
 #include <utility>
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/text.h"
-#include "os/process.h"
 
 namespace gcorn {
 
@@ -101,8 +99,6 @@ struct Scoreboard::Shared {
 
 Result<Scoreboard> Scoreboard::create(size_t slots) {
     GCORN_CHECK(slots > 0);
-    Result<Pipe> pipe = make_pipe();
-    if (!pipe) return pipe.error();
     // Zero bytes are a valid start for every cell that is read before its slot is claimed.
     void* memory = ::mmap(nullptr, Shared::bytes(slots), PROT_READ | PROT_WRITE,
                           MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -110,16 +106,14 @@ Result<Scoreboard> Scoreboard::create(size_t slots) {
     Scoreboard board;
     board.memory_ = memory;
     board.size_ = slots;
-    board.notify_read_ = std::move(pipe->read);
-    board.notify_write_ = std::move(pipe->write);
+    if (Status status = board.notice_.open(); !status) return status.error();
     return board;
 }
 
 Scoreboard::Scoreboard(Scoreboard&& other) noexcept
     : memory_(std::exchange(other.memory_, nullptr)),
       size_(std::exchange(other.size_, 0)),
-      notify_read_(std::move(other.notify_read_)),
-      notify_write_(std::move(other.notify_write_)) {}
+      notice_(std::move(other.notice_)) {}
 
 Scoreboard::~Scoreboard() {
     if (memory_ != nullptr) ::munmap(memory_, Shared::bytes(size_));
@@ -145,27 +139,6 @@ size_t Scoreboard::claim() {
 
 void Scoreboard::free(size_t index) {
     slot(index).state.store(WorkerState::Free);
-}
-
-void Scoreboard::notify() const {
-    ssize_t written;
-    do {
-        written = ::write(notify_write_.get(), "!", 1);
-    } while (written < 0 && errno == EINTR);
-    // A full pipe wakes the arbiter as well; without an arbiter nobody needs to know.
-}
-
-void Scoreboard::drain() const {
-    char bytes[256];
-    for (;;) {
-        const ssize_t count = ::read(notify_read_.get(), bytes, sizeof(bytes));
-        if (count < 0 && errno == EINTR) continue;
-        if (count < static_cast<ssize_t>(sizeof(bytes))) return;
-    }
-}
-
-void Scoreboard::after_fork() {
-    notify_read_.reset();
 }
 
 bool Scoreboard::has_idle_sibling(size_t self, size_t with_fewer_than) const {

@@ -11,8 +11,8 @@
 #include <string>
 #include <string_view>
 
-#include "base/fd.h"
 #include "base/result.h"
+#include "os/wake_up.h"
 
 namespace gcorn {
 
@@ -60,8 +60,8 @@ struct WorkerSlot {
 
 class Scoreboard {
 public:
-    /// Maps `slots` slots and opens the notification pipe. Once, before the first fork. A slot
-    /// costs memory (20 KiB) only from its first claim on.
+    /// Maps `slots` slots and opens the notification descriptor. Once, before the first fork. A
+    /// slot costs memory (20 KiB) only from its first claim on.
     static Result<Scoreboard> create(size_t slots);
     Scoreboard(Scoreboard&& other) noexcept;
     ~Scoreboard();
@@ -73,12 +73,10 @@ public:
     void free(size_t index);
 
     /// Worker: "look at my state" (ready, wants replacement, stopping). Never blocks.
-    void notify() const;
+    void notify() const { notice_.wake(); }
     /// Arbiter: polls this; drain() empties it.
-    [[nodiscard]] int notify_fd() const { return notify_read_.get(); }
-    void drain() const;
-    /// Worker, after fork: closes what only the arbiter needs.
-    void after_fork();
+    [[nodiscard]] int notify_fd() const { return notice_.fd(); }
+    void drain() const { notice_.drain(); }
 
     /// True if some other Ready worker than `self` holds fewer connections than that and could run
     /// a request at once.
@@ -90,7 +88,7 @@ private:
     Scoreboard() = default;
     void* memory_ = nullptr;
     size_t size_ = 0;
-    Fd notify_read_, notify_write_;
+    WakeUp notice_;
 };
 
 }  // namespace gcorn

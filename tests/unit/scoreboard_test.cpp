@@ -69,7 +69,6 @@ TEST(ScoreboardRoom, IsSharedWithChildren) {
     Scoreboard board = make_board(2);
     const size_t index = board.claim();
     EXPECT_EQ(in_child([&] {
-                  board.after_fork();
                   WorkerSlot& slot = board.slot(index);
                   slot.beat();
                   slot.state.store(WorkerState::Ready);
