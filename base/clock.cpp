@@ -1,6 +1,5 @@
 #include "base/clock.h"
 
-#include <cstdio>
 #include <cstring>
 
 namespace gcorn {
@@ -17,13 +16,10 @@ struct timespec now(clockid_t clock) {
     return t;
 }
 
-/// Minutes east of UTC, with the sign and the digits of strftime's %z.
-void format_zone(const struct tm& local, char (&out)[8]) {
-    long minutes = local.tm_gmtoff / 60;
-    const char sign = minutes < 0 ? '-' : '+';
-    if (minutes < 0) minutes = -minutes;
-    std::snprintf(out, sizeof out, "%c%02d%02d", sign, static_cast<int>(minutes / 60 % 100),
-                  static_cast<int>(minutes % 60));
+struct tm local_time(std::time_t when) {
+    struct tm local {};
+    ::localtime_r(&when, &local);
+    return local;
 }
 
 }  // namespace
@@ -42,9 +38,10 @@ void format_http_date(std::time_t when, char* out) {
     struct tm utc {};
     ::gmtime_r(&when, &utc);
     char text[64];
-    std::snprintf(text, sizeof text, "%s, %02d %s %04d %02d:%02d:%02d GMT", kDays[utc.tm_wday],
-                  utc.tm_mday, kMonths[utc.tm_mon], utc.tm_year + 1900, utc.tm_hour, utc.tm_min,
-                  utc.tm_sec);
+    // Numbers are the same in every locale, names are not.
+    std::strftime(text, sizeof text, "DDD, %d MMM %Y %H:%M:%S GMT", &utc);
+    std::memcpy(text, kDays[utc.tm_wday], 3);
+    std::memcpy(text + 8, kMonths[utc.tm_mon], 3);
     std::memcpy(out, text, kHttpDateSize);
 }
 
@@ -65,25 +62,17 @@ std::string_view http_date_now() {
 }
 
 std::string access_log_time(std::time_t when) {
-    struct tm local {};
-    ::localtime_r(&when, &local);
-    char zone[8];
-    format_zone(local, zone);
+    const struct tm local = local_time(when);
     char text[64];
-    std::snprintf(text, sizeof text, "%02d/%s/%04d:%02d:%02d:%02d %s", local.tm_mday,
-                  kMonths[local.tm_mon], local.tm_year + 1900, local.tm_hour, local.tm_min,
-                  local.tm_sec, zone);
+    std::strftime(text, sizeof text, "%d/MMM/%Y:%H:%M:%S %z", &local);
+    std::memcpy(text + 3, kMonths[local.tm_mon], 3);
     return text;
 }
 
 std::string error_log_time(std::time_t when) {
-    struct tm local {};
-    ::localtime_r(&when, &local);
-    char zone[8];
-    format_zone(local, zone);
+    const struct tm local = local_time(when);
     char text[64];
-    std::snprintf(text, sizeof text, "%04d-%02d-%02d %02d:%02d:%02d %s", local.tm_year + 1900,
-                  local.tm_mon + 1, local.tm_mday, local.tm_hour, local.tm_min, local.tm_sec, zone);
+    std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S %z", &local);
     return text;
 }
 
