@@ -749,8 +749,7 @@ void Arbiter::reap() {
     bool has_looked = false;
     for (;;) {
         int status = 0;
-        const pid_t pid = ::waitpid(-1, &status, WNOHANG);
-        if (pid < 0 && errno == EINTR) continue;
+        const pid_t pid = retry_on_eintr([&] { return ::waitpid(-1, &status, WNOHANG); });
         if (pid <= 0) break;
         if (pid == successor_) {
             successor_ended(status);

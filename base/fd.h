@@ -1,14 +1,26 @@
 // Fd: the one owner of a file descriptor.
 //
 // Every descriptor of the program lives in an Fd from the system call that made it to its close.
-// Creators set close-on-exec at creation; inheriting across exec is an explicit act elsewhere.
+// Creators set close-on-exec at creation; inheriting across exec is an explicit act elsewhere. Also
+// the one way to go on after EINTR.
 #pragma once
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <utility>
 
 namespace gcorn {
+
+/// What the system call in `call` returns (below 0: errno is set) once no signal handler interrupts
+/// it. Any thread; async-signal-safe if the call is.
+template <typename Call>
+auto retry_on_eintr(Call call) {
+    auto result = call();
+    while (result < 0 && errno == EINTR)
+        result = call();
+    return result;
+}
 
 class Fd {
 public:

@@ -32,11 +32,7 @@ namespace gcorn {
     struct pollfd item {};
     item.fd = fd;
     item.events = POLLOUT;
-    int ready = 0;
-    do {
-        ready = ::poll(&item, 1, timeout_ms);
-    } while (ready < 0 && errno == EINTR);
-    return ready > 0;
+    return retry_on_eintr([&] { return ::poll(&item, 1, timeout_ms); }) > 0;
 }
 
 /// True for one caller in each second; the others of that second get false.

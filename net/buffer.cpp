@@ -32,8 +32,8 @@ const std::string& default_directory() {
 /// All of `bytes` at `position`; 0 or the errno. A full disk may take a part of them.
 int write_all(int fd, std::string_view bytes, uint64_t position) {
     while (!bytes.empty()) {
-        const ssize_t n = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(position));
-        if (n < 0 && errno == EINTR) continue;
+        const ssize_t n = retry_on_eintr(
+            [&] { return ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(position)); });
         if (n < 0) return errno;
         if (n == 0) return ENOSPC;
         bytes.remove_prefix(static_cast<size_t>(n));
@@ -103,13 +103,11 @@ Result<size_t> Spool::read_at(uint64_t position, char* out, size_t n) const {
         std::memcpy(out, memory_.data() + position, n);
         return n;
     }
-    for (;;) {
-        const ssize_t got = ::pread(file_.get(), out, n, static_cast<off_t>(position));
-        if (got > 0) return static_cast<size_t>(got);
-        if (got < 0 && errno == EINTR) continue;
-        // The file is ours alone and holds size_ bytes: an early end is an I/O error as well.
-        return errno_error(got < 0 ? errno : EIO, "read body from temporary file");
-    }
+    const ssize_t got =
+        retry_on_eintr([&] { return ::pread(file_.get(), out, n, static_cast<off_t>(position)); });
+    if (got > 0) return static_cast<size_t>(got);
+    // The file is ours alone and holds size_ bytes: an early end is an I/O error as well.
+    return errno_error(got < 0 ? errno : EIO, "read body from temporary file");
 }
 
 void Spool::discard_before(uint64_t position) {

@@ -255,10 +255,8 @@ void Connection::on_stop(int64_t now_ms) {
 
 /// One recv(2) into the loop's scratch memory. False: nothing there (any more), or failed.
 bool Connection::receive(std::string_view& bytes, bool& is_eof) {
-    ssize_t got = 0;
-    do {
-        got = ::recv(fd_.get(), loop_.scratch_.get(), kReadBytesMax, MSG_DONTWAIT);
-    } while (got < 0 && errno == EINTR);
+    const ssize_t got = retry_on_eintr(
+        [&] { return ::recv(fd_.get(), loop_.scratch_.get(), kReadBytesMax, MSG_DONTWAIT); });
     if (got > 0) {
         bytes = {loop_.scratch_.get(), static_cast<size_t>(got)};
         return true;
@@ -695,9 +693,9 @@ bool Connection::flush_tls() {
             output_blocked_ = false;
             return true;
         }
-        const ssize_t sent =
-            ::send(fd_.get(), wire.data(), wire.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent < 0 && errno == EINTR) continue;
+        const ssize_t sent = retry_on_eintr([&] {
+            return ::send(fd_.get(), wire.data(), wire.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        });
         if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
             peer_gone();
             return false;

@@ -60,19 +60,11 @@ SendResult send_vector(int fd, iovec* parts, size_t count, int flags = kSendFlag
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = count;
-    ssize_t sent = 0;
-    do {
-        sent = ::sendmsg(fd, &message, flags);
-    } while (sent < 0 && errno == EINTR);
-    return result_of(sent);
+    return result_of(retry_on_eintr([&] { return ::sendmsg(fd, &message, flags); }));
 }
 
 SendResult send_bytes(int fd, std::string_view bytes, int flags = kSendFlags) {
-    ssize_t sent = 0;
-    do {
-        sent = ::send(fd, bytes.data(), bytes.size(), flags);
-    } while (sent < 0 && errno == EINTR);
-    return result_of(sent);
+    return result_of(retry_on_eintr([&] { return ::send(fd, bytes.data(), bytes.size(), flags); }));
 }
 
 iovec as_iovec(std::string_view bytes) {
@@ -111,10 +103,7 @@ SendResult send_range(int fd, int file, off_t offset, uint64_t length) {
 #ifdef __linux__
     const size_t size = static_cast<size_t>(std::min<uint64_t>(length, kSendBytesMax));
     off_t position = offset;
-    ssize_t sent = 0;
-    do {
-        sent = ::sendfile(fd, file, &position, size);
-    } while (sent < 0 && errno == EINTR);
+    const ssize_t sent = retry_on_eintr([&] { return ::sendfile(fd, file, &position, size); });
     // A descriptor that sendfile(2) cannot read falls through to the copying way below.
     if (sent > 0) return sent;
     if (sent == 0) return -EIO;

@@ -22,8 +22,7 @@ namespace {
 
 Status write_all(int fd, std::string_view bytes, const std::string& path) {
     while (!bytes.empty()) {
-        const ssize_t count = ::write(fd, bytes.data(), bytes.size());
-        if (count < 0 && errno == EINTR) continue;
+        const auto count = retry_on_eintr([&] { return ::write(fd, bytes.data(), bytes.size()); });
         if (count < 0) return errno_error(errno, "write pid file '" + path + "'");
         bytes.remove_prefix(static_cast<size_t>(count));
     }

@@ -298,8 +298,7 @@ std::optional<std::string> read_small_file(const std::string& path) {
     std::string text;
     char chunk[4096];
     while (text.size() < 64 * 1024) {
-        const ssize_t count = ::read(fd.get(), chunk, sizeof(chunk));
-        if (count < 0 && errno == EINTR) continue;
+        const auto count = retry_on_eintr([&] { return ::read(fd.get(), chunk, sizeof(chunk)); });
         if (count < 0) return std::nullopt;
         if (count == 0) break;
         text.append(chunk, static_cast<size_t>(count));

@@ -247,8 +247,8 @@ void Reloader::drain_events() {
 #ifdef __linux__
     alignas(struct inotify_event) char buffer[16384];
     for (;;) {
-        const ssize_t size = ::read(inotify_.get(), buffer, sizeof buffer);
-        if (size < 0 && errno == EINTR) continue;
+        const ssize_t size =
+            retry_on_eintr([&] { return ::read(inotify_.get(), buffer, sizeof buffer); });
         if (size <= 0) return;
         for (ssize_t at = 0; at < size;) {
             struct inotify_event event {};

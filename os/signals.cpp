@@ -63,11 +63,7 @@ void take_note(int signal) {
     if (!is_ours()) return obey_as_a_child(signal);
     const int saved_errno = errno;
     const auto byte = static_cast<unsigned char>(signal);
-    ssize_t written;
-    do {
-        written = ::write(write_fd, &byte, 1);
-    } while (written < 0 && errno == EINTR);
-    if (written != 1) overflowed[signal] = 1;
+    if (retry_on_eintr([&] { return ::write(write_fd, &byte, 1); }) != 1) overflowed[signal] = 1;
     errno = saved_errno;
 }
 
@@ -121,10 +117,8 @@ std::vector<int> take() {
         queued.push_back(signal);
     };
     unsigned char bytes[256];
-    for (;;) {
-        const ssize_t count = ::read(read_end.get(), bytes, sizeof(bytes));
-        if (count < 0 && errno == EINTR) continue;
-        if (count <= 0) break;
+    const auto read_some = [&] { return ::read(read_end.get(), bytes, sizeof(bytes)); };
+    for (ssize_t count = 0; (count = retry_on_eintr(read_some)) > 0;) {
         for (ssize_t i = 0; i < count; ++i)
             append(bytes[i]);
     }

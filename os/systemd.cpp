@@ -130,8 +130,7 @@ Status Notifier::reclaim_main_pid() const {
         wait_until_read();
     }
     ours.reset();
-    while (::waitpid(other, nullptr, 0) < 0 && errno == EINTR)
-        continue;
+    retry_on_eintr([&] { return ::waitpid(other, nullptr, 0); });
     return status;
 }
 
@@ -177,11 +176,8 @@ Status Notifier::send(std::string_view message, int flags, int passed) const {
         header->cmsg_len = CMSG_LEN(sizeof(int));
         std::memcpy(CMSG_DATA(header), &passed, sizeof(int));
     }
-    ssize_t sent;
-    do {
-        sent = ::sendmsg(fd.get(), &datagram, MSG_NOSIGNAL | flags);
-    } while (sent < 0 && errno == EINTR);
-    if (sent < 0) return errno_error(errno, "notify " + socket_path_);
+    if (retry_on_eintr([&] { return ::sendmsg(fd.get(), &datagram, MSG_NOSIGNAL | flags); }) < 0)
+        return errno_error(errno, "notify " + socket_path_);
     return {};
 }
 
