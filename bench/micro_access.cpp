@@ -17,19 +17,12 @@ namespace {
 using namespace gcorn;
 
 /// The fields of a browser's request that the default format asks for.
-class BrowserFields : public FieldLookup {
-public:
-    bool request_field(std::string_view name, std::string_view& value) const override {
-        if (name == "user-agent")
-            value = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0";
-        else if (name == "referer")
-            value = "https://www.example.com/a/page/before?with=query";
-        else
-            return false;
-        return true;
-    }
-    bool response_field(std::string_view, std::string_view&) const override { return false; }
-};
+std::optional<std::string_view> browser_field(char kind, std::string_view name) {
+    if (kind == 'i' && name == "user-agent")
+        return "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0";
+    if (kind == 'i' && name == "referer") return "https://www.example.com/a/page/before?with=query";
+    return std::nullopt;
+}
 
 /// CPU time of this process, so that neighbours on the machine matter little.
 int64_t cpu_ns() {
@@ -60,7 +53,6 @@ AccessLog compile_or_exit(const char* format) {
 int main(int argc, char** argv) {
     const long lines = argc > 1 ? std::atol(argv[1]) : 2'000'000;
     const char* path = argc > 2 ? argv[2] : "/tmp/micro_access.log";
-    const BrowserFields fields;
     AccessRecord record;
     record.remote_addr = "192.0.2.17";
     record.method = "GET";
@@ -74,7 +66,7 @@ int main(int argc, char** argv) {
     record.app_us = 1711;
     record.queue_us = 12;
     record.pid = ::getpid();
-    record.fields = &fields;
+    record.find_field = browser_field;
 
     const AccessLog text = compile_or_exit(kDefaultAccessFormat);
     const AccessLog json = compile_or_exit("json");

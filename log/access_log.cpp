@@ -12,32 +12,6 @@
 
 namespace gcorn {
 
-enum class AccessLog::Step::Kind : uint8_t {
-    RemoteAddr,
-    User,
-    Time,
-    Request,
-    Status,
-    Method,
-    Path,
-    Query,
-    Protocol,
-    Bytes,
-    Referer,
-    UserAgent,
-    Seconds,
-    Milliseconds,
-    Microseconds,
-    Fraction,
-    Pid,
-    AppMicroseconds,
-    QueueMicroseconds,
-    RequestField,
-    ResponseField,
-    Environ,
-    Absent
-};
-
 namespace {
 
 constexpr size_t kWidthMax = 1024;  ///< of a field width; more is a slip of the pen
@@ -156,36 +130,19 @@ size_t take_number(std::string_view text, size_t& position) {
 }  // namespace
 
 /// The step for an atom's name: a letter, or {name} with i, o or e, in any case. An unknown one
-/// gives an Absent step. Error: a string asked for as a number.
+/// gives that of %(l)s, which is always absent. Error: a string asked for as a number.
 Result<AccessLog::Step> AccessLog::find_atom(std::string_view name, bool is_number_wanted) {
-    using Kind = Step::Kind;
     struct Atom {
         char letter;
-        Kind kind;
         const char* json_key;
     };
     static constexpr Atom kAtoms[] = {
-        {'h', Kind::RemoteAddr, "remote_addr"},
-        {'l', Kind::Absent, "ident"},
-        {'u', Kind::User, "user"},
-        {'t', Kind::Time, "time"},
-        {'r', Kind::Request, "request"},
-        {'s', Kind::Status, "status"},
-        {'m', Kind::Method, "method"},
-        {'U', Kind::Path, "path"},
-        {'q', Kind::Query, "query"},
-        {'H', Kind::Protocol, "protocol"},
-        {'b', Kind::Bytes, "bytes"},
-        {'B', Kind::Bytes, "bytes"},
-        {'f', Kind::Referer, "referer"},
-        {'a', Kind::UserAgent, "user_agent"},
-        {'T', Kind::Seconds, "duration_s"},
-        {'M', Kind::Milliseconds, "duration_ms"},
-        {'D', Kind::Microseconds, "duration_us"},
-        {'L', Kind::Fraction, "duration"},
-        {'p', Kind::Pid, "pid"},
-        {'A', Kind::AppMicroseconds, "app_us"},
-        {'Q', Kind::QueueMicroseconds, "queue_us"},
+        {'h', "remote_addr"}, {'l', "ident"},      {'u', "user"},       {'t', "time"},
+        {'r', "request"},     {'s', "status"},     {'m', "method"},     {'U', "path"},
+        {'q', "query"},       {'H', "protocol"},   {'b', "bytes"},      {'B', "bytes"},
+        {'f', "referer"},     {'a', "user_agent"}, {'T', "duration_s"}, {'M', "duration_ms"},
+        {'D', "duration_us"}, {'L', "duration"},   {'p', "pid"},        {'A', "app_us"},
+        {'Q', "queue_us"},
     };
     constexpr std::string_view kIntegers = "sbBTMDAQ";
     if (is_number_wanted && (name.size() != 1 || kIntegers.find(name) == std::string_view::npos))
@@ -194,21 +151,21 @@ Result<AccessLog::Step> AccessLog::find_atom(std::string_view name, bool is_numb
     for (const Atom& atom : kAtoms) {
         if (name.size() != 1 || name[0] != atom.letter) continue;
         measures_time_ = measures_time_ || kDurations.find(atom.letter) != kDurations.npos;
-        return Step{atom.kind, "", atom.json_key};
+        return Step{atom.letter, "", atom.json_key};
     }
 
     const size_t brace = name.size() < 3 ? 0 : name.size() - 2;
-    if (brace == 0 || name.front() != '{' || name[brace] != '}') return Step{Kind::Absent, ""};
+    if (brace == 0 || name.front() != '{' || name[brace] != '}') return Step{'l', ""};
     const std::string field = lower(name.substr(1, brace - 1));
     switch (to_lower(name.back())) {
-        case 'i': return Step{Kind::RequestField, field, "request_header." + field};
-        case 'o': return Step{Kind::ResponseField, field, "response_header." + field};
+        case 'i': return Step{'i', field, "request_header." + field};
+        case 'o': return Step{'o', field, "response_header." + field};
         case 'e': break;
-        default: return Step{Kind::Absent, ""};
+        default: return Step{'l', ""};
     }
     const auto known = std::find(environ_names_.begin(), environ_names_.end(), field);
     if (known == environ_names_.end()) environ_names_.push_back(field);
-    return Step{Kind::Environ, field, "environ." + field};
+    return Step{'e', field, "environ." + field};
 }
 
 Result<AccessLog> AccessLog::compile(std::string_view format) {
@@ -263,7 +220,7 @@ Status AccessLog::compile_text(std::string_view format) {
         step->is_padded = width > 0 || has_precision;
         step->is_left = is_left;
         step->is_zero = is_zero && is_number && !is_left;
-        if (step->kind == Step::Kind::Absent && !step->is_padded) {
+        if (step->kind == 'l' && !step->is_padded) {
             literal += '-';
         } else {
             step->before = std::exchange(literal, {});
@@ -316,7 +273,6 @@ void AccessLog::pad(const Step& step, size_t start, std::string& out) {
 
 AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& record,
                                      Scratch& scratch) {
-    using Kind = Step::Kind;
     const auto number = [&](auto integer) {
         const auto [end, error] = std::to_chars(scratch.digits, std::end(scratch.digits), integer);
         return Value{Form::Number, {scratch.digits, end}};
@@ -325,36 +281,37 @@ AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& recor
     const auto known = [&](std::string_view bytes) {
         return bytes.empty() ? Value{} : text(bytes);
     };
-    const auto request_field = [&](std::string_view name) {
-        std::string_view bytes;
-        return record.fields && record.fields->request_field(name, bytes) ? text(bytes) : Value{};
+    const auto field = [&](char kind, std::string_view name) {
+        const auto bytes = record.find_field ? record.find_field(kind, name) : std::nullopt;
+        return bytes ? text(*bytes) : Value{};
     };
     const int64_t us = std::max<int64_t>(record.duration_us, 0);
     switch (step.kind) {
-        case Kind::RemoteAddr: return text(record.remote_addr);
-        case Kind::User: {
-            const Value authorization = request_field("authorization");
+        case 'h': return text(record.remote_addr);
+        case 'u': {
+            const Value authorization = field('i', "authorization");
             return basic_user(authorization.text, scratch.text) ? text(scratch.text) : Value{};
         }
-        case Kind::Request: return known(record.request);
-        case Kind::Status: {
+        case 'r': return known(record.request);
+        case 's': {
             const std::string_view code = first_word(record.status);
             // JSON knows no number with a leading zero.
             const bool is_number =
                 !code.starts_with('0') && std::all_of(code.begin(), code.end(), is_digit);
             return is_number && !code.empty() ? Value{Form::Number, code} : known(code);
         }
-        case Kind::Method: return known(record.method);
-        case Kind::Path: scratch.text = percent_decode(record.path); return text(scratch.text);
-        case Kind::Query: return text(record.query);
-        case Kind::Protocol: return known(record.protocol);
-        case Kind::Bytes: return number(record.body_bytes);
-        case Kind::Referer: return request_field("referer");
-        case Kind::UserAgent: return request_field("user-agent");
-        case Kind::Seconds: return number(us / 1'000'000);
-        case Kind::Milliseconds: return number(us / 1000);
-        case Kind::Microseconds: return number(us);
-        case Kind::Fraction: {
+        case 'm': return known(record.method);
+        case 'U': scratch.text = percent_decode(record.path); return text(scratch.text);
+        case 'q': return text(record.query);
+        case 'H': return known(record.protocol);
+        case 'b':
+        case 'B': return number(record.body_bytes);
+        case 'f': return field('i', "referer");
+        case 'a': return field('i', "user-agent");
+        case 'T': return number(us / 1'000'000);
+        case 'M': return number(us / 1000);
+        case 'D': return number(us);
+        case 'L': {
             const size_t point = number(us / 1'000'000).text.size();
             char* const begin = scratch.digits + point;
             const auto [end, error] =
@@ -362,34 +319,28 @@ AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& recor
             *begin = '.';  // it was the 1 that kept the leading zeros
             return {Form::Number, {scratch.digits, end}};
         }
-        case Kind::Pid: return number(record.pid ? record.pid : ::getpid());
-        case Kind::AppMicroseconds: return number(record.app_us);
-        case Kind::QueueMicroseconds: return number(record.queue_us);
-        case Kind::RequestField: return request_field(step.name);
-        case Kind::ResponseField: {
-            std::string_view bytes;
-            const bool is_there = record.fields && record.fields->response_field(step.name, bytes);
-            return is_there ? text(bytes) : Value{};
-        }
-        case Kind::Environ:
+        case 'p': return number(record.pid ? record.pid : ::getpid());
+        case 'A': return number(record.app_us);
+        case 'Q': return number(record.queue_us);
+        case 'i':
+        case 'o': return field(step.kind, step.name);
+        case 'e':
             if (!record.environ) return {};
             for (const auto& [name, bytes] : *record.environ)
                 if (name == step.name) return text(bytes);
             return {};
-        case Kind::Time:
-        case Kind::Absent: break;
+        default: return {};  // 't' is for the callers, 'l' for nobody
     }
-    return {};
 }
 
 void AccessLog::append_text(const Step& step, const AccessRecord& record, Scratch& scratch,
                             std::string& out) {
-    if (step.kind == Step::Kind::Time) {
+    if (step.kind == 't') {
         out += time_texts().clf;
         return;
     }
     const Value value = value_of(step, record, scratch);
-    if (step.kind == Step::Kind::Pid) {
+    if (step.kind == 'p') {
         ((out += '<') += value.text) += '>';
         return;
     }
@@ -404,7 +355,7 @@ void AccessLog::append_text(const Step& step, const AccessRecord& record, Scratc
 
 void AccessLog::append_json(const Step& step, const AccessRecord& record, Scratch& scratch,
                             std::string& out) {
-    if (step.kind == Step::Kind::Time) {
+    if (step.kind == 't') {
         ((out += '"') += time_texts().iso) += '"';
         return;
     }

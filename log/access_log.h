@@ -20,6 +20,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -33,13 +35,10 @@ namespace gcorn {
 inline constexpr const char* kDefaultAccessFormat =
     R"(%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s")";
 
-/// Looks up a request or response field by lower-case name: the last one wins, false if absent.
-class FieldLookup {
-public:
-    virtual ~FieldLookup() = default;
-    virtual bool request_field(std::string_view lower_name, std::string_view& value) const = 0;
-    virtual bool response_field(std::string_view lower_name, std::string_view& value) const = 0;
-};
+/// Looks up a field of the request ('i') or the response ('o') by lower-case name: the last one
+/// wins, nullopt if absent.
+using FieldLookup =
+    std::function<std::optional<std::string_view>(char kind, std::string_view lower_name)>;
 
 /// What one line is made of. Views are valid for the call only.
 struct AccessRecord {
@@ -55,7 +54,7 @@ struct AccessRecord {
     int64_t app_us = 0;       ///< inside the application, %(A)s
     int64_t queue_us = 0;     ///< complete → taken by the application side, %(Q)s
     int pid = 0;              ///< 0: asked for when the format wants it (one system call)
-    const FieldLookup* fields = nullptr;  ///< null: none (a refused request)
+    FieldLookup find_field;   ///< empty: there are none
     /// Values of %({name}e)s captured on the application side, by lower-case name.
     const std::vector<std::pair<std::string, std::string>>* environ = nullptr;
 };
@@ -78,8 +77,7 @@ public:
 
 private:
     struct Step {
-        enum class Kind : uint8_t;
-        Kind kind;
+        char kind;                        ///< the atom's letter; of {x}i, {x}o and {x}e the last
         std::string name;                 ///< of a field or environ value, in lower case
         std::string json_key{};           ///< "status"; "" for what JSON does not know
         std::string before{};             ///< literal text in front of the value

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -35,28 +36,19 @@ constexpr int kTurnsGivenMax = 100;
 constexpr size_t kScratchBytes = 64 * 1024;
 
 /// The fields of an Exchange, for the access log.
-class ExchangeFields final : public FieldLookup {
-public:
-    explicit ExchangeFields(const Exchange& exchange) : exchange_(exchange) {}
-
-    bool request_field(std::string_view lower_name, std::string_view& value) const override {
+std::optional<std::string_view> find_field(const Exchange& exchange, char kind,
+                                           std::string_view lower_name) {
+    std::optional<std::string_view> last;
+    if (kind == 'o') {
         bool found = false;
-        for (const Field& field : exchange_.head.fields) {
-            if (!iequals(field.name, lower_name)) continue;
-            value = field.value;
-            found = true;
-        }
-        return found;
+        const std::string_view value = exchange.response.field(lower_name, found);
+        if (found) last = value;
+        return last;
     }
-    bool response_field(std::string_view lower_name, std::string_view& value) const override {
-        bool found = false;
-        value = exchange_.response.field(lower_name, found);
-        return found;
-    }
-
-private:
-    const Exchange& exchange_;
-};
+    for (const Field& field : exchange.head.fields)
+        if (iequals(field.name, lower_name)) last = field.value;
+    return last;
+}
 
 }  // namespace
 
@@ -259,7 +251,6 @@ void EventLoop::exchange_completed(Exchange& exchange) {
 }
 
 void EventLoop::write_access_line(const Exchange& exchange) {
-    const ExchangeFields fields(exchange);
     AccessRecord record;
     record.remote_addr = exchange.facts->remote_addr;
     record.request = exchange.head.request_line();
@@ -267,7 +258,9 @@ void EventLoop::write_access_line(const Exchange& exchange) {
     record.path = exchange.head.raw_path;
     record.query = exchange.head.query;
     record.protocol = exchange.head.protocol;
-    record.fields = &fields;
+    record.find_field = [&exchange](char kind, std::string_view lower_name) {
+        return find_field(exchange, kind, lower_name);
+    };
     record.status = exchange.response.status();
     record.body_bytes = exchange.response.body_bytes();
     record.duration_us = exchange.done_us - exchange.received_us;
