@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <string_view>
 #include <type_traits>
 #if defined(__SSE2__) && !defined(GCORN_PORTABLE_SCAN)
@@ -20,83 +21,47 @@
 
 namespace gcorn {
 
-// X(identifier, "name in lower case"). The first six decide what a request is; the parser relies on
-// their order.
-#define GCORN_KNOWN_FIELDS(X)                               \
-    X(Host, "host")                                         \
-    X(Connection, "connection")                             \
-    X(ContentLength, "content-length")                      \
-    X(ContentType, "content-type")                          \
-    X(TransferEncoding, "transfer-encoding")                \
-    X(Expect, "expect")                                     \
-    X(Accept, "accept")                                     \
-    X(AcceptCharset, "accept-charset")                      \
-    X(AcceptEncoding, "accept-encoding")                    \
-    X(AcceptLanguage, "accept-language")                    \
-    X(Authorization, "authorization")                       \
-    X(CacheControl, "cache-control")                        \
-    X(ContentEncoding, "content-encoding")                  \
-    X(Cookie, "cookie")                                     \
-    X(Date, "date")                                         \
-    X(Dnt, "dnt")                                           \
-    X(Forwarded, "forwarded")                               \
-    X(From, "from")                                         \
-    X(IfMatch, "if-match")                                  \
-    X(IfModifiedSince, "if-modified-since")                 \
-    X(IfNoneMatch, "if-none-match")                         \
-    X(IfRange, "if-range")                                  \
-    X(IfUnmodifiedSince, "if-unmodified-since")             \
-    X(KeepAlive, "keep-alive")                              \
-    X(Origin, "origin")                                     \
-    X(Pragma, "pragma")                                     \
-    X(Priority, "priority")                                 \
-    X(ProxyAuthorization, "proxy-authorization")            \
-    X(ProxyConnection, "proxy-connection")                  \
-    X(Range, "range")                                       \
-    X(Referer, "referer")                                   \
-    X(SecChUa, "sec-ch-ua")                                 \
-    X(SecChUaMobile, "sec-ch-ua-mobile")                    \
-    X(SecChUaPlatform, "sec-ch-ua-platform")                \
-    X(SecFetchDest, "sec-fetch-dest")                       \
-    X(SecFetchMode, "sec-fetch-mode")                       \
-    X(SecFetchSite, "sec-fetch-site")                       \
-    X(SecFetchUser, "sec-fetch-user")                       \
-    X(SecWebSocketExtensions, "sec-websocket-extensions")   \
-    X(SecWebSocketKey, "sec-websocket-key")                 \
-    X(SecWebSocketProtocol, "sec-websocket-protocol")       \
-    X(SecWebSocketVersion, "sec-websocket-version")         \
-    X(Te, "te")                                             \
-    X(Traceparent, "traceparent")                           \
-    X(Trailer, "trailer")                                   \
-    X(Upgrade, "upgrade")                                   \
-    X(UpgradeInsecureRequests, "upgrade-insecure-requests") \
-    X(UserAgent, "user-agent")                              \
-    X(Via, "via")                                           \
-    X(XCsrfToken, "x-csrftoken")                            \
-    X(XForwardedFor, "x-forwarded-for")                     \
-    X(XForwardedHost, "x-forwarded-host")                   \
-    X(XForwardedPort, "x-forwarded-port")                   \
-    X(XForwardedProto, "x-forwarded-proto")                 \
-    X(XForwardedProtocol, "x-forwarded-protocol")           \
-    X(XForwardedSsl, "x-forwarded-ssl")                     \
-    X(XRealIp, "x-real-ip")                                 \
-    X(XRequestId, "x-request-id")                           \
-    X(XRequestedWith, "x-requested-with")
+/// Names in lower case by FieldId; the one of Unknown is empty.
+inline constexpr std::string_view kFieldNames[] = {
+    "",
+    // In the order of FieldId.
+    "host", "connection", "content-length", "content-type", "transfer-encoding", "expect",
+    "authorization", "cookie", "date", "dnt", "keep-alive", "proxy-authorization", "te", "trailer",
+    "upgrade", "via",
+    // Known, but nobody asks for them by their id.
+    "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control",
+    "content-encoding", "forwarded", "from", "if-match", "if-modified-since", "if-none-match",
+    "if-range", "if-unmodified-since", "origin", "pragma", "priority", "proxy-connection", "range",
+    "referer", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "sec-fetch-dest",
+    "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "sec-websocket-extensions",
+    "sec-websocket-key", "sec-websocket-protocol", "sec-websocket-version", "traceparent",
+    "upgrade-insecure-requests", "user-agent", "x-csrftoken", "x-forwarded-for", "x-forwarded-host",
+    "x-forwarded-port", "x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl", "x-real-ip",
+    "x-request-id", "x-requested-with"};
 
+/// The first six decide what a request is; the parser relies on their order. Ids from Via to Count
+/// belong to names that no code asks for.
 enum class FieldId : uint8_t {
-    Unknown = 0,
-#define GCORN_FIELD_ENUM(identifier, name) identifier,
-    GCORN_KNOWN_FIELDS(GCORN_FIELD_ENUM)
-#undef GCORN_FIELD_ENUM
-        Count
+    Unknown,
+    Host,
+    Connection,
+    ContentLength,
+    ContentType,
+    TransferEncoding,
+    Expect,
+    Authorization,
+    Cookie,
+    Date,
+    Dnt,
+    KeepAlive,
+    ProxyAuthorization,
+    Te,
+    Trailer,
+    Upgrade,
+    Via,
+    Count = std::size(kFieldNames)
 };
-
-/// Lower-case names by FieldId; the one of Unknown is empty.
-inline constexpr std::string_view kFieldNames[] = {"",
-#define GCORN_FIELD_NAME(identifier, name) name,
-                                                   GCORN_KNOWN_FIELDS(GCORN_FIELD_NAME)
-#undef GCORN_FIELD_NAME
-};
+static_assert(kFieldNames[static_cast<size_t>(FieldId::Via)] == "via", "in the same order");
 
 namespace field_table {
 
