@@ -157,11 +157,7 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
         lock.lock();
         in_flight_ = false;
         if (is_sent) return !is_aborted();
-        if (sent < 0) {
-            lock.unlock();
-            abort();
-            return false;
-        }
+        if (sent < 0) return fail(lock);
         auto taken = static_cast<size_t>(sent);
         for (std::string_view* part : {&before, &block, &after}) {
             const size_t cut = std::min(taken, part->size());
@@ -210,11 +206,7 @@ bool Exchange::send_held() {
     held_ = false;
     bool progressed = false;
     const Flush outcome = send_queued(lock, direct_fd_, progressed);
-    if (outcome == Flush::Failed) {
-        lock.unlock();
-        abort();
-        return false;
-    }
+    if (outcome == Flush::Failed) return fail(lock);
     last_block_us_ = monotonic_us();
     if (outcome == Flush::Blocked) {
         lock.unlock();
@@ -233,11 +225,7 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
         const SendResult sent = send_range(direct_fd_, file, offset, length);
         lock.lock();
         in_flight_ = false;
-        if (sent < 0) {
-            lock.unlock();
-            abort();
-            return false;
-        }
+        if (sent < 0) return fail(lock);
         if (sent == 0) break;
         offset += sent;
         length -= static_cast<uint64_t>(sent);
@@ -246,11 +234,7 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
     if (length > 0) {
         Segment range;
         range.file = Fd(::fcntl(file, F_DUPFD_CLOEXEC, 0));
-        if (!range.file) {
-            lock.unlock();
-            abort();
-            return false;
-        }
+        if (!range.file) return fail(lock);
         range.offset = offset;
         range.length = length;
         segments_.push_back(std::move(range));
@@ -327,6 +311,13 @@ bool Exchange::wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*b
     while ((this->*blocked)() && !is_aborted())
         wait_a_moment(lock);
     return !is_aborted();
+}
+
+/// Cuts the connection; the caller holds the lock, and ends with it. False.
+bool Exchange::fail(std::unique_lock<std::mutex>& lock) {
+    lock.unlock();
+    abort();
+    return false;
 }
 
 void Exchange::abort() {

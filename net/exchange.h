@@ -223,6 +223,7 @@ private:
     bool hold(std::unique_lock<std::mutex>& lock, std::string_view before, std::string_view block,
               std::string_view after);
     bool send_held();
+    bool fail(std::unique_lock<std::mutex>& lock);
     Flush send_queued(std::unique_lock<std::mutex>& lock, int fd, bool& progressed);
     bool enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes);
     void wait_a_moment(std::unique_lock<std::mutex>& lock);
