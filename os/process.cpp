@@ -133,20 +133,6 @@ void set_title(const std::string&) {}
 
 namespace {
 
-/// Runs a reentrant database lookup, with a larger buffer as long as it asks for one.
-template <typename Record, typename Key, typename Lookup>
-int look_up(Lookup lookup, Key key, Record& record, std::vector<char>& buffer, bool& is_found) {
-    constexpr size_t kBufferMax = 1 << 20;  // a group with ten thousand members needs 100 KiB
-    for (buffer.resize(4096);; buffer.resize(buffer.size() * 2)) {
-        Record* found = nullptr;
-        const int error = lookup(key, &record, buffer.data(), buffer.size(), &found);
-        if (error == EINTR) continue;
-        if (error == ERANGE && buffer.size() < kBufferMax) continue;
-        is_found = found != nullptr;
-        return error;
-    }
-}
-
 /// A decimal id that fits; (uid_t)-1 means "no change" to the system calls, so it is none.
 template <typename Id>
 std::optional<Id> parse_id(const std::string& text) {
@@ -155,7 +141,7 @@ std::optional<Id> parse_id(const std::string& text) {
     return static_cast<Id>(*number);
 }
 
-// POSIX lets a lookup that finds nothing return 0 or one of these.
+// POSIX lets a lookup that finds nothing leave errno at 0 or one of these.
 bool is_absent(int error) {
     return error == 0 || error == ENOENT || error == ESRCH || error == EBADF || error == EPERM;
 }
@@ -164,22 +150,18 @@ bool is_absent(int error) {
 
 Result<uid_t> find_user(const std::string& name_or_id) {
     if (const auto id = parse_id<uid_t>(name_or_id)) return *id;
-    passwd record{};
-    std::vector<char> buffer;
-    bool is_found = false;
-    const int error = look_up(::getpwnam_r, name_or_id.c_str(), record, buffer, is_found);
-    if (is_found) return record.pw_uid;
+    errno = 0;
+    if (const passwd* record = ::getpwnam(name_or_id.c_str())) return record->pw_uid;
+    const int error = errno;
     if (is_absent(error)) return Error{0, "No such user: '" + name_or_id + "'"};
     return errno_error(error, "look up user '" + name_or_id + "'");
 }
 
 Result<gid_t> find_group(const std::string& name_or_id) {
     if (const auto id = parse_id<gid_t>(name_or_id)) return *id;
-    group record{};
-    std::vector<char> buffer;
-    bool is_found = false;
-    const int error = look_up(::getgrnam_r, name_or_id.c_str(), record, buffer, is_found);
-    if (is_found) return record.gr_gid;
+    errno = 0;
+    if (const group* record = ::getgrnam(name_or_id.c_str())) return record->gr_gid;
+    const int error = errno;
     if (is_absent(error)) return Error{0, "No such group: '" + name_or_id + "'"};
     return errno_error(error, "look up group '" + name_or_id + "'");
 }
@@ -199,12 +181,10 @@ Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups) {
     if (gid != 0) {
         // The groups first: setgid and initgroups need the privileges that setuid gives up. A user
         // without an entry has no groups of its own to take (gunicorn does the same).
-        passwd record{};
-        std::vector<char> buffer;
-        bool is_found = false;
-        if (with_initgroups && uid != 0) look_up(::getpwuid_r, uid, record, buffer, is_found);
-        if (is_found && ::initgroups(record.pw_name, gid) < 0)
-            return errno_error(errno, "initgroups " + std::string(record.pw_name));
+        const passwd* record = with_initgroups && uid != 0 ? ::getpwuid(uid) : nullptr;
+        const std::string name = record != nullptr ? record->pw_name : "";
+        if (record != nullptr && ::initgroups(name.c_str(), gid) < 0)
+            return errno_error(errno, "initgroups " + name);
         if (gid != ::getegid() && ::setgid(gid) < 0)
             return errno_error(errno, "setgid " + std::to_string(gid));
     }
