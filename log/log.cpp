@@ -8,7 +8,9 @@
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
+#include <filesystem>
 #include <utility>
 
 #include "base/clock.h"
@@ -184,30 +186,21 @@ const std::string& time_text(std::time_t now_s) {
 }
 
 std::string format_text(const char* format, va_list arguments) {
-    va_list again;
-    va_copy(again, arguments);
-    char text[1024];
-    const int size = std::vsnprintf(text, sizeof text, format, arguments);
-    std::string out;
-    if (size >= 0 && static_cast<size_t>(size) < sizeof text)
-        out.assign(text);
-    else if (size >= 0) {
-        out.resize(static_cast<size_t>(size));
-        std::vsnprintf(out.data(), out.size() + 1, format, again);
-    }
-    va_end(again);
+    char* text = nullptr;
+    const int size = ::vasprintf(&text, format, arguments);
+    if (size < 0) return {};
+    std::string out(text, static_cast<size_t>(size));
+    std::free(text);
     return out;
 }
 
 /// Opens one file sink's descriptor; a closed one for "-" and "".
 Result<Fd> open_path(std::string& path, const LogOptions& options) {
     if (path.empty() || path == "-") return Fd();
-    if (path.front() != '/') {
-        char directory[4096];  // PATH_MAX on Linux
-        if (!::getcwd(directory, sizeof directory))
-            return errno_error(errno, "working directory of log file '" + path + "'");
-        path = std::string(directory) + "/" + path;
-    }
+    std::error_code error;
+    const std::string absolute = std::filesystem::absolute(path, error).string();
+    if (error) return errno_error(error.value(), "working directory of log file '" + path + "'");
+    path = absolute;
     return open_log(path, options);
 }
 

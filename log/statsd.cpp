@@ -71,19 +71,14 @@ Status Statsd::connect(const std::string& host) {
     return {};
 }
 
-void Statsd::log_level(Level level) {
-    if (!is_enabled()) return;
-    if (level == Level::Critical) send("gunicorn.log.critical:", "1", "|c|@1.0");
-    if (level == Level::Error) send("gunicorn.log.error:", "1", "|c|@1.0");
-    if (level == Level::Warning) send("gunicorn.log.warning:", "1", "|c|@1.0");
-}
-
 void Statsd::error_record(Level level, std::string_view message) {
-    if (!is_enabled()) return;
-    if (level == Level::Error && message.find(kTracebackStart) != std::string_view::npos)
-        send("gunicorn.log.exception:", "1", "|c|@1.0");
-    else
-        log_level(level);
+    if (!is_enabled() || level < Level::Warning) return;
+    const bool has_traceback = message.find(kTracebackStart) != std::string_view::npos;
+    const char* const name = level == Level::Critical  ? "critical"
+                             : level == Level::Warning ? "warning"
+                             : has_traceback           ? "exception"
+                                                       : "error";
+    send("gunicorn.log." + std::string(name) + ":", "1", "|c|@1.0");
 }
 
 void Statsd::send_request(int status_code, int64_t duration_us) {

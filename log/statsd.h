@@ -60,10 +60,9 @@ public:
     void backlog(int64_t count) {
         if (is_enabled()) send("gunicorn.backlog:", std::to_string(count), "|h");
     }
-    /// One record of the error log at warning or above.
-    void log_level(Level level);
 
-    /// As LogObserver: counts the record; an error with a Python traceback counts as an exception.
+    /// As LogObserver: counts a record of warning or above; an error with a Python traceback counts
+    /// as an exception.
     void error_record(Level level, std::string_view message) override;
 
 private:

@@ -173,7 +173,6 @@ TEST_F(StatsdTest, SendsNothingBeforeItIsOpened) {
     EXPECT_FALSE(statsd_.is_enabled());
     statsd_.request(200, 5);
     statsd_.workers(1);
-    statsd_.log_level(Level::Error);
     statsd_.error_record(Level::Error, "x");
     statsd_.reopen();
     EXPECT_FALSE(statsd_.is_enabled());
