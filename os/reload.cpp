@@ -1,6 +1,5 @@
 #include "os/reload.h"
 
-#include <dirent.h>
 #include <fnmatch.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,7 +11,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstring>
-#include <memory>
+#include <filesystem>
 #include <span>
 
 #include "base/clock.h"
@@ -79,18 +78,12 @@ struct Entry {
 /// What a directory holds, without hidden and compiled names; nothing if it can't be read.
 std::vector<Entry> list_directory(const std::string& path) {
     std::vector<Entry> out;
-    const std::unique_ptr<DIR, int (*)(DIR*)> stream(::opendir(path.c_str()), ::closedir);
-    if (!stream) return out;
-    while (const struct dirent* item = ::readdir(stream.get())) {
-        Entry entry{item->d_name};
-        if (entry.name.starts_with('.') || is_compiled(entry.name)) continue;
-        entry.is_directory = item->d_type == DT_DIR;
-        entry.is_link = item->d_type == DT_LNK;
-        struct stat info {};
-        if ((entry.is_link || item->d_type == DT_UNKNOWN) &&
-            ::stat(join(path, entry.name).c_str(), &info) == 0)
-            entry.is_directory = S_ISDIR(info.st_mode);
-        out.push_back(std::move(entry));
+    std::error_code error, vanished;
+    std::filesystem::directory_iterator item(path, error);
+    for (; !error && item != std::filesystem::directory_iterator(); item.increment(error)) {
+        std::string name = item->path().filename().string();
+        if (name.starts_with('.') || is_compiled(name)) continue;
+        out.push_back({std::move(name), item->is_directory(vanished), item->is_symlink(vanished)});
     }
     return out;
 }
@@ -243,8 +236,8 @@ void Reloader::found(const std::string& directory, const std::string& name) {
 
 // ------------------------------------------------------------------------------------------ events
 
-void Reloader::drain_events() {
 #ifdef __linux__
+void Reloader::drain_events() {
     alignas(struct inotify_event) char buffer[16384];
     for (;;) {
         const ssize_t size =
@@ -258,12 +251,9 @@ void Reloader::drain_events() {
             at += static_cast<ssize_t>(sizeof event + event.len);
         }
     }
-#endif
 }
 
-void Reloader::handle_event([[maybe_unused]] int watch, [[maybe_unused]] uint32_t mask,
-                            [[maybe_unused]] std::string_view name) {
-#ifdef __linux__
+void Reloader::handle_event(int watch, uint32_t mask, std::string_view name) {
     if (mask & IN_Q_OVERFLOW) {
         // Anything may have happened.
         are_globs_stale_ = !globs_.empty();
@@ -287,13 +277,11 @@ void Reloader::handle_event([[maybe_unused]] int watch, [[maybe_unused]] uint32_
         const auto is_match = [&](const Pattern& glob) { return matches(glob, components(path)); };
         if (is_watched || std::any_of(globs_.begin(), globs_.end(), is_match)) suspect(path);
     }
-#endif
 }
 
 /// The directory behind a watch is gone or has another name: from now on the path is polled, until
 /// a directory is there again.
-void Reloader::unwatch([[maybe_unused]] int watch) {
-#ifdef __linux__
+void Reloader::unwatch(int watch) {
     const auto known = by_watch_.find(watch);
     if (known == by_watch_.end()) return;
     for (const std::string& path : known->second)
@@ -302,8 +290,10 @@ void Reloader::unwatch([[maybe_unused]] int watch) {
     // Of a directory that was only renamed; the watch of a deleted one is gone already (EINVAL).
     static_cast<void>(::inotify_rm_watch(inotify_.get(), watch));
     next_poll_ms_ = monotonic_ms() + kQuietMs;
-#endif
 }
+#else
+void Reloader::drain_events() {}
+#endif
 
 void Reloader::suspect(const std::string& path) {
     last_event_ms_ = monotonic_ms();
