@@ -7,6 +7,7 @@
 #include <array>
 
 #include "base/text.h"
+#include "net/address.h"
 
 namespace gcorn {
 
@@ -30,15 +31,11 @@ ProxyParse done(ProxyHeader& out, size_t used) {
     return ProxyParse::Done;
 }
 
-/// The address as every other peer's is written (inet_ntop), so that one client has one spelling.
+/// The address as every other peer's is written, so that one client has one spelling.
 bool canonical_ip(std::string_view text, int family, std::string& out) {
-    unsigned char bytes[16];
-    char canonical[INET6_ADDRSTRLEN];
-    const std::string terminated(text);
-    if (terminated.find('\0') != std::string::npos) return false;  // would end the text early
-    if (::inet_pton(family, terminated.c_str(), bytes) != 1) return false;
-    if (::inet_ntop(family, bytes, canonical, sizeof canonical) == nullptr) return false;
-    out = canonical;
+    const auto address = Address::from_ip(text, 0);
+    if (!address || address->family() != family) return false;
+    out = address->host();
     return true;
 }
 
