@@ -61,7 +61,7 @@ void ResponseWriter::begin(const RequestHead& head, bool may_keep_alive,
     out_.clear();
     body_bytes_ = 0;
     body_kind_ = BodyKind::None;
-    chunked_ = head_sent_ = cut_ = finished_ = false;
+    head_sent_ = cut_ = finished_ = false;
     keep_alive_ = may_keep_alive && head.keep_alive;
 }
 
@@ -165,21 +165,19 @@ ResponseWriter::BodyKind ResponseWriter::body_kind() const {
 void ResponseWriter::render_head() {
     GCORN_CHECK(has_status());
     body_kind_ = body_kind();
-    chunked_ = body_kind_ == BodyKind::Chunked;
     keep_alive_ = keep_alive_ && !answer_.wants_close && body_kind_ != BodyKind::UntilClose;
     const bool says_upgrade = answer_.is_upgrade && (keep_alive_ || answer_.code == 101);
 
     out_.assign(head_->is_http_11() ? "HTTP/1.1 " : "HTTP/1.0 ").append(answer_.status);
     if (answer_.status.size() == 3)
         out_ += ' ';  // RFC 9112 §4 wants the blank even without a reason
-    if (!options_->server.empty() && is_field_value(options_->server)) {
+    if (!options_->server.empty() && is_field_value(options_->server))
         out_.append("\r\nServer: ").append(options_->server);
-    }
     out_.append("\r\nDate: ").append(http_date_now());
     out_.append(says_upgrade  ? "\r\nConnection: upgrade\r\n"
                 : keep_alive_ ? "\r\nConnection: keep-alive\r\n"
                               : "\r\nConnection: close\r\n");
-    if (chunked_) out_.append("Transfer-Encoding: chunked\r\n");
+    if (is_chunked()) out_.append("Transfer-Encoding: chunked\r\n");
     out_.append(answer_.fields).append(kCrLf);
     head_sent_ = true;
 }
@@ -228,19 +226,15 @@ bool ResponseWriter::is_short() const {
     return head_sent_ && body_kind_ == BodyKind::Length && body_bytes_ < answer_.length;
 }
 
-std::string_view ResponseWriter::field(std::string_view name, bool& found) const {
-    std::string_view value;
-    found = false;
+std::optional<std::string_view> ResponseWriter::field(std::string_view name) const {
+    std::optional<std::string_view> last;
     for (std::string_view rest = answer_.fields; !rest.empty();) {
         const size_t colon = rest.find(": ");
         const size_t end = rest.find(kCrLf);
-        if (iequals(rest.substr(0, colon), name)) {
-            value = rest.substr(colon + 2, end - colon - 2);
-            found = true;
-        }
+        if (iequals(rest.substr(0, colon), name)) last = rest.substr(colon + 2, end - colon - 2);
         rest.remove_prefix(end + kCrLf.size());
     }
-    return value;
+    return last;
 }
 
 std::string_view ResponseWriter::error_page(int status) {

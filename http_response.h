@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -93,7 +94,7 @@ public:
     void must_close() { keep_alive_ = false; }
     [[nodiscard]] bool has_content_length() const { return answer_.has_length; }
     [[nodiscard]] uint64_t content_length() const { return answer_.length; }
-    [[nodiscard]] bool is_chunked() const { return chunked_; }
+    [[nodiscard]] bool is_chunked() const { return body_kind_ == BodyKind::Chunked; }
 
     /// For logs and hooks: "200 OK", 200, body bytes framed so far, header block as rendered
     /// ("Name: value\r\n"…, the application's fields only).
@@ -101,9 +102,8 @@ public:
     [[nodiscard]] int status_code() const { return answer_.code; }
     [[nodiscard]] uint64_t body_bytes() const { return body_bytes_; }
     [[nodiscard]] std::string_view fields_block() const { return answer_.fields; }
-    /// The last value with this (case-blind) name among the application's fields; "" with
-    /// found=false.
-    [[nodiscard]] std::string_view field(std::string_view name, bool& found) const;
+    /// The last value with this (case-blind) name among the application's fields.
+    [[nodiscard]] std::optional<std::string_view> field(std::string_view name) const;
 
 private:
     enum class BodyKind : uint8_t { None, Length, Chunked, UntilClose };
@@ -122,7 +122,6 @@ private:
     std::string out_;  ///< bytes of the last Pieces::before
     uint64_t body_bytes_ = 0;
     BodyKind body_kind_ = BodyKind::None;  ///< decided with the head
-    bool chunked_ = false;
     bool keep_alive_ = false;
     bool head_sent_ = false;
     bool cut_ = false;

@@ -38,13 +38,8 @@ constexpr size_t kScratchBytes = 64 * 1024;
 /// The fields of an Exchange, for the access log.
 std::optional<std::string_view> find_field(const Exchange& exchange, char kind,
                                            std::string_view lower_name) {
+    if (kind == 'o') return exchange.response.field(lower_name);
     std::optional<std::string_view> last;
-    if (kind == 'o') {
-        bool found = false;
-        const std::string_view value = exchange.response.field(lower_name, found);
-        if (found) last = value;
-        return last;
-    }
     for (const Field& field : exchange.head.fields)
         if (iequals(field.name, lower_name)) last = field.value;
     return last;
