@@ -145,17 +145,7 @@ uint64_t section_bytes_max(const HttpPolicy& policy) {
 
 // ------------------------------------------------------------------------------- host and port
 
-constexpr std::array<bool, 256> make_reg_name_table() {
-    std::array<bool, 256> table{};
-    for (int c = 0; c < 128; ++c) {
-        const char ch = static_cast<char>(c);
-        table[static_cast<size_t>(c)] =
-            is_alpha(ch) || is_digit(ch) ||
-            std::string_view("-._~!$&'()*+,;=").find(ch) != std::string_view::npos;
-    }
-    return table;
-}
-constexpr std::array<bool, 256> kRegName = make_reg_name_table();
+constexpr std::array<bool, 256> kRegName = alnum_table("-._~!$&'()*+,;=");
 
 /// Length of the reg-name (RFC 3986 §3.2.2) that `text` starts with; an IPv4 address is one, too.
 size_t reg_name_size(std::string_view text) {
@@ -310,9 +300,8 @@ bool HeadBuilder::add_request_line(char* bytes, size_t size) {
     const std::string_view line(bytes, size);
     const size_t first = line.find(' ');
     const size_t second = first == std::string_view::npos ? first : line.find(' ', first + 1);
-    if (second == std::string_view::npos) {
+    if (second == std::string_view::npos)
         return fail(400, "request line needs method, target and version", line);
-    }
     if (!take_method(bytes, first)) return false;
     head_.target = line.substr(first + 1, second - first - 1);
     return take_version(line.substr(second + 1)) && take_target();
@@ -324,9 +313,8 @@ bool HeadBuilder::take_method(char* bytes, size_t size) {
     const auto is_unusual = [](char c) { return c == '#' || (c >= 'a' && c <= 'z'); };
     const bool is_conventional =
         size >= 3 && size <= 20 && std::none_of(method.begin(), method.end(), is_unusual);
-    if (!is_token(method) || !(is_conventional || policy_.permit_unconventional_http_method)) {
+    if (!is_token(method) || !(is_conventional || policy_.permit_unconventional_http_method))
         return fail(400, "invalid method", method);
-    }
     if (policy_.casefold_http_method) std::transform(bytes, bytes + size, bytes, to_upper);
     head_.method = method;
     return true;
@@ -339,9 +327,8 @@ bool HeadBuilder::take_version(std::string_view word) {
         !is_digit(word[7])) {
         return fail(400, "invalid HTTP version", word);
     }
-    if (word[5] != '1' && !policy_.permit_unconventional_http_version) {
+    if (word[5] != '1' && !policy_.permit_unconventional_http_version)
         return fail(505, "unsupported HTTP version", word);
-    }
     head_.protocol = word;
     head_.version_major = static_cast<uint8_t>(word[5] - '0');
     head_.version_minor = static_cast<uint8_t>(word[7] - '0');
@@ -407,9 +394,8 @@ bool HeadBuilder::add_unknown(Field& field) {
         case Fate::Keep: break;
         case Fate::Refuse: return fail(400, "underscore in header name", field.name);
         case Fate::Drop:
-            if (head_.dropped_names.size() < kDroppedNamesMax) {
+            if (head_.dropped_names.size() < kDroppedNamesMax)
                 head_.dropped_names.push_back(field.name);
-            }
             head_.fields.pop_back();
             return true;
     }
@@ -438,9 +424,8 @@ bool HeadBuilder::note(const Field& field) {
             // RFC 9112 §6.3 would allow equal repetitions; gunicorn refuses them, and so do we.
             if (has_length_) return fail(400, "more than one Content-Length", field.value);
             const std::optional<uint64_t> length = parse_decimal(field.value);
-            if (!length || *length > INT64_MAX) {
+            if (!length || *length > INT64_MAX)
                 return fail(400, "invalid Content-Length", field.value);
-            }
             has_length_ = true;
             head_.content_length = *length;
             return true;
@@ -485,9 +470,8 @@ bool HeadBuilder::note_scheme(const Field& field) {
             field.id == FieldId::Unknown ? iequals(name, field.name) : find_field(name) == field.id;
         if (!same) continue;
         const bool is_https = field.value == secure_value;
-        if (has_scheme_ && is_https != head_.is_https) {
+        if (has_scheme_ && is_https != head_.is_https)
             return fail(400, "contradictory scheme headers", field.name);
-        }
         has_scheme_ = true;
         head_.is_https = is_https;
     }
@@ -498,9 +482,8 @@ bool HeadBuilder::complete() {
     if (!complete_host() || !complete_framing() || !complete_mount()) return false;
     const bool is_http_11 = head_.is_http_11();
     // RFC 9110 §10.1.1: an HTTP/1.0 client cannot mean it.
-    if (is_http_11 && has_other_expectation_) {
+    if (is_http_11 && has_other_expectation_)
         return fail(417, "unknown expectation", head_.find(FieldId::Expect)->value);
-    }
     const bool has_body = head_.framing == Framing::Chunked || head_.content_length > 0;
     head_.expects_continue = is_http_11 && has_expect_ && has_body;
     head_.is_upgrade = head_.is_upgrade && is_http_11;  // RFC 9110 §7.8
@@ -545,9 +528,8 @@ bool HeadBuilder::complete_mount() {
     if (!has_script_name_) head_.script_name = policy_.script_name;
     if (head_.script_name.empty() || head_.raw_path == "*" || head_.method == "CONNECT")
         return true;
-    if (head_.raw_path.substr(0, head_.script_name.size()) != head_.script_name) {
+    if (head_.raw_path.substr(0, head_.script_name.size()) != head_.script_name)
         return fail(500, "path does not start with SCRIPT_NAME", head_.raw_path);
-    }
     head_.raw_path.remove_prefix(head_.script_name.size());
     return true;
 }
@@ -603,9 +585,8 @@ Parse HeadParser::scan_oddity(std::string_view in, size_t at, const Limit& limit
     scanned_ = static_cast<uint32_t>(at);
     const bool is_cr = at < end && in[at] == '\r';
     // A CR whose LF would lie outside does not end the line in time.
-    if (at == limit.end || (is_cr && at + 1 == limit.end)) {
+    if (at == limit.end || (is_cr && at + 1 == limit.end))
         return bad_line(in, limit.end, limit.status, limit.rule, error);
-    }
     if (at == in.size() || (is_cr && at + 1 == in.size())) return Parse::NeedMore;
     if (!is_cr) {
         const char* rule = in[at] == '\n' ? "bare LF in head" : "control byte in head";
@@ -670,9 +651,8 @@ Parse HeadParser::scan(std::string_view in, const HttpPolicy& policy, const Peer
         if (end == start) return Parse::Done;
         head.line_ends_.push_back(static_cast<uint32_t>(end));
         if (!continues) field_start_ = static_cast<uint32_t>(start);
-        if (++lines_ > lines_max && too_many_fields(in, policy, peer, head)) {
+        if (++lines_ > lines_max && too_many_fields(in, policy, peer, head))
             return bad_line(in, end, 431, "too many header fields", error);
-        }
         line_start_ = scanned_;
     }
 }
@@ -789,9 +769,8 @@ bool BodyReader::size_byte(char byte, HttpError& error) {
     const std::string_view detail(&byte, 1);
     const int digit = hex_value(byte);
     if (state_ == State::Size && digit >= 0) {
-        if (left_ > (uint64_t{INT64_MAX} - static_cast<uint64_t>(digit)) / 16) {
+        if (left_ > (uint64_t{INT64_MAX} - static_cast<uint64_t>(digit)) / 16)
             return refuse(error, 400, "chunk size too large", detail);
-        }
         left_ = left_ * 16 + static_cast<uint64_t>(digit);
         // Sixteen digits say everything; zeros before them are counted as overhead.
         if (++size_digits_ <= 16) return true;
@@ -805,9 +784,8 @@ bool BodyReader::size_byte(char byte, HttpError& error) {
         if (!is_legal) return refuse(error, 400, "invalid chunk size", detail);
         state_ = byte == ';' ? State::Extension : State::Blank;
     } else {
-        if (is_control(byte) && byte != '\t') {
+        if (is_control(byte) && byte != '\t')
             return refuse(error, 400, "control byte in chunk extension", detail);
-        }
         if (state_ == State::QuotedPair)
             state_ = State::Quoted;
         else if (state_ == State::Quoted && byte == '\\')
@@ -870,14 +848,12 @@ bool BodyReader::end_trailer_line(HttpError& error) {
     }
     state_ = State::Trailer;
     const bool continues = is_blank(trailer_.front());
-    if (continues && (trailer_fields_ == 0 || !policy_->permit_obsolete_folding)) {
+    if (continues && (trailer_fields_ == 0 || !policy_->permit_obsolete_folding))
         return refuse(error, 400, "obsolete line folding", trailer_);
-    }
     if (!continues) {
         Field field;
-        if (const char* rule = split_field(trailer_, *policy_, field)) {
+        if (const char* rule = split_field(trailer_, *policy_, field))
             return refuse(error, 400, rule, trailer_);
-        }
         // RFC 9110 §6.5.1: what frames, routes or authenticates a message cannot come after it.
         constexpr FieldId kForbidden[] = {FieldId::Host,    FieldId::ContentLength,
                                           FieldId::Trailer, FieldId::TransferEncoding,
@@ -886,9 +862,8 @@ bool BodyReader::end_trailer_line(HttpError& error) {
             std::end(kForbidden)) {
             return refuse(error, 400, "forbidden trailer field", field.name);
         }
-        if (++trailer_fields_ > fields_max(*policy_)) {
+        if (++trailer_fields_ > fields_max(*policy_))
             return refuse(error, 431, "too many trailer fields", field.name);
-        }
     }
     trailer_bytes_ += 2;
     trailer_.clear();

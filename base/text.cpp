@@ -1,24 +1,13 @@
 #include "base/text.h"
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 
 namespace gcorn {
 
 namespace {
 
-constexpr std::array<bool, 256> make_token_table() {
-    std::array<bool, 256> table{};
-    for (int c = 0; c < 256; ++c) {
-        const char ch = static_cast<char>(c);
-        table[static_cast<size_t>(c)] =
-            c < 128 && (is_digit(ch) || is_alpha(ch) ||
-                        std::string_view("!#$%&'*+-.^_`|~").find(ch) != std::string_view::npos);
-    }
-    return table;
-}
-constexpr std::array<bool, 256> kToken = make_token_table();
+constexpr std::array<bool, 256> kToken = alnum_table("!#$%&'*+-.^_`|~");
 
 constexpr char kHexDigits[] = "0123456789abcdef";
 

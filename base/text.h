@@ -4,6 +4,7 @@
 // change its mind with LC_ALL. Pure. Any thread. Views returned point into the argument.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -31,6 +32,16 @@ namespace gcorn {
     if (c >= 'a' && c <= 'f') return c - 'a' + 10;
     if (c >= 'A' && c <= 'F') return c - 'A' + 10;
     return -1;
+}
+
+/// Which bytes are ASCII letters, digits or in `others`.
+[[nodiscard]] constexpr std::array<bool, 256> alnum_table(std::string_view others) {
+    std::array<bool, 256> table{};
+    for (size_t i = 0; i < 128; ++i) {
+        const char c = static_cast<char>(i);
+        table[i] = is_digit(c) || is_alpha(c) || others.find(c) != others.npos;
+    }
+    return table;
 }
 
 /// True for tchar (RFC 9110 §5.6.2): the bytes of methods and field names.
