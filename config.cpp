@@ -1,6 +1,5 @@
 #include "config.h"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -197,6 +196,19 @@ Value fallback_value(const Setting& setting) {
     return map;
 }
 
+/// No setting can use one: paths and names go to C functions. Null: there is none.
+const std::string* text_with_nul(const Value& value) {
+    const auto has_nul = [](const std::string& text) { return text.find('\0') != text.npos; };
+    if (const auto* text = std::get_if<std::string>(&value); text && has_nul(*text)) return text;
+    if (const auto* list = std::get_if<StringList>(&value))
+        for (const std::string& item : *list)
+            if (has_nul(item)) return &item;
+    if (const auto* map = std::get_if<StringMap>(&value))
+        for (const auto& [key, item] : *map)
+            if (has_nul(key) || has_nul(item)) return has_nul(key) ? &key : &item;
+    return nullptr;
+}
+
 }  // namespace
 
 std::string allowed_text(const Setting& setting) {
@@ -217,23 +229,6 @@ std::string allowed_text(const Setting& setting) {
         return "a string or a list of strings";
     return "a string";
 }
-
-namespace {
-
-/// No setting can use one: paths and names go to C functions. Null: there is none.
-const std::string* text_with_nul(const Value& value) {
-    const auto has_nul = [](const std::string& text) { return text.find('\0') != text.npos; };
-    if (const auto* text = std::get_if<std::string>(&value); text && has_nul(*text)) return text;
-    if (const auto* list = std::get_if<StringList>(&value))
-        for (const std::string& item : *list)
-            if (has_nul(item)) return &item;
-    if (const auto* map = std::get_if<StringMap>(&value))
-        for (const auto& [key, item] : *map)
-            if (has_nul(key) || has_nul(item)) return has_nul(key) ? &key : &item;
-    return nullptr;
-}
-
-}  // namespace
 
 Status assign_field(Config& cfg, const Setting& setting, const Value& value,
                     std::string_view source) {
@@ -360,8 +355,8 @@ std::string_view nearest_setting(std::string_view name) {
 namespace {
 
 bool is_directory(const std::string& path) {
-    struct stat info {};
-    return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+    std::error_code ignored;
+    return std::filesystem::is_directory(path, ignored);
 }
 
 /// Whether an ini file configures Python's logging, as PasteDeploy's may (gunicorn: pasterapp).

@@ -231,9 +231,8 @@ std::string help_text(size_t width) {
     return out + "\n" +
            wrap(
                "Options may also stand in GUNICORN_CMD_ARGS, and settings, with the server hooks, "
-               "in "
-               "./gcorn.conf.py or ./gunicorn.conf.py. All of them: docs/settings.md; exit codes: "
-               "docs/exit-codes.md.",
+               "in ./gcorn.conf.py or ./gunicorn.conf.py. All of them: docs/settings.md; exit "
+               "codes: docs/exit-codes.md.",
                width, 0) +
            "\n";
 }
@@ -267,8 +266,7 @@ std::string settings_manpage() {
         ".SH DESCRIPTION\n" +
         roff(kAppModule) +
         "\nSettings are read from the environment, a config file, GUNICORN_CMD_ARGS and the "
-        "command "
-        "line; each replaces the ones before.\n"
+        "command line; each replaces the ones before.\n"
         ".SH OPTIONS\n";
     for_each_section(
         is_offered,
