@@ -5,15 +5,12 @@
 #pragma once
 
 #include <fcntl.h>
-#include <netdb.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
-#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <ctime>
@@ -22,7 +19,7 @@
 #include <string_view>
 
 #include "base/fd.h"
-#include "base/result.h"
+#include "base/socket_address.h"
 #include "base/text.h"
 
 namespace gcorn {
@@ -69,67 +66,6 @@ struct HostPort {
     return out;
 }
 
-/// A socket address of any family, ready for connect(2).
-struct RemoteAddress {
-    sockaddr_storage storage{};
-    socklen_t size = 0;
-    [[nodiscard]] const sockaddr* get() const {
-        return reinterpret_cast<const sockaddr*>(&storage);
-    }
-    [[nodiscard]] bool operator==(const RemoteAddress& other) const {
-        return size == other.size && std::memcmp(&storage, &other.storage, size) == 0;
-    }
-};
-
-/// Error: the path does not fit (108 bytes on Linux) or is empty.
-[[nodiscard]] inline Result<RemoteAddress> unix_address(const std::string& path) {
-    sockaddr_un name{};
-    name.sun_family = AF_UNIX;
-    if (path.empty() || path.size() >= sizeof name.sun_path)
-        return Error{ENAMETOOLONG, "unix socket path '" + path + "' is empty or too long"};
-    std::memcpy(name.sun_path, path.data(), path.size());
-    RemoteAddress out;
-    std::memcpy(&out.storage, &name, sizeof name);
-    out.size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
-    return out;
-}
-
-/// Resolves a name; waits for DNS. IPv4 goes first: a datagram cannot find out that nobody listens
-/// on
-/// ::1, and receivers on 127.0.0.1 are the usual ones. `type` is SOCK_DGRAM or SOCK_STREAM.
-[[nodiscard]] inline Result<RemoteAddress> resolve_host(const HostPort& target, int type) {
-    addrinfo hints{};
-    hints.ai_socktype = type;
-    hints.ai_flags = AI_NUMERICSERV;
-    addrinfo* list = nullptr;
-    const int failure = ::getaddrinfo(target.host.c_str(), target.port.c_str(), &hints, &list);
-    if (failure != 0) return Error{0, "resolve " + target.host + ": " + ::gai_strerror(failure)};
-    const addrinfo* best = list;
-    for (const addrinfo* entry = list; entry; entry = entry->ai_next) {
-        if (entry->ai_family != AF_INET) continue;
-        best = entry;
-        break;
-    }
-    RemoteAddress out;
-    std::memcpy(&out.storage, best->ai_addr, best->ai_addrlen);
-    out.size = best->ai_addrlen;
-    ::freeaddrinfo(list);
-    return out;
-}
-
-/// A non-blocking, close-on-exec socket for `address`, not connected. Closed on failure (errno).
-[[nodiscard]] inline Fd make_socket(const RemoteAddress& address, int type) {
-#ifdef SOCK_CLOEXEC
-    return Fd(::socket(address.storage.ss_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-#else
-    Fd fd(::socket(address.storage.ss_family, type, 0));
-    if (fd &&
-        (::fcntl(fd.get(), F_SETFD, FD_CLOEXEC) < 0 || ::fcntl(fd.get(), F_SETFL, O_NONBLOCK) < 0))
-        fd.reset();
-    return fd;
-#endif
-}
-
 /// Puts `fresh` in place of the open descriptor `number`, which other threads may be using: they
 /// see the old file or the new one, never a closed number. True on success.
 [[nodiscard]] inline bool replace_descriptor(const Fd& fresh, int number) {
@@ -147,7 +83,7 @@ struct RemoteAddress {
 
 /// Sends one datagram without blocking; 0, or the errno with which it was lost. A receiver that was
 /// restarted is found again: connecting a datagram socket anew is one atomic call.
-[[nodiscard]] inline int send_datagram(int fd, const RemoteAddress& address,
+[[nodiscard]] inline int send_datagram(int fd, const SocketAddress& address,
                                        std::string_view bytes) {
     for (int attempt = 0;; ++attempt) {
         if (::send(fd, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return 0;
@@ -156,7 +92,7 @@ struct RemoteAddress {
         const bool is_stale = saved_errno == ECONNREFUSED || saved_errno == ECONNRESET ||
                               saved_errno == ENOTCONN || saved_errno == EDESTADDRREQ;
         if (!is_stale || attempt > 1) return saved_errno;
-        if (::connect(fd, address.get(), address.size) < 0) return errno;
+        if (::connect(fd, address.raw(), address.size) < 0) return errno;
     }
 }
 

@@ -13,11 +13,11 @@ namespace {
 constexpr std::string_view kUnixScheme = "unix://";
 
 /// Resolves what StatsdOptions::host names.
-Result<RemoteAddress> find_target(const std::string& host) {
-    if (host.starts_with(kUnixScheme)) return unix_address(host.substr(kUnixScheme.size()));
+Result<SocketAddress> find_target(const std::string& host) {
+    if (host.starts_with(kUnixScheme)) return unix_socket_address(host.substr(kUnixScheme.size()));
     const std::optional<HostPort> target = parse_host_port(host, "8125");
     GCORN_CHECK(target);  // validated by the caller
-    return resolve_host(*target, SOCK_DGRAM);
+    return resolve(target->host, target->port, AF_UNSPEC, SOCK_DGRAM);
 }
 
 }  // namespace
@@ -52,16 +52,16 @@ void Statsd::reopen() {
 }
 
 Status Statsd::connect(const std::string& host) {
-    Result<RemoteAddress> address = find_target(host);
+    Result<SocketAddress> address = find_target(host);
     if (!address) return Error{address.error().code, "statsd: " + address.message()};
-    const RemoteAddress* current = target_.load();
+    const SocketAddress* current = target_.load();
     if (is_enabled() && current && *current == *address) return {};
 
-    Fd fresh = make_socket(*address, SOCK_DGRAM);
+    Fd fresh = open_socket(address->family(), SOCK_DGRAM);
     if (!fresh) return errno_error(errno, "statsd: socket for " + host);
-    auto next = std::make_unique<RemoteAddress>(*address);
+    auto next = std::make_unique<SocketAddress>(*address);
     // A failure here is repaired by send_datagram, which connects again when it has to.
-    static_cast<void>(::connect(fresh.get(), next->get(), next->size));
+    static_cast<void>(::connect(fresh.get(), next->raw(), next->size));
     target_.store(next.get());
     targets_.push_back(std::move(next));
     if (!is_enabled())

@@ -20,7 +20,7 @@
 
 namespace gcorn {
 
-struct RemoteAddress;  // log/sink.h
+struct SocketAddress;  // base/socket_address.h
 
 struct StatsdOptions {
     std::string host;    ///< HOST[:PORT] (8125), [IPV6]:PORT or unix://PATH; "" = off
@@ -76,8 +76,8 @@ private:
     std::string suffix_;  ///< "" or "|#tags"
     /// The last of targets_. Old ones stay: another thread may be sending to one (there is a new
     /// one only when the address really changed).
-    std::atomic<const RemoteAddress*> target_{nullptr};
-    std::vector<std::unique_ptr<RemoteAddress>> targets_;
+    std::atomic<const SocketAddress*> target_{nullptr};
+    std::vector<std::unique_ptr<SocketAddress>> targets_;
 };
 
 }  // namespace gcorn

@@ -99,8 +99,9 @@ Result<std::unique_ptr<SyslogSink>> SyslogSink::open(const LogOptions& options) 
 Status SyslogSink::find(std::string_view address) {
     const SyslogTarget target = *parse_syslog_address(address);  // validated by open()
     type_ = target.try_datagram ? SOCK_DGRAM : SOCK_STREAM;
-    Result<RemoteAddress> resolved =
-        target.is_unix ? unix_address(target.path) : resolve_host(target.host, type_);
+    Result<SocketAddress> resolved =
+        target.is_unix ? unix_socket_address(target.path)
+                       : resolve(target.host.host, target.host.port, AF_UNSPEC, type_);
     if (!resolved) return resolved.error();
     address_ = *resolved;
     int failure = connect();
@@ -116,9 +117,9 @@ Status SyslogSink::find(std::string_view address) {
 
 /// A new socket behind the same number, connected as far as that goes without waiting; 0 or errno.
 int SyslogSink::connect() {
-    Fd fresh = make_socket(address_, type_);
+    Fd fresh = open_socket(address_.family(), type_);
     if (!fresh) return errno;
-    const int failure = ::connect(fresh.get(), address_.get(), address_.size) < 0 ? errno : 0;
+    const int failure = ::connect(fresh.get(), address_.raw(), address_.size) < 0 ? errno : 0;
     if (!socket_)
         socket_ = std::move(fresh);
     else if (!replace_descriptor(fresh, socket_.get()))

@@ -46,7 +46,7 @@ private:
     std::string tag_;  ///< "gunicorn.PREFIX."
     int facility_ = 1;
     int type_ = SOCK_DGRAM;
-    RemoteAddress address_;
+    SocketAddress address_;
     Fd socket_;                            ///< its number never changes
     std::atomic<int64_t> connected_s_{0};  ///< when connecting was last tried
 };

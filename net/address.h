@@ -17,23 +17,15 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/socket_address.h"
 
 namespace gcorn {
 
 constexpr uint16_t kDefaultPort = 8000;
 
-/// A socket address as the kernel gave it.
-struct Address {
-    sockaddr_storage storage{};
-    socklen_t size = 0;
-
-    [[nodiscard]] int family() const { return size == 0 ? AF_UNSPEC : storage.ss_family; }
+/// A socket address that can be read.
+struct Address : SocketAddress {
     [[nodiscard]] bool is_unix() const { return family() == AF_UNIX; }
-    [[nodiscard]] const sockaddr* raw() const {
-        return reinterpret_cast<const sockaddr*>(&storage);
-    }
-    [[nodiscard]] sockaddr* raw() { return reinterpret_cast<sockaddr*>(&storage); }
-
     /// "127.0.0.1", "::1" (no zone); the path of a unix socket, "@name" if it is abstract, "" if it
     /// has no name, as most connecting unix peers.
     [[nodiscard]] std::string host() const;

@@ -1,13 +1,11 @@
 #include "net/listener.h"
 
 #include <fcntl.h>
-#include <netdb.h>
 #include <netinet/tcp.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
 #include <algorithm>
-#include <cstddef>
 #include <cstring>
 
 #include "base/text.h"
@@ -37,40 +35,7 @@ Status add_descriptor_flags(int fd, const std::string& where) {
     return Status::ok();
 }
 
-/// A non-blocking, close-on-exec stream socket.
-Result<Fd> open_socket(int family, const std::string& where) {
-#ifdef SOCK_CLOEXEC
-    Fd fd(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!fd) return failed(errno, "socket", where);
-#else
-    Fd fd(::socket(family, SOCK_STREAM, 0));
-    if (!fd) return failed(errno, "socket", where);
-    if (Status status = add_descriptor_flags(fd.get(), where); !status) return status.error();
-#endif
-    return fd;
-}
-
 // --- TCP ---
-
-/// gunicorn's rule: IPv6 only if the host is a literal, otherwise IPv4, names included.
-Result<Address> resolve(const BindSpec& spec) {
-    addrinfo hints{};
-    hints.ai_family = is_ipv6_literal(spec.host) ? AF_INET6 : AF_INET;
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-    addrinfo* found = nullptr;
-    const std::string port = std::to_string(spec.port);
-    const int code = ::getaddrinfo(spec.host.empty() ? nullptr : spec.host.c_str(), port.c_str(),
-                                   &hints, &found);
-    if (code == EAI_SYSTEM) return failed(errno, "resolve", spec.host);
-    if (code != 0)
-        return Error{EADDRNOTAVAIL, "resolve " + spec.host + ": " + ::gai_strerror(code)};
-    Address address;
-    std::memcpy(&address.storage, found->ai_addr, found->ai_addrlen);
-    address.size = found->ai_addrlen;
-    ::freeaddrinfo(found);
-    return address;
-}
 
 /// Options of TCP listeners. TCP_NODELAY matters to the accepted sockets, which inherit it
 /// everywhere we know of. Without TCP_DEFER_ACCEPT we only wake up more often, so its failure is
@@ -91,16 +56,20 @@ Status set_tcp_options(int fd, const ListenerOptions& options, const std::string
 }
 
 Result<Fd> open_tcp(const BindSpec& spec, const ListenerOptions& options) {
-    Result<Address> address = resolve(spec);
-    if (!address) return address.error();
-    const std::string where = address->text();
-    Result<Fd> fd = open_socket(address->family(), where);
-    if (!fd) return fd;
-    if (!set_option(fd->get(), SOL_SOCKET, SO_REUSEADDR, 1))
+    // gunicorn's rule: IPv6 only if the host is a literal, otherwise IPv4, names included.
+    const int family = is_ipv6_literal(spec.host) ? AF_INET6 : AF_INET;
+    Result<SocketAddress> found =
+        resolve(spec.host, std::to_string(spec.port), family, SOCK_STREAM);
+    if (!found) return found.error();
+    const Address address{*found};
+    const std::string where = address.text();
+    Fd fd = open_socket(family, SOCK_STREAM);
+    if (!fd) return failed(errno, "socket", where);
+    if (!set_option(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1))
         return failed(errno, "SO_REUSEADDR", where);
-    if (Status status = set_tcp_options(fd->get(), options, where); !status) return status.error();
-    if (::bind(fd->get(), address->raw(), address->size) != 0) return failed(errno, "bind", where);
-    if (::listen(fd->get(), options.backlog) != 0) return failed(errno, "listen", where);
+    if (Status status = set_tcp_options(fd.get(), options, where); !status) return status.error();
+    if (::bind(fd.get(), address.raw(), address.size) != 0) return failed(errno, "bind", where);
+    if (::listen(fd.get(), options.backlog) != 0) return failed(errno, "listen", where);
     return fd;
 }
 
@@ -165,17 +134,6 @@ Status publish(int fd, const std::string& aside, const BindSpec& spec,
     return Status::ok();
 }
 
-/// `path` fits sun_path.
-Address unix_address(const std::string& path) {
-    sockaddr_un name{};
-    name.sun_family = AF_UNIX;
-    std::memcpy(name.sun_path, path.data(), std::min(path.size(), kUnixPathMax));
-    Address address;
-    std::memcpy(&address.storage, &name, sizeof name);
-    address.size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
-    return address;
-}
-
 Result<Fd> open_unix(const BindSpec& spec, const ListenerOptions& options) {
     const std::string where = "unix:" + spec.path;
     if (spec.path.size() > kUnixPathMax) return failed(ENAMETOOLONG, "bind", where);
@@ -185,11 +143,11 @@ Result<Fd> open_unix(const BindSpec& spec, const ListenerOptions& options) {
     const Result<bool> is_stale = socket_exists(aside, where);
     if (!is_stale) return is_stale.error();
     if (*is_stale && ::unlink(aside.c_str()) != 0) return failed(errno, "unlink", where);
-    Result<Fd> fd = open_socket(AF_UNIX, where);
-    if (!fd) return fd;
-    const Address address = unix_address(aside);
-    if (::bind(fd->get(), address.raw(), address.size) != 0) return failed(errno, "bind", where);
-    if (Status status = publish(fd->get(), aside, spec, options, where); !status) {
+    Fd fd = open_socket(AF_UNIX, SOCK_STREAM);
+    if (!fd) return failed(errno, "socket", where);
+    const SocketAddress address = *unix_socket_address(aside);
+    if (::bind(fd.get(), address.raw(), address.size) != 0) return failed(errno, "bind", where);
+    if (Status status = publish(fd.get(), aside, spec, options, where); !status) {
         ::unlink(aside.c_str());
         return status.error();
     }
@@ -266,7 +224,7 @@ Listener::Listener(Fd fd, BindSpec spec, Address address, bool is_tls)
     if (is_unix()) {
         // What the kernel reports may be the name aside; abstract names are kept as they are.
         if (!spec_.path.empty() && spec_.path != address_.host())
-            address_ = unix_address(spec_.path);
+            address_ = Address{*unix_socket_address(spec_.path)};
         server_name_ = spec_.path;
         name_ = "unix:" + spec_.path;
         return;

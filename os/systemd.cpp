@@ -10,12 +10,11 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/fd.h"
+#include "base/socket_address.h"
 #include "base/text.h"
 #include "os/process.h"
 #include "os/signals.h"
@@ -145,15 +144,8 @@ void Notifier::wait_until_read() const {
 
 Status Notifier::send(std::string_view message, int flags, int passed) const {
     if (socket_path_.empty()) return {};
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (socket_path_.size() >= sizeof(address.sun_path))
-        return Error{ENAMETOOLONG, "NOTIFY_SOCKET " + socket_path_ + ": name too long"};
-    std::memcpy(address.sun_path, socket_path_.data(), socket_path_.size());
-    if (address.sun_path[0] == '@') address.sun_path[0] = '\0';  // abstract namespace, unix(7)
-    // An abstract name ends with the address, not with a zero byte.
-    const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + socket_path_.size());
-
+    Result<SocketAddress> address = unix_socket_address(socket_path_, socket_path_[0] == '@');
+    if (!address) return Error{ENAMETOOLONG, "NOTIFY_SOCKET " + socket_path_ + ": name too long"};
     // A new socket each time: messages are rare, and nothing has to be closed after fork.
     const Fd fd(::socket(AF_UNIX, SOCK_DGRAM | kCloseOnExec, 0));
     if (!fd) return errno_error(errno, "socket for NOTIFY_SOCKET");
@@ -162,8 +154,8 @@ Status Notifier::send(std::string_view message, int flags, int passed) const {
         return errno_error(errno, "SO_SNDTIMEO for NOTIFY_SOCKET");
     iovec bytes{.iov_base = const_cast<char*>(message.data()), .iov_len = message.size()};
     msghdr datagram{};
-    datagram.msg_name = &address;
-    datagram.msg_namelen = size;
+    datagram.msg_name = address->raw();
+    datagram.msg_namelen = address->size;
     datagram.msg_iov = &bytes;
     datagram.msg_iovlen = 1;
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
