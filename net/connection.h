@@ -89,9 +89,6 @@ public:
     [[nodiscard]] int64_t deadline() const { return deadline_ms_; }  ///< 0: none
     /// When the state was entered, or the last byte moved.
     [[nodiscard]] int64_t since() const { return since_ms_; }
-    [[nodiscard]] bool is_idle() const { return state_ == State::Idle; }
-    [[nodiscard]] bool is_closed() const { return state_ == State::Closed; }
-    [[nodiscard]] int fd() const { return fd_.get(); }
 
     /// Tells the poller about a connection that needed no polling so far (most short ones never
     /// do).

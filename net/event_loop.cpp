@@ -372,7 +372,7 @@ bool EventLoop::make_room() {
         // An answer that went out unseen counts from its request: settling would make it look new.
         const int64_t since = connection.since();
         if (connection.state() == Connection::State::App) connection.on_exchange();
-        if (!connection.is_idle()) continue;
+        if (connection.state() != Connection::State::Idle) continue;
         if (longest == nullptr || since < longest_since) {
             longest = &connection;
             longest_since = since;
