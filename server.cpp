@@ -70,6 +70,14 @@ std::string find_executable(const std::string& argv0, const std::string& start_d
     return "/proc/self/exe";
 }
 
+/// What goes in front of sys.path, the last one foremost.
+std::vector<std::string> python_path(const Config& cfg) {
+    std::vector<std::string> directories = {cfg.chdir};
+    for (const std::string_view entry : split_list(cfg.pythonpath))
+        directories.push_back((entry[0] == '/' ? "" : cfg.chdir + "/") + std::string(entry));
+    return directories;
+}
+
 /// Everything that lives as long as the process, and the steps of its start.
 class Server {
 public:
@@ -231,29 +239,28 @@ Result<ResolvedConfig> Server::resolve() {
 Status Server::apply_directories(const Config& cfg) {
     if (Status changed = change_directory(cfg.chdir); !changed)
         return Error{kExitConfigError, changed.message()};
-    if (Status prepended = interpreter_->prepend_path(cfg.chdir); !prepended) return prepended;
-    for (const std::string_view entry : split_list(cfg.pythonpath)) {
-        std::string path(entry);
-        if (path[0] != '/') path.insert(0, cfg.chdir + "/");
-        if (Status prepended = interpreter_->prepend_path(path); !prepended) return prepended;
-    }
-    return {};
+    return interpreter_->use_path(python_path(cfg));
 }
 
 /// Makes everything here follow a configuration. Error: everything is as it was, also where an
 /// error goes to be read.
 Status Server::use(const Config& cfg) {
     std::optional<ReturnTrip> trip(std::in_place);
-    if (Status applied = apply_directories(cfg); !applied) return applied;
-    if (Status usable = load_greenlet_library(cfg); !usable) return usable;
+    const auto back = [&](const Status& why) {
+        trip.reset();
+        if (in_use_) (void)interpreter_->use_path(python_path(*in_use_));
+        return why;
+    };
+    if (Status applied = apply_directories(cfg); !applied) return back(applied);
+    if (Status usable = load_greenlet_library(cfg); !usable) return back(usable);
     // gevent wants to patch ssl before anybody uses it.
     if (cfg.preload_app || cfg.is_tls()) {
-        if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
+        if (Status patched = patch_for_greenlets(cfg); !patched) return back(patched);
     }
     TlsContexts tls = tls_;
-    if (Status read = tls.use(cfg, log_); !read) return read;
+    if (Status read = tls.use(cfg, log_); !read) return back(read);
     if (Status opened = open_logs(cfg); !opened) {
-        trip.reset();  // the names of before are relative to the directory of before
+        (void)back(opened);  // the names of before are relative to the directory of before
         if (in_use_) (void)open_logs(*in_use_);
         return opened;
     }

@@ -172,6 +172,7 @@ Result<std::unique_ptr<Interpreter>> Interpreter::start(InterpreterOptions optio
     Status ready;
     if (::getcwd(directory, sizeof directory) != nullptr)
         ready = interpreter->prepend_path(directory);
+    interpreter->path_in_use_.clear();  // the start directory stays
     for_standard_streams(buffer_lines);
     PyEval_SaveThread();  // kept in the thread's own storage; WithGil finds it there
     if (!ready) return ready.error();
@@ -242,8 +243,22 @@ void Interpreter::set_environment(const std::string& name, const std::string* va
     if (!call_object(change, path_str(name), value)) report("Setting environment variable " + name);
 }
 
-Status Interpreter::prepend_path(const std::string& directory) {
+Status Interpreter::use_path(const std::vector<std::string>& directories) {
     WithGil gil;
+    for (const std::string& directory : std::exchange(path_in_use_, {})) {
+        PyObject* path = PySys_GetObject("path");  // borrowed
+        const PyRef entry = path_str(directory);
+        if (path == nullptr || !entry ||
+            !PyRef::steal(PyObject_CallMethod(path, "remove", "O", entry.get())))
+            PyErr_Clear();  // the application took it out already
+    }
+    for (const std::string& directory : directories)
+        if (Status inserted = prepend_path(directory); !inserted) return inserted;
+    return {};
+}
+
+/// GIL held.
+Status Interpreter::prepend_path(const std::string& directory) {
     PyObject* path = PySys_GetObject("path");  // borrowed
     PyRef entry = path_str(directory);
     if (path == nullptr || !PyList_Check(path) || !entry) {
@@ -253,6 +268,7 @@ Status Interpreter::prepend_path(const std::string& directory) {
     const int present = PySequence_Contains(path, entry.get());
     if (present < 0 || (present == 0 && PyList_Insert(path, 0, entry.get()) < 0))
         return python_error("insert " + directory + " into sys.path");
+    if (present == 0) path_in_use_.push_back(directory);
     return {};
 }
 

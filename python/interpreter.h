@@ -67,8 +67,9 @@ public:
     void set_environment(const std::string& name, const std::string* value_or_null) override;
 
     // --- for server.cpp and python/ ---
-    /// Inserts a directory in front of sys.path unless it is there already (--chdir, pythonpath).
-    Status prepend_path(const std::string& directory);
+    /// Puts directories in front of sys.path, the last one foremost, in place of those that the
+    /// last call put there (chdir, pythonpath). One that is there already stays where it is.
+    Status use_path(const std::vector<std::string>& directories);
 
     /// Python-level handlers for SIGINT, SIGQUIT and SIGABRT: they call on_interrupt(signal) with
     /// the GIL held (hooks worker_int, worker_abort), then raise SystemExit(0), or SystemExit(1)
@@ -101,6 +102,7 @@ private:
     // The C ends of the callables that Python holds.
     static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
     static PyObject* run_thread(PyObject* capsule, PyObject* index);
+    Status prepend_path(const std::string& directory);
     void run_pending_handlers();
     static void share_with_workers();
     void report(const std::string& context);
@@ -109,8 +111,9 @@ private:
     Logger* log_ = nullptr;
     std::function<void(int)> on_interrupt_;
     std::function<void(size_t)> thread_body_;
-    std::vector<PyRef> threads_;  ///< threading.Thread objects
-    bool threads_stuck_ = false;  ///< some did not come back from join_threads()
+    std::vector<std::string> path_in_use_;  ///< of use_path()
+    std::vector<PyRef> threads_;            ///< threading.Thread objects
+    bool threads_stuck_ = false;            ///< some did not come back from join_threads()
     bool finalized_ = false;
     bool dumps_tracebacks_ = false;
     PyRef spew_;                  ///< Python's function of that name; null before set_spew()

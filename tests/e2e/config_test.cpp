@@ -474,6 +474,7 @@ TEST(Directories, StayWhenAReloadFails) {
     const TempDir site;
     site.write("where.py", kWhere);
     std::filesystem::create_directory(site / "other");
+    site.write("other/where.py", kWhere);
     site.write("gunicorn.conf.py", "");
     Server server({.app = "where:app", .directory = site.path()});
     ASSERT_TRUE(server.has_workers(1)) << server.story();

@@ -398,13 +398,17 @@ TEST(InterpreterShared, EnvironmentChangesShowInBothWorlds) {
 
 TEST(InterpreterShared, PathEntriesGoFirstAndOnce) {
     Interpreter& python = interpreter();
-    ASSERT_TRUE(python.prepend_path("/one"));
-    ASSERT_TRUE(python.prepend_path("/two"));
-    ASSERT_TRUE(python.prepend_path("/one"));
-    run_python("import sys");
-    EXPECT_EQ(eval_python("sys.path[:2]"), "['/two', '/one']");
-    EXPECT_EQ(eval_python("sys.path.count('/one')"), "1");
-    run_python("sys.path[:] = sys.path[2:]");
+    run_python("import sys; before = sys.path[:]; sys.path.append('/there')");
+    ASSERT_TRUE(python.use_path({"/one", "/two", "/one", "/there"}));
+    EXPECT_EQ(eval_python("sys.path[:2], sys.path[2:-1] == before, sys.path[-1]"),
+              "(['/two', '/one'], True, '/there')");
+    run_python("sys.path.remove('/two')");
+    ASSERT_TRUE(python.use_path({"/three", "/one"}));
+    EXPECT_EQ(eval_python("sys.path[:2], sys.path[2:-1] == before, sys.path[-1]"),
+              "(['/one', '/three'], True, '/there')");
+    ASSERT_TRUE(python.use_path({}));
+    run_python("sys.path.remove('/there')");
+    EXPECT_EQ(eval_python("sys.path == before"), "True");
 }
 
 TEST(InterpreterShared, ThreadsAreThreadingThreadsWithoutTheGil) {

@@ -178,7 +178,7 @@ TEST_F(WsgiLoad, ListsSourceFilesIncludingThoseThatDoNotImport) {
         const Fd file(::open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
         ASSERT_EQ(::write(file.get(), "def (:\n", 7), 7);
     }
-    ASSERT_TRUE(interpreter().prepend_path(directory).is_ok());
+    ASSERT_TRUE(interpreter().use_path({directory}).is_ok());
     LogFile log;
     WsgiOptions options;
     options.app = "broken_syntax";
