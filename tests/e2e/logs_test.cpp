@@ -29,7 +29,7 @@ std::vector<std::string> lines_of(const std::string& path, size_t count) {
     eventually([&] {
         lines.clear();
         std::istringstream in(read_file(path));
-        for (std::string line; std::getline(in, line);)
+        for (std::string line; std::getline(in, line) && !in.eof();)  // whole ones
             lines.push_back(line);
         return lines.size() >= count;
     });

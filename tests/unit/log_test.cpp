@@ -149,11 +149,16 @@ protected:
     /// "[…] [PID] [LEVEL] " of a record written within one second; runs `write` until that holds.
     template <typename Write>
     std::string prefix_of(const char* level, Write write) {
+        // time(2) may be some milliseconds behind clock_gettime(2): no second ends in either.
+        const auto now = [] {
+            return std::pair(std::time(nullptr), std::chrono::system_clock::to_time_t(
+                                                     std::chrono::system_clock::now()));
+        };
         for (;;) {
             const std::time_t before = std::time(nullptr);
             EXPECT_EQ(::truncate(error_path().c_str(), 0), 0);
             write();
-            if (std::time(nullptr) == before)
+            if (now() == std::pair(before, before))
                 return "[" + error_log_time(before) + "] [" + std::to_string(::getpid()) + "] [" +
                        level + "] ";
         }
