@@ -506,13 +506,22 @@ Result<ResolvedConfig> ConfigBuilder::finish() {
     auto& sources = resolved_.sources;
     for (const auto& [setting, error] : environment_errors_)
         if (!sources.contains(setting->name)) return error;
+    const auto refused = [&](const std::string& what, const char* name,
+                             const std::string& allowed) {
+        const auto source = sources.find(name);
+        const std::string where = source == sources.end() ? "" : ", from " + source->second;
+        return Error{kExitConfigError, what + " (" + name + where + "; allowed: " + allowed + ")"};
+    };
     cfg.chdir = absolute_path(surroundings_.start_dir, cfg.chdir);
+    if (cfg.chdir.empty() || (surroundings_.start_dir.empty() && cfg.chdir[0] != '/'))
+        return refused("the current directory is gone", "chdir",
+                       allowed_text(*find_setting("chdir")));
     if (!is_directory(cfg.chdir))
-        return Error{kExitConfigError, "can't chdir to '" + cfg.chdir + "' (chdir; allowed: " +
-                                           allowed_text(*find_setting("chdir")) + ")"};
+        return refused("can't chdir to '" + cfg.chdir + "'", "chdir",
+                       allowed_text(*find_setting("chdir")));
     if (!cfg.tmp_upload_dir.empty() && !is_directory(absolute_path(cfg.chdir, cfg.tmp_upload_dir)))
-        return Error{kExitConfigError, "'" + cfg.tmp_upload_dir + "' is no directory " +
-                                           "(tmp_upload_dir; allowed: an existing directory)"};
+        return refused("'" + cfg.tmp_upload_dir + "' is no directory", "tmp_upload_dir",
+                       "an existing directory");
     if (cfg.worker_class == "sync" && cfg.threads > 1) {
         cfg.worker_class = "gthread";
         sources["worker_class"] = "threads is above 1";

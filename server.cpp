@@ -11,6 +11,8 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <set>
@@ -40,8 +42,11 @@ namespace {
 
 constexpr size_t kHelpWidthDefault = 80;
 
-void print(const std::string& text) {
-    std::fputs(text.c_str(), stdout);
+/// Whoever redirects it to a file wants the whole text or an error.
+Status print(const std::string& text) {
+    const bool is_written = std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+    if (is_written) return {};
+    return Error{kExitConfigError, errno_error(errno, "write to the standard output").message};
 }
 
 int fail(const Error& error) {
@@ -76,6 +81,28 @@ std::vector<std::string> python_path(const Config& cfg) {
     for (const std::string_view entry : split_list(cfg.pythonpath))
         directories.push_back((entry[0] == '/' ? "" : cfg.chdir + "/") + std::string(entry));
     return directories;
+}
+
+/// Files that a start would open or make, as far as can be told without doing so: a check leaves
+/// nothing behind, and may be run by another user than the server.
+Status find_files(const Config& cfg) {
+    const auto missing = [](const char* setting, const std::string& path) {
+        return Error{kExitConfigError,
+                     "'" + path + "' " + std::strerror(ENOENT) + " (" + setting + ")"};
+    };
+    std::error_code error;
+    const std::pair<const char*, const std::string&> made[] = {
+        {"errorlog", cfg.errorlog}, {"accesslog", cfg.accesslog}, {"pidfile", cfg.pidfile}};
+    for (const auto& [setting, path] : made) {
+        const auto directory = std::filesystem::absolute(path, error).parent_path();
+        if (path.find('/') != std::string::npos && !std::filesystem::is_directory(directory, error))
+            return missing(setting, path);
+    }
+    const std::pair<const char*, const std::string&> read[] = {
+        {"logconfig", cfg.logconfig}, {"logconfig_json", cfg.logconfig_json}};
+    for (const auto& [setting, path] : read)
+        if (!path.empty() && !std::filesystem::exists(path, error)) return missing(setting, path);
+    return {};
 }
 
 /// Everything that lives as long as the process, and the steps of its start.
@@ -125,12 +152,12 @@ int Server::run() {
     if (Status read = read_command_line(); !read) return fail(read.error());
     for (const CommandLine* line : {&command_line_, &environment_line_}) {
         if (!line->help) continue;
-        print(help_in_form(line->help_form, terminal_width()));
-        return 0;
+        const Status printed = print(help_in_form(line->help_form, terminal_width()));
+        return printed ? 0 : fail(printed.error());
     }
     if (command_line_.version || environment_line_.version) {
-        print("gcorn (version " GCORN_VERSION ")\n");
-        return 0;
+        const Status printed = print("gcorn (version " GCORN_VERSION ")\n");
+        return printed ? 0 : fail(printed.error());
     }
     if (Status started = start_python(); !started) return fail(started.error());
     Result<ResolvedConfig> resolved = resolve();
@@ -329,14 +356,17 @@ std::string Server::paste_specification(const Config& cfg) const {
 
 /// --check-config and --print-config: everything short of serving, in this process.
 int Server::check(const ResolvedConfig& resolved) {
-    if (resolved.config.print_config) print(print_config_text(resolved));
-    std::fflush(stdout);
+    if (resolved.config.print_config) {
+        if (Status printed = print(print_config_text(resolved)); !printed)
+            return fail(printed.error());
+    }
     if (Status applied = apply_directories(resolved.config); !applied) return fail(applied.error());
     if (Result<LogOptions> options = log_options(resolved.config); !options)
         return fail(options.error());
     LogOptions plain;  // the traceback of a broken application goes to stderr
     if (Status opened = log_.open(plain); !opened) return fail(opened.error());
     tell_notices(resolved);
+    if (Status found = find_files(resolved.config); !found) return fail(found.error());
     if (Status usable = load_greenlet_library(resolved.config); !usable)
         return fail(usable.error());
     if (auto tls = make_tls_context(resolved.config); !tls) return fail(tls.error());
@@ -348,6 +378,10 @@ int Server::check(const ResolvedConfig& resolved) {
     {
         const WithGil gil;
         if (!install_gunicorn_stub()) return fail({kExitConfigError, take_error_text(false)});
+        const std::string& logger = resolved.config.logger_class.name;
+        if (!resolved.config.logger_class && logging_takes_over(resolved.config) &&
+            !logger.empty() && !call_embedded("_gcorn", "import_object", utf8_str(logger)))
+            return fail({kExitConfigError, "logger_class: " + take_error_text(false)});
     }
     WsgiApp app(log_, wsgi_options(resolved.config, true));
     if (Status loaded = app.load(); !loaded) {

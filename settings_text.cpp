@@ -148,8 +148,10 @@ std::string bash_completion() {
         cases += "return ;;\n";
     }
     return "_gcorn() {\n"
-           "    local current=${COMP_WORDS[COMP_CWORD]}\n"
-           "    case ${COMP_WORDS[COMP_CWORD-1]} in\n" +
+           "    local current=${COMP_WORDS[COMP_CWORD]} option=${COMP_WORDS[COMP_CWORD-1]}\n"
+           "    [[ $option == = ]] && option=${COMP_WORDS[COMP_CWORD-2]}\n"
+           "    [[ $current == = ]] && current=\n"
+           "    case $option in\n" +
            cases +
            "    esac\n"
            "    [[ $current == -* ]] && COMPREPLY=($(compgen -W \"" +
@@ -221,7 +223,7 @@ std::string help_text(size_t width) {
     std::string out =
         std::string(kUsageLine) + "\n\n" +
         wrap("Serves a Python WSGI application over HTTP. " + std::string(kAppModule), width, 0) +
-        "\n\n  gcorn -w 2 -b :8000 app:app    two workers on port 8000 serve app.py's app\n"
+        "\n\n  gcorn -w 2 -b :8000 app:app    two workers, port 8000\n"
         "\n  -h, --help              Show this help.\n"
         "  -v, --version           Show the version.\n";
     for_each_section(

@@ -345,9 +345,9 @@ Logger::~Logger() = default;
 Status Logger::open(const LogOptions& options) {
     LogOptions next = options;
     Result<Fd> error = open_path(next.errorlog, next);
-    if (!error) return error.error();
+    if (!error) return Error{error.error().code, error.message() + " (errorlog)"};
     Result<Fd> access = open_path(next.accesslog, next);
-    if (!access) return access.error();
+    if (!access) return Error{access.error().code, access.message() + " (accesslog)"};
     std::unique_ptr<SyslogSink> syslog;
     if (next.syslog) {
         Result<std::unique_ptr<SyslogSink>> opened = SyslogSink::open(next);

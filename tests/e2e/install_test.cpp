@@ -72,6 +72,15 @@ TEST_F(Install, PutsBinaryManPageAndCompletionsInPlace) {
                  "bash-completion/completions/gcorn && "
                  "COMP_WORDS=(gcorn --grace) COMP_CWORD=1 && _gcorn && echo ${COMPREPLY[@]}"});
     EXPECT_EQ(completed.out, "--graceful-timeout\n") << completed;
+    // Bash takes "--worker-class=ge" for three words.
+    for (const std::string words : {"= ge) COMP_CWORD=3", "ge) COMP_CWORD=2"}) {
+        const Finished choice = run({"/bin/bash", "-c",
+                                     "source " + share +
+                                         "bash-completion/completions/gcorn && "
+                                         "COMP_WORDS=(gcorn --worker-class " +
+                                         words + " && _gcorn && echo ${COMPREPLY[@]}"});
+        EXPECT_EQ(choice.out, "gevent\n") << words << choice;
+    }
     for (const auto& [shell, file] : {std::pair("zsh", "zsh/site-functions/_gcorn"),
                                       {"fish", "fish/vendor_completions.d/gcorn.fish"}}) {
         if (find_program(shell).empty()) continue;
@@ -108,6 +117,7 @@ TEST_F(Install, MakesADebianPackageThatComesAndGoes) {
     const std::set<std::string> there = files_below(root + "/usr");
     for (const char* file :
          {"bin/gcorn", "share/man/man1/gcorn.1.gz", "share/doc/gcorn/copyright",
+          "share/doc/gcorn/settings.md", "share/doc/gcorn/examples/kubernetes.yaml",
           "share/bash-completion/completions/gcorn", "share/zsh/vendor-completions/_gcorn"}) {
         EXPECT_EQ(there.count(file), 1U) << file;
     }

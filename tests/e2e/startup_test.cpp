@@ -240,6 +240,49 @@ TEST(CheckConfig, LoadsTheApplicationAsServingDoes) {
     }
 }
 
+TEST(CheckConfig, FindsTheFilesOfAStartWithoutMakingAny) {
+    SKIP_ON_GUNICORN("it does not look");
+    const TempDir scratch;
+    for (const auto& [option, setting] : std::vector<std::pair<std::string, std::string>>{
+             {"--error-logfile", "errorlog"},
+             {"--access-logfile", "accesslog"},
+             {"--pid", "pidfile"},
+             {"--log-config", "logconfig"},
+             {"--log-config-json", "logconfig_json"}}) {
+        const std::string path = scratch / "absent/file";
+        expect_failure({"--check-config", option, path, "probe:app"}, 1,
+                       "'" + path + "' No such file or directory (" + setting + ")");
+        if (setting.starts_with("logconfig")) continue;
+        const Finished good = run_server({"--check-config", option, scratch / "file", "probe:app"});
+        EXPECT_EQ(good.code, 0) << good;
+        EXPECT_FALSE(std::filesystem::exists(scratch / "file")) << option;
+    }
+    expect_failure({"--check-config", "--logger-class", "absent.Logger", "probe:app"}, 1,
+                   "logger_class: ");
+}
+
+TEST(Output, ThatCannotBeWrittenIsAnError) {
+    SKIP_ON_GUNICORN("its words are others");
+    for (const std::string option : {"--help", "--version", "--print-config probe:app"}) {
+        const Finished full =
+            run({"/bin/sh", "-c", server_command().at(0) + " " + option + " >/dev/full"}, {},
+                apps_dir());
+        EXPECT_EQ(full.code, 1) << option << full;
+        EXPECT_TRUE(contains(full.err, "No space left on device")) << option << full;
+    }
+}
+
+TEST(Directory, ThatIsGoneIsNamedAsSuch) {
+    SKIP_ON_GUNICORN("its words are others");
+    const TempDir scratch;
+    const Finished gone = run({"/bin/sh", "-c",
+                               "mkdir d && cd d && rmdir ../d && exec " + server_command().at(0) +
+                                   " --check-config probe:app"},
+                              {}, scratch.path());
+    EXPECT_EQ(gone.code, 1) << gone;
+    EXPECT_TRUE(contains(gone.err, "the current directory is gone (chdir; ")) << gone;
+}
+
 TEST(Listening, EndsWithOneWhenTheAddressIsTaken) {
     const Server first;
     const Finished second =

@@ -458,7 +458,8 @@ TEST(ConfigSources, ADirectoryForBodiesMustBeThere) {
     Sources sources;
     sources.file = {{"tmp_upload_dir", std::string("/no/such")}};
     EXPECT_EQ(error_of(sources),
-              "1 '/no/such' is no directory (tmp_upload_dir; allowed: an existing directory)");
+              "1 '/no/such' is no directory (tmp_upload_dir, from ./gunicorn.conf.py; allowed: an "
+              "existing directory)");
     sources.file = {{"tmp_upload_dir", std::string("tmp")}};
     EXPECT_EQ(resolved(sources).config.tmp_upload_dir, "tmp") << "from / it is there";
 }
@@ -470,7 +471,8 @@ TEST(ConfigSources, ChdirIsSeenFromTheStartDirectory) {
     EXPECT_EQ(resolved(sources).config.chdir, "/tmp");
     sources.arguments = {"app:app", "--chdir", "no-such-place"};
     EXPECT_EQ(error_of(sources),
-              "1 can't chdir to '/no-such-place' (chdir; allowed: an existing directory)");
+              "1 can't chdir to '/no-such-place' (chdir, from command line; allowed: an existing "
+              "directory)");
 }
 
 TEST(ConfigSources, SpewAndDaemonExcludeEachOther) {

@@ -374,7 +374,7 @@ TEST_F(LogTest, RefusesAPathInAMissingDirectoryAndKeepsTheOldSinks) {
     const Status status = logger_.open(bad);
     ASSERT_FALSE(status.is_ok());
     EXPECT_EQ(status.message(),
-              "'" + bad.accesslog + "' isn't writable [No such file or directory]");
+              "'" + bad.accesslog + "' isn't writable [No such file or directory] (accesslog)");
     logger_.info("still here");
     logger_.write_access("still here");
     EXPECT_EQ(count(error_text(), "still here\n"), 1u);
