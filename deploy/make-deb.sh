@@ -22,9 +22,10 @@ gzip -9n "$root/usr/share/man/man1/gcorn.1"
 doc=$root/usr/share/doc/gcorn
 mkdir -p "$doc/examples"
 cp "$here/../LICENSE" "$doc/copyright"
-for file in nginx.conf haproxy.cfg gcorn.service gcorn.socket; do
+for file in nginx.conf haproxy.cfg gcorn.service gcorn.socket Dockerfile compose.yaml kubernetes.yaml; do
     install -m 644 "$here/$file" "$doc/examples/"
 done
+cp "$here"/../docs/*.md "$doc/"
 chmod -R u=rwX,go=rX "$root"
 
 # What the binary is linked with says what it depends on. A static one needs the standard library of
