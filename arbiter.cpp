@@ -932,10 +932,7 @@ void Arbiter::move_pidfile() {
 
 /// raw_env. What the variables were at the start is kept, so that a reload can take them back.
 void Arbiter::apply_environment(const Config& cfg) {
-    for (const std::string& entry : cfg.raw_env) {
-        const size_t equals = entry.find('=');
-        if (equals == std::string::npos) continue;  // refused when the setting was resolved
-        const std::string name = entry.substr(0, equals), value = entry.substr(equals + 1);
+    for (const auto& [name, value] : raw_environment(cfg)) {
         environment_before_.try_emplace(name, find_variable(options_.environment, name));
         options_.runtime.set_environment(name, &value);
     }

@@ -230,18 +230,31 @@ std::string allowed_text(const Setting& setting) {
     return "a string";
 }
 
+namespace {
+
+std::string from(std::string_view source) {
+    return source.empty() ? "" : ", from " + std::string(source);
+}
+
+/// "WHAT (NAME, from SOURCE; allowed: …)".
+Error refusal(const std::string& what, std::string_view name, std::string_view source,
+              const std::string& allowed) {
+    return Error{kExitConfigError,
+                 what + " (" + std::string(name) + from(source) + "; allowed: " + allowed + ")"};
+}
+
+}  // namespace
+
 Status assign_field(Config& cfg, const Setting& setting, const Value& value,
                     std::string_view source) {
-    const std::string where = source.empty() ? "" : ", from " + std::string(source);
     if (!setting.refused.empty())
-        return Error{kExitConfigError, std::string(setting.name) + " cannot be set" + where + ": " +
-                                           std::string(setting.refused)};
+        return Error{kExitConfigError, std::string(setting.name) + " cannot be set" + from(source) +
+                                           ": " + std::string(setting.refused)};
     const std::string* const bad = text_with_nul(value);
     Status status = bad != nullptr ? Status{Error{0, "NUL byte in " + python_quote(*bad)}}
                                    : std::visit(Cast{cfg, setting, value}, setting.field);
     if (status) return status;
-    return Error{kExitConfigError, status.message() + " (" + std::string(setting.name) + where +
-                                       "; allowed: " + allowed_text(setting) + ")"};
+    return refusal(status.message(), setting.name, source, allowed_text(setting));
 }
 
 // ------------------------------------------------------------------------------------ values
@@ -403,10 +416,9 @@ Result<std::string> choose_config_file(const CommandLine& arguments, const Comma
         if (named->starts_with("python:")) return *named;
         const std::string path = named->substr(named->starts_with("file:") ? 5 : 0);
         if (!exists(path))
-            return Error{kExitConfigError,
-                         "'" + path + "' doesn't exist (config, from " +
-                             (line == &arguments ? "command line" : "GUNICORN_CMD_ARGS") +
-                             "; allowed: an existing file, file:FILE or python:MODULE)"};
+            return refusal("'" + path + "' doesn't exist", "config",
+                           line == &arguments ? "command line" : "GUNICORN_CMD_ARGS",
+                           "an existing file, file:FILE or python:MODULE");
         return *named;
     }
     for (const char* usual : {"./gcorn.conf.py", "./gunicorn.conf.py"})
@@ -506,22 +518,17 @@ Result<ResolvedConfig> ConfigBuilder::finish() {
     auto& sources = resolved_.sources;
     for (const auto& [setting, error] : environment_errors_)
         if (!sources.contains(setting->name)) return error;
-    const auto refused = [&](const std::string& what, const char* name,
-                             const std::string& allowed) {
+    const auto refused = [&](const std::string& what, const char* name) {
         const auto source = sources.find(name);
-        const std::string where = source == sources.end() ? "" : ", from " + source->second;
-        return Error{kExitConfigError, what + " (" + name + where + "; allowed: " + allowed + ")"};
+        return refusal(what, name, source == sources.end() ? "" : source->second,
+                       allowed_text(*find_setting(name)));
     };
     cfg.chdir = absolute_path(surroundings_.start_dir, cfg.chdir);
     if (cfg.chdir.empty() || (surroundings_.start_dir.empty() && cfg.chdir[0] != '/'))
-        return refused("the current directory is gone", "chdir",
-                       allowed_text(*find_setting("chdir")));
-    if (!is_directory(cfg.chdir))
-        return refused("can't chdir to '" + cfg.chdir + "'", "chdir",
-                       allowed_text(*find_setting("chdir")));
+        return refused("the current directory is gone", "chdir");
+    if (!is_directory(cfg.chdir)) return refused("can't chdir to '" + cfg.chdir + "'", "chdir");
     if (!cfg.tmp_upload_dir.empty() && !is_directory(absolute_path(cfg.chdir, cfg.tmp_upload_dir)))
-        return refused("'" + cfg.tmp_upload_dir + "' is no directory", "tmp_upload_dir",
-                       "an existing directory");
+        return refused("'" + cfg.tmp_upload_dir + "' is no directory", "tmp_upload_dir");
     if (cfg.worker_class == "sync" && cfg.threads > 1) {
         cfg.worker_class = "gthread";
         sources["worker_class"] = "threads is above 1";
@@ -576,6 +583,15 @@ std::pair<std::string_view, std::string_view> split_paste(std::string_view text)
     const size_t hash = text.find('#');
     if (hash == std::string_view::npos) return {text, "main"};
     return {text.substr(0, hash), text.substr(hash + 1)};
+}
+
+std::vector<std::pair<std::string, std::string>> raw_environment(const Config& cfg) {
+    std::vector<std::pair<std::string, std::string>> variables;
+    for (const std::string& entry : cfg.raw_env) {
+        const size_t equals = entry.find('=');  // there is one, or resolving had failed
+        variables.emplace_back(entry.substr(0, equals), entry.substr(equals + 1));
+    }
+    return variables;
 }
 
 std::vector<std::string_view> undo_restart_only_changes(const Config& running, Config& fresh) {

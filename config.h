@@ -211,6 +211,9 @@ private:
 /// FILE and SECTION of a `paste` setting, FILE or FILE#SECTION; SECTION is "main" if none is named.
 [[nodiscard]] std::pair<std::string_view, std::string_view> split_paste(std::string_view text);
 
+/// raw_env as names and values.
+[[nodiscard]] std::vector<std::pair<std::string, std::string>> raw_environment(const Config& cfg);
+
 /// Settings that differ between the two and cannot change without a restart, for one warning each;
 /// `fresh` gets the running values back.
 [[nodiscard]] std::vector<std::string_view> undo_restart_only_changes(const Config& running,

@@ -370,11 +370,8 @@ int Server::check(const ResolvedConfig& resolved) {
     if (Status usable = load_greenlet_library(resolved.config); !usable)
         return fail(usable.error());
     if (auto tls = make_tls_context(resolved.config); !tls) return fail(tls.error());
-    for (const std::string& entry : resolved.config.raw_env) {
-        const size_t equals = entry.find('=');  // there is one, or resolving had failed
-        const std::string value = entry.substr(equals + 1);
-        interpreter_->set_environment(entry.substr(0, equals), &value);
-    }
+    for (const auto& [name, value] : raw_environment(resolved.config))
+        interpreter_->set_environment(name, &value);
     {
         const WithGil gil;
         if (!install_gunicorn_stub()) return fail({kExitConfigError, take_error_text(false)});

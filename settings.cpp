@@ -374,6 +374,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Give workers all groups of user, not only group.",
      .needs = "user"},
     {.name = "tmp_upload_dir", .field = &Config::tmp_upload_dir,
+     .allowed = "an existing directory",
      .help = "Directory of the unnamed files that hold large request and response bodies; the "
              "default is the system's temporary directory.",
      .note = "gunicorn never uses it."},

@@ -156,8 +156,7 @@ public:
         exchange.has_sender = true;
     }
     ~SendTurn() { exchange_.has_sender = false; }
-    SendTurn(const SendTurn&) = delete;
-    SendTurn& operator=(const SendTurn&) = delete;
+    SendTurn(SendTurn&&) = delete;
 
 private:
     Exchange& exchange_;

@@ -40,8 +40,7 @@ public:
     using Token = std::list<Running>::iterator;
 
     explicit CallWatch(Logger& log) : log_(log) {}
-    CallWatch(const CallWatch&) = delete;
-    CallWatch& operator=(const CallWatch&) = delete;
+    CallWatch(CallWatch&&) = delete;
 
     /// Makes the exception type. Once, before any call. Raises.
     [[nodiscard]] bool prepare();

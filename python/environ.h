@@ -60,8 +60,7 @@ class EnvironMaker {
 public:
     EnvironMaker();
     ~EnvironMaker();
-    EnvironMaker(const EnvironMaker&) = delete;
-    EnvironMaker& operator=(const EnvironMaker&) = delete;
+    EnvironMaker(EnvironMaker&&) = delete;
 
     /// Makes the keys and the template. Once, before the first make(). Raises.
     [[nodiscard]] bool prepare(const EnvironConstants& constants);

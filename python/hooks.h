@@ -33,8 +33,7 @@ public:
     /// All outlive this object. app: for worker.wsgi; may be null (then it is None).
     PythonHooks(Logger& log, const PythonLogging& logging, const WsgiApp* app);
     ~PythonHooks() override;
-    PythonHooks(const PythonHooks&) = delete;
-    PythonHooks& operator=(const PythonHooks&) = delete;
+    PythonHooks(PythonHooks&&) = delete;
 
     /// True if requests under `cfg` need the two RequestHooks below; if not, give WsgiApp none.
     [[nodiscard]] bool has_request_hooks(const Config& cfg) const;

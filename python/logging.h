@@ -36,8 +36,7 @@ public:
     /// `log` outlives this object, this object every use of the interpreter.
     explicit PythonLogging(Logger& log) : log_(log) {}
     ~PythonLogging() override;
-    PythonLogging(const PythonLogging&) = delete;
-    PythonLogging& operator=(const PythonLogging&) = delete;
+    PythonLogging(PythonLogging&&) = delete;
 
     /// Makes `cfg` the settings that Python code sees (the `cfg` of hooks), and sets the loggers
     /// up: at start, before the first hook, and on HUP. What Logger::open() would close may be open

@@ -93,8 +93,7 @@ public:
 #endif
         PyGILState_Release(state_);
     }
-    WithGil(const WithGil&) = delete;
-    WithGil& operator=(const WithGil&) = delete;
+    WithGil(WithGil&&) = delete;
 
 private:
     PyGILState_STATE state_;
@@ -105,8 +104,7 @@ class WithoutGil {
 public:
     WithoutGil() : state_(PyEval_SaveThread()) {}
     ~WithoutGil() { PyEval_RestoreThread(state_); }
-    WithoutGil(const WithoutGil&) = delete;
-    WithoutGil& operator=(const WithoutGil&) = delete;
+    WithoutGil(WithoutGil&&) = delete;
 
 private:
     PyThreadState* state_;

@@ -35,8 +35,7 @@ public:
     /// Writes what wsgi.errors still holds; the object itself may live on and then drops what it is
     /// given.
     ~Streams();
-    Streams(const Streams&) = delete;
-    Streams& operator=(const Streams&) = delete;
+    Streams(Streams&&) = delete;
 
     /// Makes everything. log is borrowed and outlives this. Once. Raises.
     [[nodiscard]] bool prepare(Logger& log);
