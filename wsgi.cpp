@@ -770,7 +770,7 @@ void WsgiApp::call(Exchange& exchange) {
     }
     // Inside Runtime::together() the GIL is held yet, and an access log may be a pipe that is full.
     std::optional<WithoutGil> nogil;
-    if (log_.has_access() && PyGILState_Check() != 0) nogil.emplace();
+    if (log_.access_may_wait() && PyGILState_Check() != 0) nogil.emplace();
     exchange.finish();
 }
 

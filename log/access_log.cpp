@@ -28,49 +28,89 @@ constexpr bool are_plain(uint64_t bytes) {
             has_zero(bytes ^ kOnes * '\\')) == 0;
 }
 
-bool is_plain(std::string_view text) {
-    constexpr size_t kStride = sizeof(uint64_t);
-    const auto are_plain_at = [&](size_t i) {
+/// Copies `text`; false if it is not plain, and then what was copied is of no use. Looking and
+/// copying are one pass.
+bool copy_plain(std::string_view text, char* to) {
+    if (text.size() < sizeof(uint64_t)) {
+        bool is_plain = true;
+        for (const char c : text) {
+            is_plain = is_plain && c >= ' ' && c <= '~' && c != '"' && c != '\\';
+            *to++ = c;
+        }
+        return is_plain;
+    }
+    const auto copy_eight = [&](size_t i) {
         uint64_t bytes;
-        std::memcpy(&bytes, text.data() + i, kStride);
+        std::memcpy(&bytes, text.data() + i, sizeof bytes);
+        std::memcpy(to + i, &bytes, sizeof bytes);
         return are_plain(bytes);
     };
-    if (text.size() < kStride)
-        return std::all_of(text.begin(), text.end(),
-                           [](char c) { return c >= ' ' && c <= '~' && c != '"' && c != '\\'; });
-    for (size_t i = 0; i + kStride < text.size(); i += kStride)
-        if (!are_plain_at(i)) return false;
-    return are_plain_at(text.size() - kStride);  // overlaps the stride before it
+    for (size_t i = 0; i + sizeof(uint64_t) < text.size(); i += sizeof(uint64_t))
+        if (!copy_eight(i)) return false;
+    return copy_eight(text.size() - sizeof(uint64_t));  // overlaps those before them
 }
 
-void append_quoted(std::string_view text, std::string& out) {
-    if (is_plain(text))
-        ((out += '"') += text) += '"';
-    else
-        out += json_quote(text);
-}
+/// A line in the making; its memory serves the next line.
+class Line {
+public:
+    void clear() { size_ = 0; }
+    [[nodiscard]] std::string_view text() const { return {memory_.data(), size_}; }
+    void put(std::string_view text) {
+        std::memcpy(room(text.size()), text.data(), text.size());
+        size_ += text.size();
+    }
+    void put_escaped(std::string_view text) {
+        if (copy_plain(text, room(text.size())))
+            size_ += text.size();
+        else
+            put(escape_for_log(text));
+    }
+    void put_quoted(std::string_view text) {
+        char* const to = room(text.size() + 2);
+        if (!copy_plain(text, to + 1)) return put(json_quote(text));
+        to[0] = to[text.size() + 1] = '"';
+        size_ += text.size() + 2;
+    }
+    /// Takes the end of the line from `start` on away.
+    std::string take_from(size_t start) {
+        std::string taken(text().substr(start));
+        size_ = start;
+        return taken;
+    }
+
+private:
+    /// Where the next `bytes` go.
+    char* room(size_t bytes) {
+        if (memory_.size() - size_ < bytes) memory_.resize(2 * (size_ + bytes) + kSize);
+        return memory_.data() + size_;
+    }
+    static constexpr size_t kSize = 512;  ///< enough for most lines
+    std::string memory_;
+    size_t size_ = 0;
+};
 
 std::string_view first_word(std::string_view text) {
     return text.substr(0, text.find(' '));
 }
 
-/// The moment of writing, rendered once a second for each thread.
-struct TimeTexts {
-    std::time_t rendered_s = 0;
+/// The moment of writing, rendered once a second.
+class TimeTexts {
+public:
+    void look_at_clock() {
+        const std::time_t now_s = std::time(nullptr);
+        if (now_s == rendered_s_) return;
+        rendered_s_ = now_s;
+        clf = "[" + access_log_time(now_s) + "]";
+        const std::string local = error_log_time(now_s);  // "2026-11-23 04:04:33 +0000"
+        iso = local.substr(0, 10) + "T" + local.substr(11, 8) + local.substr(20, 3) + ":" +
+              local.substr(23, 2);
+    }
     std::string clf;  ///< "[23/Nov/2026:04:04:33 +0000]"
     std::string iso;  ///< "2026-11-23T04:04:33+00:00" (RFC 3339)
+
+private:
+    std::time_t rendered_s_ = 0;
 };
-const TimeTexts& time_texts() {
-    thread_local TimeTexts texts;
-    const std::time_t now_s = std::time(nullptr);
-    if (now_s == texts.rendered_s) return texts;
-    texts.rendered_s = now_s;
-    texts.clf = "[" + access_log_time(now_s) + "]";
-    const std::string local = error_log_time(now_s);  // "2026-11-23 04:04:33 +0000"
-    texts.iso = local.substr(0, 10) + "T" + local.substr(11, 8) + local.substr(20, 3) + ":" +
-                local.substr(23, 2);
-    return texts;
-}
 
 int base64_value(char c) {
     if (c >= 'A' && c <= 'Z') return c - 'A';
@@ -129,6 +169,22 @@ size_t take_number(std::string_view text, size_t& position) {
 
 }  // namespace
 
+/// A thread's memory for its lines and for values that the record does not have as they are.
+struct AccessLog::Scratch {
+    Line line;
+    TimeTexts time;
+    std::string text;
+    char digits[40];
+};
+
+/// `value` cut and widened as the step wants it.
+std::string AccessLog::padded(const Step& step, std::string value) {
+    value.resize(std::min<size_t>(value.size(), step.precision));
+    const size_t missing = step.width - std::min<size_t>(value.size(), step.width);
+    value.insert(step.is_left ? value.size() : 0, missing, step.is_zero ? '0' : ' ');
+    return value;
+}
+
 /// The step for an atom's name: a letter, or {name} with i, o or e, in any case. An unknown one
 /// gives that of %(l)s, which is always absent. Error: a string asked for as a number.
 Result<AccessLog::Step> AccessLog::find_atom(std::string_view name, bool is_number_wanted) {
@@ -151,6 +207,8 @@ Result<AccessLog::Step> AccessLog::find_atom(std::string_view name, bool is_numb
     for (const Atom& atom : kAtoms) {
         if (name.size() != 1 || name[0] != atom.letter) continue;
         measures_time_ = measures_time_ || kDurations.find(atom.letter) != kDurations.npos;
+        if (atom.letter == 'f') return Step{'i', "referer", atom.json_key};
+        if (atom.letter == 'a') return Step{'i', "user-agent", atom.json_key};
         return Step{atom.letter, "", atom.json_key};
     }
 
@@ -249,30 +307,31 @@ Status AccessLog::compile_json(std::string_view atoms) {
     return {};
 }
 
-void AccessLog::format(const AccessRecord& record, std::string& out) const {
+std::string_view AccessLog::format(const AccessRecord& record) const {
     thread_local Scratch scratch;
+    Line& line = scratch.line;
+    line.clear();
     for (const Step& step : steps_) {
-        out += step.before;
-        if (json_) {
-            append_json(step, record, scratch, out);
-            continue;
-        }
-        const size_t start = out.size();
-        append_text(step, record, scratch, out);
-        if (step.is_padded) pad(step, start, out);
+        line.put(step.before);
+        const size_t start = line.text().size();
+        const Value value = value_of(step, record, scratch);
+        if (value.form == Form::Number)
+            line.put(value.text);
+        else if (value.form == Form::Absent)
+            line.put(json_ ? "null" : "-");
+        else if (json_)
+            line.put_quoted(value.text);
+        else
+            line.put_escaped(value.text);
+        if (step.is_padded) line.put(padded(step, line.take_from(start)));
     }
-    out += tail_;
+    line.put(tail_);
+    return line.text();
 }
 
-/// Brings what was appended from `start` on to the wanted width.
-void AccessLog::pad(const Step& step, size_t start, std::string& out) {
-    if (out.size() - start > step.precision) out.resize(start + step.precision);
-    const size_t missing = step.width - std::min<size_t>(out.size() - start, step.width);
-    out.insert(step.is_left ? out.size() : start, missing, step.is_zero ? '0' : ' ');
-}
-
+/// In JSON a Form::Text is quoted, in text escaped.
 AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& record,
-                                     Scratch& scratch) {
+                                     Scratch& scratch) const {
     const auto number = [&](auto integer) {
         const auto [end, error] = std::to_chars(scratch.digits, std::end(scratch.digits), integer);
         return Value{Form::Number, {scratch.digits, end}};
@@ -282,7 +341,7 @@ AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& recor
         return bytes.empty() ? Value{} : text(bytes);
     };
     const auto field = [&](char kind, std::string_view name) {
-        const auto bytes = record.find_field ? record.find_field(kind, name) : std::nullopt;
+        const auto bytes = record.fields ? record.fields->find(kind, name) : std::nullopt;
         return bytes ? text(*bytes) : Value{};
     };
     const int64_t us = std::max<int64_t>(record.duration_us, 0);
@@ -306,8 +365,6 @@ AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& recor
         case 'H': return known(record.protocol);
         case 'b':
         case 'B': return number(record.body_bytes);
-        case 'f': return field('i', "referer");
-        case 'a': return field('i', "user-agent");
         case 'T': return number(us / 1'000'000);
         case 'M': return number(us / 1000);
         case 'D': return number(us);
@@ -319,7 +376,12 @@ AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& recor
             *begin = '.';  // it was the 1 that kept the leading zeros
             return {Form::Number, {scratch.digits, end}};
         }
-        case 'p': return number(record.pid ? record.pid : ::getpid());
+        case 'p': {
+            const Value pid = number(record.pid ? record.pid : ::getpid());
+            if (json_) return pid;
+            ((scratch.text = '<') += pid.text) += '>';
+            return text(scratch.text);
+        }
         case 'A': return number(record.app_us);
         case 'Q': return number(record.queue_us);
         case 'i':
@@ -329,43 +391,11 @@ AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& recor
             for (const auto& [name, bytes] : *record.environ)
                 if (name == step.name) return text(bytes);
             return {};
-        default: return {};  // 't' is for the callers, 'l' for nobody
+        case 't':
+            scratch.time.look_at_clock();
+            return text(json_ ? scratch.time.iso : scratch.time.clf);
+        default: return {};
     }
-}
-
-void AccessLog::append_text(const Step& step, const AccessRecord& record, Scratch& scratch,
-                            std::string& out) {
-    if (step.kind == 't') {
-        out += time_texts().clf;
-        return;
-    }
-    const Value value = value_of(step, record, scratch);
-    if (step.kind == 'p') {
-        ((out += '<') += value.text) += '>';
-        return;
-    }
-    switch (value.form) {
-        case Form::Absent: out += '-'; break;
-        case Form::Number: out += value.text; break;
-        case Form::Text:
-            is_plain(value.text) ? out += value.text : out += escape_for_log(value.text);
-            break;
-    }
-}
-
-void AccessLog::append_json(const Step& step, const AccessRecord& record, Scratch& scratch,
-                            std::string& out) {
-    if (step.kind == 't') {
-        ((out += '"') += time_texts().iso) += '"';
-        return;
-    }
-    const Value value = value_of(step, record, scratch);
-    if (value.form == Form::Number)
-        out += value.text;
-    else if (value.form == Form::Text)
-        append_quoted(value.text, out);
-    else
-        out += "null";
 }
 
 }  // namespace gcorn

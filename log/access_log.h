@@ -20,7 +20,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -35,10 +34,16 @@ namespace gcorn {
 inline constexpr const char* kDefaultAccessFormat =
     R"(%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s")";
 
-/// Looks up a field of the request ('i') or the response ('o') by lower-case name: the last one
-/// wins, nullopt if absent.
-using FieldLookup =
-    std::function<std::optional<std::string_view>(char kind, std::string_view lower_name)>;
+/// The fields of a request ('i') and its response ('o').
+class LoggedFields {
+public:
+    /// The value of the field with this lower-case name: the last one wins, nullopt if absent.
+    [[nodiscard]] virtual std::optional<std::string_view> find(
+        char kind, std::string_view lower_name) const = 0;
+
+protected:
+    ~LoggedFields() = default;
+};
 
 /// What one line is made of. Views are valid for the call only.
 struct AccessRecord {
@@ -54,7 +59,7 @@ struct AccessRecord {
     int64_t app_us = 0;       ///< inside the application, %(A)s
     int64_t queue_us = 0;     ///< complete → taken by the application side, %(Q)s
     int pid = 0;              ///< 0: asked for when the format wants it (one system call)
-    FieldLookup find_field;   ///< empty: there are none
+    const LoggedFields* fields = nullptr;  ///< null: there are none
     /// Values of %({name}e)s captured on the application side, by lower-case name.
     const std::vector<std::pair<std::string, std::string>>* environ = nullptr;
 };
@@ -65,8 +70,8 @@ public:
     /// position and the atom that is wrong.
     static Result<AccessLog> compile(std::string_view format);
 
-    /// Appends one line (no newline) to `out`.
-    void format(const AccessRecord& record, std::string& out) const;
+    /// One line without its newline. The view is valid until this thread's next call.
+    [[nodiscard]] std::string_view format(const AccessRecord& record) const;
 
     /// Lower-case environ names that the format asks for; the application side captures their
     /// values.
@@ -87,26 +92,18 @@ private:
         bool is_left = false;             ///< padded on the right
         bool is_zero = false;             ///< a number padded with zeros
     };
-    AccessLog() = default;
-    Status compile_text(std::string_view format);
-    Status compile_json(std::string_view atoms);
-    Result<Step> find_atom(std::string_view name, bool is_number_wanted);
     enum class Form : uint8_t { Absent, Number, Text };  ///< digits (and a point), or any bytes
     struct Value {
         Form form = Form::Absent;
         std::string_view text;  ///< in the record or in the Scratch
     };
-    /// Memory for values that the record does not have as they are.
-    struct Scratch {
-        char digits[40];
-        std::string text;
-    };
-    static void pad(const Step& step, size_t start, std::string& out);
-    static Value value_of(const Step& step, const AccessRecord& record, Scratch& scratch);
-    static void append_text(const Step& step, const AccessRecord& record, Scratch& scratch,
-                            std::string& out);
-    static void append_json(const Step& step, const AccessRecord& record, Scratch& scratch,
-                            std::string& out);
+    struct Scratch;
+    AccessLog() = default;
+    Status compile_text(std::string_view format);
+    Status compile_json(std::string_view atoms);
+    Result<Step> find_atom(std::string_view name, bool is_number_wanted);
+    static std::string padded(const Step& step, std::string value);
+    Value value_of(const Step& step, const AccessRecord& record, Scratch& scratch) const;
     std::vector<Step> steps_;
     std::string tail_;  ///< literal text behind the last value
     std::vector<std::string> environ_names_;

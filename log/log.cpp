@@ -100,6 +100,7 @@ public:
     int reopen(const LogOptions& options);
     /// True if what is written reaches nobody: the file has no name and its path can't be opened.
     [[nodiscard]] bool is_vanished() const { return vanished_.load() != 0; }
+    [[nodiscard]] bool may_wait() const { return fd >= 0 && !is_regular_; }
 
 private:
     bool has_name() const;
@@ -416,6 +417,10 @@ void Logger::write_access(std::string_view line) {
 
 bool Logger::has_access() const {
     return impl_->access.fd >= 0 || (impl_->syslog && impl_->options.access_to_syslog);
+}
+
+bool Logger::access_may_wait() const {
+    return impl_->access.may_wait() || (impl_->syslog && impl_->options.access_to_syslog);
 }
 
 int Logger::error_fd() const {

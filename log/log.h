@@ -88,6 +88,8 @@ public:
     /// One finished access line without its newline. Cheap when no access log is open.
     void write_access(std::string_view line);
     [[nodiscard]] bool has_access() const;
+    /// An access line may wait for its reader: a pipe, a terminal or syslog takes them.
+    [[nodiscard]] bool access_may_wait() const;
 
     /// Descriptor of the error log for faulthandler's dump; -1 if there is none.
     [[nodiscard]] int error_fd() const;

@@ -36,14 +36,21 @@ constexpr int kTurnsGivenMax = 100;
 constexpr size_t kScratchBytes = 64 * 1024;
 
 /// The fields of an Exchange, for the access log.
-std::optional<std::string_view> find_field(const Exchange& exchange, char kind,
-                                           std::string_view lower_name) {
-    if (kind == 'o') return exchange.response.field(lower_name);
-    std::optional<std::string_view> last;
-    for (const Field& field : exchange.head.fields)
-        if (iequals(field.name, lower_name)) last = field.value;
-    return last;
-}
+class ExchangeFields final : public LoggedFields {
+public:
+    explicit ExchangeFields(const Exchange& exchange) : exchange_(exchange) {}
+    [[nodiscard]] std::optional<std::string_view> find(char kind,
+                                                       std::string_view lower_name) const override {
+        if (kind == 'o') return exchange_.response.field(lower_name);
+        const std::vector<Field>& fields = exchange_.head.fields;
+        for (size_t i = fields.size(); i-- > 0;)
+            if (iequals(fields[i].name, lower_name)) return fields[i].value;
+        return std::nullopt;
+    }
+
+private:
+    const Exchange& exchange_;
+};
 
 }  // namespace
 
@@ -253,9 +260,8 @@ void EventLoop::write_access_line(const Exchange& exchange) {
     record.path = exchange.head.raw_path;
     record.query = exchange.head.query;
     record.protocol = exchange.head.protocol;
-    record.find_field = [&exchange](char kind, std::string_view lower_name) {
-        return find_field(exchange, kind, lower_name);
-    };
+    const ExchangeFields fields(exchange);
+    record.fields = &fields;
     record.status = exchange.response.status();
     record.body_bytes = exchange.response.body_bytes();
     record.duration_us = exchange.done_us - exchange.received_us;
@@ -263,10 +269,7 @@ void EventLoop::write_access_line(const Exchange& exchange) {
     if (exchange.taken_us != 0) record.queue_us = exchange.taken_us - exchange.queued_us;
     record.environ = &exchange.logged_environ;
     record.pid = pid_;
-    thread_local std::string line;
-    line.clear();
-    access_log_.format(record, line);
-    log_.write_access(line);
+    log_.write_access(access_log_.format(record));
 }
 
 // ------------------------------------------------------------------------------------- accepting

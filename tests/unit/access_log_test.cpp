@@ -9,12 +9,20 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/text.h"
 
 namespace gcorn {
 namespace {
 
-struct MapFields {
+struct MapFields final : LoggedFields {
     std::map<std::string, std::string, std::less<>> request, response;
+    [[nodiscard]] std::optional<std::string_view> find(char kind,
+                                                       std::string_view name) const override {
+        const auto& from = kind == 'i' ? request : response;
+        const auto it = from.find(name);
+        if (it == from.end()) return std::nullopt;
+        return it->second;
+    }
 };
 
 struct Request {
@@ -39,21 +47,13 @@ struct Request {
         record.duration_us = 12'345'678;
         record.app_us = 432;
         record.queue_us = 21;
-        record.find_field = [this](char kind,
-                                   std::string_view name) -> std::optional<std::string_view> {
-            const auto& from = kind == 'i' ? fields.request : fields.response;
-            const auto it = from.find(name);
-            if (it == from.end()) return std::nullopt;
-            return it->second;
-        };
+        record.fields = &fields;
         record.environ = &environ;
     }
     std::string line(std::string_view format) const {
         const Result<AccessLog> log = AccessLog::compile(format);
         EXPECT_TRUE(log.is_ok()) << (log ? "" : log.message());
-        std::string out;
-        if (log) log->format(record, out);
-        return out;
+        return log ? std::string(log->format(record)) : "";
     }
 };
 
@@ -129,7 +129,7 @@ TEST(AccessLog, WritesADashForWhatIsAbsent) {
     request.fields.request.clear();
     request.fields.response.clear();
     EXPECT_EQ(request.line("%(f)s %(a)s %({x}i)s %({x}o)s %({x}e)s %(u)s"), "- - - - - -");
-    request.record.find_field = nullptr;
+    request.record.fields = nullptr;
     request.record.environ = nullptr;
     EXPECT_EQ(request.line("%(f)s %(a)s %({x}i)s %({x}o)s %({x}e)s %(u)s"), "- - - - - -");
 }
@@ -380,12 +380,36 @@ TEST(AccessLog, TakesJsonOnlyAsAWholeWord) {
     EXPECT_EQ(Request().line("jsonx %(m)s"), "jsonx GET");
 }
 
-TEST(AccessLog, AppendsToWhatIsThere) {
-    const Result<AccessLog> log = AccessLog::compile("%(m)5s");
+TEST(AccessLog, ALineOwesNothingToTheOneBefore) {
+    const Result<AccessLog> log = AccessLog::compile("<%(m)5s %(r)s>");
     ASSERT_TRUE(log.is_ok());
-    std::string out = "before ";
-    log->format(Request().record, out);
-    EXPECT_EQ(out, "before   GET");
+    Request request;
+    for (size_t size = 1; size < 5000; size = size * 3 / 2 + 1) {
+        const std::string text(size, 'r');
+        request.record.request = text;
+        EXPECT_EQ(log->format(request.record), "<  GET " + text + ">");
+        request.record.request = "short";
+        EXPECT_EQ(log->format(request.record), "<  GET short>");
+    }
+}
+
+TEST(AccessLog, EscapesOneByteAtAnyPlaceInAnyLength) {
+    const Result<AccessLog> text = AccessLog::compile("%(q)s");
+    const Result<AccessLog> json = AccessLog::compile("json:q");
+    ASSERT_TRUE(text.is_ok() && json.is_ok());
+    Request request;
+    for (size_t size = 0; size < 30; ++size) {
+        for (size_t place = 0; place <= size; ++place) {
+            for (const char bad :
+                 {'"', '\\', '\n', '\x1b', '\x7f', '\x80', '\xff', '\0', ' ', '~'}) {
+                std::string value(size, 'q');
+                if (place < size) value[place] = bad;
+                request.record.query = value;
+                EXPECT_EQ(text->format(request.record), escape_for_log(value));
+                EXPECT_EQ(json->format(request.record), "{\"query\":" + json_quote(value) + "}");
+            }
+        }
+    }
 }
 
 }  // namespace
