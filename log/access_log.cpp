@@ -332,7 +332,7 @@ std::string_view AccessLog::format(const AccessRecord& record) const {
 /// In JSON a Form::Text is quoted, in text escaped.
 AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& record,
                                      Scratch& scratch) const {
-    const auto number = [&](auto integer) {
+    const auto number = [&](int64_t integer) {
         const auto [end, error] = std::to_chars(scratch.digits, std::end(scratch.digits), integer);
         return Value{Form::Number, {scratch.digits, end}};
     };
@@ -364,7 +364,7 @@ AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& recor
         case 'q': return text(record.query);
         case 'H': return known(record.protocol);
         case 'b':
-        case 'B': return number(record.body_bytes);
+        case 'B': return number(static_cast<int64_t>(record.body_bytes));
         case 'T': return number(us / 1'000'000);
         case 'M': return number(us / 1000);
         case 'D': return number(us);
