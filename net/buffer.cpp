@@ -113,7 +113,7 @@ Result<size_t> Spool::read_at(uint64_t position, char* out, size_t n) const {
 void Spool::discard_before(uint64_t position) {
 #if defined(__linux__) && defined(FALLOC_FL_PUNCH_HOLE)
     if (in_memory()) return;
-    const uint64_t end = std::min(position, size_) / kDiscardStepBytes * kDiscardStepBytes;
+    const uint64_t end = std::min(position, size()) / kDiscardStepBytes * kDiscardStepBytes;
     if (end <= discarded_) return;
     // Best effort: not every file system can, and then the disk is merely used a little longer.
     static_cast<void>(::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,

@@ -5,6 +5,7 @@
 // net/exchange.h for the one case where two threads share a Spool in file mode).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -56,7 +57,8 @@ public:
     /// The file, once !in_memory(); positions in it are positions in the body.
     [[nodiscard]] int file() const { return file_.get(); }
 
-    /// Reads up to `n` bytes at `position` into `out`; 0 at or past the end. Error: errno in code.
+    /// Reads up to `n` bytes at `position` into `out`; 0 at or past the end only. Error: errno in
+    /// code. In file mode beside append(), too.
     Result<size_t> read_at(uint64_t position, char* out, size_t n) const;
 
     /// The bytes before `position` are not needed any more: frees their disk blocks where the file
@@ -73,7 +75,7 @@ private:
     size_t memory_max_ = kSpoolMemoryMax;
     std::string memory_;
     Fd file_;
-    uint64_t size_ = 0;
+    std::atomic<uint64_t> size_{0};  ///< in file mode one thread may read what another appends to
     uint64_t discarded_ = 0;
 };
 

@@ -90,20 +90,6 @@ bool bytes_received(InputObject* self, uint64_t& received) {
     return true;
 }
 
-/// Reads exactly `size` bytes, all of them received, of the spool file. 0 or errno. Not by
-/// Spool::read_at(), which looks at the spool's size: the leader may be appending.
-int read_file(int file, uint64_t position, char* out, size_t size) {
-    while (size > 0) {
-        const ssize_t got = ::pread(file, out, size, static_cast<off_t>(position));
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return got < 0 ? errno : EIO;  // the file is ours: it cannot end early
-        out += got;
-        position += static_cast<uint64_t>(got);
-        size -= static_cast<size_t>(got);
-    }
-    return 0;
-}
-
 /// A bytes object of `size` bytes at `position`, all of them received. Raises.
 PyRef copy_body(InputObject* self, uint64_t position, size_t size) {
     PyRef bytes = PyRef::steal(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
@@ -115,16 +101,16 @@ PyRef copy_body(InputObject* self, uint64_t position, size_t size) {
         return bytes;
     }
     const std::shared_ptr<Exchange> exchange = self->exchange->weak_from_this().lock();
-    int error = 0;
+    Result<size_t> got = size_t{0};
     {
         WithoutGil nogil;
-        if (body.in_memory())
-            std::memcpy(out, body.memory().data() + position, size);
-        else
-            error = read_file(body.file(), position, out, size);
+        for (size_t done = 0; done < size && got; done += got ? *got : 0) {
+            got = body.read_at(position + done, out + done, size - done);
+            if (got && *got == 0) got = errno_error(EIO, "read body: it is shorter than it was");
+        }
     }
-    if (error != 0) {
-        fail_os_error(self, errno_error(error, "read the spooled request body"));
+    if (!got) {
+        fail_os_error(self, got.error());
         bytes.reset();
     }
     return bytes;
