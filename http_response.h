@@ -81,6 +81,8 @@ public:
     /// Deviation: gunicorn leaves out Server and Date; RFC 9110 §6.6.1 asks for a Date.
     [[nodiscard]] std::string_view error_page(int status);
 
+    /// No answer is begun, also before the next request is understood.
+    void forget() { answer_.clear(); }
     [[nodiscard]] bool has_status() const { return !answer_.status.empty(); }
     [[nodiscard]] bool head_sent() const { return head_sent_; }
     /// Fewer bytes than Content-Length were framed: the connection must close.

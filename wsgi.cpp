@@ -16,6 +16,7 @@
 #include "python/environ.h"
 #include "python/interpreter.h"
 #include "python/known_answer.h"
+#include "python/send_turn.h"
 #include "python/streams.h"
 
 namespace gcorn {
@@ -90,6 +91,21 @@ bool add_headers(ResponseWriter& response, PyObject* headers, bool takes_bytes) 
     return true;
 }
 
+/// A list of exact tuples: looking at it runs no code of the application. Raises.
+PyRef plain_headers(PyObject* headers) {
+    bool is_plain = PyList_CheckExact(headers);
+    for (Py_ssize_t i = 0; is_plain && i < PyList_GET_SIZE(headers); ++i)
+        is_plain = PyTuple_CheckExact(PyList_GET_ITEM(headers, i));
+    if (is_plain) return PyRef::borrow(headers);
+    PyRef list = PyRef::steal(PySequence_List(headers));
+    for (Py_ssize_t i = 0; list && i < PyList_GET_SIZE(list.get()); ++i) {
+        PyObject* pair = PySequence_Tuple(PyList_GET_ITEM(list.get(), i));
+        if (pair == nullptr) return {};
+        PyList_SetItem(list.get(), i, pair);
+    }
+    return list;
+}
+
 struct StartArguments {
     PyObject* status = nullptr;
     PyObject* headers = nullptr;
@@ -141,28 +157,6 @@ bool ends_here(const ResponseWriter& response) {
     return response.has_content_length() && response.body_bytes() >= response.content_length();
 }
 
-/// The right to frame and send: what is framed lies in the one buffer of the ResponseWriter until
-/// it is sent, and the GIL is not held meanwhile. So threads (or greenlets) of the application that
-/// answer one request take turns, and the request ends in a turn of its own. GIL held.
-class SendTurn {
-public:
-    /// Waits. The request may have ended then, see running().
-    explicit SendTurn(Exchange& exchange) : exchange_(exchange) {
-        while (exchange.has_sender) {
-            kept_ = exchange.shared_from_this();
-            WithoutGil nogil;
-            exchange.pause();
-        }
-        exchange.has_sender = true;
-    }
-    ~SendTurn() { exchange_.has_sender = false; }
-    SendTurn(SendTurn&&) = delete;
-
-private:
-    Exchange& exchange_;
-    std::shared_ptr<Exchange> kept_;
-};
-
 PyObject* write(StartResponse* start, Exchange* exchange, PyObject* bytes) {
     if (!PyBytes_Check(bytes)) {
         PyErr_SetString(PyExc_TypeError, "write() takes one bytes object");
@@ -200,6 +194,9 @@ PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t fl
         !parse_arguments(values, static_cast<size_t>(PyVectorcall_NARGS(flagged)), names,
                          arguments))
         return nullptr;
+    const PyRef headers = plain_headers(arguments.headers);
+    if (!headers || running(self, "start_response") == nullptr) return nullptr;
+    arguments.headers = headers.get();
     ResponseWriter& response = exchange->response;
     if (arguments.exc_info != nullptr && response.head_sent()) {
         raise_again(arguments.exc_info);
@@ -233,6 +230,8 @@ PyObject* early_hints_call(PyObject* self, PyObject* arguments, PyObject* names)
     }
     Exchange* exchange = running(self, "early_hints");
     if (exchange == nullptr) return nullptr;
+    const PyRef headers = plain_headers(PyTuple_GET_ITEM(arguments, 0));
+    if (!headers || running(self, "early_hints") == nullptr) return nullptr;
     const SendTurn turn(*exchange);
     if (running(self, "early_hints") == nullptr) return nullptr;
     if (!exchange->head.is_http_11() || exchange->response.head_sent()) Py_RETURN_NONE;
@@ -242,7 +241,7 @@ PyObject* early_hints_call(PyObject* self, PyObject* arguments, PyObject* names)
     // Like a 204 it has no Content-Length (RFC 9110 §8.6).
     const Status is_set = hints.set_status("204 No Content");
     GCORN_CHECK(is_set);
-    if (!add_headers(hints, PyTuple_GET_ITEM(arguments, 0), true)) return nullptr;
+    if (!add_headers(hints, headers.get(), true)) return nullptr;
     std::string head = "HTTP/1.1 103 Early Hints\r\n";
     head += hints.fields_block();
     head += "\r\n";
@@ -347,6 +346,7 @@ private:
     bool call_application();
     bool send_result();
     bool send_list();
+    void announce_stop();
     bool send_iterable();
     bool send_wrapped_file(bool& is_sent);
     bool check_block(PyObject* block);
@@ -382,6 +382,7 @@ private:
     ResponseWriter& response_;
     PyRef input_, start_response_, result_;
     RequestEnviron environ_;
+    bool is_file_wrapper_ = false;             ///< the result is one of ours
     std::optional<CallWatch::Token> watched_;  ///< request_timeout is set
 };
 
@@ -422,9 +423,14 @@ bool Call::call_application() {
 bool Call::send_result() {
     if (PyList_CheckExact(result_.get()) || PyTuple_CheckExact(result_.get())) return send_list();
     bool is_sent = false;
-    if (objects_.streams.is_file_wrapper(result_.get()) && !send_wrapped_file(is_sent))
-        return false;
+    is_file_wrapper_ = objects_.streams.is_file_wrapper(result_.get());
+    if (is_file_wrapper_ && !send_wrapped_file(is_sent)) return false;
     return is_sent || send_iterable();
+}
+
+/// A worker that stops closes after the answers whose heads can still tell so.
+void Call::announce_stop() {
+    if (!response_.head_sent() && exchange_.is_worker_stopping()) response_.must_close();
 }
 
 /// A list or tuple: everything is there already, so small blocks leave together (PEP 3333 forbids
@@ -451,7 +457,7 @@ bool Call::send_list() {
         }
         const bool is_last = i + 1 == size();
         if (is_last) set_ended();
-        if (exchange_.is_worker_stopping()) response_.must_close();
+        announce_stop();
         const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
         if (is_small)
             joined.append(pieces.before).append(bytes.substr(0, pieces.take)).append(pieces.after);
@@ -465,7 +471,8 @@ bool Call::send_list() {
 bool Call::send_iterable() {
     PyRef iterator = PyRef::steal(PyObject_GetIter(result_.get()));
     if (!iterator) return false;
-    while (!is_over()) {
+    // Of a file that is wrapped nobody needs what lies behind Content-Length.
+    while (!is_over() && !(is_file_wrapper_ && ends_here(response_))) {
         PyRef block = PyRef::steal(PyIter_Next(iterator.get()));
         if (!block) return PyErr_Occurred() == nullptr;
         if (!send_block(block.get(), false)) return false;
@@ -486,7 +493,7 @@ bool Call::send_wrapped_file(bool& is_sent) {
         file.size = std::min(file.size, response_.content_length() - response_.body_bytes());
     if (file.size == 0 || is_over()) return true;
     set_ended();
-    if (exchange_.is_worker_stopping()) response_.must_close();
+    announce_stop();
     const ResponseWriter::Pieces pieces = response_.body(file.size, true);
     if (pieces.take == 0) {
         send(pieces, {}, true);
@@ -522,7 +529,7 @@ bool Call::send_block(PyObject* block, bool is_last) {
     const SendTurn turn(exchange_);
     if (is_over()) return true;
     if (is_last) set_ended();
-    if (exchange_.is_worker_stopping()) response_.must_close();
+    announce_stop();
     const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
     send(pieces, bytes, is_last || ends_here(response_));
     return true;
@@ -553,7 +560,8 @@ bool Call::end_response() {
 
 /// Both ends count by Content-Length: what differs may not reach the next response.
 void Call::warn_about_length() {
-    if (is_over() || !(response_.is_short() || response_.is_cut())) return;
+    const bool is_too_long = response_.is_cut() && !is_file_wrapper_;
+    if (is_over() || !(response_.is_short() || is_too_long)) return;
     response_.must_close();
     WithoutGil nogil;
     app_.log_.warning(

@@ -405,6 +405,7 @@ void Exchange::reset_for_reuse() {
     head.clear();
     body.clear();
     logged_environ.clear();
+    response.forget();
     received_us = queued_us = taken_us = done_us = app_us = 0;
     aborted_.store(false, std::memory_order_relaxed);
     finished_.store(false, std::memory_order_relaxed);

@@ -11,6 +11,7 @@
 #include "app.h"
 #include "base/text.h"
 #include "python/dict_watch.h"
+#include "python/send_turn.h"
 
 namespace gcorn {
 namespace {
@@ -262,8 +263,10 @@ PyObject* real_socket(SocketObject* self) {
         PyErr_SetString(PyExc_ValueError, "gunicorn.socket was not taken before its request ended");
         return nullptr;
     }
-    // Another thread of the application may end the request meanwhile.
+    // Another thread of the application may end the request meanwhile, or take the socket.
     const std::shared_ptr<Exchange> exchange = self->bound.exchange->shared_from_this();
+    const SendTurn turn(*exchange);
+    if (self->socket != nullptr || self->bound.exchange == nullptr) return real_socket(self);
     Result<Fd> fd = [&] {
         WithoutGil nogil;
         return exchange->detach();

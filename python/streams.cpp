@@ -286,10 +286,13 @@ public:
 
     void flush() {
         const auto found = lines_.find(PyThread_get_thread_ident());
-        if (found == lines_.end()) return;
-        const std::string line = std::move(found->second);
-        lines_.erase(found);
-        emit(line + '\n');
+        if (found != lines_.end()) emit(lines_.extract(found).mapped() + '\n');
+    }
+
+    /// Those of threads that never ended theirs, too.
+    void flush_all() {
+        while (!lines_.empty())
+            emit(lines_.extract(lines_.begin()).mapped() + '\n');
     }
 
 private:
@@ -385,7 +388,7 @@ Streams::Streams() = default;
 
 Streams::~Streams() {
     if (!errors_) return;
-    errors_buffer_->flush();
+    errors_buffer_->flush_all();
     reinterpret_cast<ErrorsObject*>(errors_.get())->buffer = nullptr;
 }
 

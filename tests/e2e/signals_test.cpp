@@ -77,6 +77,21 @@ TEST_P(Signals, TermLetsTheRunningRequestFinish) {
     EXPECT_EQ(server.exit_code(), 0) << server.story();
 }
 
+TEST_P(Signals, TermAnswersWhatFollowsAnAnswerThatSaidKeepAlive) {
+    SKIP_ON_GUNICORN("it closes");
+    Server& server = start();
+    Client client = server.connect();
+    client.send(make_request("GET", "/slow?n=20&s=0.05") + make_request("GET", "/"));
+    std::string got = client.read_some();  // its head is out
+    server.signal(SIGTERM);
+    got += client.read_to_end();
+    const size_t second = got.find("HTTP/1.1 200 OK", 1);
+    ASSERT_NE(second, std::string::npos) << got << server.story();
+    EXPECT_TRUE(contains(got.substr(0, second), "piece 19")) << got;
+    EXPECT_TRUE(contains(got.substr(second), "Connection: close")) << got;
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+}
+
 TEST_P(Signals, AnotherTermHurries) {
     SKIP_ON_GUNICORN("it ignores it");
     Server& server = start({"--graceful-timeout", "60"});

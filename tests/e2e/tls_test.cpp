@@ -241,6 +241,33 @@ for first in b'', b'POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n
     EXPECT_EQ(server.workers(), std::vector<pid_t>{worker}) << server.story();
 }
 
+TEST_P(TlsEngine, SurvivesAGoodbyeAndAResetInsideAHead) {
+    TempDir scratch;
+    const Server server(options(GetParam(), {"--access-logfile", scratch / "access.log"}));
+    ASSERT_TRUE(server.has_workers(1));
+    const pid_t worker = server.workers().at(0);
+    EXPECT_EQ(curl(server, "/").code, 0);  // its exchange serves again
+    const Finished got = python_client(server, R"(
+import struct
+for _ in range(20):
+    s, into, out = raw(), ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(into, out, server_hostname='localhost')
+    while True:
+        try: tls.do_handshake(); break
+        except ssl.SSLWantReadError: s.sendall(out.read()); into.write(s.recv(65536))
+    tls.write(b'GET /x HTTP/1.1\r\nHost: b')
+    try: tls.unwrap()
+    except ssl.SSLError: pass
+    s.sendall(out.read())
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    s.close()
+)");
+    EXPECT_EQ(got.code, 0) << got;
+    EXPECT_EQ(curl(server, "/").code, 0);
+    EXPECT_EQ(server.workers(), std::vector<pid_t>{worker}) << server.story();
+    EXPECT_EQ(count(read_file(scratch / "access.log"), "\n"), 2U);
+}
+
 TEST_P(TlsEngine, GivesTheClientsCertificateToTheApplication) {
     const std::vector<std::string> with_certificate = {"--cert", certificates() / "client.pem",
                                                        "--key", certificates() / "client.key"};

@@ -408,6 +408,13 @@ TEST_F(ExchangeTest, ADetachedOneIsFreshForItsNextConnection) {
     EXPECT_FALSE(exchange->is_finished());
 }
 
+TEST_F(ExchangeTest, AReusedOneHasAnsweredNobody) {
+    ASSERT_TRUE(exchange->response.set_status("200 OK").is_ok());
+    exchange->finish();
+    reuse();
+    EXPECT_FALSE(exchange->response.has_status());
+}
+
 TEST_F(ExchangeTest, TlsAndVanishedClientsHaveNoRawSocket) {
     prepare(false);
     EXPECT_EQ(exchange->detach().error().code, EOPNOTSUPP);

@@ -249,6 +249,19 @@ TEST_F(Errors, LinesOfTwoThreadsAreNotMixed) {
     EXPECT_EQ(log_.text(), "thread\nmain line\n");
 }
 
+TEST_F(Errors, WhatAThreadLeftUnfinishedIsWrittenAtTheEnd) {
+    run_python(
+        "import threading\n"
+        "t = threading.Thread(target=err.write, args=('cut off',)); t.start(); t.join()\n"
+        "err.flush()");
+    EXPECT_EQ(log_.text(), "");
+    WithGil gil;
+    input_.reset();
+    streams_.reset();
+    EXPECT_EQ(log_.text(), "cut off\n");
+    streams_ = std::make_unique<Streams>();
+}
+
 TEST_F(Errors, OutlivesItsServer) {
     run_python("err.write('left over')");
     {

@@ -597,6 +597,47 @@ def application(environ, start_response):
               std::string(3000000, 'a') + std::string(3000000, 'b'));
 }
 
+TEST_F(Wsgi, HeadersThatComeAfterTheRequestHasEndedReachNobody) {
+    load(R"(
+import threading
+ended, outcome = threading.Event(), []
+def headers():
+    ended.wait()
+    yield ("X-Late", "yes")
+def late(start_response):
+    try: start_response("200 OK", headers(), None)
+    except ValueError as error: outcome.append(str(error))
+def application(environ, start_response):
+    global thread
+    thread = threading.Thread(target=late, args=(start_response,)); thread.start()
+    start_response("200 OK", [])
+    return []
+)");
+    get();
+    run_python("ended.set(); thread.join()", module_.c_str());
+    EXPECT_EQ(eval("len(outcome)"), "1");
+    EXPECT_FALSE(exchange().response.field("x-late").has_value());
+}
+
+TEST_F(Wsgi, HeadersMayBeMadeByCodeThatSends) {
+    load(R"(
+def application(environ, start_response):
+    hints = environ["wsgi.early_hints"]
+    def inner():
+        hints([("Link", "</a>")])
+        yield "Link", "</b>"
+    hints(inner())
+    def headers():
+        hints([["Link", "</c>"]])
+        yield ["X-Pair", "is a list"]
+    start_response("200 OK", headers())
+    return [b"x"]
+)");
+    const std::string response = get();
+    for (const char* part : {"Link: </a>", "Link: </b>", "Link: </c>", "X-Pair: is a list"})
+        EXPECT_NE(response.find(part), std::string::npos) << part << "\n" << response;
+}
+
 TEST_F(Wsgi, ChunksOfSeveralThreadsStayWhole) {
     load(R"(
 import threading
@@ -891,6 +932,15 @@ def application(environ, start_response):
     }
 };
 
+TEST_F(WsgiFile, AContentLengthBelowTheFileAsksForAPartOfIt) {
+    for (const std::string kind : {"real", "memory"}) {
+        EXPECT_EQ(body("GET /?" + kind + "&5000 HTTP/1.1\r\nHost: a\r\n\r\n").size(), 5000u);
+        EXPECT_TRUE(exchange().response.keeps_alive()) << kind;
+        EXPECT_EQ(eval("last.closed"), "True") << kind;
+    }
+    EXPECT_EQ(log_.text(), "");
+}
+
 TEST_F(WsgiFile, SendsTheRestOfAnyFileFromItsOffset) {
     for (const std::string kind : {"real", "part", "buffered", "unflushed", "raw", "zipped",
                                    "memory", "wrong", "none", "subclass"}) {
@@ -970,6 +1020,63 @@ def application(environ, start_response):
     EXPECT_FALSE(exchange().is_detached());
     EXPECT_EQ(eval("kept.send"),
               "raised ValueError: gunicorn.socket was not taken before its request ended");
+}
+
+TEST_F(Wsgi, ThreadsThatTakeTheSocketAtOnceGetTheSame) {
+    load(R"(
+import os, threading
+def application(environ, start_response):
+    client, barrier, numbers = environ["gunicorn.socket"], threading.Barrier(5), []
+    def take():
+        barrier.wait()
+        numbers.append(client.fileno())
+    before = len(os.listdir("/proc/self/fd"))
+    threads = [threading.Thread(target=take) for _ in range(5)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    global facts; facts = len(numbers), len(set(numbers)), len(os.listdir("/proc/self/fd")) - before
+    client.close()
+    raise StopIteration
+)");
+    for (int i = 0; i < 20; ++i) {
+        get();
+        EXPECT_EQ(eval("facts"), "(5, 1, 1)");
+    }
+}
+
+TEST_F(Wsgi, ARequestDoesNotEndWhileAThreadTakesItsSocket) {
+    load(R"(
+import threading
+go, outcome = threading.Event(), []
+def application(environ, start_response):
+    client = environ["gunicorn.socket"]
+    def take():
+        try: outcome.append(client.fileno() >= 0)
+        except ValueError as error: outcome.append(str(error))
+    start_response("200 OK", [("Content-Length", "6000000")])
+    yield b"a" * 6000000
+    global thread
+    thread = threading.Thread(target=take); thread.start()
+    go.wait()
+)");
+    request_ = std::make_unique<ExchangeTest>(kGet);
+    std::thread call([&] { app_->call(exchange()); });
+    const auto is_taking = [&] {
+        WithGil gil;
+        return request_->beats > 0 && exchange().has_sender;
+    };
+    EXPECT_TRUE(eventually(is_taking));
+    run_python("go.set()", module_.c_str());
+    EXPECT_FALSE(eventually([&] { return exchange().is_finished(); }, 200));
+    std::string received;
+    EXPECT_TRUE(eventually([&] {
+        received += request_->received();
+        return exchange().is_finished();
+    }));
+    call.join();
+    run_python("thread.join()", module_.c_str());
+    EXPECT_EQ(eval("outcome"), "[True]");
+    EXPECT_TRUE(exchange().is_detached());
 }
 
 // --------------------------------------------------------------------------------- the process
