@@ -210,9 +210,7 @@ void Connection::on_deadline(int64_t now_ms) {
             } else if (body_open_ && loop_.options().body_timeout_ms > 0 &&
                        now_ms - since_ms_ >= loop_.options().body_timeout_ms &&
                        exchange_->body_backlog() < kBodyBytesInFlightMax) {
-                body_open_ = false;
-                must_linger_ = true;
-                exchange_->body_arrived(false, ETIMEDOUT);
+                break_body(ETIMEDOUT);
             } else {
                 deadline_ms_ = deadline_for(State::App);
                 loop_.schedule(deadline_ms_);
@@ -449,16 +447,21 @@ bool Connection::step_head(std::string_view in, size_t& used) {
     return !exchange_->has_output() || flush_output();
 }
 
+/// The body that the application is reading ends here with an errno, and with it the connection.
+void Connection::break_body(int error) {
+    body_open_ = false;
+    must_linger_ = true;
+    exchange_->response.must_close();
+    exchange_->body_arrived(false, error);
+}
+
 bool Connection::step_body(std::string_view in, size_t& used) {
     std::string_view data;
     HttpError error;
     const Parse result = body_.next(in, used, data, error);
     if (result == Parse::Bad) {
         if (!body_open_) return refuse(error, {});
-        body_open_ = false;
-        must_linger_ = true;
-        exchange_->response.must_close();
-        exchange_->body_arrived(false, EPROTO);
+        break_body(EPROTO);
         return false;
     }
     if (!data.empty()) {
@@ -466,9 +469,7 @@ bool Connection::step_body(std::string_view in, size_t& used) {
         if (!stored) {
             loop_.log_.error("Cannot store a request body: %s", stored.message().c_str());
             if (!body_open_) return refuse(503, "no room for the request body");
-            body_open_ = false;
-            must_linger_ = true;
-            exchange_->body_arrived(false, ECONNRESET);
+            break_body(ECONNRESET);
             return false;
         }
     }
@@ -520,11 +521,7 @@ void Connection::on_eof() {
         // RFC 9112 §8: an incomplete body is an error, never a shorter body.
         case State::Body: refuse(400, "the request body ended early"); break;
         case State::App:
-            if (body_open_) {
-                body_open_ = false;
-                exchange_->response.must_close();
-                exchange_->body_arrived(false, ECONNRESET);
-            }
+            if (body_open_) break_body(ECONNRESET);
             read_paused_ = true;
             break;
         case State::Reply: break;

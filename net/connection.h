@@ -121,6 +121,7 @@ private:
     bool step_preamble(std::string_view in, size_t& used);
     bool step_head(std::string_view in, size_t& used);
     bool step_body(std::string_view in, size_t& used);
+    void break_body(int error);
     void dispatch(bool is_body_complete, bool has_rest);
     bool refuse(const HttpError& error, std::string_view in);
     bool refuse(int status, const char* rule);

@@ -162,7 +162,7 @@ public:
 
     /// Listens; a test that goes on without start() turns the loop and answers by itself.
     void open() {
-        auto spec = parse_bind("127.0.0.1:0");
+        auto spec = parse_bind(bind);
         auto opened = Listener::open(*spec, listener_options);
         ASSERT_TRUE(opened.is_ok()) << opened.message();
         listener_ = std::move(*opened);
@@ -210,6 +210,7 @@ public:
     [[nodiscard]] size_t connections() const { return connections_.load(); }
 
     Application app;
+    std::string bind = "127.0.0.1:0";
     LoopOptions options;
     ListenerOptions listener_options;
     Logger log;

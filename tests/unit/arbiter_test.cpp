@@ -391,6 +391,16 @@ TEST_F(ArbiterRoom, KillsWhatIsStillThereAfterTheGracefulTimeout) {
                   "Shutting down: Master"}));
 }
 
+TEST_F(ArbiterRoom, DoesNotWaitLongForAWorkerThatBoots) {
+    cfg.graceful_timeout = 60;
+    set_app("hangs");
+    start();
+    ASSERT_TRUE(logged("application loads"));
+    const int64_t start_ms = monotonic_ms();
+    EXPECT_EQ(stop(), 0);
+    EXPECT_LT(monotonic_ms() - start_ms, 30'000);
+}
+
 TEST_F(ArbiterRoom, ASecondIntHurries) {
     cfg.graceful_timeout = 60;
     start_ready();
@@ -538,6 +548,72 @@ TEST_F(ArbiterRoom, LaterBootFailuresBackOffAndKeepServing) {
     EXPECT_EQ(stop(), 0);
 }
 
+TEST_F(ArbiterRoom, AWaveOfBootFailuresIsOneStepOfTheWait) {
+    start_ready(3);
+    set_app("broken");
+    const std::vector<int> pids = booted();
+    const auto gets_to = [](int pid, const std::string& state) {
+        return eventually([&] {
+            const std::string stat = read_file("/proc/" + std::to_string(pid) + "/stat");
+            const fs::directory_iterator threads("/proc/" + std::to_string(pid) + "/task");
+            return stat.find(") " + state + " ") != std::string::npos &&
+                   std::distance(begin(threads), end(threads)) == 1;
+        });
+    };
+    signal(SIGSTOP);  // so that it meets all three deaths at once
+    ASSERT_TRUE(gets_to(master_, "T"));
+    for (const int pid : pids) {
+        ASSERT_EQ(::kill(pid, SIGKILL), 0);
+        ASSERT_TRUE(gets_to(pid, "Z"));
+    }
+    signal(SIGCONT);
+    ASSERT_TRUE(logged(") exited with code 3.", 3));
+    ASSERT_TRUE(logged("No new worker for 1 s"));
+    EXPECT_EQ(count("No new worker for"), 1u);
+}
+
+TEST_F(ArbiterRoom, HupEndsTheWaitForAWorkerThatBoots) {
+    start_ready();
+    set_app("broken");
+    ASSERT_EQ(::kill(booted().at(0), SIGKILL), 0);
+    ASSERT_TRUE(logged("No new worker for 8 s"));
+    set_app("2");
+    const int64_t start_ms = monotonic_ms();
+    signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] { return version() == "2"; }));
+    EXPECT_LT(monotonic_ms() - start_ms, 6000);
+}
+
+TEST_F(ArbiterRoom, WorkersThatCouldNotBeForkedTakeNoPlace) {
+    start_ready();
+    set_app("2");
+    touch("fail_pre_fork");
+    for (size_t i = 1; i <= 260; ++i) {  // there are 256 places
+        signal(SIGHUP);
+        ASSERT_TRUE(logged("settings: pre_fork is not happy", i));
+    }
+    remove("fail_pre_fork");
+    signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] { return version() == "2"; }));
+}
+
+TEST_F(ArbiterRoom, ForksThatFailTakeNoPlaceOfAWorker) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root to become a user without processes";
+    prepare_master = [] {
+        if (::setuid(54'322) != 0) ::_exit(97);
+    };
+    start_ready();
+    set_app("2");
+    touch("nofork");
+    for (size_t i = 1; i <= 260; ++i) {
+        signal(SIGHUP);
+        ASSERT_TRUE(logged("settings: fork: Resource temporarily unavailable", i));
+    }
+    remove("nofork");
+    signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] { return version() == "2"; }));
+}
+
 TEST_F(ArbiterRoom, AForkThatFailsIsToldOnceAndTriedAgain) {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root to become a user without processes";
     prepare_master = [] {
@@ -623,6 +699,19 @@ TEST_F(ArbiterRoom, TtouNeverTakesTheOnlyWorkerThatIsReady) {
     ASSERT_TRUE(logged("was sent SIGKILL! By gcorn: it was still booting."));
     EXPECT_TRUE(is_alive(booted().at(0)));
     EXPECT_EQ(version(), "1");
+}
+
+TEST_F(ArbiterRoom, AWorkerThatNobodyWantsAnyMoreHasNotFailedToBoot) {
+    start_ready();
+    set_app("hangs");
+    signal(SIGTTIN);
+    ASSERT_TRUE(logged("application loads", 2));
+    signal(SIGTTOU);
+    ASSERT_TRUE(logged("was sent SIGKILL! By gcorn: it was still booting."));
+    set_app("2");
+    signal(SIGTTIN);
+    ASSERT_TRUE(logged(") is ready after ", 2));
+    EXPECT_EQ(count("No new worker for"), 0u);
 }
 
 TEST_F(ArbiterRoom, WinchStopsTheWorkersOfADaemonOnly) {
@@ -916,6 +1005,14 @@ TEST_F(ArbiterRoom, HupUndoesAndAppliesRawEnv) {
     EXPECT_EQ(get("/env/GCORN_TEST_B"), "(unset)");
 }
 
+TEST_F(ArbiterRoom, HupOpensTheLogAnew) {
+    start_ready();
+    fs::rename(directory_ + "/log", directory_ + "/log.1");
+    signal(SIGHUP);
+    EXPECT_TRUE(logged(") is ready after "));
+    EXPECT_NE(read_file(directory_ + "/log.1").find("Hang up: Master"), std::string::npos);
+}
+
 TEST_F(ArbiterRoom, AFailingOnReloadRefusesTheReload) {
     start_ready();
     touch("fail_on_reload");
@@ -1013,6 +1110,24 @@ TEST_F(ArbiterRoom, ServesOnSocketsThatSystemdGave) {
     EXPECT_TRUE(exists(path));  // it is systemd's
 }
 
+TEST_F(ArbiterRoom, WorkersOpenNothingBesideSocketsThatSystemdGave) {
+    const auto given = Listener::open(*parse_bind("unix:" + directory_ + "/given"), {});
+    ASSERT_TRUE(given);
+    const uint16_t number = free_port();
+    cfg.bind = {"127.0.0.1:" + std::to_string(number)};
+    cfg.reuse_port = true;
+    prepare_master = [&] {
+        std::vector<std::string> variables;
+        if (!systemd::pass_listen_fds({(*given)->fd()}, variables)) ::_exit(96);
+        for (std::string& variable : variables)
+            ::putenv(variable.data());
+        ::_exit(run_master(directory_, cfg, reload_config));
+    };
+    start_ready();
+    EXPECT_FALSE(Client(*Address::from_ip("127.0.0.1", number)).is_connected());
+    EXPECT_EQ(stop(), 0);
+}
+
 // --- upgrade ---
 
 // Not a test: what the arbiter executes on USR2 in the tests below, this very program as a new
@@ -1104,6 +1219,22 @@ TEST_F(ArbiterUpgrade, StoppingTheNewMasterRollsBack) {
     EXPECT_FALSE(exists(path_));
 }
 
+TEST_F(ArbiterUpgrade, TheNewMasterKeepsTheWatchdogQuiet) {
+    testing::NotifySocket socket(true);
+    prepare_master = [&, before = prepare_master] {
+        before();
+        ::setenv("NOTIFY_SOCKET", socket.name().c_str(), 1);
+        ::setenv("WATCHDOG_USEC", "200000", 1);
+        ::setenv("WATCHDOG_PID", std::to_string(::getpid()).c_str(), 1);  // as systemd does
+    };
+    upgrade();
+    EXPECT_EQ(stop(), 0);
+    ASSERT_TRUE(logged("Master has been promoted."));
+    while (!socket.receive().empty()) {
+    }
+    EXPECT_TRUE(eventually([&] { return socket.receive().starts_with("WATCHDOG=1"); }));
+}
+
 TEST_F(ArbiterUpgrade, RollingBackAfterWinchBringsTheWorkersBack) {
     cfg.daemon = true;
     upgrade();
@@ -1131,6 +1262,30 @@ TEST_F(ArbiterUpgrade, ABrokenNewVersionLeavesTheOldOneAlone) {
     ASSERT_TRUE(logged("exited with code 1; this one goes on"));
     EXPECT_EQ(version_there(), "1");
     EXPECT_EQ(stop(), 0);
+}
+
+TEST_F(ArbiterUpgrade, ANewMasterThatCannotStartLeavesTheSocketAlone) {
+    start();
+    ASSERT_TRUE(eventually([&] { return version_there() == "1"; }));
+    touch("fail_when_ready");
+    signal(SIGUSR2);
+    ASSERT_TRUE(logged("exited with code 1; this one goes on"));
+    EXPECT_EQ(version_there(), "1");
+    EXPECT_FALSE(exists(directory_ + "/pid.2"));
+    EXPECT_EQ(stop(), 0);
+    EXPECT_FALSE(exists(path_));
+}
+
+TEST_F(ArbiterUpgrade, HupToAnotherAddressLeavesTheNewMasterItsSocket) {
+    reload_config = [this]() -> Result<Config> {
+        Config fresh = cfg;
+        fresh.bind = {"unix:" + directory_ + "/other"};
+        return fresh;
+    };
+    upgrade();
+    signal(SIGHUP);
+    ASSERT_TRUE(logged("Listening at: unix:" + directory_ + "/other"));
+    EXPECT_EQ(version_there(), "2");
 }
 
 TEST_F(ArbiterUpgrade, ABinaryThatIsGoneIsOneErrorLine) {

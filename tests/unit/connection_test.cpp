@@ -1,5 +1,8 @@
 #include "net/connection.h"
 
+#include <cstring>
+#include <filesystem>
+
 #include "tests/support/loop_fixture.h"
 
 namespace gcorn {
@@ -14,8 +17,9 @@ using testing::kPatienceMs;
 
 constexpr std::string_view kGet = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
 constexpr std::string_view kPost = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n";
-constexpr int kShortMs = 400;  ///< a deadline that shall, or shall not, pass
-constexpr int kStepMs = 80;    ///< well below it: a busy machine may take its time
+constexpr int kShortMs = 1000;  ///< a deadline that shall, or shall not, pass
+constexpr int kStepMs = 200;    ///< well below it: a busy machine may take its time
+constexpr int kStallMs = 3000;  ///< one for what writes hundreds of MiB to the disk
 
 /// Calls run inline, as in sync: what is tested here is the same for every class.
 class ConnectionTest : public ::testing::Test {
@@ -104,6 +108,21 @@ TEST_F(ConnectionTest, AHeadMayNotTakeLongerAlthoughBytesCome) {
     EXPECT_EQ(client.read_all().substr(0, 13), "HTTP/1.1 408 ");
 }
 
+TEST_F(ConnectionTest, AProxyHeaderGainsNoTimeForTheHead) {
+    engine.options.proxy_mode = ProxyMode::Auto;
+    engine.options.header_timeout_ms = kShortMs;
+    engine.start();
+    // A busy machine may be late, but not each time.
+    EXPECT_TRUE(eventually([&] {
+        Client client(engine.address());
+        const int64_t start_ms = monotonic_ms();
+        drip(client, "PROX");
+        EXPECT_TRUE(client.send("Y TCP4 192.0.2.1 192.0.2.2 1234 80\r\nG"));
+        EXPECT_EQ(client.read_all().substr(0, 13), "HTTP/1.1 408 ");
+        return monotonic_ms() - start_ms < kShortMs + 3 * kStepMs;
+    }));
+}
+
 TEST_F(ConnectionTest, TheNextHeadHasADeadlineOfItsOwn) {
     engine.options.header_timeout_ms = kShortMs;
     engine.start();
@@ -143,6 +162,15 @@ TEST_F(ConnectionTest, KeepaliveZeroClosesAfterEachAnswer) {
 
 // ---------------------------------------------------------------------------------------- bodies
 
+TEST_F(ConnectionTest, ABodyThatCameWithItsHeadNeedsNoPermission) {
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(
+        client.send("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+                    "Content-Length: 2\r\n\r\nok"));
+    EXPECT_EQ(client.read_until("ok!").substr(0, 13), "HTTP/1.1 200 ");
+}
+
 TEST_F(ConnectionTest, ABodyEndsAtItsLastByteAndNotBefore) {
     engine.start();
     Client client(engine.address());
@@ -166,7 +194,221 @@ TEST_F(ConnectionTest, ARefusedUploadGetsItsAnswerAlthoughItGoesOn) {
     EXPECT_TRUE(has_no_connection());
 }
 
+TEST_F(ConnectionTest, ARefusedUploadIsNotListenedToForEver) {
+    engine.options.policy.limit_request_body = 1000;
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999999\r\n\r\n"));
+    const std::string block(64 * 1024, 'x');
+    size_t sent = 0;
+    while (sent < 4 * kLingerBytesMax && client.send(block))
+        sent += block.size();
+    EXPECT_GE(sent, kLingerBytesMax);
+    EXPECT_LT(sent, 2 * kLingerBytesMax);
+}
+
+// ------------------------------------------------------------------ bodies too large to be stored
+
+/// The application, on a thread of its own, is called while its request's body still arrives.
+class StreamedBody : public ConnectionTest {
+protected:
+    static constexpr uint64_t kStored = kBodyBytesInFlightMax + (1 << 20);
+
+    static std::string head(const std::string& framing) {
+        return "POST /x HTTP/1.1\r\nHost: a\r\n" + framing + "\r\n\r\n";
+    }
+    static bool send_stored(Client& client, uint64_t size = kStored) {
+        std::string block;
+        while (block.size() < 1 << 20)
+            block += kGet;  // whoever took it for requests would answer them
+        block.resize(1 << 20);
+        for (uint64_t sent = 0; sent < size; sent += block.size())
+            if (!client.send(block)) return false;
+        return true;
+    }
+    /// Takes all of the body, and says how it ended.
+    static std::string take_all(Exchange& exchange, uint64_t at = 0) {
+        for (;;) {
+            const Result<uint64_t> got = exchange.wait_for_body(at);
+            if (!got) return std::string("error ") + std::strerror(got.error().code);
+            if (*got == at) return std::to_string(at) + " bytes";
+            at = *got;
+            exchange.body_consumed(at);
+        }
+    }
+};
+
+TEST_F(StreamedBody, IsTakenWhileItArrives) {
+    app = [](Exchange& exchange) { answer(exchange, take_all(exchange)); };
+    engine.options.body_timeout_ms = kShortMs;
+    engine.start(1);
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(head("Content-Length: " + std::to_string(kStored + 8))));
+    ASSERT_TRUE(send_stored(client));
+    drip(client, "8 bytes.");
+    const std::string reply = client.read_until(" bytes");
+    EXPECT_NE(reply.find("\r\n\r\n" + std::to_string(kStored + 8) + " bytes"), std::string::npos)
+        << reply;
+    EXPECT_NE(reply.find("Connection: keep-alive\r\n"), std::string::npos);
+}
+
+TEST_F(StreamedBody, ThatEndsBadlyEndsItsConnection) {
+    const struct {
+        const char *framing, *start, *end, *error;
+    } rows[] = {
+        {"Content-Length: 999999999", "", "", "error Connection reset by peer"},
+        {"Transfer-Encoding: chunked", "10100000\r\n", "no CRLF", "error Protocol error"},
+        {"Content-Length: 999999999", "", nullptr, "error Connection timed out"},
+    };
+    static_assert(kStored == 0x10100000);
+    app = [](Exchange& exchange) { answer(exchange, take_all(exchange)); };
+    engine.options.body_timeout_ms = kStallMs;
+    engine.start(1);
+    for (const auto& row : rows) {
+        Client client(engine.address());
+        ASSERT_TRUE(client.send(head(row.framing) + row.start) && send_stored(client));
+        if (row.end != nullptr) {
+            ASSERT_TRUE(client.send(row.end));
+            client.shut();
+        }
+        const std::string reply = client.read_all();
+        EXPECT_NE(reply.find(row.error), std::string::npos) << reply;
+        EXPECT_TRUE(client.is_closed());
+        EXPECT_NE(reply.find("Connection: close\r\n"), std::string::npos) << reply;
+    }
+}
+
+TEST_F(StreamedBody, WhoseRestNobodyTakesIsNoFurtherRequest) {
+    std::atomic<int> calls{0};
+    app = [&](Exchange& exchange) {
+        ++calls;
+        answer(exchange, "early");
+    };
+    engine.start(1);
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(head("Content-Length: " + std::to_string(kStored + (2 << 20)))));
+    ASSERT_TRUE(send_stored(client));
+    client.read_until("early");
+    (void)send_stored(client, 2 << 20);  // nobody minds if the connection is closed by now
+    (void)client.send(kGet);
+    const std::string reply = client.read_all();
+    EXPECT_EQ(reply.find("HTTP/1.1 ", 1), std::string::npos) << reply;
+    EXPECT_TRUE(client.is_closed());
+    EXPECT_EQ(calls, 1);
+}
+
+TEST_F(StreamedBody, WaitsForAnApplicationThatIsSlow) {
+    constexpr uint64_t kSize = kBodyBytesInFlightMax + (64 << 20);
+    std::atomic<bool> goes_on{false};
+    app = [&](Exchange& exchange) {
+        EXPECT_TRUE(eventually([&] { return goes_on.load(); }));
+        answer(exchange, take_all(exchange));
+    };
+    engine.options.body_timeout_ms = kStallMs;
+    engine.start(1);
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(head("Content-Length: " + std::to_string(kSize))));
+    std::atomic<uint64_t> sent{0};
+    std::thread sender([&] {
+        const std::string block(1 << 20, 'x');
+        while (sent < kSize && client.send(block))
+            sent += block.size();
+    });
+    EXPECT_TRUE(eventually([&] { return sent > kBodyBytesInFlightMax; }));
+    // Longer than body_timeout: it is not the client who is silent.
+    std::this_thread::sleep_for(std::chrono::milliseconds(kStallMs + 500));
+    EXPECT_LT(sent, kBodyBytesInFlightMax + (32 << 20)) << "the rest waits in the client";
+    goes_on = true;
+    const std::string reply = client.read_until(" bytes");
+    EXPECT_NE(reply.find("\r\n\r\n" + std::to_string(kSize) + " bytes"), std::string::npos)
+        << reply;
+    sender.join();
+}
+
+// ---------------------------------------------------------------------------------- slow readers
+
+TEST_F(ConnectionTest, AnAnswerMayTakeLongerThanItsTimeoutWhileTheClientReads) {
+    const std::string big(64 << 20, 'z');
+    app = [&](Exchange& exchange) { answer(exchange, big); };
+    engine.options.write_timeout_ms = kShortMs;
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(kGet));
+    for (size_t i = 1; i <= 8; ++i) {
+        client.read_size(i * (4 << 20));
+        std::this_thread::sleep_for(std::chrono::milliseconds(kStepMs));
+    }
+    EXPECT_GT(client.read_size(big.size() + 1).size(), big.size());
+}
+
+TEST_F(ConnectionTest, AnEndThatOnlyTheServerWantsWaitsForTheClientsBytes) {
+    app = [](Exchange& exchange) {
+        exchange.response.must_close();
+        answer(exchange, "!");
+    };
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(kGet));
+    ASSERT_NE(client.read_all().find("Connection: close\r\n"), std::string::npos);
+    for (int i = 0; i < 3; ++i) {  // the second one would meet a reset, which takes answers away
+        EXPECT_TRUE(client.send(kGet)) << i;
+        std::this_thread::sleep_for(std::chrono::milliseconds(kStepMs));
+    }
+}
+
+// ---------------------------------------------------------------------------------- unix sockets
+
+class UnixConnection : public ConnectionTest {
+protected:
+    void SetUp() override {
+        char pattern[] = "/tmp/gcorn-connection-XXXXXX";
+        ASSERT_NE(::mkdtemp(pattern), nullptr);
+        directory_ = pattern;
+        engine.bind = "unix:" + directory_ + "/sock";
+        engine.options.forwarded_allow = engine.options.proxy_allow = *NetworkList::parse("");
+    }
+    void TearDown() override {
+        engine.stop();
+        std::filesystem::remove_all(directory_);
+    }
+    std::string directory_;
+};
+
+TEST_F(UnixConnection, IsThatOfATrustedProxy) {
+    app = [](Exchange& exchange) { answer(exchange, exchange.head.is_https ? "https!" : "http!"); };
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\n\r\n"));
+    EXPECT_TRUE(client.read_until("!").ends_with("\r\n\r\nhttps!"));
+}
+
+TEST_F(UnixConnection, MayBeginWithAProxyHeader) {
+    app = [](Exchange& exchange) {
+        answer(exchange, exchange.facts->remote_addr + " " + exchange.facts->remote_port + "!");
+    };
+    engine.options.proxy_mode = ProxyMode::Auto;
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n" + std::string(kGet)));
+    EXPECT_TRUE(client.read_until("!").ends_with("\r\n\r\n192.0.2.1 1234!"));
+}
+
 // -------------------------------------------------------------------------------------- stopping
+
+TEST_F(ConnectionTest, AStopDoesNotListenToARefusedClientForLong) {
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("no request\r\n\r\n"));
+    client.read_all();                 // and keeps its side open
+    Client witness(engine.address());  // its answer comes in a later turn
+    ASSERT_TRUE(witness.send(kGet));
+    witness.read_until("!");
+    witness.close();
+    const int64_t start_ms = monotonic_ms();
+    engine.loop->stop();
+    EXPECT_TRUE(has_no_connection());
+    EXPECT_LT(monotonic_ms() - start_ms, kLingerMs - 500);
+}
 
 TEST_F(ConnectionTest, AStopWaitsForWhatIsArriving) {
     engine.start();

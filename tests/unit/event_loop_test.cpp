@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "tests/support/loop_fixture.h"
 
@@ -379,6 +380,65 @@ TEST_P(EventLoopTest, StopAnswersWhatWaitsAndClosesTheIdle) {
     EXPECT_TRUE(eventually([&] { return engine.connections() == 0; }));
 }
 
+TEST_P(EventLoopTest, TheLongestIdleConnectionGivesItsDescriptorToANewcomer) {
+    engine.options.keepalive_ms = 60'000;
+    start();
+    Client idle(engine.address());
+    ASSERT_TRUE(idle.send(kGet));
+    idle.read_until("hello");
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    rlimit few = before;
+    few.rlim_cur = 200;
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+    std::vector<Fd> hoard;
+    for (int fd = 0; (fd = ::dup(idle.fd())) >= 0;)
+        hoard.emplace_back(fd);
+    hoard.pop_back();  // one is left, for the client's end
+    Client newcomer(engine.address());
+    const bool is_sent = newcomer.send(kGet);
+    const std::string reply = newcomer.read_until("hello");
+    hoard.clear();
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_TRUE(is_sent);
+    EXPECT_NE(reply.find("200 OK"), std::string::npos);
+    EXPECT_GE(count(engine.log_text(), "Cannot accept connections: Too many open files"), 1u);
+}
+
+TEST_P(EventLoopTest, TheLastOfRepeatedFieldsIsLogged) {
+    const std::string path = engine.error_path + ".access";
+    LogOptions log_options;
+    log_options.errorlog = engine.error_path;
+    log_options.accesslog = path;
+    ASSERT_TRUE(engine.log.open(log_options).is_ok());
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: one\r\nuser-agent: two\r\n\r\n"));
+    client.read_until("hello");
+    std::string line;
+    EXPECT_TRUE(eventually([&] {
+        std::ifstream file(path);
+        return static_cast<bool>(std::getline(file, line));
+    }));
+    EXPECT_TRUE(line.ends_with("\"two\"")) << line;
+    ::unlink(path.c_str());
+}
+
+TEST_P(EventLoopTest, FieldsWithUnderscoresCannotFillTheLog) {
+    start();
+    Client client(engine.address());
+    for (int i = 0; i < 10; ++i) {
+        std::string head = "GET / HTTP/1.1\r\nHost: a\r\n";
+        for (int j = 0; j < 15; ++j)
+            head += "X_" + std::to_string(i * 100 + j) + ": 1\r\n";
+        client.forget();
+        ASSERT_TRUE(client.send(head + "\r\n"));
+        client.read_until("hello");
+    }
+    EXPECT_EQ(count(engine.log_text(), "Dropped the header field"), 100u);
+}
+
 TEST_P(EventLoopTest, FieldWithUnderscoreIsReportedOnce) {
     start();
     Client client(engine.address());
@@ -548,6 +608,17 @@ TEST_F(EventLoopAccept, LetsANewcomerInForEveryAnswer) {
     EXPECT_EQ(engine.loop->connection_count(), 8u + 1u) << "the slot was free before";
     answer_all();
     turn_until([&] { return engine.loop->connection_count() == 10; });
+}
+
+TEST_F(EventLoopAccept, AStopTakesInWhoIsInTheBacklog) {
+    engine.open();
+    connect(3, true);
+    engine.loop->stop();
+    turn_until([&] { return engine.ready.look() == 3; });
+    answer_all();
+    turn_until([&] { return engine.loop->connection_count() == 0; });
+    for (const auto& client : clients_)
+        EXPECT_TRUE(client->read_all().ends_with("hello"));
 }
 
 TEST_F(EventLoopAccept, LeavesThemToAnIdleSibling) {

@@ -79,6 +79,7 @@ protected:
     }
     void cork() { exchange->corked_ = true; }
     void reuse() { exchange->reset_for_reuse(); }
+    void body_begins(bool is_complete) { exchange->body_begins(is_complete); }
 
     /// What the client gets until it has `size` bytes; the leader flushes meanwhile.
     std::string receive(size_t size) {
@@ -208,6 +209,16 @@ TEST_F(ExchangeTest, OutputPastTheMemoryLimitContinuesInAFileAndInOrder) {
     // The file is empty now: what follows goes straight again.
     EXPECT_TRUE(exchange->send({}, "next", {}, false));
     EXPECT_EQ(receive(4), "next");
+}
+
+/// Or a long download to a slow client would stop for ever at kBodyBytesInFlightMax.
+TEST_F(ExchangeTest, OutputThatWasSentFromTheFileIsNoLongerCounted) {
+    const std::string all = pattern(3 * kMiB);
+    ASSERT_TRUE(exchange->send({}, all, {}, false));
+    EXPECT_TRUE(receive(all.size()) == all);
+    EXPECT_EQ(flush(), Exchange::Flush::Drained);
+    cork();
+    EXPECT_TRUE(exchange->join_successor("no more than this", {}, {}));
 }
 
 TEST_F(ExchangeTest, SmallBlocksThatFollowFastOutliveAFullSocket) {
@@ -356,6 +367,37 @@ TEST_F(ExchangeTest, BodyThatEndsEarlyIsAnErrorBehindItsLastByteOnly) {
         EXPECT_EQ(*exchange->wait_for_body(size - 1), size);
         EXPECT_EQ(exchange->wait_for_body(size).error().code, error);
     }
+}
+
+TEST_F(ExchangeTest, AReusedOneRemembersNothingOfTheRequestBefore) {
+    exchange->logged_environ = {{"user", "alice"}};
+    exchange->received_us = exchange->queued_us = exchange->taken_us = exchange->done_us =
+        exchange->app_us = 1;
+    body_arrived("abc", false, EPROTO);
+    exchange->body_consumed(3);
+    reuse();
+    EXPECT_TRUE(exchange->logged_environ.empty());
+    EXPECT_EQ(exchange->received_us + exchange->queued_us + exchange->taken_us + exchange->done_us +
+                  exchange->app_us,
+              0);
+    EXPECT_EQ(backlog(), 0u);
+    ASSERT_TRUE(exchange->body.append("de").is_ok());
+    body_begins(false);
+    EXPECT_EQ(backlog(), 2u);
+    std::future<uint64_t> more = std::async(std::launch::async, [&] {
+        Result<uint64_t> received = exchange->wait_for_body(2);
+        return received ? *received : 0;
+    });
+    EXPECT_TRUE(eventually([&] { return beats > 0; })) << "it waits, the old error is forgotten";
+    body_arrived("f", true);
+    EXPECT_EQ(more.get(), 3u);
+}
+
+TEST_F(ExchangeTest, WhatWasConsumedStaysSo) {
+    body_arrived("abc", false);
+    exchange->body_consumed(3);
+    exchange->body_consumed(1);  // reads of two threads may be told in any order
+    EXPECT_EQ(backlog(), 0u);
 }
 
 TEST_F(ExchangeTest, TheEndOfTheRequestEndsTheWaitForItsBody) {

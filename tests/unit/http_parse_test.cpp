@@ -273,6 +273,23 @@ TEST(HttpParse, HoldsTheFieldSizeLimitExactly) {
     }
 }
 
+TEST(HttpParse, TheEmptyLineIsNoFieldThatCouldBeTooLong) {
+    HttpPolicy policy;
+    policy.limit_request_field_size = 1;
+    EXPECT_EQ(verdict(parse("GET / HTTP/1.0\r\n\r\n", policy)), "complete");
+    EXPECT_EQ(verdict(parse("GET / HTTP/1.0\r\nX:\r\n\r\n", policy)), "431 header field too long");
+}
+
+TEST(HttpParse, APortThatWrapsAroundIsNone) {
+    const auto get = [](const std::string& host) {
+        return "GET / HTTP/1.1\r\nHost: " + host + "\r\n\r\n";
+    };
+    EXPECT_EQ(verdict(parse(get("a:65535"))), "complete");
+    EXPECT_EQ(verdict(parse(get("a:65536"))), "400 invalid Host");
+    EXPECT_EQ(verdict(parse(get("a:4294967376"))), "400 invalid Host") << "80 in 32 bits";
+    EXPECT_EQ(verdict(parse(get("[::1]:18446744073709551696"))), "400 invalid Host");
+}
+
 TEST(HttpParse, CountsBlanksAndFoldedLinesInTheFieldSize) {
     HttpPolicy policy;
     policy.limit_request_field_size = 20;
@@ -555,6 +572,29 @@ TEST(HttpParse, BodyReaderEndsWhereTheBodyEnds) {
 
     reader.begin(Framing::Length, 0, policy);
     EXPECT_EQ(reader.next("", used, data, error), Parse::Done);
+}
+
+TEST(HttpParse, AReusedBodyReaderCountsEachBodyByItself) {
+    HttpPolicy policy;
+    policy.limit_request_fields = 2;
+    policy.limit_request_field_size = 30;  // so the trailer section may have 2 * 32 + 4 = 68 bytes
+    const std::string field = "X:" + std::string(26, 'v') + "\r\n";
+    const std::string wire = "1;" + std::string(kChunkExtensionBytesMax - 1, 'x') +
+                             "\r\na\r\n0\r\n" + field + field + "\r\n";
+    BodyReader reader;
+    for (int body = 0; body < 3; ++body) {  // as on a connection that is kept alive
+        reader.begin(Framing::Chunked, 0, policy);
+        HttpError error;
+        Parse outcome = Parse::NeedMore;
+        for (std::string_view rest = wire; outcome == Parse::NeedMore && !rest.empty();) {
+            size_t used = 0;
+            std::string_view data;
+            outcome = reader.next(rest, used, data, error);
+            rest.remove_prefix(used);
+        }
+        ASSERT_EQ(outcome, Parse::Done) << body << ": " << error.status << " " << error.rule;
+        EXPECT_EQ(reader.received(), 1u);
+    }
 }
 
 TEST(HttpParse, BodyReaderGivesViewsIntoItsInput) {

@@ -433,6 +433,23 @@ TEST_F(LogTest, GivesItsFilesToTheWorkersUser) {
     EXPECT_EQ(info.st_uid, 12345u) << "after a rotation, too";
 }
 
+TEST_F(LogTest, UsesAFileThatItMayNotGiveAway) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs a file of somebody else's";
+    std::ofstream(error_path()) << "";
+    ASSERT_EQ(::chmod(error_path().c_str(), 0666), 0);
+    ASSERT_EQ(::chmod(directory_.c_str(), 0755), 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        if (::setuid(54'324) != 0) ::_exit(97);
+        options_.errorlog = error_path();
+        options_.owner_uid = 54'324;
+        ::_exit(logger_.open(options_).is_ok() ? 0 : 1);
+    }
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+}
+
 TEST_F(LogTest, WritesNoFileForAnEmptyErrorLog) {
     Redirected standard_error = Redirected::to_messages(STDERR_FILENO);
     options_.errorlog = "";

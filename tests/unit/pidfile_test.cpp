@@ -77,6 +77,21 @@ TEST_F(PidfileRoom, RefusesTheFileOfAProcessThatIsSomebodyElses) {
     EXPECT_FALSE(Pidfile::create(path_, ::getpid()));
 }
 
+TEST_F(PidfileRoom, ProcessesThatMayNotBeSignalledAreAliveToo) {
+    if (::geteuid() != 0) GTEST_SKIP() << "the test above is this one for others than root";
+    write(path_, std::to_string(::getpid()));
+    ASSERT_EQ(::chmod(std::filesystem::path(path_).parent_path().c_str(), 0755), 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        if (::setuid(54'323) != 0) ::_exit(97);
+        const Result<Pidfile> file = Pidfile::create(path_, ::getpid());
+        ::_exit(!file && file.error().code == EEXIST ? 0 : 1);
+    }
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+}
+
 TEST_F(PidfileRoom, OverwritesAStaleFile) {
     write(path_, std::to_string(dead_pid()));
     ASSERT_TRUE(Pidfile::create(path_, ::getpid()));

@@ -66,7 +66,7 @@ public:
     void call(Exchange& exchange) override {
         ++calls;
         on_call(exchange);
-        testing::answer(exchange, "hello");
+        testing::answer(exchange, body);
         after_answer();
     }
     OverdueCalls interrupt_overdue(int64_t limit_ms) override {
@@ -78,6 +78,7 @@ public:
     Status load_status;
     std::function<void(Exchange&)> on_call = [](Exchange&) {};
     std::function<void()> after_answer = [] {};
+    std::string body = "hello";
     std::atomic<int> calls{0}, looks{0};
     std::atomic<size_t> stuck{0};
 };
@@ -367,6 +368,57 @@ TEST_P(WorkerTest, BeatsWhileNothingHappens) {
     }
 }
 
+// ------------------------------------------------------------------------------------- settings
+
+TEST_P(WorkerTest, DropsAClientThatTakesNothingForItsWriteTimeout) {
+    cfg.write_timeout = 3;
+    app.body = std::string(32 << 20, 'z');
+    start_ready();
+    Client client(address(), 4096);
+    ASSERT_TRUE(client.send(kGet));
+    ASSERT_TRUE(eventually([this] { return app.calls == 1 && board().connections == 1; }));
+    EXPECT_TRUE(eventually([this] { return board().connections == 0; }));
+}
+
+TEST_P(WorkerTest, KeepsLargeBodiesInItsDirectory) {
+    cfg.tmp_upload_dir = "/no/such/directory";
+    start_ready();
+    Client client(address());
+    ASSERT_TRUE(client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" +
+                            std::string(300'000, 'x')));
+    EXPECT_EQ(client.read_all().substr(0, 13), "HTTP/1.1 503 ");
+    EXPECT_TRUE(has_logged("Cannot store a request body: "));
+    EXPECT_EQ(app.calls, 0);
+}
+
+TEST_P(WorkerTest, TakesProxyHeadersFromThoseWhomThatSettingLists) {
+    cfg.proxy_protocol = "auto";
+    for (const bool is_listed : {false, true}) {
+        cfg.proxy_allow_ips = is_listed ? "127.0.0.1" : "192.0.2.1";
+        cfg.forwarded_allow_ips = is_listed ? "192.0.2.1" : "127.0.0.1";
+        board().state = WorkerState::Booting;
+        ASSERT_NO_FATAL_FAILURE(start_ready());
+        Client client(address());
+        ASSERT_TRUE(client.send("PROXY TCP4 192.0.2.7 192.0.2.8 1 80\r\n" + std::string(kGet)));
+        EXPECT_EQ(client.read_until("\r\n").substr(0, 13),
+                  is_listed ? "HTTP/1.1 200 " : "HTTP/1.1 403 ");
+        worker()->leave();
+        EXPECT_EQ(exit_code(), 0);
+    }
+}
+
+TEST(WorkerListeners, AreOpenedAsTheSettingsSay) {
+    Config cfg;
+    cfg.backlog = 17;
+    cfg.umask = 027;
+    const ListenerOptions options = listener_options(cfg);
+    EXPECT_EQ(options.backlog, 17);
+    EXPECT_EQ(options.umask, mode_t{027});
+    EXPECT_EQ(options.defer_accept_s, 1);
+    cfg.proxy_protocol = "v2";
+    EXPECT_EQ(listener_options(cfg).defer_accept_s, 0);
+}
+
 // -------------------------------------------------------------------------------------- stopping
 
 TEST_P(WorkerTest, AnswersWhatRunsBeforeItLeaves) {
@@ -395,6 +447,43 @@ TEST_P(WorkerTest, DoesNotWaitLongerThanItsGracefulTimeout) {
     worker()->leave();
     EXPECT_TRUE(eventually([this] { return has_logged("Worker graceful timeout"); }));
     gate.open();  // in life the process ends with its threads
+    EXPECT_EQ(exit_code(), 0);
+}
+
+TEST_P(WorkerTest, BeingToldAgainGivesItNoMoreTime) {
+    if (GetParam() == 0) GTEST_SKIP() << "as above";
+    cfg.graceful_timeout = 4;
+    app.on_call = [this](Exchange&) { gate.pass(); };
+    start_ready();
+    Client client(address());
+    ASSERT_TRUE(client.send(kGet));
+    ASSERT_TRUE(eventually([this] { return gate.waiting() == 1; }));
+    const int64_t start_ms = monotonic_ms();
+    worker()->leave();
+    std::this_thread::sleep_for(std::chrono::milliseconds(3500));
+    worker()->leave();
+    EXPECT_TRUE(eventually([this] { return has_logged("Worker graceful timeout"); }));
+    EXPECT_LT(monotonic_ms() - start_ms, 7000);
+    gate.open();
+    EXPECT_EQ(exit_code(), 0);
+}
+
+TEST_P(WorkerTest, WithoutItsArbiterItLeavesInTwoSeconds) {
+    if (GetParam() == 0) GTEST_SKIP() << "its only thread is in the call";
+    int ends[2];
+    ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    life_read = Fd(ends[0]);
+    life_write = Fd(ends[1]);
+    app.on_call = [this](Exchange&) { gate.pass(); };
+    start_ready();
+    Client client(address());
+    ASSERT_TRUE(client.send(kGet));
+    ASSERT_TRUE(eventually([this] { return gate.waiting() == 1; }));
+    const int64_t start_ms = monotonic_ms();
+    life_write.reset();
+    EXPECT_TRUE(eventually([this] { return has_logged("Worker graceful timeout"); }));
+    EXPECT_LT(monotonic_ms() - start_ms, 15'000);
+    gate.open();
     EXPECT_EQ(exit_code(), 0);
 }
 
