@@ -6,17 +6,21 @@
 // errors into exit codes. Read on in arbiter.h, then worker.h, app.h, net/connection.h,
 // http_parse.h, wsgi.cpp.
 
+#include <cxxabi.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
+#include <typeinfo>
 #include <vector>
 
 #include "arbiter.h"
@@ -440,8 +444,24 @@ std::unique_ptr<Worker> Server::make_worker(WorkerContext context) {
 }  // namespace
 }  // namespace gcorn
 
+namespace {
+
+/// The last words of a process that an exception of a library ends. (Not a new_handler: extensions
+/// may live with a bad_alloc.)
+[[noreturn]] void explain_end() {
+    const std::type_info* type = abi::__cxa_current_exception_type();
+    const std::string_view name = type != nullptr ? type->name() : "";  // there is no RTTI to ask
+    if (name == "St9bad_alloc") gcorn::die("out of memory");
+    if (name == "St12system_error")
+        gcorn::die("cannot start a thread (ulimit -u, ulimit -v, TasksMax?)");
+    gcorn::die("ended by an exception that nobody caught");
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
     gcorn::fill_standard_streams();
+    std::set_terminate(explain_end);
     std::vector<std::string> arguments(argv, argv + argc);
     if (arguments.empty()) arguments.emplace_back("gcorn");
     std::vector<std::string> environment;
@@ -449,6 +469,7 @@ int main(int argc, char** argv) {
         environment.emplace_back(*entry);
     gcorn::title_init(argc, argv);
     ::signal(SIGPIPE, SIG_IGN);
+    ::signal(SIGXFSZ, SIG_IGN);  // a log at its limit is told, not died of
     gcorn::Server server(std::move(arguments), std::move(environment));
     return server.run();
 }

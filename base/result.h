@@ -5,6 +5,10 @@
 // why it failed ("bind 0.0.0.0:80: Permission denied"). Any thread; plain values.
 #pragma once
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -73,9 +77,23 @@ private:
     std::variant<T, Error> state_;
 };
 
-[[noreturn]] inline void check_failed(const char* file, int line, const char* condition) {
-    std::fprintf(stderr, "gcorn: %s:%d: broken invariant: %s\n", file, line, condition);
+/// The error log's descriptor, for what a dying process still has to say; -1 = stderr is enough.
+inline std::atomic<int> last_words_fd{-1};
+
+[[noreturn]] inline void die(const char* text) {
+    char line[1024];
+    const int size = std::snprintf(line, sizeof line, "gcorn (pid:%d): %s\n",
+                                   static_cast<int>(::getpid()), text);
+    const size_t bytes = std::min(static_cast<size_t>(std::max(size, 0)), sizeof line - 1);
+    for (const int fd : {STDERR_FILENO, last_words_fd.load()})
+        if (fd >= 0 && ::write(fd, line, bytes) < 0) continue;
     std::abort();
+}
+
+[[noreturn]] inline void check_failed(const char* file, int line, const char* condition) {
+    char text[512];
+    std::snprintf(text, sizeof text, "%s:%d: broken invariant: %s", file, line, condition);
+    die(text);
 }
 
 }  // namespace gcorn

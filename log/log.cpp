@@ -1,11 +1,14 @@
 #include "log/log.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -105,9 +108,11 @@ public:
 private:
     bool has_name() const;
     int write_all(std::string_view record);
+    ssize_t write_some(std::string_view bytes) const;
 
-    Fd owned_;                          ///< closed for a standard stream
-    bool is_regular_ = false;           ///< only others can be full for a while (EAGAIN)
+    Fd owned_;                 ///< closed for a standard stream
+    bool is_regular_ = false;  ///< only others can be full for a while (EAGAIN)
+    bool is_socket_ = false;
     std::atomic<bool> is_torn_{false};  ///< the last write stopped inside a line
     std::atomic<int> vanished_{0};      ///< why an unlinked file could not be opened anew
     std::atomic<int64_t> link_checked_s_{0};
@@ -118,7 +123,9 @@ void FileSink::use(const std::string& new_path, Fd file, int standard_fd) {
     if (!file || !owned_ || !replace_descriptor(file, owned_.get())) owned_ = std::move(file);
     fd = owned_ ? owned_.get() : path == "-" ? standard_fd : -1;
     struct stat info {};
-    is_regular_ = fd >= 0 && ::fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
+    const bool is_known = fd >= 0 && ::fstat(fd, &info) == 0;
+    is_regular_ = is_known && S_ISREG(info.st_mode);
+    is_socket_ = is_known && S_ISSOCK(info.st_mode);
     vanished_ = 0;
     is_reopen_told = false;
 }
@@ -135,13 +142,29 @@ int FileSink::write(std::string_view record, const LogOptions& options) {
     return reason;
 }
 
+/// What poll() called writable has room for PIPE_BUF bytes; a descriptor that blocks would wait for
+/// the rest as long as nobody reads. A socket (journald) can be asked not to, and an empty pipe
+/// takes a record in one piece.
+ssize_t FileSink::write_some(std::string_view bytes) const {
+    if (is_regular_) return ::write(fd, bytes.data(), bytes.size());
+    if (is_socket_) return ::send(fd, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    size_t room = PIPE_BUF;
+#ifdef F_GETPIPE_SZ
+    int queued = 0;
+    const int capacity = bytes.size() > room ? ::fcntl(fd, F_GETPIPE_SZ) : -1;
+    if (capacity > PIPE_BUF && ::ioctl(fd, FIONREAD, &queued) == 0 && queued == 0)
+        room = static_cast<size_t>(capacity);
+#endif
+    return ::write(fd, bytes.data(), std::min(bytes.size(), room));
+}
+
 int FileSink::write_all(std::string_view record) {
     // While the sink is known to be stuck nobody waits for it.
     const int64_t patience_ms = losses.is_failing() ? 0 : kSlowPipeWaitMs;
     int64_t deadline_ms = 0;
     for (size_t done = 0; done < record.size();) {
         const bool has_room = is_regular_ || is_writable(fd, 0);
-        const ssize_t sent = has_room ? ::write(fd, record.data() + done, record.size() - done) : 0;
+        const ssize_t sent = has_room ? write_some(record.substr(done)) : 0;
         const int reason = !has_room ? EAGAIN : sent == 0 ? ENOSPC : errno;
         if (sent > 0) {
             done += static_cast<size_t>(sent);
@@ -234,7 +257,7 @@ struct Logger::Impl {
     void put_syslog(std::string_view kind, Level level, std::string_view message);
     void report_losses(uint64_t count, const std::string& name, const char* reason);
     void tell_stderr(std::string_view text) const;
-    void tell_failure(const std::string& name, int reason) const;
+    void tell_failure(const std::string& name, int reason, bool in_error_log);
     void capture();
     void reopen(FileSink& sink);
 };
@@ -272,7 +295,8 @@ std::string Logger::Impl::json_record(std::string_view kind, std::string_view va
 void Logger::Impl::put(FileSink& sink, std::string_view text) {
     if (sink.fd < 0) return;
     if (const int reason = sink.write(text, options)) {
-        if (sink.losses.add(reason) && sink.fd != STDERR_FILENO) tell_failure(sink.path, reason);
+        if (sink.losses.add(reason) && sink.fd != STDERR_FILENO)
+            tell_failure(sink.path, reason, &sink != &error);
         return;
     }
     if (const uint64_t count = sink.losses.take())
@@ -282,7 +306,7 @@ void Logger::Impl::put(FileSink& sink, std::string_view text) {
 void Logger::Impl::put_syslog(std::string_view kind, Level level, std::string_view message) {
     const int severity = level_name(level).syslog_severity;
     if (const int reason = syslog->write(kind, severity, pid, message)) {
-        if (syslog_losses.add(reason)) tell_failure(options.syslog_addr, reason);
+        if (syslog_losses.add(reason)) tell_failure(options.syslog_addr, reason, true);
         return;
     }
     if (const uint64_t count = syslog_losses.take())
@@ -300,9 +324,13 @@ void Logger::Impl::tell_stderr(std::string_view text) const {
     if (is_writable(fd, 0) && ::write(fd, text.data(), text.size()) < 0) return;
 }
 
-void Logger::Impl::tell_failure(const std::string& name, int reason) const {
-    tell_stderr(record(Level::Warning, "Log records are lost: '" + name + "' can't be written (" +
-                                           std::strerror(reason) + ")"));
+/// in_error_log: what fails is another one. A daemon's stderr reaches nobody.
+void Logger::Impl::tell_failure(const std::string& name, int reason, bool in_error_log) {
+    const std::string text =
+        record(Level::Warning, "Log records are lost: '" + name + "' can't be written (" +
+                                   std::strerror(reason) + ")");
+    if (in_error_log && error.fd >= 0 && error.fd != STDERR_FILENO) put(error, text);
+    tell_stderr(text);
 }
 
 /// capture_output: stdout and stderr become the error log's file, or what they were before.
@@ -362,6 +390,7 @@ Status Logger::open(const LogOptions& options) {
     d.syslog = std::move(syslog);
     d.syslog_losses.forget();
     d.capture();
+    last_words_fd = d.error.fd > STDERR_FILENO ? d.error.fd : -1;
     return {};
 }
 

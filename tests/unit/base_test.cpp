@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -68,6 +69,20 @@ TEST(Result, CarriesValueOrError) {
     EXPECT_FALSE(bad.is_ok());
     EXPECT_EQ(bad.message(), "bind 0.0.0.0:80: Permission denied");
     EXPECT_EQ(bad.error().code, EACCES);
+}
+
+TEST(Result, ABrokenInvariantIsToldInTheErrorLogToo) {
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    const Fd reader(ends[0]);
+    Fd writer(ends[1]);
+    last_words_fd = writer.get();
+    EXPECT_DEATH(check_failed("file.cpp", 7, "x > 0"),
+                 "gcorn .pid:[0-9]+.: file.cpp:7: broken invariant: x > 0");
+    last_words_fd = -1;
+    char text[100] = {};
+    EXPECT_GT(::read(reader.get(), text, sizeof text - 1), 0);
+    EXPECT_NE(std::string(text).find("file.cpp:7: broken invariant: x > 0\n"), std::string::npos);
 }
 
 TEST(Fd, MoveLeavesNothingBehind) {

@@ -644,6 +644,16 @@ TEST_F(LogTest, SurvivesADeviceWithoutSpace) {
     EXPECT_EQ(logger_.lost_records(), 2u);
 }
 
+TEST_F(LogTest, TellsInTheErrorLogThatAnotherSinkIsFull) {
+    if (::access("/dev/full", W_OK) != 0) GTEST_SKIP() << "no /dev/full here";
+    options_.accesslog = "/dev/full";
+    open();
+    logger_.write_access("x");
+    logger_.write_access("y");
+    EXPECT_EQ(count(error_text(), "[WARNING] Log records are lost: '/dev/full' can't be written"),
+              1u);
+}
+
 TEST_F(LogTest, SurvivesAVanishedDirectoryAndRecovers) {
     Redirected standard_error = Redirected::to_messages(STDERR_FILENO);
     const fs::path logs = directory_ / "logs";
@@ -700,6 +710,32 @@ TEST_F(LogTest, DoesNotWaitLongForAStuckPipe) {
     EXPECT_EQ(standard_output.text(), "after\n");
     EXPECT_EQ(count(error_text(), "[WARNING] " + std::to_string(lost) + " log records were lost"),
               1u);
+}
+
+TEST_F(LogTest, DoesNotWaitLongForAStuckPipeWithARecordOfManyPages) {
+    Redirected standard_error = Redirected::to_messages(STDERR_FILENO);
+    Redirected standard_output = Redirected::to_pipe(STDOUT_FILENO);
+    options_.accesslog = "-";
+    open();
+    const std::string line(17'999, 'x');
+    for (int i = 0; i < 10; ++i)
+        logger_.write_access(line);  // for ever, if a write(2) asks for more than there is room
+    EXPECT_GT(logger_.lost_records(), 5u);
+}
+
+TEST_F(LogTest, DoesNotWaitLongForASocketThatNobodyReads) {
+    int ends[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    const Fd reader(ends[0]), writer(ends[1]);
+    Redirected standard_error = Redirected::to_messages(STDERR_FILENO);
+    Redirected standard_output = Redirected::to_pipe(STDOUT_FILENO);
+    ASSERT_GE(::dup2(writer.get(), STDOUT_FILENO), 0);
+    options_.accesslog = "-";
+    open();
+    const std::string line(99'999, 'x');
+    for (int i = 0; i < 10; ++i)
+        logger_.write_access(line);
+    EXPECT_GT(logger_.lost_records(), 5u);
 }
 
 TEST_F(LogTest, WaitsForAReaderThatIsOnlySlow) {
