@@ -279,7 +279,7 @@ def _apply_logconfig(cfg):
 
 
 def _all_loggers():
-    known = logging.root.manager.loggerDict.values()
+    known = list(logging.root.manager.loggerDict.values())  # other threads make loggers meanwhile
     return [logging.root, *(log for log in known if isinstance(log, logging.Logger))]
 
 

@@ -309,15 +309,21 @@ bool PythonHooks::pre_request(Exchange& exchange) {
 
 bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
     const HookRef hook = worker_->context().cfg.post_request;
-    if (!hook && !logging_.takes_over()) return true;
+    if (!hook && !logging_.takes_over()) {
+        const auto ended = requests_.extract(&exchange);  // its `req` holds the Exchange
+        return true;
+    }
     const PyRef request = PyRef::borrow(request_view(exchange));
-    requests_.erase(&exchange);
+    const auto ended = requests_.extract(&exchange);
     const PyRef environ =
         environ_or_null != nullptr ? PyRef::borrow(environ_or_null) : PyRef::steal(PyDict_New());
     const PyRef response = request && environ ? make_response(exchange) : PyRef();
     if (!response) return false;
-    if (logging_.takes_over() && environ_or_null != nullptr && response.get() != Py_None) {
-        write_access(exchange, request, environ, response);
+    if (logging_.takes_over() && response.get() != Py_None) {
+        if (environ_or_null != nullptr)
+            write_access(exchange, request, environ, response);
+        else
+            write_refused(exchange, request, response);  // pre_request failed
     }
     if (!hook) return true;
     const PyRef views = make_views(nullptr, worker_);
@@ -343,7 +349,12 @@ bool PythonHooks::logs_requests() const {
 void PythonHooks::request_refused(Exchange& exchange) {
     WithGil gil;
     const PyRef request = add_natives() ? make_request(exchange) : PyRef();
-    const PyRef response = request ? make_response(exchange) : PyRef();
+    write_refused(exchange, request, request ? make_response(exchange) : PyRef());
+}
+
+/// The access record of a request that has no environ.
+void PythonHooks::write_refused(const Exchange& exchange, const PyRef& request,
+                                const PyRef& response) {
     if (!response ||
         !call_embedded("_gcorn_logging", "refused", response, request,
                        latin1_str(exchange.facts->remote_addr), latin1_str(exchange.head.protocol),

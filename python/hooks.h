@@ -84,6 +84,7 @@ private:
     bool add_natives();
     void write_access(const Exchange& exchange, const PyRef& request, const PyRef& environ,
                       const PyRef& response);
+    void write_refused(const Exchange& exchange, const PyRef& request, const PyRef& response);
     PyObject* request_view(Exchange& exchange);
 
     Logger& log_;

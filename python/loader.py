@@ -9,6 +9,9 @@ import os
 import sys
 
 
+wanted = ""  # the module that the specification names
+
+
 class Unusable(Exception):
     pass
 
@@ -77,15 +80,16 @@ def find(spec):
     if spec.startswith("<paste>"):
         import ast
         return from_paste(*ast.literal_eval(spec[len("<paste>"):]))
-    name, colon, expression = spec.partition(":")
+    global wanted
+    wanted, colon, expression = spec.partition(":")
     if not colon:
         expression = "application"
-    module = import_module(name, expression)
+    module = import_module(wanted, expression)
     attribute, args, kwargs = parse(expression)
     try:
         found = getattr(module, attribute)
     except AttributeError:
-        raise Unusable(f"Failed to find attribute {attribute!r} in {name!r}.") from None
+        raise Unusable(f"Failed to find attribute {attribute!r} in {wanted!r}.") from None
     if args is not None:
         found = call_factory(found, args, kwargs)
     if found is None:
@@ -121,7 +125,10 @@ def places_of(name):
 def files_of(error):
     """The files that can end an import's error: those it passed through, and those it looked for."""
     import traceback
-    seen, there, missing = set(), [], []
+    seen, missing = set(), []
+    # A source that can't even be compiled (NUL bytes, a parser out of memory) may name itself nowhere.
+    parts = wanted.split(".")
+    there = [place for end in range(len(parts)) for place in places_of(".".join(parts[:end + 1]))]
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]

@@ -202,6 +202,16 @@ TEST_P(Reload, RecoversWhenAModuleThatWasMissingAppears) {
     expect_recovery("part.py", "compiles");
 }
 
+TEST_P(Reload, RecoversFromAFileThatNamesItselfNowhere) {
+    start();
+    const std::string good = read_file(site_ / "site_app.py");
+    save_in_place("site_app.py", std::string(200, '\0'));  // as a crash leaves what was just saved
+    EXPECT_TRUE(eventually([&] { return server_->get("/").status == 500; })) << server_->story();
+    settle();
+    save_in_place("site_app.py", good);
+    EXPECT_TRUE(answers("one")) << server_->story();
+}
+
 TEST_P(Reload, StartsWithABrokenApplicationToo) {
     const TempDir site;
     site.write("late.py", "def app(\n");

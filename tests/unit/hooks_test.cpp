@@ -454,6 +454,32 @@ TEST_F(HooksTest, GivesBothHooksTheSameRequestAndTheResponse) {
               "3, 3, True, False, False, False)]");
 }
 
+TEST_F(HooksTest, ForgetsARequestThatOnlyPreRequestWanted) {
+    use("def pre_request(worker, req): seen.append(req.path)\n");
+    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
+    const long before = request.use_count();
+    ASSERT_TRUE(pre_request(*request));
+    EXPECT_GT(request.use_count(), before);
+    ASSERT_TRUE(post_request(*request, "{}"));
+    EXPECT_EQ(request.use_count(), before);
+}
+
+TEST_F(HooksTest, LogsARequestWhosePreRequestFailed) {
+    use("import gunicorn\n"
+        "class Own(gunicorn.glogging.Logger):\n"
+        "    def access(self, resp, req, environ, request_time):\n"
+        "        seen.append((resp.status, req.path))\n"
+        "logger_class = Own\n"
+        "def pre_request(worker, req): raise ValueError('no')\n");
+    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
+    EXPECT_FALSE(pre_request(*request));
+    ASSERT_TRUE(request->response.set_status("500 Internal Server Error"));
+    ASSERT_TRUE(post_request(*request, nullptr)) << failure_;
+    EXPECT_EQ(seen(), "[('500 Internal Server Error', '/p')]");
+}
+
 TEST_F(HooksTest, CallsPostRequestWithoutEnvironAndResponse) {
     use("def post_request(worker, req, environ, resp): seen.append((req.path, environ, resp))\n");
     ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
