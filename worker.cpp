@@ -313,6 +313,13 @@ LoopOptions Worker::loop_options() {
     options.reads_at_once = listener_options(cfg).defer_accept_s > 0;
     if (logs_requests)
         options.on_refused = [this](Exchange& refused) { context_.hooks.request_refused(refused); };
+    options.on_starved = [this] {
+        if (want_replacement())
+            context_.log.error(
+                "Worker (pid:%d) is replaced: its descriptors are used up, and not by connections "
+                "(does the application leak? see ulimit -n)",
+                static_cast<int>(pid_));
+    };
     options.beat = [this] { board().beat(); };
     options.pause = pause();
     return options;
@@ -407,7 +414,7 @@ void Worker::set_stop(Stop stop, int64_t patience_ms) {
     stop_.store(stop);
     board().state.store(WorkerState::Stopping);
     if (loop_ == nullptr) return;
-    loop_->stop();
+    loop_->stop(stop == Stop::Graceful);
     on_stop();
 }
 

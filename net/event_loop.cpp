@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <optional>
 #include <thread>
@@ -22,6 +23,8 @@ namespace {
 constexpr int64_t kDeadlineStepMs = 50;
 /// Pause after EMFILE and friends; meanwhile running connections may free descriptors.
 constexpr int64_t kOutOfResourcesMs = 500;
+/// A worker that can accept nobody for so long, and has no connection to close, is replaced.
+constexpr int64_t kStarvedMs = 3000;
 /// Turns that may skip the poll because answered pipelined requests left others ready.
 constexpr int kPollsSkippedMax = 32;
 /// Empty Exchanges kept for reuse; more than are ever active at once in most workers.
@@ -323,6 +326,7 @@ void EventLoop::accept_from(const Listener& listener) {
                 return pause_accepting(kOutOfResourcesMs);
         }
         --accept_budget_;
+        starved_since_ms_ = 0;
         if (out_of_resources_told_) {
             log_.info("Accepting connections again");
             out_of_resources_told_ = false;
@@ -360,6 +364,11 @@ void EventLoop::pause_accepting(int64_t pause_ms) {
 void EventLoop::out_of_resources(int error) {
     pause_accepting(kOutOfResourcesMs);
     make_room();
+    if (starved_since_ms_ == 0) starved_since_ms_ = now_ms_;
+    // None of them is ours to close: the application keeps them, and only its end frees them.
+    if (error == EMFILE && connections_.empty() && now_ms_ - starved_since_ms_ >= kStarvedMs &&
+        options_.on_starved)
+        options_.on_starved();
     if (out_of_resources_told_) return;
     out_of_resources_told_ = true;
     log_.warning("Cannot accept connections: %s. They wait in the backlog meanwhile",
@@ -388,7 +397,8 @@ bool EventLoop::make_room() {
 
 // -------------------------------------------------------------------------------------- stopping
 
-void EventLoop::stop() {
+void EventLoop::stop(bool takes_queue) {
+    if (!takes_queue) leaves_queue_.store(true, std::memory_order_seq_cst);
     stopping_.store(true, std::memory_order_seq_cst);
     wants_every_finish_.store(true, std::memory_order_seq_cst);
     if (polling_.load(std::memory_order_seq_cst)) poller_.wake();
@@ -397,7 +407,8 @@ void EventLoop::stop() {
 void EventLoop::stop_now() {
     stop_seen_ = true;
     // Whoever got through to the accept queue is served: first take them all, then stop listening.
-    if (listening_ || accept_again_ms_ == 0) {
+    // One that stops at once serves nobody: the queue is its siblings' and its successor's.
+    if ((listening_ || accept_again_ms_ == 0) && !leaves_queue_.load()) {
         for (const auto& target : listeners_) {
             accept_budget_ = options_.worker_connections;
             target->handler();

@@ -53,6 +53,8 @@ struct LoopOptions {
     bool reads_at_once = false;  ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
     /// Called once a refused request was answered; empty: nobody wants to know.
     std::function<void(Exchange&)> on_refused;
+    /// No descriptor for a new connection, for seconds, and none to close.
+    std::function<void()> on_starved;
     std::function<void()> beat;   ///< heartbeat of a thread that waits for a client
     std::function<void()> pause;  ///< greenlets: let others run instead of blocking; may be empty
 };
@@ -89,7 +91,7 @@ public:
 
     /// From the next turn on: take what waits in the accept queue, stop listening, close what is
     /// idle, answer the rest with Connection: close.
-    void stop();
+    void stop(bool takes_queue = true);
     [[nodiscard]] bool is_stopping() const override {
         return stopping_.load(std::memory_order_relaxed);
     }
@@ -168,6 +170,7 @@ private:
     std::set<std::string> dropped_names_;              ///< reported already (header_map)
     std::atomic<Exchange*> signalled_{nullptr};        ///< stack of Exchanges that need the leader
     std::atomic<bool> polling_{false};                 ///< a wake() is needed to be heard
+    std::atomic<bool> leaves_queue_{false};
     std::atomic<bool> stopping_{false};
     std::atomic<bool> drained_{false};
     std::atomic<int64_t> last_turn_{0};
@@ -182,6 +185,7 @@ private:
     bool has_queued_ = false;  ///< in this turn
     bool listening_ = false;
     bool stop_seen_ = false;
+    int64_t starved_since_ms_ = 0;  ///< accept() finds no descriptor
     bool out_of_resources_told_ = false;
 };
 

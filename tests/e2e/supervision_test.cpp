@@ -287,6 +287,39 @@ TEST_P(Supervision, AKilledWorkerLosesOnlyWhatWasInsideIt) {
     EXPECT_GT(good, victims.size() * 20);
 }
 
+TEST_P(Supervision, AWorkerThatHangsLeavesTheBacklogToItsSuccessor) {
+    if (GetParam().is_threaded) GTEST_SKIP() << "it has taken in as many as it has slots";
+    const TempDir site;
+    site.write("hangs.py",
+               "import ctypes, os\n"
+               "def app(environ, start_response):\n"
+               "    if environ['PATH_INFO'] == '/hang':\n"
+               "        open('hangs', 'w').close()\n"
+               "        ctypes.PyDLL(None).sleep(60)\n"
+               "    start_response('200 OK', [('Content-Length', '2')])\n"
+               "    return [b'ok']\n");
+    ServerOptions options = with({"-w", "1", "--timeout", "2", "--graceful-timeout", "2"});
+    options.app = "hangs:app";
+    options.directory = site.path();
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(1));
+    EXPECT_EQ(server.get("/").status, 200);
+    Client stuck = server.connect();
+    stuck.send(make_request("GET", "/hang"));
+    ASSERT_TRUE(eventually([&] { return std::filesystem::exists(site / "hangs"); }));
+    std::vector<Client> others;
+    for (int i = 0; i < 10; ++i) {
+        others.push_back(server.connect());
+        others.back().send(make_request("GET", "/"));
+    }
+    ASSERT_TRUE(server.logs("WORKER TIMEOUT")) << server.story();
+    size_t answered = 0;
+    for (Client& client : others)
+        answered += client.read_response().status == 200 ? 1 : 0;
+    // Who was accepted before the call began to hang is lost with its worker.
+    EXPECT_GE(answered, 9U) << server.story();
+}
+
 TEST_P(Supervision, StoppingAnswersWhatIsInFlight) {
     const TempDir scratch;
     ServerOptions options = with({"-w", "2"});
