@@ -14,6 +14,7 @@
 #include "python/call_watch.h"
 #include "python/embedded.h"
 #include "python/environ.h"
+#include "python/forked_copy.h"
 #include "python/interpreter.h"
 #include "python/known_answer.h"
 #include "python/send_turn.h"
@@ -382,6 +383,7 @@ private:
     ResponseWriter& response_;
     PyRef input_, start_response_, result_;
     RequestEnviron environ_;
+    ForkWatch fork_;
     bool is_file_wrapper_ = false;             ///< the result is one of ours
     std::optional<CallWatch::Token> watched_;  ///< request_timeout is set
 };
@@ -394,7 +396,11 @@ void Call::run(CallPlace place) {
     const bool is_timed = app_.options_.measures_time;
     const int64_t start_us = is_timed ? monotonic_us() : 0;
     if (app_.options_.watches_calls) watched_ = objects_.watch.begin(exchange_, place);
-    if (!make_environ() || !call_application() || !send_result() || !end_response()) fail();
+    if (!make_environ() || !call_application() || !send_result() || !end_response()) {
+        if (fork_.is_copy()) end_forked_copy();
+        fail();
+    }
+    if (fork_.is_copy()) end_forked_copy();  // its generator forked and came to its end
     close_result();
     if (watched_) objects_.watch.end(*watched_);
     if (is_timed) exchange_.app_us = monotonic_us() - start_us;
@@ -415,6 +421,7 @@ bool Call::make_environ() {
 bool Call::call_application() {
     PyObject* arguments[] = {environ_.dict.get(), start_response_.get()};
     result_.reset(PyObject_Vectorcall(app_.callable_.get(), arguments, 2, nullptr));
+    if (fork_.is_copy()) end_forked_copy();  // before it sends the answer that is its parent's
     return static_cast<bool>(result_);
 }
 
@@ -523,11 +530,14 @@ bool Call::check_block(PyObject* block) {
 /// the head (PEP 3333 "The start_response() Callable").
 bool Call::send_block(PyObject* block, bool is_last) {
     if (!check_block(block)) return false;
-    const std::string_view bytes = bytes_view(block);
+    std::string_view bytes = bytes_view(block);
     if (bytes.empty()) return true;
     const PyRef kept = PyRef::borrow(block);  // a list may drop it while the GIL is dropped
     const SendTurn turn(exchange_);
     if (is_over()) return true;
+    // The part of a file that was asked for; a block of an iterable that is too long is a fault.
+    if (is_file_wrapper_ && response_.has_content_length())
+        bytes = bytes.substr(0, response_.content_length() - response_.body_bytes());
     if (is_last) set_ended();
     announce_stop();
     const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);

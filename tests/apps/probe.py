@@ -497,6 +497,16 @@ def stubborn(environ, start_response):
     return text(start_response, "done")
 
 
+def fork_and_exit(environ, start_response):
+    """A child that does its work and ends as a script does."""
+    child = os.fork()
+    if child == 0:
+        note("child works")
+        sys.exit(7)
+    status = os.waitpid(child, 0)[1]
+    return text(start_response, "child ended with %d" % os.waitstatus_to_exitcode(status))
+
+
 def pid(environ, start_response):
     return text(start_response, "%d" % os.getpid())
 
@@ -550,7 +560,7 @@ PATHS = {
     "/late_str_item": late_str_item,
     "/exc_info_before": exc_info_before, "/exc_info_after": exc_info_after,
     "/bad_start": bad_start, "/short": too_few_bytes, "/long": too_many_bytes, "/sleep": sleep,
-    "/busy": busy, "/stubborn": stubborn, "/pid": pid, "/thread": thread, "/directory": directory,
+    "/busy": busy, "/stubborn": stubborn, "/pid": pid, "/fork_and_exit": fork_and_exit, "/thread": thread, "/directory": directory,
     "/variable": variable, "/interpreter": interpreter, "/errors": errors, "/stacks": stacks,
 }
 

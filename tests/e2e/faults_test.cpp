@@ -51,6 +51,52 @@ TEST_P(Faults, RunningOutOfDescriptorsIsSurvived) {
     EXPECT_LT(count(server.err(), "\n"), 200U) << "a line for every attempt";
 }
 
+TEST_P(Faults, AWorkerWhoseDescriptorsTheApplicationKeepsIsReplaced) {
+    const TempDir site;
+    site.write("leaks.py",
+               "import os, threading, time\n"
+               "kept = []\n"
+               "def leak():\n"
+               "    while True:\n"
+               "        try: kept.append(os.open('/', os.O_RDONLY))\n"
+               "        except OSError: time.sleep(0.01)\n"
+               "def app(environ, start_response):\n"
+               "    if environ['PATH_INFO'] == '/leak':\n"
+               "        threading.Thread(target=leak, daemon=True).start()\n"
+               "    start_response('200 OK', [])\n"
+               "    return [b'ok']\n");
+    ServerOptions options = with();
+    options.app = "leaks:app";
+    options.directory = site.path();
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(GetParam().workers));
+    const std::vector<pid_t> before = server.workers();
+    for (const pid_t worker : before)
+        limit(worker, RLIMIT_NOFILE, open_descriptors(worker) + 8);
+    for (size_t i = 0; i < before.size(); ++i)
+        server.get("/leak");
+    // Clients wait in the backlog, unless a sibling takes them.
+    EXPECT_TRUE(eventually([&] {
+        Client waiting = server.connect();
+        waiting.send(make_request("GET", "/"));
+        return server.logs("its descriptors are used up", Milliseconds(1000));
+    })) << server.story();
+    EXPECT_TRUE(eventually([&] { return server.get("/").status == 200; })) << server.story();
+}
+
+TEST_P(Faults, AChildThatTheApplicationForksMayEndAsAScriptDoes) {
+    Server server(with());
+    ASSERT_TRUE(server.has_workers(GetParam().workers));
+    const std::vector<pid_t> before = server.workers();
+    for (int i = 0; i < 5; ++i) {
+        const Response response = server.get("/fork_and_exit");
+        EXPECT_EQ(response.status, 200) << response << server.story();
+        EXPECT_EQ(response.body, "child ended with 7") << server.story();
+    }
+    EXPECT_EQ(server.workers(), before) << server.story();
+    EXPECT_EQ(server.err().find("ERROR"), std::string::npos) << server.err();
+}
+
 TEST_P(Faults, KillingWorkersLosesOnlyWhatTheyRan) {
     const Server server(with({"-w", "3"}));
     ASSERT_TRUE(server.has_workers(3));

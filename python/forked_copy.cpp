@@ -1,0 +1,58 @@
+#include "python/forked_copy.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "python/pyref.h"
+
+namespace gcorn {
+
+namespace {
+
+volatile sig_atomic_t forks_seen = 0;  ///< by this process and those that it was forked from
+
+/// The status that sys.exit() was given: None is 0, what is no number is 1 (Python's rule).
+int status_of_exit() {
+    const PyRef exit = take_exception();
+    const PyRef code = attribute(exit.get(), "code");
+    if (code.get() == Py_None) return 0;
+    const bool is_number = code && PyLong_Check(code.get()) != 0;
+    return is_number ? static_cast<int>(PyLong_AsLong(code.get())) : 1;
+}
+
+}  // namespace
+
+ForkWatch::ForkWatch() : forks_(static_cast<unsigned>(forks_seen)) {
+    static const int registered =
+        ::pthread_atfork(nullptr, nullptr, [] { forks_seen = forks_seen + 1; });
+    static_cast<void>(registered);
+}
+
+bool ForkWatch::is_copy() const {
+    return forks_ != static_cast<unsigned>(forks_seen);
+}
+
+void end_forked_copy() {
+    int status = 0;
+    if (PyErr_ExceptionMatches(PyExc_SystemExit) != 0) {
+        status = status_of_exit();
+    } else if (PyErr_Occurred() != nullptr) {
+        PyErr_Print();
+        status = 1;
+    }
+    PyErr_Clear();
+    if (!call_object(import("atexit", "_run_exitfuncs"))) PyErr_Clear();
+    for (const char* name : {"stdout", "stderr"}) {
+        PyObject* stream = PySys_GetObject(name);  // borrowed
+        if (stream != nullptr && stream != Py_None &&
+            !PyRef::steal(PyObject_CallMethod(stream, "flush", nullptr)))
+            PyErr_Clear();
+    }
+    std::fflush(nullptr);
+    ::_exit(status);
+}
+
+}  // namespace gcorn

@@ -1,0 +1,23 @@
+// Children of a fork() in the application that come back to us, by sys.exit() or by returning.
+//
+// Such a process is a copy of a worker: it shares the sockets and the poller, so it may neither
+// answer, nor log, nor serve. It ends as a script would (os.fork() in Python's documentation).
+#pragma once
+
+namespace gcorn {
+
+/// Tells whether this process is another one than that in which the object was made. One compare.
+class ForkWatch {
+public:
+    ForkWatch();
+    [[nodiscard]] bool is_copy() const;
+
+private:
+    unsigned forks_;
+};
+
+/// Runs atexit functions, flushes, and ends with the status of the SystemExit that is raised, 1 for
+/// any other exception (which is printed), or 0. GIL held.
+[[noreturn]] void end_forked_copy();
+
+}  // namespace gcorn
