@@ -2,7 +2,7 @@ R"PY("  # Python to an editor, a raw string to C++, which includes this file and
 """What hub.py needs of eventlet; see gevent_hub.py."""
 
 import eventlet
-from eventlet import hubs, sleep
+from eventlet import hubs, sleep, spawn
 from eventlet.greenthread import GreenThread
 from eventlet.semaphore import Semaphore
 

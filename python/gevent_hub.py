@@ -1,13 +1,13 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """What hub.py needs of gevent.
 
-patch(), sleep(seconds), Semaphore, start(run) (a new greenlet that begins at once; called in the hub)
-and watch(fd, callback), which returns the function that ends the watching.
+patch(), sleep(seconds), spawn(function), Semaphore, start(run) (a new greenlet that begins at once;
+called in the hub) and watch(fd, callback), which returns the function that ends the watching.
 """
 
 import gevent
 import gevent.events  # what patch_all() would load in every worker: most of the library's memory
-from gevent import Greenlet, monkey, sleep
+from gevent import Greenlet, monkey, sleep, spawn
 from gevent.lock import Semaphore
 
 

@@ -6,11 +6,13 @@ logs (is_native), both loggers have one handler that leads back to it; with logc
 logger_class of the user's, Python's own handlers are set up as gunicorn sets them up.
 """
 
+import collections
 import logging
 import os
 import sys
 import threading
 import time
+import traceback
 
 import _gcorn
 import _gcorn_native as native
@@ -381,4 +383,49 @@ def refused(resp, req, address, protocol, microseconds):
     }
     environ.update(("HTTP_" + name.replace("-", "_"), value) for name, value in req.headers)
     access(resp, req, environ, microseconds)
+
+
+# What threads beside a hub of greenlets have to log: the locks of Python's logging are patched, and would
+# wait in a hub of that thread. So the hub's own greenlet writes it, in hub.py.
+_left = collections.deque()
+_LEFT_MAX = 1000
+_lost = 0
+
+
+def record_in_hub(*arguments):
+    _leave(record, arguments)
+
+
+def refused_in_hub(*arguments):
+    _leave(refused, arguments)
+
+
+def _leave(function, arguments):
+    global _lost
+    if len(_left) < _LEFT_MAX:
+        _left.append((function, arguments))
+    else:
+        _lost += 1
+
+
+def is_left():
+    return bool(_left or _lost)
+
+
+def write_left():
+    """Writes one record that was left to the hub; False if there was none."""
+    global _lost
+    if _left:
+        function, arguments = _left.popleft()
+    elif _lost:
+        lost, _lost = _lost, 0
+        function = record
+        arguments = "warning", f"{lost} log records were lost: Python's logging is too slow", None
+    else:
+        return False
+    try:
+        function(*arguments)
+    except Exception:
+        traceback.print_exc()
+    return True
 # )PY"

@@ -74,6 +74,8 @@ private:
     size_t count_ = 0;
 };
 
+std::atomic<unsigned long> hub_thread{0};  ///< as Python numbers threads; 0 without a hub
+
 }  // namespace
 
 bool is_greenlet_class(const Config& cfg) {
@@ -115,6 +117,11 @@ Status patch_for_greenlets(const Config& cfg) {
     return {};
 }
 
+bool is_beside_hub() {
+    const unsigned long hub = hub_thread.load(std::memory_order_relaxed);
+    return hub != 0 && hub != PyThread_get_thread_ident();
+}
+
 size_t GreenletWorker::slots() const {
     return static_cast<size_t>(std::max<int64_t>(context_.cfg.worker_connections, 1));
 }
@@ -135,6 +142,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         const PyRef function = name_in(names, "serve");
         sleep_ = name_in(names, "sleep");
         const PyRef arguments = function ? serve_arguments() : PyRef();
+        hub_thread = PyThread_get_thread_ident();
         if (arguments) report_ready();
         const PyRef done = call_with_names(function, arguments);
         // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else a failure of the hub.
@@ -142,6 +150,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
             PyErr_Clear();
         else if (!done)
             log_python_error(context_.log, Level::Error, "The hub failed");
+        hub_thread = 0;
         sleep_.reset();
     }
     ready_ = nullptr;

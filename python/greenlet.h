@@ -33,6 +33,11 @@ namespace gcorn {
 /// before it preloads one. Idempotent. Takes the GIL.
 [[nodiscard]] Status patch_for_greenlets(const Config& cfg);
 
+/// True in a thread beside that of a hub, such as the guard's. Locks and sleep() of the standard
+/// library are patched: they would wait there in a hub of their own, and perhaps for ever. Any
+/// thread.
+[[nodiscard]] bool is_beside_hub();
+
 class GreenletWorker final : public Worker {
 public:
     /// `app` is the context's own, by its full type: greenlets call it with the GIL held.

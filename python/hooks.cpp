@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "net/exchange.h"
 #include "python/embedded.h"
+#include "python/greenlet.h"
 #include "python/interpreter.h"
 #include "python/logging.h"
 #include "settings.h"
@@ -356,8 +357,9 @@ void PythonHooks::request_refused(Exchange& exchange) {
 void PythonHooks::write_refused(const Exchange& exchange, const PyRef& request,
                                 const PyRef& response) {
     if (!response ||
-        !call_embedded("_gcorn_logging", "refused", response, request,
-                       latin1_str(exchange.facts->remote_addr), latin1_str(exchange.head.protocol),
+        !call_embedded("_gcorn_logging", is_beside_hub() ? "refused_in_hub" : "refused", response,
+                       request, latin1_str(exchange.facts->remote_addr),
+                       latin1_str(exchange.head.protocol),
                        number(monotonic_us() - exchange.received_us))) {
         log_python_error(log_, Level::Error, kAccessFailed);
     }

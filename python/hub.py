@@ -1,6 +1,8 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """What a greenlet worker does in its hub, with the names that gevent_hub.py or eventlet_hub.py adds."""
 
+import sys
+
 
 def version_of(name):
     """(major, minor) of the package of that name; None if it is not installed."""
@@ -21,7 +23,13 @@ def serve(fd, begin, is_left, run, look_around, tend):
     the next look, or a negative number when the worker is done. What comes during a batch is for the
     next one, or timers and sockets of the hub might never get their turn.
     """
-    look = Semaphore(0)
+    look, is_writing = Semaphore(0), False
+    records = sys.modules.get("_gcorn_logging")  # if Python's logging has taken over
+    def write_records():
+        nonlocal is_writing
+        while records.write_left():
+            sleep(0)
+        is_writing = False
     def on_ready(*_):
         begin()
         while is_left():
@@ -34,6 +42,11 @@ def serve(fd, begin, is_left, run, look_around, tend):
         while seconds >= 0:
             look.acquire(timeout=seconds)
             seconds = tend()
+            if records and records.is_left() and not is_writing:
+                is_writing = True
+                spawn(write_records)
     finally:
         end()
+        while records and records.write_left():
+            pass
 # )PY"

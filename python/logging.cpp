@@ -6,6 +6,7 @@
 
 #include "python/config_file.h"
 #include "python/embedded.h"
+#include "python/greenlet.h"
 #include "python/interpreter.h"
 
 namespace gcorn {
@@ -170,7 +171,8 @@ void PythonLogging::error_record(Level level, std::string_view message) {
     const LoggedError error = error_being_logged();
     const PyRef text = utf8_str(error.exception == nullptr ? message : error.context);
     const PyRef exception = PyRef::borrow(error.exception == nullptr ? Py_None : error.exception);
-    if (!call_embedded("_gcorn_logging", "record", utf8_str(level_method(level)), text,
+    const char* const function = is_beside_hub() ? "record_in_hub" : "record";
+    if (!call_embedded("_gcorn_logging", function, utf8_str(level_method(level)), text,
                        exception)) {
         log_.write_raw(std::string(message) + "\n" + take_error_text());
     }

@@ -930,6 +930,42 @@ TEST(PythonLogging, IsReadAgainOnHupAndABrokenOneKeepsTheOld) {
         << server.story();
 }
 
+TEST_P(Logs, PythonsLoggingRunsInNoThreadBesideAHub) {
+    SKIP_ON_GUNICORN("it has no such threads");
+    if (GetParam().name != "gevent" && GetParam().name != "eventlet") GTEST_SKIP() << "has no hub";
+    const TempDir directory;
+    // Its records tell whether the thread that writes them is the process's first.
+    const std::string config = directory.write("conf.py", R"(
+import ctypes, logging, os
+from gunicorn.glogging import Logger
+class Handler(logging.Handler):
+    def emit(self, record):
+        is_first = ctypes.CDLL(None).gettid() == os.getpid()
+        with open('records', 'a') as file: file.write(f'{is_first} {record.getMessage()}\n')
+class logger_class(Logger):
+    def setup(self, cfg):
+        super().setup(cfg)
+        self.error_log.handlers = self.access_log.handlers = [Handler()]
+)");
+    ServerOptions options = with({"-c", config, "--access-logfile", "-"});
+    options.directory = directory.path();
+    options.args.insert(options.args.end(), {"--pythonpath", apps_dir()});
+    Server server(options);
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    for (int i = 0; i < 20; ++i) {
+        Client client = server.connect();
+        client.send("GET /bad HTTP/1.1\r\nHost a\r\n\r\n");
+        EXPECT_EQ(client.read_response().status, 400);
+    }
+    const auto records = [&] { return read_file(directory / "records"); };
+    EXPECT_TRUE(eventually([&] {
+        return count(records(), "True Invalid request from ip=") == 20 &&
+               count(records(), "\" 400 ") == 20;
+    })) << records()
+        << server.story();
+    EXPECT_EQ(count(records(), "False "), 0U) << records();
+}
+
 TEST(ErrorLog, StaysWhereItIsWhenAReloadWantsLogsThatCannotBe) {
     SKIP_ON_GUNICORN("it stops");
     const TempDir directory;
