@@ -360,6 +360,7 @@ private:
     bool is_clients_fault();
     void answer(int status);
     void answer_broken_app();
+    void tell_hooks(PyObject* environ_or_null);
     void close_result();
     void capture_environ();
     void leave();
@@ -391,6 +392,7 @@ private:
 void Call::run(CallPlace place) {
     if (!app_.callable_) {
         answer_broken_app();
+        tell_hooks(nullptr);
         return;
     }
     const bool is_timed = app_.options_.measures_time;
@@ -404,9 +406,13 @@ void Call::run(CallPlace place) {
     close_result();
     if (watched_) objects_.watch.end(*watched_);
     if (is_timed) exchange_.app_us = monotonic_us() - start_us;
-    if (app_.hooks_ != nullptr && !app_.hooks_->post_request(exchange_, environ_.dict.get()))
-        log_python_error(app_.log_, Level::Error, "Exception in post_request hook");
+    tell_hooks(environ_.dict.get());
     leave();
+}
+
+void Call::tell_hooks(PyObject* environ_or_null) {
+    if (app_.hooks_ != nullptr && !app_.hooks_->post_request(exchange_, environ_or_null))
+        log_python_error(app_.log_, Level::Error, "Exception in post_request hook");
 }
 
 bool Call::make_environ() {

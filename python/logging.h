@@ -13,8 +13,8 @@
 // handlers.
 //
 // Limit: while Python's logging has taken over, error_log_format and the JSON access format have no
-// effect, requests refused before they reach the application have no access line, syslog gets the
-// server's own records only, and a record logged by a native thread waits for the GIL.
+// effect, syslog gets the server's own records only, and a record logged by a native thread waits
+// for the GIL (beside a hub of greenlets: for the hub).
 #pragma once
 
 #include "python/pyref.h"

@@ -170,6 +170,27 @@ TEST_F(WsgiLoad, ABrokenApplicationMayAnswerWithItsTraceback) {
     EXPECT_EQ(log.count("TypeError: from inside"), 1u);
 }
 
+TEST_F(WsgiLoad, TheHooksHearOfTheAnswersOfABrokenApplication) {
+    struct Ears final : RequestHooks {
+        bool pre_request(Exchange&) override { return true; }
+        bool post_request(Exchange& exchange, PyObject* environ_or_null) override {
+            heard += exchange.response.status();
+            return environ_or_null == nullptr;
+        }
+        std::string heard;
+    } ears;
+    LogFile log;
+    WsgiOptions options;
+    options.app = "loadable:faulty()";
+    options.survives_broken_app = true;
+    WsgiApp app(log.log, options, &ears);
+    ASSERT_TRUE(app.load().is_ok());
+    ExchangeTest request(kGet);
+    app.call(*request.exchange);
+    EXPECT_EQ(ears.heard, "500 Internal Server Error");
+    EXPECT_EQ(log.count("Exception in post_request hook"), 0u);
+}
+
 TEST_F(WsgiLoad, ListsSourceFilesIncludingThoseThatDoNotImport) {
     char directory[] = "/tmp/gcorn-load-XXXXXX";
     ASSERT_NE(::mkdtemp(directory), nullptr);
