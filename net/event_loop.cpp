@@ -407,7 +407,6 @@ void EventLoop::stop(bool takes_queue) {
 void EventLoop::stop_now() {
     stop_seen_ = true;
     // Whoever got through to the accept queue is served: first take them all, then stop listening.
-    // One that stops at once serves nobody: the queue is its siblings' and its successor's.
     if ((listening_ || accept_again_ms_ == 0) && !leaves_queue_.load()) {
         for (const auto& target : listeners_) {
             accept_budget_ = options_.worker_connections;

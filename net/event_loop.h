@@ -89,8 +89,9 @@ public:
     /// Ends a running or the next poll. Async-signal-safe.
     void wake() { poller_.wake(); }
 
-    /// From the next turn on: take what waits in the accept queue, stop listening, close what is
-    /// idle, answer the rest with Connection: close.
+    /// From the next turn on: stop listening, close what is idle, answer the rest with Connection:
+    /// close. takes_queue: first accept all that wait. Not by who stops at once and serves nobody:
+    /// the queue is its siblings' and its successor's.
     void stop(bool takes_queue = true);
     [[nodiscard]] bool is_stopping() const override {
         return stopping_.load(std::memory_order_relaxed);
@@ -170,7 +171,7 @@ private:
     std::set<std::string> dropped_names_;              ///< reported already (header_map)
     std::atomic<Exchange*> signalled_{nullptr};        ///< stack of Exchanges that need the leader
     std::atomic<bool> polling_{false};                 ///< a wake() is needed to be heard
-    std::atomic<bool> leaves_queue_{false};
+    std::atomic<bool> leaves_queue_{false};  ///< to others, when it stops
     std::atomic<bool> stopping_{false};
     std::atomic<bool> drained_{false};
     std::atomic<int64_t> last_turn_{0};
@@ -185,7 +186,7 @@ private:
     bool has_queued_ = false;  ///< in this turn
     bool listening_ = false;
     bool stop_seen_ = false;
-    int64_t starved_since_ms_ = 0;  ///< accept() finds no descriptor
+    int64_t starved_since_ms_ = 0;  ///< accept() finds no descriptor; 0 = it did last time
     bool out_of_resources_told_ = false;
 };
 
