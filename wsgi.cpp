@@ -15,6 +15,7 @@
 #include "python/embedded.h"
 #include "python/environ.h"
 #include "python/forked_copy.h"
+#include "python/header_list.h"
 #include "python/interpreter.h"
 #include "python/known_answer.h"
 #include "python/send_turn.h"
@@ -53,58 +54,6 @@ Exchange* running(PyObject* callable, const char* name) {
     Exchange* exchange = as_bound(callable)->exchange;
     if (exchange == nullptr) PyErr_Format(PyExc_ValueError, "%s() after its request ended", name);
     return exchange;
-}
-
-/// The bytes of a str below U+0100 (PEP 3333 "native strings"), or of bytes if allowed. Raises.
-bool field_text(PyObject* object, const char* what, bool takes_bytes, std::string_view& text) {
-    if (latin1_view(object, text)) return true;
-    if (takes_bytes && PyBytes_Check(object)) {
-        text = bytes_view(object);
-        return true;
-    }
-    if (PyUnicode_Check(object))
-        PyErr_Format(PyExc_ValueError, "%s %R has characters outside latin-1", what, object);
-    else
-        PyErr_Format(PyExc_TypeError, "%s must be str, not %.100s", what, Py_TYPE(object)->tp_name);
-    return false;
-}
-
-/// One (name, value) pair of any sequence type. Raises.
-bool add_pair(ResponseWriter& response, PyObject* pair, bool takes_bytes) {
-    PyRef items = PyRef::steal(PySequence_Fast(pair, "a header must be a (name, value) tuple"));
-    if (!items) return false;
-    if (PySequence_Fast_GET_SIZE(items.get()) != 2)
-        return fail(PyExc_TypeError, "a header must be a (name, value) tuple");
-    std::string_view name, value;
-    if (!field_text(PySequence_Fast_GET_ITEM(items.get(), 0), "header name", takes_bytes, name) ||
-        !field_text(PySequence_Fast_GET_ITEM(items.get(), 1), "header value", takes_bytes, value))
-        return false;
-    const Status added = response.add_field(name, value);
-    return added || fail(PyExc_ValueError, added.message());
-}
-
-/// All headers: a list as PEP 3333 demands, or any other iterable as gunicorn takes. Raises.
-bool add_headers(ResponseWriter& response, PyObject* headers, bool takes_bytes) {
-    PyRef list = PyRef::steal(PySequence_Fast(headers, "headers must be a list of tuples"));
-    if (!list) return false;
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(list.get()); ++i)
-        if (!add_pair(response, PySequence_Fast_GET_ITEM(list.get(), i), takes_bytes)) return false;
-    return true;
-}
-
-/// A list of exact tuples: looking at it runs no code of the application. Raises.
-PyRef plain_headers(PyObject* headers) {
-    bool is_plain = PyList_CheckExact(headers);
-    for (Py_ssize_t i = 0; is_plain && i < PyList_GET_SIZE(headers); ++i)
-        is_plain = PyTuple_CheckExact(PyList_GET_ITEM(headers, i));
-    if (is_plain) return PyRef::borrow(headers);
-    PyRef list = PyRef::steal(PySequence_List(headers));
-    for (Py_ssize_t i = 0; list && i < PyList_GET_SIZE(list.get()); ++i) {
-        PyObject* pair = PySequence_Tuple(PyList_GET_ITEM(list.get(), i));
-        if (pair == nullptr) return {};
-        PyList_SetItem(list.get(), i, pair);
-    }
-    return list;
 }
 
 struct StartArguments {
@@ -398,11 +347,9 @@ void Call::run(CallPlace place) {
     const bool is_timed = app_.options_.measures_time;
     const int64_t start_us = is_timed ? monotonic_us() : 0;
     if (app_.options_.watches_calls) watched_ = objects_.watch.begin(exchange_, place);
-    if (!make_environ() || !call_application() || !send_result() || !end_response()) {
-        if (fork_.is_copy()) end_forked_copy();
-        fail();
-    }
-    if (fork_.is_copy()) end_forked_copy();  // its generator forked and came to its end
+    const bool is_good = make_environ() && call_application() && send_result() && end_response();
+    if (fork_.is_copy()) end_forked_copy();
+    if (!is_good) fail();
     close_result();
     if (watched_) objects_.watch.end(*watched_);
     if (is_timed) exchange_.app_us = monotonic_us() - start_us;
@@ -576,8 +523,7 @@ bool Call::end_response() {
 
 /// Both ends count by Content-Length: what differs may not reach the next response.
 void Call::warn_about_length() {
-    const bool is_too_long = response_.is_cut() && !is_file_wrapper_;
-    if (is_over() || !(response_.is_short() || is_too_long)) return;
+    if (is_over() || !(response_.is_short() || response_.is_cut())) return;
     response_.must_close();
     WithoutGil nogil;
     app_.log_.warning(
@@ -714,6 +660,7 @@ void Call::leave() {
 
 WsgiApp::WsgiApp(Logger& log, WsgiOptions options, RequestHooks* hooks)
     : log_(log), options_(std::move(options)), hooks_(hooks) {
+    count_forks();
     if (Py_IsInitialized() == 0) return;
     WithGil gil;
     loader_ = run_embedded("loader");

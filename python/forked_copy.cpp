@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 
 #include "python/pyref.h"
@@ -11,8 +10,6 @@
 namespace gcorn {
 
 namespace {
-
-volatile sig_atomic_t forks_seen = 0;  ///< by this process and those that it was forked from
 
 /// The status that sys.exit() was given: None is 0, what is no number is 1 (Python's rule).
 int status_of_exit() {
@@ -25,14 +22,10 @@ int status_of_exit() {
 
 }  // namespace
 
-ForkWatch::ForkWatch() : forks_(static_cast<unsigned>(forks_seen)) {
+void count_forks() {
     static const int registered =
         ::pthread_atfork(nullptr, nullptr, [] { forks_seen = forks_seen + 1; });
     static_cast<void>(registered);
-}
-
-bool ForkWatch::is_copy() const {
-    return forks_ != static_cast<unsigned>(forks_seen);
 }
 
 void end_forked_copy() {

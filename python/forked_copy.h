@@ -4,16 +4,23 @@
 // answer, nor log, nor serve. It ends as a script would (os.fork() in Python's documentation).
 #pragma once
 
+#include <csignal>
+
 namespace gcorn {
+
+/// Forks that led to this process since the first count_forks().
+inline volatile sig_atomic_t forks_seen = 0;
+
+/// From now on. Idempotent.
+void count_forks();
 
 /// Tells whether this process is another one than that in which the object was made. One compare.
 class ForkWatch {
 public:
-    ForkWatch();
-    [[nodiscard]] bool is_copy() const;
+    [[nodiscard]] bool is_copy() const { return forks_ != forks_seen; }
 
 private:
-    unsigned forks_;
+    sig_atomic_t forks_ = forks_seen;
 };
 
 /// Runs atexit functions, flushes, and ends with the status of the SystemExit that is raised, 1 for
