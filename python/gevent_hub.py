@@ -5,6 +5,8 @@ patch(), sleep(seconds), spawn(function), Semaphore, start(run) (a new greenlet 
 called in the hub) and watch(fd, callback), which returns the function that ends the watching.
 """
 
+import os
+
 import gevent
 import gevent.events  # what patch_all() would load in every worker: most of the library's memory
 from gevent import Greenlet, monkey, sleep, spawn
@@ -21,8 +23,11 @@ def start(run):
 
 
 def watch(fd, callback):
-    watcher = gevent.get_hub().loop.io(fd, 1)
+    loop = gevent.get_hub().loop
+    watcher = loop.io(fd, 1)
     watcher.start(callback)
+    # gevent listens for children when it has forked its first, which may have ended by then.
+    os.register_at_fork(before=loop.install_sigchld)
     def end():
         watcher.stop()
         watcher.close()

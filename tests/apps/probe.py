@@ -498,7 +498,11 @@ def stubborn(environ, start_response):
 
 
 def fork_and_exit(environ, start_response):
-    """A child that does its work and ends as a script does."""
+    """A child that does its work and ends as a script does, before its parent hears of it."""
+    if not hasattr(fork_and_exit, "is_watched"):
+        # WNOWAIT: whoever waits for it below still can.
+        os.register_at_fork(after_in_parent=lambda: os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT))
+        fork_and_exit.is_watched = True
     child = os.fork()
     if child == 0:
         note("child works")
