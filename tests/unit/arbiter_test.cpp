@@ -241,6 +241,17 @@ protected:
     void touch(const std::string& name) const { write_file(directory_ + "/" + name, ""); }
     void remove(const std::string& name) const { fs::remove(directory_ + "/" + name); }
     void signal(int number) const { ASSERT_EQ(::kill(master_, number), 0); }
+    /// HUPs that fail for `why` as long as the file is there, more than there are places of
+    /// workers.
+    void fails_more_often_than_there_are_places(const std::string& file,
+                                                const std::string& why) const {
+        touch(file);
+        for (size_t i = 1; i <= 260; ++i) {  // of 256
+            signal(SIGHUP);
+            ASSERT_TRUE(logged("settings: " + why, i));
+        }
+        remove(file);
+    }
     /// Waits for the master's end; its exit code, -signal, or -1000 if it does not come.
     int exit_code() {
         int status = 0;
@@ -587,12 +598,7 @@ TEST_F(ArbiterRoom, HupEndsTheWaitForAWorkerThatBoots) {
 TEST_F(ArbiterRoom, WorkersThatCouldNotBeForkedTakeNoPlace) {
     start_ready();
     set_app("2");
-    touch("fail_pre_fork");
-    for (size_t i = 1; i <= 260; ++i) {  // there are 256 places
-        signal(SIGHUP);
-        ASSERT_TRUE(logged("settings: pre_fork is not happy", i));
-    }
-    remove("fail_pre_fork");
+    fails_more_often_than_there_are_places("fail_pre_fork", "pre_fork is not happy");
     signal(SIGHUP);
     EXPECT_TRUE(eventually([&] { return version() == "2"; }));
 }
@@ -604,12 +610,7 @@ TEST_F(ArbiterRoom, ForksThatFailTakeNoPlaceOfAWorker) {
     };
     start_ready();
     set_app("2");
-    touch("nofork");
-    for (size_t i = 1; i <= 260; ++i) {
-        signal(SIGHUP);
-        ASSERT_TRUE(logged("settings: fork: Resource temporarily unavailable", i));
-    }
-    remove("nofork");
+    fails_more_often_than_there_are_places("nofork", "fork: Resource temporarily unavailable");
     signal(SIGHUP);
     EXPECT_TRUE(eventually([&] { return version() == "2"; }));
 }
