@@ -45,6 +45,11 @@ void append_upper_hex(std::string& out, uint64_t value) {
 
 }  // namespace
 
+ResponseOptions::ResponseOptions(std::string_view server) {
+    if (!server.empty() && is_field_value(server))
+        server_line_.append("Server: ").append(server).append(kCrLf);
+}
+
 void ResponseWriter::Answer::clear() {
     status.clear();
     fields.clear();
@@ -62,7 +67,7 @@ void ResponseWriter::begin(const RequestHead& head, bool may_keep_alive,
     body_bytes_ = 0;
     body_kind_ = BodyKind::None;
     head_sent_ = cut_ = finished_ = false;
-    keep_alive_ = may_keep_alive && head.keep_alive;
+    keep_alive_.store(may_keep_alive && head.keep_alive, std::memory_order_relaxed);
 }
 
 Status ResponseWriter::set_status(std::string_view status) {
@@ -165,18 +170,17 @@ ResponseWriter::BodyKind ResponseWriter::body_kind() const {
 void ResponseWriter::render_head() {
     GCORN_CHECK(has_status());
     body_kind_ = body_kind();
-    keep_alive_ = keep_alive_ && !answer_.wants_close && body_kind_ != BodyKind::UntilClose;
-    const bool says_upgrade = answer_.is_upgrade && (keep_alive_ || answer_.code == 101);
+    if (body_kind_ == BodyKind::UntilClose) must_close();
+    const bool is_kept = keeps_alive();
+    const bool says_upgrade = answer_.is_upgrade && (is_kept || answer_.code == 101);
 
     out_.assign(head_->is_http_11() ? "HTTP/1.1 " : "HTTP/1.0 ").append(answer_.status);
     if (answer_.status.size() == 3)
         out_ += ' ';  // RFC 9112 §4 wants the blank even without a reason
-    if (!options_->server.empty() && is_field_value(options_->server))
-        out_.append("\r\nServer: ").append(options_->server);
-    out_.append("\r\nDate: ").append(http_date_now());
-    out_.append(says_upgrade  ? "\r\nConnection: upgrade\r\n"
-                : keep_alive_ ? "\r\nConnection: keep-alive\r\n"
-                              : "\r\nConnection: close\r\n");
+    out_.append(kCrLf).append(options_->server_line_).append("Date: ").append(http_date_now());
+    out_.append(says_upgrade ? "\r\nConnection: upgrade\r\n"
+                : is_kept    ? "\r\nConnection: keep-alive\r\n"
+                             : "\r\nConnection: close\r\n");
     if (is_chunked()) out_.append("Transfer-Encoding: chunked\r\n");
     out_.append(answer_.fields).append(kCrLf);
     head_sent_ = true;
@@ -213,7 +217,7 @@ ResponseWriter::Pieces ResponseWriter::body(uint64_t size, bool is_last) {
             break;
     }
     body_bytes_ += pieces.take;
-    if (is_last && is_short()) keep_alive_ = false;
+    if (is_last && is_short()) must_close();
     pieces.before = out_;
     return pieces;
 }
@@ -250,7 +254,7 @@ std::string_view ResponseWriter::error_page(int status) {
     append_field("Content-Length", std::to_string(page.size()));
     answer_.has_length = true;
     answer_.length = page.size();
-    keep_alive_ = false;
+    must_close();
     const Pieces pieces = body(page.size(), true);
     out_.append(page, 0, pieces.take);
     return out_;

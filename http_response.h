@@ -7,6 +7,7 @@
 // the leader.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -17,10 +18,17 @@
 
 namespace gcorn {
 
-/// The value of Server; the config file may change it (gunicorn.SERVER), "" leaves the field out,
-/// and so does a value no field may have.
-struct ResponseOptions {
-    std::string server = "gcorn";
+/// What the server says of itself in every answer.
+class ResponseOptions {
+public:
+    /// server: the value of Server, which the config file may change (gunicorn.SERVER). "" leaves
+    /// the field out, and so does a value no field may have.
+    explicit ResponseOptions(std::string_view server);
+    ResponseOptions() : ResponseOptions("gcorn") {}
+
+private:
+    friend class ResponseWriter;
+    std::string server_line_;  ///< "Server: gcorn\r\n" or ""
 };
 
 class ResponseWriter {
@@ -90,10 +98,13 @@ public:
     /// More were offered and cut.
     [[nodiscard]] bool is_cut() const { return cut_; }
     /// The connection may serve another request. Before the head is out: as far as known.
-    [[nodiscard]] bool keeps_alive() const { return keep_alive_ && !answer_.wants_close; }
+    [[nodiscard]] bool keeps_alive() const {
+        return keep_alive_.load(std::memory_order_relaxed) && !answer_.wants_close;
+    }
     /// The connection cannot serve another request (an error cut the body, a refusal, a stop).
-    /// Before the head is out this also makes it say `Connection: close`.
-    void must_close() { keep_alive_ = false; }
+    /// Before the head is out this also makes it say `Connection: close`. Any thread: the leader
+    /// learns of a body that breaks while the application answers.
+    void must_close() { keep_alive_.store(false, std::memory_order_relaxed); }
     [[nodiscard]] bool has_content_length() const { return answer_.has_length; }
     [[nodiscard]] uint64_t content_length() const { return answer_.length; }
     [[nodiscard]] bool is_chunked() const { return body_kind_ == BodyKind::Chunked; }
@@ -124,7 +135,7 @@ private:
     std::string out_;  ///< bytes of the last Pieces::before
     uint64_t body_bytes_ = 0;
     BodyKind body_kind_ = BodyKind::None;  ///< decided with the head
-    bool keep_alive_ = false;
+    std::atomic<bool> keep_alive_{false};
     bool head_sent_ = false;
     bool cut_ = false;
     bool finished_ = false;

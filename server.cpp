@@ -298,7 +298,8 @@ Status Server::use(const Config& cfg) {
     tls_ = std::move(tls);
     app_->configure(wsgi_options(cfg, false),
                     hooks_->has_request_hooks(cfg) ? hooks_.get() : nullptr);
-    response_.server = patched_server_name().value_or(ResponseOptions().server);
+    const std::optional<std::string> name = patched_server_name();
+    response_ = name ? ResponseOptions(*name) : ResponseOptions();
     in_use_ = cfg;
     trip->stay();
     return {};

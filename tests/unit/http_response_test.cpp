@@ -499,13 +499,13 @@ TEST(HttpResponse, FindsItsFieldsByName) {
 TEST(HttpResponse, LeavesServerOutIfEmptyOrIllegal) {
     for (const std::string server : {"", "x\r\nX-Injected: 1", "a\nb"}) {
         Answer answer;
-        answer.options.server = server;
+        answer.options = ResponseOptions(server);
         answer.status("200 OK").finish();
         EXPECT_FALSE(answer.names("Server"));
         EXPECT_FALSE(answer.names("X-Injected"));
     }
     Answer answer;
-    answer.options.server = "other/1.0";
+    answer.options = ResponseOptions("other/1.0");
     answer.status("200 OK").finish();
     EXPECT_TRUE(answer.has("Server: other/1.0"));
 }
