@@ -65,7 +65,7 @@ EventLoop::EventLoop(LoopOptions options, ReadyQueue& ready, Logger& log,
       access_log_(access_log),
       statsd_(statsd),
       pid_(::getpid()),
-      scratch_(std::make_unique<char[]>(kScratchBytes)) {}
+      scratch_(std::make_unique_for_overwrite<char[]>(kScratchBytes)) {}
 
 EventLoop::~EventLoop() {
     // Whoever asked for the leader last is not listened to any more.

@@ -58,19 +58,23 @@ constexpr Text kTexts[] = {
 };
 // clang-format on
 
-/// The text of that name, null if there is none. The newline of its first line stays, so that line
-/// numbers are the file's.
-const char* text_of(std::string_view name) {
-    const auto* found = std::ranges::find(kTexts, name, &Text::name);
-    return found != std::end(kTexts) ? std::strchr(found->text, '\n') : nullptr;
+/// Null if there is none of that name.
+const Text* find_text(std::string_view name) {
+    const Text* found = std::ranges::find(kTexts, name, &Text::name);
+    return found != std::end(kTexts) ? found : nullptr;
+}
+
+/// The newline of its first line stays, so that line numbers are the file's.
+const char* lines_of(const Text& text) {
+    return std::strchr(text.text, '\n');
 }
 
 PyObject* embedded_text(PyObject*, PyObject* name) {
     std::string_view wanted;
     if (!utf8_view(name, wanted)) return nullptr;
-    const char* text = text_of(wanted);
+    const Text* text = find_text(wanted);
     if (text == nullptr) Py_RETURN_NONE;
-    return PyUnicode_FromString(text);
+    return PyUnicode_FromString(lines_of(*text));
 }
 
 PyMethodDef kEmbeddedText = {"embedded_text", embedded_text, METH_O, nullptr};
@@ -91,11 +95,18 @@ std::optional<std::string> changed_text(PyObject* module, const char* name,
 
 }  // namespace
 
-PyRef run_embedded(const char* name, PyRef names) {
-    const char* text = text_of(name);
+PyRef embedded_code(const char* name) {
+    static PyObject* compiled[std::size(kTexts)];  // they live as long as Python does
+    const Text* text = find_text(name);
     GCORN_CHECK(text != nullptr);
+    PyObject*& code = compiled[text - kTexts];
     const std::string file = std::string("<gcorn ") + name + ">";
-    const PyRef code = PyRef::steal(Py_CompileString(text, file.c_str(), Py_file_input));
+    if (code == nullptr) code = Py_CompileString(lines_of(*text), file.c_str(), Py_file_input);
+    return PyRef::borrow(code);
+}
+
+PyRef run_embedded(const char* name, PyRef names) {
+    const PyRef code = embedded_code(name);
     if (!names || !code ||
         PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) != 0 ||
         !PyRef::steal(PyEval_EvalCode(code.get(), names.get(), names.get())))

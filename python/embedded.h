@@ -19,6 +19,9 @@
 
 namespace gcorn {
 
+/// python/NAME.py compiled, once in a process and its children. Raises.
+[[nodiscard]] PyRef embedded_code(const char* name);
+
 /// Runs python/NAME.py, no module, in the dict `names`; returns that. Null if `names` is. Raises.
 [[nodiscard]] PyRef run_embedded(const char* name, PyRef names = PyRef::steal(PyDict_New()));
 /// One of those names; null if `names` is.

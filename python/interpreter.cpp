@@ -216,8 +216,9 @@ void Interpreter::before_fork() {
 /// What is loaded before the first fork is shared with every worker. The collector would write into
 /// each object's header and so give every worker a copy of its own: about 0.5 MiB.
 void Interpreter::share_with_workers() {
-    for (const char* used_by_every_worker : {"faulthandler", "_signal"})
+    for (const char* used_by_every_worker : {"atexit", "faulthandler", "_signal"})
         if (!import(used_by_every_worker)) PyErr_Clear();  // only a saving
+    if (!embedded_code("file_wrapper")) PyErr_Clear();
     if (!call_object(import("gc", "freeze"))) PyErr_Clear();
 }
 
