@@ -1286,6 +1286,8 @@ TEST_F(ArbiterUpgrade, HupToAnotherAddressLeavesTheNewMasterItsSocket) {
     upgrade();
     signal(SIGHUP);
     ASSERT_TRUE(logged("Listening at: unix:" + directory_ + "/other"));
+    // Until it leaves, the old master's worker answers there, too.
+    ASSERT_TRUE(eventually([&] { return !is_alive(booted().at(0)); }));
     EXPECT_EQ(version_there(), "2");
 }
 
