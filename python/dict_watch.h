@@ -48,8 +48,9 @@ private:
             });
         return id;
     }
+    /// Never destroyed: dicts may go after what is static here.
     static std::unordered_set<PyObject*>& changed() {
-        static std::unordered_set<PyObject*> dicts;
+        static auto& dicts = *new std::unordered_set<PyObject*>;
         return dicts;
     }
 };
