@@ -171,7 +171,7 @@ private:
     std::set<std::string> dropped_names_;              ///< reported already (header_map)
     std::atomic<Exchange*> signalled_{nullptr};        ///< stack of Exchanges that need the leader
     std::atomic<bool> polling_{false};                 ///< a wake() is needed to be heard
-    std::atomic<bool> leaves_queue_{false};  ///< to others, when it stops
+    std::atomic<bool> leaves_queue_{false};            ///< to others, when it stops
     std::atomic<bool> stopping_{false};
     std::atomic<bool> drained_{false};
     std::atomic<int64_t> last_turn_{0};
