@@ -511,6 +511,11 @@ def fork_and_exit(environ, start_response):
     return text(start_response, "child ended with %d" % os.waitstatus_to_exitcode(status))
 
 
+def cpp_extension(environ, start_response):
+    import cpp_extension
+    return text(start_response, cpp_extension.greet())
+
+
 def pid(environ, start_response):
     return text(start_response, "%d" % os.getpid())
 
@@ -564,7 +569,7 @@ PATHS = {
     "/late_str_item": late_str_item,
     "/exc_info_before": exc_info_before, "/exc_info_after": exc_info_after,
     "/bad_start": bad_start, "/short": too_few_bytes, "/long": too_many_bytes, "/sleep": sleep,
-    "/busy": busy, "/stubborn": stubborn, "/pid": pid, "/fork_and_exit": fork_and_exit, "/thread": thread, "/directory": directory,
+    "/busy": busy, "/stubborn": stubborn, "/pid": pid, "/cpp_extension": cpp_extension, "/fork_and_exit": fork_and_exit, "/thread": thread, "/directory": directory,
     "/variable": variable, "/interpreter": interpreter, "/errors": errors, "/stacks": stacks,
 }
 

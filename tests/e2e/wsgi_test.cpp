@@ -348,6 +348,11 @@ TEST_P(Wsgi, IteratesAFileWrapperInsideAMiddleware) {
     EXPECT_EQ(response.body.substr(0, 22), "LOWER CASE LOWER CASE ");
 }
 
+TEST_P(Wsgi, RunsExtensionModulesInCpp) {
+    const Server server(with({"--pythonpath", GCORN_CPP_EXTENSION}));
+    EXPECT_EQ(server.get("/cpp_extension").body, "caught 3.5 true in a thread") << server.story();
+}
+
 TEST_P(Wsgi, LeadsWsgiErrorsToTheErrorLog) {
     EXPECT_EQ(server_->get("/errors").body, "told");
     EXPECT_TRUE(server_->logs("written to wsgi.errors\n")) << server_->story();
