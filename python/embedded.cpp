@@ -100,8 +100,10 @@ PyRef embedded_code(const char* name) {
     const Text* text = find_text(name);
     GCORN_CHECK(text != nullptr);
     PyObject*& code = compiled[text - kTexts];
-    const std::string file = std::string("<gcorn ") + name + ">";
-    if (code == nullptr) code = Py_CompileString(lines_of(*text), file.c_str(), Py_file_input);
+    if (code == nullptr) {
+        const std::string file = std::string("<gcorn ") + name + ">";
+        code = Py_CompileString(lines_of(*text), file.c_str(), Py_file_input);
+    }
     return PyRef::borrow(code);
 }
 
