@@ -69,6 +69,7 @@ void Spool::configure(std::string_view directory, size_t memory_max) {
 }
 
 Status Spool::append(std::string_view bytes) {
+    GCORN_CHECK(adopted_.empty());
     if (in_memory()) {
         if (bytes.size() <= memory_max_ && memory_.size() <= memory_max_ - bytes.size()) {
             memory_.append(bytes);
@@ -83,6 +84,13 @@ Status Spool::append(std::string_view bytes) {
     }
     size_ += bytes.size();
     return Status::ok();
+}
+
+void Spool::adopt(std::unique_ptr<char[]>& block, std::string_view bytes) {
+    GCORN_CHECK(size_ == 0 && in_memory());
+    block.swap(block_);
+    adopted_ = bytes;
+    size_ = bytes.size();
 }
 
 /// Error: memory mode goes on, with everything that was in it.
@@ -100,7 +108,7 @@ Result<size_t> Spool::read_at(uint64_t position, char* out, size_t n) const {
     if (position >= size_ || n == 0) return size_t{0};
     n = static_cast<size_t>(std::min<uint64_t>(n, size_ - position));
     if (in_memory()) {
-        std::memcpy(out, memory_.data() + position, n);
+        std::memcpy(out, memory().data() + position, n);
         return n;
     }
     const ssize_t got =
@@ -127,6 +135,7 @@ void Spool::discard_before(uint64_t position) {
 
 void Spool::clear() {
     file_.reset();
+    adopted_ = {};
     memory_.clear();
     if (memory_.capacity() > kKeptBytesMax) std::string().swap(memory_);
     size_ = 0;

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -50,10 +51,16 @@ public:
 
     /// Error (errno in code, e.g. ENOSPC): nothing of `bytes` is kept.
     Status append(std::string_view bytes);
+    /// Of an empty spool: takes `block` instead of copying the whole body, which lies in it at
+    /// `bytes` (not empty). The caller gets the block of an earlier body in exchange; null if there
+    /// was none.
+    void adopt(std::unique_ptr<char[]>& block, std::string_view bytes);
     [[nodiscard]] uint64_t size() const { return size_; }
     [[nodiscard]] bool in_memory() const { return !file_.is_open(); }
     /// Everything, while in_memory().
-    [[nodiscard]] std::string_view memory() const { return memory_; }
+    [[nodiscard]] std::string_view memory() const {
+        return adopted_.empty() ? std::string_view(memory_) : adopted_;
+    }
     /// The file, once !in_memory(); positions in it are positions in the body.
     [[nodiscard]] int file() const { return file_.get(); }
 
@@ -74,6 +81,8 @@ private:
     std::string_view directory_;
     size_t memory_max_ = kSpoolMemoryMax;
     std::string memory_;
+    std::string_view adopted_;       ///< the body, in block_ instead of memory_
+    std::unique_ptr<char[]> block_;  ///< stays after clear(), to be given for the next
     Fd file_;
     std::atomic<uint64_t> size_{0};  ///< in file mode one thread may read what another appends to
     uint64_t discarded_ = 0;

@@ -464,7 +464,8 @@ bool Connection::step_body(std::string_view in, size_t& used) {
         break_body(EPROTO);
         return false;
     }
-    if (!data.empty()) {
+    const bool is_whole = result == Parse::Done && exchange_->body.size() == 0;
+    if (!data.empty() && !(is_whole && loop_.hand_over(data, exchange_->body))) {
         const Status stored = exchange_->body.append(data);
         if (!stored) {
             loop_.log_.error("Cannot store a request body: %s", stored.message().c_str());

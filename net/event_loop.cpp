@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -37,6 +38,8 @@ constexpr int kHeldLookMs = 1;
 /// up.
 constexpr int kTurnsGivenMax = 100;
 constexpr size_t kScratchBytes = 64 * 1024;
+/// Smaller bodies are copied: they need not keep a block of scratch memory each.
+constexpr size_t kHandOverBytesMin = 4 * 1024;
 
 /// The fields of an Exchange, for the access log.
 class ExchangeFields final : public LoggedFields {
@@ -461,6 +464,17 @@ void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
     exchange->reset_for_reuse();
     exchange->drop_output();
     pool_.push_back(std::move(exchange));
+}
+
+bool EventLoop::hand_over(std::string_view whole_body, Spool& body) {
+    const std::less<> before;  // a total order also of pointers into different blocks
+    const char* const start = whole_body.data();
+    if (whole_body.size() < kHandOverBytesMin || before(start, scratch_.get()) ||
+        !before(start, scratch_.get() + kScratchBytes))
+        return false;
+    body.adopt(scratch_, whole_body);
+    if (!scratch_) scratch_ = std::make_unique_for_overwrite<char[]>(kScratchBytes);
+    return true;
 }
 
 void EventLoop::queue(const std::shared_ptr<Exchange>& exchange) {

@@ -148,6 +148,9 @@ private:
     void connection_unregistered(Connection& connection) { unregistered_.push_back(&connection); }
     [[nodiscard]] std::shared_ptr<Exchange> make_exchange(Connection& connection);
     void recycle(std::shared_ptr<Exchange> exchange);
+    /// Hands the scratch memory over with the whole body, if that lies in it and is large enough
+    /// for a copy to cost more.
+    [[nodiscard]] bool hand_over(std::string_view whole_body, Spool& body);
     void queue(const std::shared_ptr<Exchange>& exchange);
     void watch_held(std::shared_ptr<Exchange> exchange) { held_.push_back(std::move(exchange)); }
     void report_dropped(const RequestHead& head, const ConnectionFacts& facts);

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <cstring>
+#include <memory>
 
 namespace gcorn {
 namespace {
@@ -139,6 +141,33 @@ TEST(Spool, ReadsAtAnyPositionInBothModes) {
         EXPECT_EQ(*spool.read_at(UINT64_MAX, out, sizeof out), 0u);
         EXPECT_EQ(*spool.read_at(0, out, 0), 0u);
     }
+}
+
+TEST(Spool, AdoptsABodyWhereItLiesAndGivesTheBlockBackForTheNext) {
+    Spool spool;
+    auto block = std::make_unique<char[]>(100);
+    char* const first = block.get();
+    std::memcpy(first, "head:body", 9);
+    spool.adopt(block, {first + 5, 4});
+    EXPECT_EQ(block, nullptr) << "there was no body before";
+    EXPECT_TRUE(spool.in_memory());
+    EXPECT_EQ(spool.size(), 4u);
+    EXPECT_EQ(spool.memory().data(), first + 5);
+    EXPECT_EQ(read_all(spool, 3), "body");
+    EXPECT_DEATH(static_cast<void>(spool.append("more")), "broken invariant");
+
+    spool.clear();
+    EXPECT_EQ(spool.memory(), "");
+    ASSERT_TRUE(spool.append("copied").is_ok());
+    EXPECT_EQ(read_all(spool), "copied");
+    EXPECT_DEATH(spool.adopt(block, {first, 1}), "broken invariant");
+
+    spool.clear();
+    block = std::make_unique<char[]>(100);
+    block[0] = '2';
+    spool.adopt(block, {block.get(), 1});
+    EXPECT_EQ(block.get(), first);
+    EXPECT_EQ(read_all(spool), "2");
 }
 
 TEST(Spool, FileHasNoNameAndIsCloseOnExec) {

@@ -89,6 +89,46 @@ TEST_F(ConnectionTest, ManyPipelinedRequestsWaitForNothing) {
     EXPECT_LT(monotonic_ms() - start_ms, kPatienceMs);
 }
 
+// ---------------------------------------------------------------------------------------- bodies
+
+/// A body that came as a whole stays where recv(2) put it: the next one must go elsewhere, also
+/// when the memory is used again.
+TEST_F(ConnectionTest, ABodyThatCameAsAWholeStaysWhenOthersArrive) {
+    engine.options.slots = 8;
+    engine.open();
+    std::vector<std::unique_ptr<Client>> clients;
+    const std::vector<size_t> sizes = {4095, 4096, 4097, 16'384, 64'000, 70'000, 8192, 1};
+    for (size_t i = 0; i < sizes.size(); ++i)
+        clients.push_back(std::make_unique<Client>(engine.address()));
+    for (size_t round = 0; round < 3; ++round) {
+        const auto body = [&](size_t i) {
+            return std::string(sizes[i], static_cast<char>('a' + i + round * sizes.size()));
+        };
+        for (size_t i = 0; i < sizes.size(); ++i) {
+            ASSERT_TRUE(clients[i]->send("POST /" + std::to_string(i) +
+                                         " HTTP/1.1\r\nHost: a\r\nContent-Length: " +
+                                         std::to_string(sizes[i]) + "\r\n\r\n" + body(i)));
+        }
+        std::vector<std::shared_ptr<Exchange>> exchanges;
+        ASSERT_TRUE(eventually([&] {
+            engine.loop->turn(0);
+            while (std::shared_ptr<Exchange> exchange = engine.ready.try_pop())
+                exchanges.push_back(std::move(exchange));
+            return exchanges.size() == sizes.size();
+        }));
+        for (const std::shared_ptr<Exchange>& exchange : exchanges) {
+            const auto i = static_cast<size_t>(exchange->head.target[1] - '0');
+            EXPECT_TRUE(body_of(*exchange) == body(i)) << sizes[i] << " bytes, round " << round;
+            answer(*exchange, "!");
+        }
+        exchanges.clear();
+        for (size_t i = 0; i < sizes.size(); ++i) {
+            EXPECT_NE(clients[i]->read_until("\r\n\r\n!").find(" 200 "), std::string::npos);
+            clients[i]->forget();
+        }
+    }
+}
+
 // ------------------------------------------------------------------------------------- deadlines
 
 TEST_F(ConnectionTest, ABodyMayTakeLongerThanItsTimeoutWhileBytesCome) {
