@@ -476,9 +476,13 @@ void Arbiter::handle_signal(int signal) {
     }
 }
 
-/// A worker that is gone already (ESRCH) is reaped next; nothing else can go wrong.
+/// A worker that is gone already (ESRCH) is reaped next. EPERM: it runs as `user`, and a container
+/// was started without CAP_KILL (kill(2)); then it stays, whatever it was to be told.
 void Arbiter::send(const Child& child, int signal) {
-    static_cast<void>(::kill(child.worker->pid(), signal));
+    const int pid = static_cast<int>(child.worker->pid());
+    if (::kill(pid, signal) == 0 || errno == ESRCH) return;
+    log().error("Cannot send %s to worker (pid:%d): %s", signals::name(signal).c_str(), pid,
+                std::strerror(errno));
 }
 
 void Arbiter::change_num_workers(int count) {

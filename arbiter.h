@@ -152,7 +152,7 @@ private:
     int64_t turn();
     void sleep_until(int64_t deadline_ms);
     void handle_signal(int signal);
-    static void send(const Child& child, int signal);
+    void send(const Child& child, int signal);
     void change_num_workers(int count);
     void note_readiness();
     int64_t manage_workers();

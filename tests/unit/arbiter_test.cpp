@@ -21,6 +21,10 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#ifdef __linux__
+#include <linux/capability.h>
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -639,6 +643,25 @@ TEST_F(ArbiterRoom, ALaterFailingPreForkIsAWorkerThatCouldNotBoot) {
     remove("fail_pre_fork");
     EXPECT_TRUE(eventually([&] { return living() == 2; }));
 }
+
+#ifdef __linux__
+TEST_F(ArbiterRoom, AWorkerThatMayNotBeSignalledIsNamed) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root, to give it up in the workers";
+    prepare_master = [] {  // as in a container with --cap-drop=KILL
+        __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+        __user_cap_data_struct data[2];
+        GCORN_CHECK(::syscall(SYS_capget, &header, data) == 0);
+        data[0].effective &= ~(1U << CAP_KILL);
+        data[0].permitted &= ~(1U << CAP_KILL);
+        GCORN_CHECK(::syscall(SYS_capset, &header, data) == 0);
+    };
+    cfg.user = "54323";
+    start_ready();
+    signal(SIGHUP);
+    const std::string worker = "worker (pid:" + std::to_string(booted().at(0)) + "): ";
+    EXPECT_TRUE(logged("Cannot send SIGTERM to " + worker + "Operation not permitted")) << log();
+}
+#endif
 
 TEST_F(ArbiterRoom, PreloadLoadsOnceAndFailsWithTheApplicationsCode) {
     cfg.preload_app = true;
