@@ -503,6 +503,7 @@ void Arbiter::note_readiness() {
     for (auto& [pid, child] : children_) {
         if (child.was_ready || slot(child).state.load() != WorkerState::Ready) continue;
         child.was_ready = true;
+        child.ready_ms = monotonic_ms();
         log().debug("Worker (pid:%d) is ready after %.1f s", static_cast<int>(pid),
                     static_cast<double>(monotonic_ms() - child.spawned_ms) / 1000.0);
         backoff_ms_ = kBackoffMinMs;
@@ -779,9 +780,15 @@ void Arbiter::bury(Child child, int status) {
     if (!cannot_boot) options_.hooks.child_exit(*this, *child.worker);
     const bool left_by_itself = slot(child).state.load() == WorkerState::Stopping && code == 0;
     const bool was_slow = child.aborted_ms != 0;
+    // Before it served anybody, and not by somebody else's SIGKILL: its hub failed, or a thread of
+    // the application. The next one would end the same way.
+    const bool ended_at_once = child.was_ready && slot(child).requests.load() == 0 &&
+                               monotonic_ms() - child.ready_ms < kBackoffMinMs &&
+                               !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     scoreboard_->free(child.worker->slot());
-    if (state_ == State::Stopping || child.retired_ms != 0 || child.was_ready || left_by_itself)
-        return;
+    if (state_ == State::Stopping || child.retired_ms != 0 || left_by_itself) return;
+    if (ended_at_once) return back_off("Worker ended as soon as it was ready.");
+    if (child.was_ready) return;
     const char* why = code == kExitAppFailed ? "App failed to load." : "Worker failed to boot.";
     if (child.generation == pending_) return abandon_reload(why);
     if (!has_been_ready_ && (cannot_boot || was_slow))

@@ -121,6 +121,7 @@ private:
         Generation* generation = nullptr;
         int64_t spawned_ms = 0;
         bool was_ready = false;
+        int64_t ready_ms = 0;
         int64_t retired_ms = 0;                // told to leave; 0 = not
         int64_t patience_ms = 0;               // how long it may take for that
         int64_t aborted_ms = 0;                // SIGABRT sent; 0 = not

@@ -77,8 +77,8 @@ public:
 };
 
 /// An application called "NUMBER" (the version it answers), "broken" (cannot be imported),
-/// "missing" (does not exist), "waits" (boots when the file "go" exists) or "hangs" (never boots),
-/// as the file "app" says when it is loaded.
+/// "missing" (does not exist), "waits" (boots when the file "go" exists), "hangs" (never boots) or
+/// "ends" (with the process, as soon as that is ready), as the file "app" says when it is loaded.
 class FakeApp : public App {
 public:
     FakeApp(Logger& log, std::string directory) : log_(log), directory_(std::move(directory)) {}
@@ -91,6 +91,7 @@ public:
         if (version_ == "waits") wait_for(directory_ + "/go");
         while (version_ == "hangs")
             ::pause();
+        if (version_ == "ends") std::thread([this] { end_when_ready(); }).detach();
         return {};
     }
     void call(Exchange& exchange) override {
@@ -113,6 +114,13 @@ public:
     std::vector<std::string> source_files() override { return {}; }
 
 private:
+    [[noreturn]] void end_when_ready() const {
+        const std::string sentence = "(pid:" + std::to_string(::getpid()) + ") is ready after ";
+        (void)eventually(
+            [&] { return read_file(directory_ + "/log").find(sentence) != std::string::npos; });
+        ::_exit(9);
+    }
+
     Logger& log_;
     std::string directory_, version_;
 };
@@ -642,6 +650,16 @@ TEST_F(ArbiterRoom, ALaterFailingPreForkIsAWorkerThatCouldNotBoot) {
     EXPECT_EQ(version(), "1");
     remove("fail_pre_fork");
     EXPECT_TRUE(eventually([&] { return living() == 2; }));
+}
+
+TEST_F(ArbiterRoom, WorkersThatEndAsSoonAsTheyAreReadyAreTriedAgainAfterAPause) {
+    set_app("ends");
+    start();
+    ASSERT_TRUE(logged("No new worker for 1 s: Worker ended as soon as it was ready.", 2));
+    EXPECT_LE(booted().size(), 3U) << log();
+    set_app("2");
+    EXPECT_TRUE(eventually([&] { return version() == "2"; }));
+    EXPECT_EQ(stop(), 0);
 }
 
 #ifdef __linux__
