@@ -258,6 +258,12 @@ void EventLoop::exchange_completed(Exchange& exchange) {
         statsd_.request(exchange.response.status_code(), exchange.done_us - exchange.received_us);
 }
 
+void EventLoop::file_failed(const Exchange& exchange, int error) {
+    log_.error("Cutting the response to %s %s: its file can't be read: %s",
+               escape_for_log(exchange.head.method).c_str(),
+               escape_for_log(exchange.head.target).c_str(), std::strerror(error));
+}
+
 void EventLoop::write_access_line(const Exchange& exchange) {
     AccessRecord record;
     record.remote_addr = exchange.facts->remote_addr;

@@ -109,6 +109,7 @@ public:
     void beat_while_waiting() override;
     bool pause() override;
     void exchange_completed(Exchange& exchange) override;
+    void file_failed(const Exchange& exchange, int error) override;
 
     [[nodiscard]] const LoopOptions& options() const { return options_; }
 

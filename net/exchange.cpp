@@ -87,14 +87,14 @@ SendResult send_parts(int fd, std::string_view before, std::string_view block,
     return send_vector(fd, parts, 3, flags);
 }
 
-/// Bytes of a file range to a socket through memory. 0: the socket is full; -EIO: the file ended
-/// early.
+/// Bytes of a file range to a socket through memory. 0: the socket is full; -ENODATA: the file
+/// ended early.
 SendResult send_copied(int fd, int file, off_t offset, uint64_t length) {
     char bytes[64 * 1024];
     const size_t size = static_cast<size_t>(std::min<uint64_t>(length, sizeof bytes));
     const ssize_t got = ::pread(file, bytes, size, offset);
     if (got < 0) return errno == EINTR ? 0 : -errno;
-    if (got == 0) return -EIO;
+    if (got == 0) return -ENODATA;
     return send_bytes(fd, {bytes, static_cast<size_t>(got)});
 }
 
@@ -106,7 +106,7 @@ SendResult send_range(int fd, int file, off_t offset, uint64_t length) {
     const ssize_t sent = retry_on_eintr([&] { return ::sendfile(fd, file, &position, size); });
     // A descriptor that sendfile(2) cannot read falls through to the copying way below.
     if (sent > 0) return sent;
-    if (sent == 0) return -EIO;
+    if (sent == 0) return -ENODATA;
     if (errno != EINVAL && errno != ENOSYS) return result_of(sent);
 #endif
     return send_copied(fd, file, offset, length);
@@ -223,6 +223,7 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
         in_flight_ = true;
         lock.unlock();
         const SendResult sent = send_range(direct_fd_, file, offset, length);
+        if (sent < 0) tell_file_failure(static_cast<int>(-sent));
         lock.lock();
         in_flight_ = false;
         if (sent < 0) return fail(lock);
@@ -311,6 +312,21 @@ bool Exchange::wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*b
     while ((this->*blocked)() && !is_aborted())
         wait_a_moment(lock);
     return !is_aborted();
+}
+
+/// Called without the lock. sendfile(2) speaks of both ends: what a socket fails with is its peer's
+/// doing and no news.
+void Exchange::tell_file_failure(int error) const {
+    switch (error) {
+        case EPIPE:
+        case ECONNRESET:
+        case ENOTCONN:
+        case ETIMEDOUT:
+        case EHOSTUNREACH:
+        case ENETUNREACH:
+        case ENETDOWN: return;
+        default: owner_.file_failed(*this, error);
+    }
 }
 
 /// Cuts the connection; the caller holds the lock, and ends with it. False.
@@ -495,6 +511,7 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
             // copied.
             sent = is_spill ? send_copied(fd, file, offset, length)
                             : send_range(fd, file, offset, length);
+            if (sent < 0) tell_file_failure(static_cast<int>(-sent));
         } else {
             std::array<iovec, kIovMax> parts;
             size_t count = 0;
@@ -529,7 +546,7 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
 }
 
 Exchange::Flush Exchange::take_for_transform(std::string& plain, size_t bytes_max) {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     while (!segments_.empty() && plain.size() < bytes_max) {
         Segment& front = segments_.front();
         const size_t room = bytes_max - plain.size();
@@ -541,8 +558,13 @@ Exchange::Flush Exchange::take_for_transform(std::string& plain, size_t bytes_ma
             plain.resize(start + static_cast<size_t>(std::min<uint64_t>(front.length, room)));
             const ssize_t got =
                 ::pread(file, plain.data() + start, plain.size() - start, front.offset);
+            const int error = got < 0 ? errno : ENODATA;
             plain.resize(start + static_cast<size_t>(std::max<ssize_t>(got, 0)));
-            if (got <= 0) return Flush::Failed;
+            if (got <= 0) {
+                lock.unlock();
+                tell_file_failure(error);
+                return Flush::Failed;
+            }
             size = static_cast<size_t>(got);
         } else {
             const std::string_view bytes = std::string_view(front.bytes).substr(front.start, room);

@@ -77,6 +77,8 @@ public:
     virtual bool pause() { return false; }
     /// The last byte was handed to the kernel, or the response was cut: write access line, count.
     virtual void exchange_completed(Exchange& exchange) = 0;
+    /// The response is cut, because a file that it sends cannot be read: errno.
+    virtual void file_failed(const Exchange&, int) {}
     /// The worker leaves: answers whose head is not out yet should say Connection: close.
     [[nodiscard]] virtual bool is_stopping() const { return false; }
 
@@ -224,6 +226,7 @@ private:
               std::string_view after);
     bool send_held();
     bool fail(std::unique_lock<std::mutex>& lock);
+    void tell_file_failure(int error) const;
     Flush send_queued(std::unique_lock<std::mutex>& lock, int fd, bool& progressed);
     bool enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes);
     void wait_a_moment(std::unique_lock<std::mutex>& lock);

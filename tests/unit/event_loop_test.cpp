@@ -1,5 +1,6 @@
 #include "net/event_loop.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -276,6 +277,24 @@ TEST_P(EventLoopTest, FileRangeIsSentFromItsOffset) {
     const std::string reply = client.read_all();
     EXPECT_EQ(reply.substr(reply.find("\r\n\r\n") + 4), content.substr(4));
     std::fclose(file);
+}
+
+TEST_P(EventLoopTest, ResponseThatAFileCutsIsNamed) {
+    const Fd directory(::open("/", O_RDONLY | O_CLOEXEC));
+    app = [&](Exchange& exchange) {
+        EXPECT_TRUE(exchange.response.set_status("200 OK").is_ok());
+        const auto pieces = exchange.response.body(10, true);
+        EXPECT_FALSE(exchange.send_file(pieces.before, directory.get(), 0, 10, pieces.after, true));
+        exchange.finish();
+    };
+    start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(kGet));
+    EXPECT_FALSE(client.read_all().ends_with("0\r\n\r\n"));
+    EXPECT_NE(engine.log_text().find(
+                  "Cutting the response to GET /x: its file can't be read: Is a directory"),
+              std::string::npos)
+        << engine.log_text();
 }
 
 TEST_P(EventLoopTest, VanishedClientAbortsItsRunningRequest) {

@@ -47,6 +47,7 @@ public:
     void exchange_needs_leader(Exchange&) override { ++leader_calls; }
     void beat_while_waiting() override { ++beats; }
     void exchange_completed(Exchange&) override { ++completed; }
+    void file_failed(const Exchange&, int error) override { file_errors.push_back(error); }
 
 protected:
     void SetUp() override {
@@ -133,6 +134,7 @@ protected:
     std::string spool_directory;
     std::shared_ptr<Exchange> exchange = std::make_shared<Exchange>(*this);
     std::atomic<int> leader_calls{0}, beats{0}, completed{0};
+    std::vector<int> file_errors;
     Fd server_, client_;
 
 private:
@@ -324,6 +326,30 @@ TEST_F(ExchangeTest, FileThatEndsEarlyCutsTheConnection) {
     const File file("short");
     EXPECT_FALSE(exchange->send_file({}, file.fd.get(), 0, 6, {}, true));
     EXPECT_TRUE(exchange->is_aborted());
+    EXPECT_EQ(file_errors, std::vector<int>{ENODATA});
+}
+
+TEST_F(ExchangeTest, FileThatCannotBeReadIsTold) {
+    const Fd directory(::open("/", O_RDONLY | O_CLOEXEC));
+    EXPECT_FALSE(exchange->send_file({}, directory.get(), 0, 6, {}, true));
+    EXPECT_EQ(file_errors, std::vector<int>{EISDIR});
+}
+
+TEST_F(ExchangeTest, FileThatTheLeaderCannotReadIsTold) {
+    const File file(pattern(kMiB));
+    EXPECT_TRUE(exchange->send_file({}, file.fd.get(), 0, 2 * kMiB, {}, true));
+    receive(kMiB);
+    EXPECT_EQ(flush(), Exchange::Flush::Failed);
+    ASSERT_FALSE(file_errors.empty());
+    EXPECT_EQ(file_errors.front(), ENODATA);
+}
+
+TEST_F(ExchangeTest, FileForAClientThatIsGoneIsNoNews) {
+    const File file(pattern(kMiB));
+    std::signal(SIGPIPE, SIG_IGN);  // as the program does: sendfile(2) knows no MSG_NOSIGNAL
+    client_.reset();
+    EXPECT_FALSE(exchange->send_file({}, file.fd.get(), 0, kMiB, {}, true));
+    EXPECT_TRUE(file_errors.empty());
 }
 
 TEST_F(ExchangeTest, TransformTakesBytesAndRangesInOrder) {
