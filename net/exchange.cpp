@@ -235,7 +235,10 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
     if (length > 0) {
         Segment range;
         range.file = Fd(::fcntl(file, F_DUPFD_CLOEXEC, 0));
-        if (!range.file) return fail(lock);
+        if (!range.file) {  // no descriptor is left
+            lock.unlock();
+            return send_copies(file, offset, length) && send(after, {}, {}, is_last);
+        }
         range.offset = offset;
         range.length = length;
         segments_.push_back(std::move(range));
@@ -246,6 +249,24 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
         lock.unlock();
     }
     return send(after, {}, {}, is_last);
+}
+
+/// A file that the leader cannot have: through the queue, while the application still has it.
+bool Exchange::send_copies(int file, off_t offset, uint64_t length) {
+    char bytes[64 * 1024];
+    while (length > 0) {
+        const size_t size = static_cast<size_t>(std::min<uint64_t>(length, sizeof bytes));
+        const ssize_t got = retry_on_eintr([&] { return ::pread(file, bytes, size, offset); });
+        if (got <= 0) {
+            tell_file_failure(got < 0 ? errno : ENODATA);
+            abort();
+            return false;
+        }
+        if (!send({}, {bytes, static_cast<size_t>(got)}, {}, false)) return false;
+        offset += got;
+        length -= static_cast<uint64_t>(got);
+    }
+    return true;
 }
 
 /// Appends to the output; the caller holds the lock, which is dropped around disk writes.

@@ -227,6 +227,7 @@ private:
     bool send_held();
     bool fail(std::unique_lock<std::mutex>& lock);
     void tell_file_failure(int error) const;
+    bool send_copies(int file, off_t offset, uint64_t length);
     Flush send_queued(std::unique_lock<std::mutex>& lock, int fd, bool& progressed);
     bool enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes);
     void wait_a_moment(std::unique_lock<std::mutex>& lock);

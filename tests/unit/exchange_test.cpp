@@ -329,6 +329,24 @@ TEST_F(ExchangeTest, FileThatEndsEarlyCutsTheConnection) {
     EXPECT_EQ(file_errors, std::vector<int>{ENODATA});
 }
 
+TEST_F(ExchangeTest, FileGoesOutWholeWhenNoDescriptorIsLeft) {
+    const std::string bytes = pattern(3 * kMiB);
+    const File file(bytes);
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    rlimit none = before;
+    none.rlim_cur = 0;
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+    auto sent = std::async(std::launch::async, [&] {
+        return exchange->send_file("before", file.fd.get(), 0, bytes.size(), "after", true);
+    });
+    const std::string all = "before" + bytes + "after";
+    EXPECT_TRUE(receive(all.size()) == all);
+    EXPECT_TRUE(sent.get());
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_TRUE(file_errors.empty());
+}
+
 TEST_F(ExchangeTest, FileThatCannotBeReadIsTold) {
     const Fd directory(::open("/", O_RDONLY | O_CLOEXEC));
     EXPECT_FALSE(exchange->send_file({}, directory.get(), 0, 6, {}, true));
