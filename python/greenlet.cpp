@@ -182,8 +182,10 @@ PyRef GreenletWorker::serve_arguments() {
         {"look_around", look_around, METH_NOARGS, nullptr},
         {"tend", tend_hub, METH_NOARGS, nullptr},
     };
+    const int fd = ready_.load()->fd();
+    if (fd < 0) return PyErr_SetFromErrno(PyExc_OSError), PyRef();
     Facts arguments;
-    arguments.add("fd", number(ready_.load()->fd()));
+    arguments.add("fd", number(fd));
     for (PyMethodDef& method : methods)
         arguments.add(method.ml_name, native_function(method, this));
     return arguments.take();
