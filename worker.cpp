@@ -332,14 +332,17 @@ int Worker::serve_until_told() {
                                         context_.statsd);
     ReadyQueue& ready = *ready_;
     EventLoop& loop = *loop_;
-    if (Status status = loop.open(context_.listeners); !status) {
-        context_.log.error("%s", status.message().c_str());
+    // ENOSPC (max_user_watches, epoll(7)) may hit any of them; deaf to signals it would not leave.
+    Status opened = loop.open(context_.listeners);
+    if (opened) opened = loop.watch(signals::fd(), [this] { handle_signals(); });
+    if (opened && context_.life_fd >= 0)
+        opened = loop.watch(context_.life_fd, [this] { arbiter_gone(); });
+    if (opened && reloader_ && reloader_->fd() >= 0)
+        opened = loop.watch(reloader_->fd(), [this] { wake_hub(); });  // others look after the turn
+    if (!opened) {
+        context_.log.error("%s", opened.message().c_str());
         return kExitBootFailed;
     }
-    loop.watch(signals::fd(), [this] { handle_signals(); });
-    if (context_.life_fd >= 0) loop.watch(context_.life_fd, [this] { arbiter_gone(); });
-    if (reloader_ && reloader_->fd() >= 0)
-        loop.watch(reloader_->fd(), [this] { wake_hub(); });  // the others look after the turn
     look_for_changes();
 
     heartbeat_ms_ = kHeartbeatMaxMs;

@@ -100,9 +100,8 @@ Status EventLoop::add_watch(std::vector<std::unique_ptr<Watch>>& list, int fd,
     return added;
 }
 
-void EventLoop::watch(int fd, std::function<void()> handler) {
-    const Status added = add_watch(watches_, fd, std::move(handler));
-    if (!added) log_.error("%s", added.message().c_str());
+Status EventLoop::watch(int fd, std::function<void()> handler) {
+    return add_watch(watches_, fd, std::move(handler));
 }
 
 // -------------------------------------------------------------------------------------- the turn

@@ -81,7 +81,7 @@ public:
     [[nodiscard]] bool was_interrupted() const { return poller_.was_interrupted(); }
 
     /// Calls `handler` in a turn when `fd` is readable (signals, the arbiter's life, the reloader).
-    void watch(int fd, std::function<void()> handler);
+    Status watch(int fd, std::function<void()> handler);
 
     [[nodiscard]] size_t connection_count() const { return connections_.size(); }
 

@@ -297,6 +297,13 @@ TEST_P(EventLoopTest, ResponseThatAFileCutsIsNamed) {
         << engine.log_text();
 }
 
+TEST_P(EventLoopTest, WhatCannotBeWatchedIsAnError) {
+    engine.open();
+    const Status watched = engine.loop->watch(-1, [] {});
+    EXPECT_FALSE(watched);
+    EXPECT_EQ(watched.error().code, EBADF);
+}
+
 TEST_P(EventLoopTest, VanishedClientAbortsItsRunningRequest) {
     if (GetParam() == 0) GTEST_SKIP() << "nobody leads during a call: the guard is the worker's";
     std::atomic<bool> was_aborted{false};
