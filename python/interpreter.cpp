@@ -307,7 +307,12 @@ PyObject* Interpreter::handle_interrupt(PyObject* capsule, PyObject* arguments) 
     int signal = 0;
     PyObject* frame = nullptr;
     if (PyArg_ParseTuple(arguments, "iO", &signal, &frame) == 0) return nullptr;
-    native_self<Interpreter>(capsule).on_interrupt_(signal);
+    auto& self = native_self<Interpreter>(capsule);
+    // A stop is repeated until the call it meant has ended; that must not end the hook.
+    if (self.interrupting_ == signal) Py_RETURN_NONE;
+    const int outer = std::exchange(self.interrupting_, signal);
+    self.on_interrupt_(signal);
+    self.interrupting_ = outer;
     PyRef code = number(signal == SIGABRT ? 1 : 0);
     if (code) PyErr_SetObject(PyExc_SystemExit, code.get());
     return nullptr;

@@ -73,9 +73,9 @@ public:
 
     /// Python-level handlers for SIGINT, SIGQUIT and SIGABRT: they call on_interrupt(signal) with
     /// the GIL held (hooks worker_int, worker_abort), then raise SystemExit(0), or SystemExit(1)
-    /// for SIGABRT, in whatever the main thread runs. Worker only, on the main thread. Order: this
-    /// replaces the process's C handlers of the three signals, so the core's catch_for_worker comes
-    /// after it.
+    /// for SIGABRT, in whatever the main thread runs. The same signal does nothing while
+    /// on_interrupt() runs. Worker only, on the main thread. Order: this replaces the process's C
+    /// handlers of the three signals, so the core's catch_for_worker comes after it.
     Status install_interrupts(std::function<void(int)> on_interrupt);
 
     /// Where interrupt(SIGABRT) writes the Python stacks: a descriptor that stays open (the error
@@ -110,6 +110,7 @@ private:
 
     Logger* log_ = nullptr;
     std::function<void(int)> on_interrupt_;
+    int interrupting_ = 0;  ///< the signal on_interrupt_ is called for right now
     std::function<void(size_t)> thread_body_;
     std::vector<std::string> path_in_use_;  ///< of use_path()
     std::vector<PyRef> threads_;            ///< threading.Thread objects

@@ -132,6 +132,22 @@ TEST_P(Signals, QuitIsRepeatedForACallThatMissedIt) {
     EXPECT_LE(told, GetParam().workers) << server.story();  // once each
 }
 
+TEST_P(Signals, AHookOutlastsTheRepetitionsOfQuit) {
+    SKIP_ON_GUNICORN("it repeats nothing");
+    if (GetParam().is_threaded) GTEST_SKIP() << "only the guard of sync repeats it";
+    const std::string hook =
+        "import time\n"
+        "def worker_int(worker): time.sleep(1); worker.log.info('hook: at its end')\n";
+    Server& server = start({"--graceful-timeout", "60", "-c", scratch_.write("hooks.py", hook)});
+    Client client = server.connect();
+    client.send(make_request("GET", "/busy?s=60"));
+    ASSERT_TRUE(noted("busy"));
+    server.signal(SIGQUIT);
+    EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
+    EXPECT_TRUE(contains(server.err(), "hook: at its end")) << server.story();
+    EXPECT_FALSE(contains(server.err(), "Exception in worker_int hook")) << server.story();
+}
+
 TEST_P(Signals, QuitInTheLastMomentsOfTheInterpreterIsNoDeathWithACoreFile) {
     SKIP_ON_GUNICORN("it dies of it");
     const std::string hook =
