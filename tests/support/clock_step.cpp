@@ -23,7 +23,11 @@ long seconds_off() {
 }  // namespace
 
 extern "C" int clock_gettime(clockid_t clock, timespec* now) noexcept {
+#ifdef SYS_clock_gettime64  // on a 32-bit system, where the older call knows no time after 2038
+    const long failed = ::syscall(SYS_clock_gettime64, clock, now);
+#else
     const long failed = ::syscall(SYS_clock_gettime, clock, now);
+#endif
     if (failed == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
         now->tv_sec += seconds_off();
     return static_cast<int>(failed);

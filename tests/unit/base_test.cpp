@@ -61,6 +61,13 @@ TEST(Clock, HttpDateIsImfFixdate) {
     EXPECT_EQ(http_date_now().size(), kHttpDateSize);
 }
 
+TEST(Clock, GoesOnAfter2038) {
+    const auto time = static_cast<std::time_t>(int64_t{4102444800});
+    char text[kHttpDateSize];
+    format_http_date(time, text);
+    EXPECT_EQ(std::string_view(text, kHttpDateSize), "Fri, 01 Jan 2100 00:00:00 GMT");
+}
+
 TEST(Result, CarriesValueOrError) {
     const Result<int> good(3);
     EXPECT_TRUE(good.is_ok());

@@ -365,6 +365,16 @@ TEST_F(LogTest, AppendsToFilesThatExist) {
     EXPECT_EQ(read_file(access_path()), expected);
 }
 
+TEST_F(LogTest, GoesOnBeyond2GiB) {
+    constexpr uintmax_t kSize = uintmax_t{3} << 30;
+    std::ofstream(access_path()).close();
+    std::filesystem::resize_file(access_path(), kSize);  // a hole: it takes no disk
+    options_.accesslog = access_path();
+    open();
+    logger_.write_access("line");
+    EXPECT_EQ(std::filesystem::file_size(access_path()), kSize + 5);
+}
+
 TEST_F(LogTest, RefusesAPathInAMissingDirectoryAndKeepsTheOldSinks) {
     options_.accesslog = access_path();
     open();

@@ -339,6 +339,7 @@ TEST_F(FileWrapper, KnowsRealFilesAndTheirOffset) {
     EXPECT_EQ(range("(g := open(name, 'rb'), g.seek(20))[0]"), "20 0");
     EXPECT_EQ(range("open(name, 'rb', buffering=0)"), "0 10");
     EXPECT_EQ(range("(f.seek(2), f)[1]"), "2 8");
+    EXPECT_EQ(range("(f.truncate(8 << 30), f.seek(3 << 30), f)[2]"), "3221225472 5368709120");
 }
 
 TEST_F(FileWrapper, TakesNothingElseForARealFile) {
