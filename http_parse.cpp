@@ -728,7 +728,8 @@ Parse BodyReader::next(std::string_view in, size_t& used, std::string_view& data
         bool is_good = true;
         switch (state_) {
             case State::Data: {
-                data = in.substr(used, std::min<uint64_t>(left_, in.size() - used));
+                const uint64_t size = std::min<uint64_t>(left_, in.size() - used);
+                data = in.substr(used, static_cast<size_t>(size));
                 used += data.size();
                 left_ -= data.size();
                 received_ += data.size();

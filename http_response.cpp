@@ -256,7 +256,7 @@ std::string_view ResponseWriter::error_page(int status) {
     answer_.length = page.size();
     must_close();
     const Pieces pieces = body(page.size(), true);
-    out_.append(page, 0, pieces.take);
+    out_.append(pieces.part_of(page));
     return out_;
 }
 

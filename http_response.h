@@ -72,8 +72,12 @@ public:
     /// What goes on the wire around one block of body.
     struct Pieces {
         std::string_view before;  ///< head and/or chunk size; into this writer, until the next call
-        size_t take = 0;          ///< how many bytes of the block to send (cut to Content-Length)
+        uint64_t take = 0;        ///< how many bytes of the block to send (cut to Content-Length)
         std::string_view after;   ///< CRLF of the chunk, and the last chunk when is_last
+        /// The bytes to send of a block that is in memory; a file may be larger than that.
+        [[nodiscard]] std::string_view part_of(std::string_view block) const {
+            return block.substr(0, static_cast<size_t>(take));
+        }
     };
 
     /// Frames one block of `size` bytes. is_last: nothing follows (saves a call to finish()).

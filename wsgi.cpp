@@ -420,7 +420,7 @@ bool Call::send_list() {
         announce_stop();
         const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
         if (is_small)
-            joined.append(pieces.before).append(bytes.substr(0, pieces.take)).append(pieces.after);
+            joined.append(pieces.before).append(pieces.part_of(bytes)).append(pieces.after);
         else
             send(pieces, bytes, is_last || ends_here(response_));
     }
@@ -489,8 +489,10 @@ bool Call::send_block(PyObject* block, bool is_last) {
     const SendTurn turn(exchange_);
     if (is_over()) return true;
     // The part of a file that was asked for; a block of an iterable that is too long is a fault.
-    if (is_file_wrapper_ && response_.has_content_length())
-        bytes = bytes.substr(0, response_.content_length() - response_.body_bytes());
+    if (is_file_wrapper_ && response_.has_content_length()) {
+        const uint64_t left = response_.content_length() - response_.body_bytes();
+        bytes = bytes.substr(0, static_cast<size_t>(std::min<uint64_t>(left, bytes.size())));
+    }
     if (is_last) set_ended();
     announce_stop();
     const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
@@ -499,8 +501,7 @@ bool Call::send_block(PyObject* block, bool is_last) {
 }
 
 bool Call::send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last) {
-    if (is_last &&
-        exchange_.join_successor(pieces.before, block.substr(0, pieces.take), pieces.after))
+    if (is_last && exchange_.join_successor(pieces.before, pieces.part_of(block), pieces.after))
         return true;
     WithoutGil nogil;
     return exchange_.send(pieces, block, is_last);

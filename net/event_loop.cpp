@@ -292,7 +292,7 @@ void EventLoop::plan_accepting(int64_t now) {
     // Clients that are connected already keep a busy worker busy. A newcomer has the same right to
     // be served next, so each answer given lets one in, unless a sibling could serve it at once.
     const uint64_t answered = queued_total_ - busy;
-    const uint64_t answered_now = answered - std::exchange(answered_, answered);
+    const auto answered_now = static_cast<size_t>(answered - std::exchange(answered_, answered));
     if (answered_now > accept_budget_ &&
         !(options_.has_idle_sibling && options_.has_idle_sibling(SIZE_MAX)))
         accept_budget_ = answered_now;

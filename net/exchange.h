@@ -131,7 +131,7 @@ public:
     bool send(std::string_view before, std::string_view block, std::string_view after,
               bool is_last);
     bool send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last) {
-        return send(pieces.before, block.substr(0, pieces.take), pieces.after, is_last);
+        return send(pieces.before, pieces.part_of(block), pieces.after, is_last);
     }
 
     /// The end of the response, if it leaves together with that of a pipelined successor: it is

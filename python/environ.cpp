@@ -336,7 +336,9 @@ struct Shape {
     bool is_https = false;
     bool is_wide = false;
     bool operator==(const Shape&) const = default;
-    [[nodiscard]] size_t place() const { return (fields * 0x9E3779B97F4A7C15u) >> kPlaceShift; }
+    [[nodiscard]] size_t place() const {
+        return static_cast<size_t>((fields * 0x9E3779B97F4A7C15u) >> kPlaceShift);
+    }
 };
 
 }  // namespace

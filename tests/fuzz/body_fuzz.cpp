@@ -73,9 +73,12 @@ bool decode_simply(std::string_view wire, std::string& body, size_t& used) {
         used = line_end + 2;
         if (!size) return false;
         if (*size == 0) break;
-        if (*size > wire.size() - used || wire.substr(used + *size, 2) != "\r\n") return false;
-        body += wire.substr(used, *size);
-        used += *size + 2;
+        if (*size > wire.size() - used) return false;
+        const std::string_view data = wire.substr(used, static_cast<size_t>(*size));
+        used += data.size();
+        if (wire.substr(used, 2) != "\r\n") return false;
+        body += data;
+        used += 2;
     }
     for (;;) {
         const size_t line_end = wire.find("\r\n", used);
@@ -108,13 +111,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (size_t i = 1; i < input.size(); ++i)
         every.push_back(i);
     require(decode(input, every, wanted) == whole, "byte by byte gives the same answer");
-    for (uint64_t salt = 1; salt <= 4; ++salt) {
+    for (size_t salt = 1; salt <= 4; ++salt) {
         require(decode(input, fuzz::cuts_for(input, salt, salt), wanted) == whole,
                 "cut in pieces gives the same answer");
     }
     if (whole.outcome != Parse::Done) return 0;
     if (wanted.framing == Framing::Length) {
-        require(whole.body == input.substr(0, wanted.length), "a length takes so many bytes");
+        require(whole.body.size() == wanted.length && input.starts_with(whole.body),
+                "a length takes so many bytes");
         return 0;
     }
     std::string body;

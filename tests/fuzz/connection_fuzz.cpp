@@ -47,7 +47,7 @@ struct Outcome {
 };
 
 std::string body_of(const Exchange& exchange) {
-    std::string body(exchange.body.size(), '\0');
+    std::string body(static_cast<size_t>(exchange.body.size()), '\0');
     for (size_t got = 0; got < body.size();) {
         const Result<size_t> read = exchange.body.read_at(got, &body[got], body.size() - got);
         require(read.is_ok() && *read > 0, "a body can be read");
@@ -151,7 +151,7 @@ private:
             for (;;) {
                 const std::optional<uint64_t> size = fuzz::parse_hex(take_line());
                 require(size && *size + 2 <= rest_.size(), "a chunk");
-                rest_.remove_prefix(*size + 2);
+                rest_.remove_prefix(static_cast<size_t>(*size) + 2);
                 if (*size == 0) return;
             }
         }
@@ -160,7 +160,7 @@ private:
             // A refusal's page, or none: the refused request may have been a HEAD.
             if (request == nullptr && rest_.empty()) return;
             require(may_be_cut || *size <= rest_.size(), "the whole body");
-            rest_.remove_prefix(std::min<size_t>(*size, rest_.size()));
+            rest_.remove_prefix(static_cast<size_t>(std::min<uint64_t>(*size, rest_.size())));
             return;
         }
         // Nothing says where it ends: the connection does.

@@ -129,7 +129,7 @@ void check(std::string_view input, const Setting& setting) {
             test::run(input, test::every_byte(input.size()), setting.policy, setting.peer) == whole,
             "byte by byte gives the same answer");
     }
-    for (uint64_t salt = 1; salt <= 4; ++salt) {
+    for (size_t salt = 1; salt <= 4; ++salt) {
         const std::vector<size_t> cuts = fuzz::cuts_for(input, salt, salt);
         require(test::run(input, cuts, setting.policy, setting.peer) == whole,
                 "cut in pieces gives the same answer");

@@ -108,10 +108,13 @@ std::string read_body(std::string_view wire, const Fields& fields, bool has_none
             const std::optional<uint64_t> size = fuzz::parse_hex(wire.substr(0, end));
             require(size.has_value(), "a chunk size");
             wire.remove_prefix(end + 2);
-            require(*size + 2 <= wire.size() && wire.substr(*size, 2) == "\r\n", "chunk data");
-            body += wire.substr(0, *size);
-            wire.remove_prefix(*size + 2);
-            if (*size == 0) break;
+            require(*size <= wire.size(), "chunk data");
+            const std::string_view data = wire.substr(0, static_cast<size_t>(*size));
+            body += data;
+            wire.remove_prefix(data.size());
+            require(wire.starts_with("\r\n"), "the end of chunk data");
+            wire.remove_prefix(2);
+            if (data.empty()) break;
         }
         require(wire.empty(), "nothing behind the last chunk");
         return body;
@@ -152,7 +155,7 @@ void run(Script script) {
     std::string wire, blocks;
     const auto send = [&](const ResponseWriter::Pieces& pieces, std::string_view block) {
         require(pieces.take <= block.size(), "takes no more than offered");
-        wire.append(pieces.before).append(block.substr(0, pieces.take)).append(pieces.after);
+        wire.append(pieces.before).append(pieces.part_of(block)).append(pieces.after);
     };
     for (int i = script.byte() % 5; i > 0; --i) {
         const std::string_view block = script.text();

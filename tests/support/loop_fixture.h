@@ -125,7 +125,7 @@ inline void answer(Exchange& exchange, std::string_view body, const char* status
 }
 
 inline std::string body_of(Exchange& exchange) {
-    std::string body(exchange.body.size(), '\0');
+    std::string body(static_cast<size_t>(exchange.body.size()), '\0');
     size_t got = 0;
     while (got < body.size()) {
         const Result<size_t> n = exchange.body.read_at(got, body.data() + got, body.size() - got);

@@ -351,7 +351,7 @@ size_t memory_of(pid_t pid, std::string_view name) {
     std::ifstream in("/proc/" + std::to_string(pid) + "/status");
     for (std::string line; std::getline(in, line);) {
         if (line.compare(0, name.size(), name) == 0 && line[name.size()] == ':') {
-            return std::strtoull(line.c_str() + name.size() + 1, nullptr, 10) * 1024;
+            return std::strtoul(line.c_str() + name.size() + 1, nullptr, 10) * 1024;
         }
     }
     return 0;

@@ -37,7 +37,7 @@ public:
     }
     Answer& block(const std::string& bytes, bool is_last = false) {
         const ResponseWriter::Pieces pieces = writer.body(bytes.size(), is_last);
-        wire.append(pieces.before).append(bytes, 0, pieces.take).append(pieces.after);
+        wire.append(pieces.before).append(pieces.part_of(bytes)).append(pieces.after);
         return *this;
     }
     Answer& finish() {

@@ -994,6 +994,9 @@ TEST_F(WsgiFile, AFileShorterThanContentLengthClosesWithAWarning) {
     EXPECT_EQ(body("GET /?real&200000 HTTP/1.1\r\nHost: a\r\n\r\n").size(), 102400u);
     EXPECT_FALSE(exchange().response.keeps_alive());
     EXPECT_EQ(log_.count("has fewer bytes"), 1u);
+    // 100 in 32 bits.
+    EXPECT_EQ(body("GET /?memory&4294967396 HTTP/1.1\r\nHost: a\r\n\r\n").size(), 102400u);
+    EXPECT_EQ(log_.count("has fewer bytes"), 2u);
 }
 
 TEST_F(WsgiFile, HeadSendsNoFile) {
