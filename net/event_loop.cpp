@@ -260,7 +260,8 @@ void EventLoop::exchange_completed(Exchange& exchange) {
 void EventLoop::file_failed(const Exchange& exchange, int error) {
     log_.error("Cutting the response to %s %s: its file can't be read: %s",
                escape_for_log(exchange.head.method).c_str(),
-               escape_for_log(exchange.head.target).c_str(), std::strerror(error));
+               escape_for_log(exchange.head.target).c_str(),
+               error == ENODATA ? "it is shorter than it was" : std::strerror(error));
 }
 
 void EventLoop::write_access_line(const Exchange& exchange) {
