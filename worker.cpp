@@ -389,6 +389,7 @@ void Worker::report_ready() {
 // --------------------------------------------------------------------------------------- stopping
 
 void Worker::handle_signals() {
+    has_signals_.store(true);
     for (const int signal : signals::take()) {
         switch (signal) {
             case SIGTERM: leave(); break;
@@ -399,6 +400,10 @@ void Worker::handle_signals() {
             default: break;
         }
     }
+}
+
+bool Worker::was_signalled() {
+    return has_signals_.exchange(false) || loop_->was_interrupted();
 }
 
 void Worker::leave() {
@@ -496,7 +501,7 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
             loop.turn(ready.is_empty() ? sleep_ms() : 0);
         }
         // The application's own signal handlers run promptly although no Python runs.
-        if (loop.was_interrupted()) context_.runtime.is_alive();
+        if (was_signalled()) context_.runtime.is_alive();
         tend();
         if (ready.is_empty()) continue;
         context_.runtime.together([&] {
@@ -542,7 +547,7 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         const int beat_ms = std::min(sleep_ms(), kInterpreterBeatMs);
         loop.turn(beat_ms);
         look_for_changes();
-        if (monotonic_ms() < next_beat_ms && alive() && !loop.was_interrupted()) continue;
+        if (monotonic_ms() < next_beat_ms && alive() && !was_signalled()) continue;
         // Taking the GIL proves that the interpreter is alive; a beat without it would prove
         // nothing.
         context_.runtime.is_alive();

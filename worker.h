@@ -117,6 +117,7 @@ protected:
     void look_for_changes();
     /// What the signals of the queue ask for.
     void handle_signals();
+    bool was_signalled();  ///< since the last call: Python may have handlers to run
     /// How long a turn may sleep, in ms, for heartbeat and stop to be in time; -1 = no limit.
     [[nodiscard]] int sleep_ms() const;
 
@@ -144,10 +145,11 @@ private:
     std::unique_ptr<ReadyQueue> ready_;
     std::unique_ptr<EventLoop> loop_;
     std::atomic<Stop> stop_{Stop::None};
-    std::atomic<int64_t> stop_by_ms_{0};  ///< when a stop ends, answered or not
-    uint64_t requests_max_ = 0;           ///< max_requests with its jitter; 0 = never
-    int64_t heartbeat_ms_ = 0;            ///< longest sleep that keeps the arbiter sure of us
-    int64_t next_look_ms_ = 0;            ///< the reloader's next look at sys.modules
+    std::atomic<bool> has_signals_{false};  ///< of was_signalled()
+    std::atomic<int64_t> stop_by_ms_{0};    ///< when a stop ends, answered or not
+    uint64_t requests_max_ = 0;             ///< max_requests with its jitter; 0 = never
+    int64_t heartbeat_ms_ = 0;              ///< longest sleep that keeps the arbiter sure of us
+    int64_t next_look_ms_ = 0;              ///< the reloader's next look at sys.modules
     bool measures_time_ = false;
 };
 

@@ -105,6 +105,14 @@ Status open() {
     return {};
 }
 
+int note_fd() {
+    return static_cast<int>(write_fd);
+}
+
+void note(int signal) {
+    take_note(signal);
+}
+
 int fd() {
     return read_end.get();
 }

@@ -24,6 +24,13 @@ namespace gcorn::signals {
 /// From here on USR1 is queued: a rotation of the logs must not end a worker that still boots.
 Status open();
 
+/// Write end of the pipe, for others that take notes of signals (Python, of those that the
+/// application has handlers for): the number in a byte, lost if the pipe is full; -1 before open().
+[[nodiscard]] int note_fd();
+
+/// What the queueing handlers do, for who replaced one. Async-signal-safe.
+void note(int signal);
+
 /// Read end of the pipe, readable while take() has something to return; -1 before open().
 [[nodiscard]] int fd();
 

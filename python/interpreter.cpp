@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "net/exchange.h"
 #include "os/process.h"
+#include "os/signals.h"
 #include "python/embedded.h"
 
 #ifdef GCORN_WITHOUT_SHA2  // CMakeLists.txt says when
@@ -318,6 +319,21 @@ PyObject* Interpreter::handle_interrupt(PyObject* capsule, PyObject* arguments) 
     return nullptr;
 }
 
+/// TERM and USR1, from a handler of the application that calls the one before it.
+PyObject* Interpreter::handle_note(PyObject*, PyObject* arguments) {
+    int signal = 0;
+    PyObject* frame = nullptr;
+    if (PyArg_ParseTuple(arguments, "iO", &signal, &frame) == 0) return nullptr;
+    signals::note(signal);
+    Py_RETURN_NONE;
+}
+
+/// In a child that the application forked: its signals are none of its parent's business.
+PyObject* Interpreter::forget_note_fd(PyObject*, PyObject*) {
+    PySignal_SetWakeupFd(-1);
+    Py_RETURN_NONE;
+}
+
 Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
     static PyMethodDef method = {"gcorn_interrupt", handle_interrupt, METH_VARARGS, nullptr};
     on_interrupt_ = std::move(on_interrupt);
@@ -332,6 +348,28 @@ Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
             !call_object(at_exit, set_handler, number(signal), ignore))
             return python_error("install the worker's signal handlers");
     }
+    return keep_listening(set_handler);
+}
+
+/// Makes the core hear of signals that the application handles itself: a worker with a handler for
+/// TERM must stop all the same. And makes getsignal() tell what an application can call, or put
+/// back later: for a handler of C, which catch_for_worker installs, it is None. GIL held.
+Status Interpreter::keep_listening(const PyRef& set_handler) {
+    static PyMethodDef note = {"gcorn_note", handle_note, METH_VARARGS, nullptr};
+    static PyMethodDef forget = {"gcorn_forget_note_fd", forget_note_fd, METH_NOARGS, nullptr};
+    const PyRef handler = native_function(note, this);
+    const PyRef ignore = import("_signal", "SIG_IGN"), standard = import("_signal", "SIG_DFL");
+    const std::pair<int, const PyRef&> table[] = {
+        {SIGTERM, handler}, {SIGUSR1, handler},  {SIGHUP, ignore},    {SIGUSR2, ignore},
+        {SIGWINCH, ignore}, {SIGCHLD, standard}, {SIGTTIN, standard}, {SIGTTOU, standard},
+    };
+    for (const auto& [signal, action] : table)
+        if (!call_object(set_handler, number(signal), action))
+            return python_error("install the worker's signal handlers");
+    PySignal_SetWakeupFd(signals::note_fd());
+    const PyRef after_fork = Facts().add("after_in_child", native_function(forget, this)).take();
+    if (!call_with_names(import("posix", "register_at_fork"), after_fork))
+        return python_error("prepare for forks of the application");
     return {};
 }
 

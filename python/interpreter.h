@@ -74,8 +74,10 @@ public:
     /// Python-level handlers for SIGINT, SIGQUIT and SIGABRT: they call on_interrupt(signal) with
     /// the GIL held (hooks worker_int, worker_abort), then raise SystemExit(0), or SystemExit(1)
     /// for SIGABRT, in whatever the main thread runs. The same signal does nothing while
-    /// on_interrupt() runs. Worker only, on the main thread. Order: this replaces the process's C
-    /// handlers of the three signals, so the core's catch_for_worker comes after it.
+    /// on_interrupt() runs. Handlers that the application installs later run, too; the core hears
+    /// of their signals all the same. Worker only, on the main thread, after signals::open().
+    /// Order: this replaces the process's C handlers, so the core's catch_for_worker comes after
+    /// it.
     Status install_interrupts(std::function<void(int)> on_interrupt);
 
     /// Where interrupt(SIGABRT) writes the Python stacks: a descriptor that stays open (the error
@@ -101,7 +103,10 @@ private:
     Interpreter() = default;
     // The C ends of the callables that Python holds.
     static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
+    static PyObject* handle_note(PyObject* capsule, PyObject* arguments);
+    static PyObject* forget_note_fd(PyObject* capsule, PyObject*);
     static PyObject* run_thread(PyObject* capsule, PyObject* index);
+    Status keep_listening(const PyRef& set_handler);
     Status prepend_path(const std::string& directory);
     void run_pending_handlers();
     static void share_with_workers();

@@ -275,6 +275,64 @@ TEST_P(Signals, ToAChildOfTheApplicationEndTheChildOnly) {
     EXPECT_EQ(server.workers(), workers) << server.story();
 }
 
+// Applications and what they load (tracers, metrics) put handlers of their own in front of the one
+// that getsignal() tells, put it back, or leave in theirs.
+TEST_P(Signals, TermStopsAWorkerWhoseApplicationHandlesIt) {
+    if (is_gunicorn() && GetParam().name == "eventlet") GTEST_SKIP() << "gunicorn's may stay";
+    for (const char* const end : {"before(number, frame)", "sys.exit(0)"}) {
+        scratch_.write("handling.py",
+                       "import signal, sys\n"
+                       "from probe import app, note\n"
+                       "for name in 'TERM', 'INT', 'QUIT', 'ABRT', 'USR1', 'USR2', 'HUP', 'CHLD':\n"
+                       "    number = getattr(signal, 'SIG' + name)\n"
+                       "    signal.signal(number, signal.getsignal(number))\n"
+                       "before = signal.getsignal(signal.SIGTERM)\n"
+                       "def handle(number, frame):\n"
+                       "    note('handled')\n"
+                       "    " +
+                           std::string(end) +
+                           "\n"
+                           "signal.signal(signal.SIGTERM, handle)\n");
+        ServerOptions options = with({"--chdir", scratch_.path()});
+        options.app = "handling:app";
+        options.env["PYTHONPATH"] = apps_dir();
+        options.env["PROBE_LOG"] = scratch_ / "events";
+        scratch_.write("events", "");
+        Server server(options);
+        EXPECT_EQ(server.get("/").status, 200) << server.story();
+        server.signal(SIGTERM);
+        EXPECT_EQ(server.exit_code(), 0) << server.story();
+        EXPECT_TRUE(noted("handled")) << server.story();
+        EXPECT_EQ(count(server.err(), "SIGKILL"), 0U) << server.story();
+        EXPECT_EQ(count(server.err(), "exited with code"), 0U) << server.story();
+    }
+}
+
+TEST_P(Signals, WhatAChildOfTheApplicationHandlesIsItsOwn) {
+    scratch_.write("forking.py",
+                   "import posix, signal\n"
+                   "def app(environ, start_response):\n"
+                   "    ready, told = posix.pipe()\n"
+                   "    pid = posix.fork()\n"
+                   "    if pid == 0:\n"
+                   "        signal.signal(signal.SIGTERM, lambda number, frame: posix._exit(5))\n"
+                   "        posix.write(told, b'.')\n"
+                   "        while True: signal.pause()\n"
+                   "    posix.read(ready, 1)\n"
+                   "    posix.kill(pid, signal.SIGTERM)\n"
+                   "    body = b'%d' % posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])\n"
+                   "    start_response('200 OK', [('Content-Length', '1')])\n"
+                   "    return [body]\n");
+    ServerOptions options = with();
+    options.app = "forking:app";
+    options.directory = scratch_.path();
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
+    for (int i = 0; i < 3; ++i)
+        EXPECT_EQ(server.get("/").body, "5") << server.story();
+    EXPECT_EQ(count(server.err(), "Worker exiting"), 0U) << server.story();
+}
+
 TEST_P(Signals, ToAChildOfAHookEndTheChildOnly) {
     SKIP_ON_GUNICORN("its children do not end by TERM");
     const std::string hook =
