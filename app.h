@@ -41,7 +41,8 @@ class App {
 public:
     virtual ~App() = default;
     /// Imports it. Once per worker (or once in the arbiter with preload_app). The Error's code is
-    /// kExitBootFailed or kExitAppFailed; a Python traceback was logged already.
+    /// kExitBootFailed or kExitAppFailed; a Python traceback was logged already. Code 0: a signal
+    /// interrupted it.
     virtual Status load() = 0;
     /// Runs it on one request, which it ends with exchange.finish() whatever happens: every failure
     /// becomes a 500 or a cut connection. Application side; several threads at once if the worker

@@ -249,6 +249,7 @@ int Worker::boot() {
     if (cfg.reload) start_reloader();
     if (!context_.app_is_loaded) {
         if (Status status = context_.app.load(); !status) {
+            if (status.error().code == 0) return 0;  // what the signal asks for comes next
             // The traceback was logged where it was caught; a missing application has none.
             if (status.error().code == kExitAppFailed) log.error("%s", status.message().c_str());
             return status.error().code == kExitAppFailed ? kExitAppFailed : kExitBootFailed;
@@ -403,7 +404,9 @@ void Worker::handle_signals() {
 }
 
 bool Worker::was_signalled() {
-    return has_signals_.exchange(false) || loop_->was_interrupted();
+    if (!has_signals_.load(std::memory_order_relaxed)) return loop_->was_interrupted();
+    has_signals_.store(false);
+    return true;
 }
 
 void Worker::leave() {

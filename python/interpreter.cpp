@@ -314,9 +314,14 @@ PyObject* Interpreter::handle_interrupt(PyObject* capsule, PyObject* arguments) 
     const int outer = std::exchange(self.interrupting_, signal);
     self.on_interrupt_(signal);
     self.interrupting_ = outer;
+    has_raised_ = true;
     PyRef code = number(signal == SIGABRT ? 1 : 0);
     if (code) PyErr_SetObject(PyExc_SystemExit, code.get());
     return nullptr;
+}
+
+bool Interpreter::is_interrupt(PyObject* exception) {
+    return has_raised_ && PyErr_GivenExceptionMatches(exception, PyExc_SystemExit) != 0;
 }
 
 /// TERM and USR1, from a handler of the application that calls the one before it.
