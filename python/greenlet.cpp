@@ -8,6 +8,7 @@
 #include "net/exchange.h"
 #include "os/signals.h"
 #include "python/embedded.h"
+#include "python/forked_copy.h"
 #include "python/interpreter.h"
 
 namespace gcorn {
@@ -144,7 +145,9 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         const PyRef arguments = function ? serve_arguments() : PyRef();
         hub_thread = PyThread_get_thread_ident();
         if (arguments) report_ready();
+        const ForkWatch fork;
         const PyRef done = call_with_names(function, arguments);
+        if (fork.is_copy()) end_forked_copy();
         // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else a failure of the hub.
         if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
             PyErr_Clear();

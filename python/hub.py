@@ -1,6 +1,7 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """What a greenlet worker does in its hub, with the names that gevent_hub.py or eventlet_hub.py adds."""
 
+import os
 import sys
 
 
@@ -23,7 +24,7 @@ def serve(fd, begin, is_left, run, look_around, tend):
     the next look, or a negative number when the worker is done. What comes during a batch is for the
     next one, or timers and sockets of the hub might never get their turn.
     """
-    look, is_writing = Semaphore(0), False
+    look, is_writing, pid = Semaphore(0), False, os.getpid()
     records = sys.modules.get("_gcorn_logging")  # if Python's logging has taken over
     def write_records():
         nonlocal is_writing
@@ -46,7 +47,8 @@ def serve(fd, begin, is_left, run, look_around, tend):
                 is_writing = True
                 spawn(write_records)
     finally:
-        end()
-        while records and records.write_left():
-            pass
+        if os.getpid() == pid:  # else a child of the application, which may share our poller
+            end()
+            while records and records.write_left():
+                pass
 # )PY"

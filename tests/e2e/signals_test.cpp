@@ -139,6 +139,7 @@ TEST_P(Signals, AHookOutlastsTheRepetitionsOfQuit) {
         "import time\n"
         "def worker_int(worker): time.sleep(1); worker.log.info('hook: at its end')\n";
     Server& server = start({"--graceful-timeout", "60", "-c", scratch_.write("hooks.py", hook)});
+    ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
     Client client = server.connect();
     client.send(make_request("GET", "/busy?s=60"));
     ASSERT_TRUE(noted("busy"));
@@ -146,6 +147,27 @@ TEST_P(Signals, AHookOutlastsTheRepetitionsOfQuit) {
     EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
     EXPECT_TRUE(contains(server.err(), "hook: at its end")) << server.story();
     EXPECT_FALSE(contains(server.err(), "Exception in worker_int hook")) << server.story();
+}
+
+// As Ctrl-C does to a server that still starts.
+TEST_P(Signals, AnInterruptedImportIsNoError) {
+    SKIP_ON_GUNICORN("its greenlet workers die of it");
+    scratch_.write("slow.py",
+                   "import time\n"
+                   "from probe import note\n"
+                   "note('importing')\n"
+                   "time.sleep(60)\n");
+    for (const int number : {SIGINT, SIGQUIT}) {
+        ServerOptions options = with({"--chdir", scratch_.path()});
+        options.app = "slow:app";
+        options.env["PYTHONPATH"] = apps_dir();
+        options.env["PROBE_LOG"] = scratch_.write("events", "");
+        Server server(options);
+        ASSERT_TRUE(noted("importing")) << server.story();
+        server.signal(number);
+        EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
+        EXPECT_FALSE(contains(server.err(), "[ERROR]")) << server.story();
+    }
 }
 
 TEST_P(Signals, QuitInTheLastMomentsOfTheInterpreterIsNoDeathWithACoreFile) {
@@ -309,15 +331,17 @@ TEST_P(Signals, TermStopsAWorkerWhoseApplicationHandlesIt) {
 }
 
 TEST_P(Signals, WhatAChildOfTheApplicationHandlesIsItsOwn) {
+    SKIP_ON_GUNICORN("its children go on serving, or log as the worker they were");
     scratch_.write("forking.py",
-                   "import posix, signal\n"
+                   "import os, posix, signal, sys, time\n"
                    "def app(environ, start_response):\n"
+                   "    end = {'/exit': sys.exit, '/_exit': posix._exit}[environ['PATH_INFO']]\n"
                    "    ready, told = posix.pipe()\n"
-                   "    pid = posix.fork()\n"
+                   "    pid = os.fork()\n"
                    "    if pid == 0:\n"
-                   "        signal.signal(signal.SIGTERM, lambda number, frame: posix._exit(5))\n"
+                   "        signal.signal(signal.SIGTERM, lambda number, frame: end(5))\n"
                    "        posix.write(told, b'.')\n"
-                   "        while True: signal.pause()\n"
+                   "        while True: time.sleep(60)\n"
                    "    posix.read(ready, 1)\n"
                    "    posix.kill(pid, signal.SIGTERM)\n"
                    "    body = b'%d' % posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])\n"
@@ -328,8 +352,8 @@ TEST_P(Signals, WhatAChildOfTheApplicationHandlesIsItsOwn) {
     options.directory = scratch_.path();
     Server server(options);
     ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
-    for (int i = 0; i < 3; ++i)
-        EXPECT_EQ(server.get("/").body, "5") << server.story();
+    for (const char* const path : {"/_exit", "/exit", "/exit", "/_exit"})
+        EXPECT_EQ(server.get(path).body, "5") << path << server.story();
     EXPECT_EQ(count(server.err(), "Worker exiting"), 0U) << server.story();
 }
 
