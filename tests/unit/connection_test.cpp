@@ -370,13 +370,13 @@ TEST_F(StreamedBody, WaitsForAnApplicationThatIsSlow) {
 TEST_F(ConnectionTest, AnAnswerMayTakeLongerThanItsTimeoutWhileTheClientReads) {
     const std::string big(64 << 20, 'z');
     app = [&](Exchange& exchange) { answer(exchange, big); };
-    engine.options.write_timeout_ms = kShortMs;
+    engine.options.write_timeout_ms = kStallMs;
     engine.start();
     Client client(engine.address());
     ASSERT_TRUE(client.send(kGet));
     for (size_t i = 1; i <= 8; ++i) {
         client.read_size(i * (4 << 20));
-        std::this_thread::sleep_for(std::chrono::milliseconds(kStepMs));
+        std::this_thread::sleep_for(std::chrono::milliseconds(2 * kStepMs));
     }
     EXPECT_GT(client.read_size(big.size() + 1).size(), big.size());
 }
