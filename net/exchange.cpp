@@ -557,6 +557,11 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
         changed_.notify_all();
         if (sent == 0) break;
     }
+    return end_of_flush(lock);
+}
+
+/// What is left; and the disk gets back what is not. The lock is dropped for that.
+Exchange::Flush Exchange::end_of_flush(std::unique_lock<std::mutex>& lock) {
     const Flush outcome = segments_.empty() ? Flush::Drained : Flush::Blocked;
     if (const uint64_t sent = spill_sent_; sent > 0) {
         lock.unlock();
@@ -595,7 +600,7 @@ Exchange::Flush Exchange::take_for_transform(std::string& plain, size_t bytes_ma
         consume_front(size);
     }
     changed_.notify_all();
-    return segments_.empty() ? Flush::Drained : Flush::Blocked;
+    return end_of_flush(lock);
 }
 
 void Exchange::mark_aborted() {

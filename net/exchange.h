@@ -229,6 +229,7 @@ private:
     void tell_file_failure(int error) const;
     bool send_copies(int file, off_t offset, uint64_t length);
     Flush send_queued(std::unique_lock<std::mutex>& lock, int fd, bool& progressed);
+    Flush end_of_flush(std::unique_lock<std::mutex>& lock);
     bool enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes);
     void wait_a_moment(std::unique_lock<std::mutex>& lock);
     bool wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const);

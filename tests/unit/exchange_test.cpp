@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 // Not netinet/tcp.h, whose tcp_info ends before the counters of segments.
@@ -77,6 +78,11 @@ protected:
     bool has_output() { return exchange->has_output(); }
     Exchange::Flush take_for_transform(std::string& plain, size_t max) {
         return exchange->take_for_transform(plain, max);
+    }
+    off_t spill_blocks() {
+        struct stat file {};
+        EXPECT_EQ(::fstat(exchange->spill_.file(), &file), 0);
+        return file.st_blocks;
     }
     void cork() { exchange->corked_ = true; }
     void reuse() { exchange->reset_for_reuse(); }
@@ -382,6 +388,21 @@ TEST_F(ExchangeTest, TransformTakesBytesAndRangesInOrder) {
         all += std::exchange(plain, {});
     }
     EXPECT_TRUE(all + plain == "head" + bytes + "after");
+}
+
+/// A stream to a slow client may be longer than the disk.
+TEST_F(ExchangeTest, TransformGivesTheDiskBackWhatItTook) {
+    prepare(false);
+    const std::string mib = pattern(kMiB);
+    for (int i = 0; i < 8; ++i)
+        ASSERT_TRUE(exchange->send({}, mib, {}, false));
+    const off_t before = spill_blocks();
+    std::string plain;
+    ASSERT_EQ(take_for_transform(plain, 6 * kMiB), Exchange::Flush::Blocked);
+    EXPECT_LT(spill_blocks(), before);
+    ASSERT_EQ(take_for_transform(plain, 9 * kMiB), Exchange::Flush::Drained);
+    for (size_t i = 0; i < 8; ++i)
+        EXPECT_TRUE(std::string_view(plain).substr(i * kMiB, kMiB) == mib) << i;
 }
 
 // ---------------------------------------------------------------------------------------- body
