@@ -19,6 +19,9 @@ namespace {
 constexpr size_t kReadBytesMax = 64 * 1024;
 /// Bytes read from one connection in a turn before others get theirs.
 constexpr size_t kReadBytesPerTurn = 256 * 1024;
+/// TLS: plain bytes encrypted for one connection in a turn; a client that takes them as fast as
+/// they come would hold the leader until the end of its answer.
+constexpr size_t kSendBytesPerTurn = 256 * 1024;
 /// A stopping worker waits so long for the next request of a connection that was busy just now:
 /// closing it in that moment would cost the client a request that is on its way.
 constexpr int64_t kStopPatienceMs = 500;
@@ -673,7 +676,7 @@ void Connection::bytes_moved() {
 
 bool Connection::flush_tls() {
     std::string& wire = tls_->wire;
-    for (;;) {
+    for (size_t total = 0;;) {
         tls_->transform->drain(wire);
         bool has_more = false;
         if (wire.empty() && exchange_ && tls_->transform->is_open()) {
@@ -685,6 +688,7 @@ bool Connection::flush_tls() {
                 return false;
             }
             has_more = taken == Exchange::Flush::Blocked;
+            total += plain.size();
             tls_->transform->drain(wire);
         }
         if (wire.empty()) {
@@ -700,9 +704,10 @@ bool Connection::flush_tls() {
         }
         if (sent > 0) wire.erase(0, static_cast<size_t>(sent));
         if (sent > 0 || !output_blocked_) bytes_moved();
-        output_blocked_ = !wire.empty();
-        if (output_blocked_) return true;
-        if (!has_more && (!exchange_ || !exchange_->has_output())) return true;
+        has_more = has_more || (exchange_ && exchange_->has_output());
+        // The poller says at once that the socket takes more: in the next turn.
+        output_blocked_ = !wire.empty() || (has_more && total >= kSendBytesPerTurn);
+        if (output_blocked_ || !has_more) return true;
     }
 }
 

@@ -396,6 +396,128 @@ TEST_F(ConnectionTest, AnEndThatOnlyTheServerWantsWaitsForTheClientsBytes) {
     }
 }
 
+// ----------------------------------------------------------------------------------- transformed
+
+/// TLS without secrets: one byte opens it, a '\\x02' asks for an answer of the protocol's own.
+class OpenTransform final : public ByteTransform {
+public:
+    explicit OpenTransform(size_t& taken) : taken_(taken) {}
+    Status feed(std::string_view wire, bool, std::string& plain) override {
+        if (!std::exchange(is_open_, true)) wire.remove_prefix(1);
+        for (const char byte : wire) {
+            if (byte == kAsk)
+                wire_.append(1024, 'k');
+            else
+                plain += byte;
+        }
+        return {};
+    }
+    Status write(std::string_view plain) override {
+        taken_ += plain.size();
+        wire_ += plain;
+        return {};
+    }
+    void drain(std::string& wire) override { wire += std::exchange(wire_, {}); }
+    [[nodiscard]] bool is_open() const override { return is_open_; }
+    [[nodiscard]] bool is_ended() const override { return false; }
+    void close() override {
+        if (!std::exchange(is_closed_, true)) wire_ += kGoodbye;
+    }
+    static constexpr char kAsk = '\x02';
+    static constexpr std::string_view kGoodbye = "goodbye";
+
+private:
+    size_t& taken_;  ///< plain bytes written
+    std::string wire_;
+    bool is_open_ = false, is_closed_ = false;
+};
+
+class TransformedConnection : public ConnectionTest {
+protected:
+    void SetUp() override {
+        engine.options.make_tls = [this]() -> Result<std::unique_ptr<ByteTransform>> {
+            return std::unique_ptr<ByteTransform>(std::make_unique<OpenTransform>(taken));
+        };
+    }
+    /// The request of a client, which waits for the test to answer it.
+    std::shared_ptr<Exchange> request(Client& client) {
+        EXPECT_TRUE(client.send("\x01" + std::string(kGet)));
+        std::shared_ptr<Exchange> exchange;
+        EXPECT_TRUE(eventually([&] {
+            engine.loop->turn(0);
+            return (exchange = engine.ready.try_pop()) != nullptr;
+        }));
+        return exchange;
+    }
+    static void begin(Exchange& exchange) {
+        exchange.response.must_close();
+        EXPECT_TRUE(exchange.response.set_status("200 OK").is_ok());
+        EXPECT_TRUE(exchange.send(exchange.response.body(0, false), {}, false));
+    }
+    /// Sends blocks until the socket is full, at most `blocks`; how many the transform took.
+    size_t fill(Exchange& exchange, size_t blocks) {
+        const std::string block(kBlockBytes, 'b');
+        for (size_t i = 0; i < blocks; ++i) {
+            const size_t before = taken;
+            EXPECT_TRUE(exchange.send({}, block, {}, false));
+            engine.loop->turn(0);
+            if (taken == before) return i;
+        }
+        return blocks;
+    }
+    std::string read_all(Client& client) {
+        std::thread reader([&] {
+            client.read_all();
+            client.shut();
+        });
+        EXPECT_TRUE(eventually([&] {
+            engine.loop->turn(1);
+            return engine.loop->connection_count() == 0;
+        }));
+        reader.join();
+        return client.read_all();
+    }
+    /// The number of the block that finds no room on its way to a client that reads nothing.
+    size_t room() {
+        Client client(engine.address(), kTinyBytes);
+        const std::shared_ptr<Exchange> exchange = request(client);
+        const size_t blocks = fill(*exchange, SIZE_MAX);
+        exchange->abort();
+        exchange->finish();
+        (void)read_all(client);
+        return blocks;
+    }
+    static constexpr size_t kBlockBytes = 16 * 1024;
+    static constexpr int kTinyBytes = 4096;
+    size_t taken = 0;
+};
+
+TEST_F(TransformedConnection, AFastReaderDoesNotHoldTheLeader) {
+    engine.open();
+    Client client(engine.address());
+    const std::shared_ptr<Exchange> exchange = request(client);
+    const std::string big(16 << 20, 'z');
+    begin(*exchange);
+    ASSERT_TRUE(exchange->send({}, big, {}, true));
+    exchange->finish();
+    std::thread reader([&] { client.read_all(); });
+    size_t most = 0;
+    EXPECT_TRUE(eventually([&] {
+        const size_t before = taken;
+        engine.loop->turn(1);
+        most = std::max(most, taken - before);
+        return engine.loop->connection_count() == 0 || taken > big.size();
+    }));
+    EXPECT_LE(most, size_t{1} << 20);
+    client.shut();
+    EXPECT_TRUE(eventually([&] {
+        engine.loop->turn(1);
+        return engine.loop->connection_count() == 0;
+    }));
+    reader.join();
+    EXPECT_GT(client.read_all().size(), big.size());
+}
+
 // ---------------------------------------------------------------------------------- unix sockets
 
 class UnixConnection : public ConnectionTest {
