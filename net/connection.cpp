@@ -596,7 +596,7 @@ void Connection::settle() {
     }
     if (exchange_->is_aborted()) {
         // What was sent before the cut goes out: answers to earlier requests may be among it.
-        if (exchange_->has_output()) enter(State::Reply);
+        if (exchange_->has_output() || has_wire()) enter(State::Reply);
         if (state_ == State::Reply && (!flush_output() || output_blocked_)) return;
         return close();
     }
@@ -608,7 +608,7 @@ void Connection::settle() {
     const Exchange::Rest rest = exchange_->rest();
     joins_ = rest == Exchange::Rest::MayJoin && keeps_alive && !in_.empty() &&
              exchange_.use_count() == 1;
-    if ((rest != Exchange::Rest::Nothing && !joins_) || (tls_ && !tls_->wire.empty())) {
+    if ((rest != Exchange::Rest::Nothing && !joins_) || has_wire()) {
         enter(State::Reply);
         if (!flush_output() || output_blocked_) return;
     }

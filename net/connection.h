@@ -133,6 +133,7 @@ private:
     void after_reply();
     bool flush_output();
     bool flush_tls();
+    [[nodiscard]] bool has_wire() const { return tls_ && !tls_->wire.empty(); }
     void bytes_moved();
     void finish_connection();
     void leave();

@@ -518,6 +518,20 @@ TEST_F(TransformedConnection, AFastReaderDoesNotHoldTheLeader) {
     EXPECT_GT(client.read_all().size(), big.size());
 }
 
+/// The last block is with the transform, not with the Exchange, when the answer is cut.
+TEST_F(TransformedConnection, WhatWasSentBeforeACutGoesOut) {
+    engine.open();
+    const size_t blocks = room();
+    for (size_t n = blocks - 1; n <= blocks + 1; ++n) {
+        Client client(engine.address(), kTinyBytes);
+        const std::shared_ptr<Exchange> exchange = request(client);
+        fill(*exchange, n);
+        exchange->abort();
+        exchange->finish();
+        EXPECT_EQ(read_all(client).size() % kBlockBytes, 0u) << n;
+    }
+}
+
 // ---------------------------------------------------------------------------------- unix sockets
 
 class UnixConnection : public ConnectionTest {
