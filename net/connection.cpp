@@ -726,6 +726,8 @@ void Connection::finish_connection() {
     if (tls_) {
         tls_->transform->close();
         if (!flush_tls()) return;
+        // An answer without its goodbye looks cut (RFC 8446 §6.1): it waits until that is out, too.
+        if (output_blocked_ && exchange_) return enter(State::Reply);
     }
     // We end a connection whose peer did not ask for it, or whose bytes we did not read: closing at
     // once would reset it, and the reset may overtake our answer (RFC 9112 §9.6).

@@ -532,6 +532,28 @@ TEST_F(TransformedConnection, WhatWasSentBeforeACutGoesOut) {
     }
 }
 
+/// Without it the answer looks cut, if only the end of the connection tells its length.
+/// A unix socket is full at any byte.
+TEST_F(TransformedConnection, TheGoodbyeWaitsForRoom) {
+    char directory[] = "/tmp/gcorn-connection-XXXXXX";
+    ASSERT_NE(::mkdtemp(directory), nullptr);
+    engine.bind = "unix:" + std::string(directory) + "/sock";
+    engine.open();
+    const size_t blocks = room();
+    const std::string block(kBlockBytes, 'c');
+    for (size_t n = blocks - 4; n <= blocks; ++n) {
+        Client client(engine.address(), kTinyBytes);
+        const std::shared_ptr<Exchange> exchange = request(client);
+        begin(*exchange);
+        fill(*exchange, n);
+        exchange->send({}, block, {}, true);
+        exchange->finish();
+        engine.loop->turn(0);
+        EXPECT_TRUE(read_all(client).ends_with(OpenTransform::kGoodbye)) << n;
+    }
+    std::filesystem::remove_all(directory);
+}
+
 // ---------------------------------------------------------------------------------- unix sockets
 
 class UnixConnection : public ConnectionTest {
