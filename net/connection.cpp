@@ -22,6 +22,9 @@ constexpr size_t kReadBytesPerTurn = 256 * 1024;
 /// TLS: plain bytes encrypted for one connection in a turn; a client that takes them as fast as
 /// they come would hold the leader until the end of its answer.
 constexpr size_t kSendBytesPerTurn = 256 * 1024;
+/// TLS: encrypted bytes that may wait. Those of an answer are fewer; but a peer can ask for answers
+/// of the protocol's own without end, and take none (KeyUpdate, RFC 8446 §4.6.3).
+constexpr size_t kWireBytesMax = 256 * 1024;
 /// A stopping worker waits so long for the next request of a connection that was busy just now:
 /// closing it in that moment would cost the client a request that is on its way.
 constexpr int64_t kStopPatienceMs = 500;
@@ -308,6 +311,12 @@ bool Connection::decrypt(std::string_view wire) {
     tls_->plain.clear();
     const Status fed = tls_->transform->feed(wire, false, tls_->plain);
     if (!flush_tls()) return false;
+    if (tls_->wire.size() > kWireBytesMax) {
+        loop_.log_.warning("Invalid request from ip=%s: TLS: the client takes no answers",
+                           facts_.remote_addr.c_str());
+        peer_gone();
+        return false;
+    }
     if (!fed) {
         loop_.log_.warning("Invalid request from ip=%s: %s", facts_.remote_addr.c_str(),
                            fed.message().c_str());

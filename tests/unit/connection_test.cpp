@@ -554,6 +554,21 @@ TEST_F(TransformedConnection, TheGoodbyeWaitsForRoom) {
     std::filesystem::remove_all(directory);
 }
 
+TEST_F(TransformedConnection, APeerThatTakesNothingIsNotAnsweredForEver) {
+    engine.start();
+    Client client(engine.address(), kTinyBytes);
+    ASSERT_TRUE(client.send("\x01" + std::string(kPost)));
+    EXPECT_TRUE(eventually([&] {
+        engine.loop->wake();
+        return engine.connections() == 1;
+    }));
+    // A thousand times as much would be kept.
+    std::thread sender([&] { client.send(std::string(64 << 10, OpenTransform::kAsk)); });
+    EXPECT_TRUE(has_no_connection());
+    client.reset();
+    sender.join();
+}
+
 // ---------------------------------------------------------------------------------- unix sockets
 
 class UnixConnection : public ConnectionTest {
