@@ -291,25 +291,25 @@ void Connection::on_bytes(std::string_view bytes) {
     if (state_ == State::Linger || state_ == State::Closed) return;
     if (state_ == State::Body || body_open_) bytes_moved();
     if (tls_ && state_ != State::Preamble) {
-        if (!decrypt(bytes)) return;
+        std::string plain;
+        if (!decrypt(bytes, plain)) return;
         // A peer may say goodbye in the record behind its last request, which is answered yet.
         const bool ends_now = tls_->transform->is_ended() && !saw_eof_;
         saw_eof_ = saw_eof_ || ends_now;
-        if (!tls_->plain.empty()) on_plain_bytes(tls_->plain);
+        if (!plain.empty()) on_plain_bytes(plain);
         if (ends_now && state_ != State::Closed) on_eof();
         return;
     }
     on_plain_bytes(bytes);
 }
 
-/// Feeds the transform; what comes out is in tls_->plain. False: the connection ends.
-bool Connection::decrypt(std::string_view wire) {
+/// Feeds the transform; what comes out is in `plain`. False: the connection ends.
+bool Connection::decrypt(std::string_view wire, std::string& plain) {
     const bool is_first = !std::exchange(tls_->has_bytes, true);
     // A TLS record starts with its type, 22 for a handshake (RFC 8446 §5.1): never a letter.
     if (is_first && is_alpha(wire[0]))
         return refuse_plainly(400, "plain HTTP request to a TLS port");
-    tls_->plain.clear();
-    const Status fed = tls_->transform->feed(wire, false, tls_->plain);
+    const Status fed = tls_->transform->feed(wire, false, plain);
     if (!flush_tls()) return false;
     if (tls_->wire.size() > kWireBytesMax) {
         loop_.log_.warning("Invalid request from ip=%s: TLS: the client takes no answers",
@@ -337,8 +337,8 @@ bool Connection::decrypt(std::string_view wire) {
 /// TCP's end of stream, or a reset. TLS judges an end that was not announced.
 void Connection::on_tcp_eof() {
     if (tls_ && tls_->transform->is_open() && !tls_->transform->is_ended()) {
-        tls_->plain.clear();
-        const Status fed = tls_->transform->feed({}, true, tls_->plain);
+        std::string plain;
+        const Status fed = tls_->transform->feed({}, true, plain);
         if (!fed)
             loop_.log_.warning("Connection from ip=%s ended without notice: %s",
                                facts_.remote_addr.c_str(), fed.message().c_str());
@@ -419,7 +419,8 @@ bool Connection::step_preamble(std::string_view in, size_t& used) {
     // keys before we answered (there is no early data).
     const std::string wire(in.substr(used));
     if (wire.empty()) return false;
-    used = decrypt(wire) ? in.size() : 0;
+    std::string plain;
+    used = decrypt(wire, plain) ? in.size() : 0;
     return false;
 }
 
@@ -712,6 +713,7 @@ bool Connection::flush_tls() {
             return false;
         }
         if (sent > 0) wire.erase(0, static_cast<size_t>(sent));
+        if (wire.empty()) std::string().swap(wire);  // most connections are idle, most of the time
         if (sent > 0 || !output_blocked_) bytes_moved();
         has_more = has_more || (exchange_ && exchange_->has_output());
         // The poller says at once that the socket takes more: in the next turn.

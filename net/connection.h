@@ -100,7 +100,6 @@ private:
     /// The TLS side; absent for plain connections.
     struct Tls {
         std::unique_ptr<ByteTransform> transform;
-        std::string plain;       ///< decrypted, not parsed yet
         std::string wire;        ///< encrypted, not sent yet
         bool has_bytes = false;  ///< the peer sent something
     };
@@ -113,7 +112,7 @@ private:
     bool receive(std::string_view& bytes, bool& is_eof);
     void on_bytes(std::string_view bytes);
     void on_plain_bytes(std::string_view bytes);
-    bool decrypt(std::string_view wire);
+    bool decrypt(std::string_view wire, std::string& plain);
     void on_tcp_eof();
     void on_eof();
     void advance();

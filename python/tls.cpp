@@ -32,8 +32,9 @@ struct TlsContext {
 
 namespace {
 
-/// Plain bytes of one SSLObject.read(): a TLS record carries at most 16 KiB (RFC 8446 §5.1).
-constexpr Py_ssize_t kReadBytes = 16 * 1024;
+/// A TLS record carries at most so many bytes (RFC 8446 §5.1). All goes in and out in pieces of
+/// this size: a MemoryBIO keeps for ever the memory that it once needed.
+constexpr size_t kRecordBytes = 16 * 1024;
 /// More of a PEM file is not looked at before OpenSSL reads it.
 constexpr size_t kPemBytesMax = 1 << 20;
 
@@ -58,21 +59,26 @@ public:
 
     Status feed(std::string_view wire, bool is_eof, std::string& plain) override {
         const WithGil gil;
-        Status fed = take(wire, is_eof, plain);
+        Status fed;
+        do {
+            const std::string_view piece = wire.substr(0, kRecordBytes);
+            wire.remove_prefix(piece.size());
+            fed = take(piece, is_eof, plain);
+        } while (fed && !wire.empty());
         collect();  // answers of the handshake, or the alert that says what was wrong
         return fed;
     }
 
     Status write(std::string_view plain) override {
         const WithGil gil;
-        // Into memory, so all of it is taken; SSLObject.write may still take a record at a time.
+        // Into memory, so all of it is taken.
         while (!plain.empty()) {
-            const PyRef bytes = as_bytes(plain);
+            const PyRef bytes = as_bytes(plain.substr(0, kRecordBytes));
             const PyRef taken = bytes ? call(object_.get(), "write", bytes.get()) : PyRef();
             if (!taken) return python_error("TLS");
             plain.remove_prefix(PyLong_AsSize_t(taken.get()));
+            collect();
         }
-        collect();
         return {};
     }
 
@@ -115,7 +121,7 @@ private:
             info_ = PyRef::steal(PyObject_CallOneArg(tls_->peer_info.get(), object_.get()));
             if (!info_) return python_error("TLS handshake");
         }
-        const PyRef size = number(kReadBytes);
+        const PyRef size = number(kRecordBytes);
         while (!is_ended_) {
             const PyRef data = size ? call(object_.get(), "read", size.get()) : PyRef();
             if (!data) return wants_more("TLS", is_eof);

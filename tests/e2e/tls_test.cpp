@@ -148,6 +148,29 @@ assert c.sock is first, 'the connection did not stay'
     EXPECT_EQ(got.out, "2620840 bytes as expected\n");
 }
 
+TEST_P(TlsEngine, KeepsLittleForAnIdleConnection) {
+    ServerOptions with = options(GetParam(), {"--keep-alive", "60"});
+    with.app = "probe:app";
+    const Server server(with);
+    ASSERT_TRUE(server.has_workers(1));
+    const std::string status = "/proc/" + std::to_string(server.workers().at(0)) + "/status";
+    const Finished got = python_client(server, "status = '" + status + R"('
+def kib(): return int(open(status).read().split('VmRSS:')[1].split()[0])
+def ask(head, body=b''):
+    s.sendall(head + b' HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n' % len(body) + body)
+    answer = http.client.HTTPResponse(s); answer.begin(); return len(answer.read())
+kept = [connect() for _ in range(100)]
+for s in kept: ask(b'GET /')
+before = kib()
+for s in kept:
+    assert ask(b'GET /block?n=300000') == 300000
+    ask(b'POST /', b'x' * 300000)
+each = (kib() - before) / len(kept)
+assert each < 150, each
+)");
+    EXPECT_EQ(got.code, 0) << got << server.story();
+}
+
 TEST_P(TlsEngine, SendsContinueBeforeTheBody) {
     const Server server(options(GetParam()));
     const Finished got = python_client(server, R"(
