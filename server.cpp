@@ -336,7 +336,7 @@ WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
     options.is_multiprocess = cfg.workers > 1;
     options.is_preload = cfg.preload_app && !is_check;
     options.survives_broken_app = cfg.reload && !is_check;
-    options.uses_sendfile = cfg.sendfile.value_or(true) && !cfg.is_tls();
+    options.uses_sendfile = cfg.sendfile.value_or(true);
     options.measures_time = !cfg.statsd_host.empty() || logging_takes_over(cfg);
     options.watches_calls = cfg.request_timeout > 0;
     if (Result<AccessLog> format = AccessLog::compile(cfg.access_log_format)) {

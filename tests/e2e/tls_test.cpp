@@ -171,6 +171,31 @@ assert each < 150, each
     EXPECT_EQ(got.code, 0) << got << server.story();
 }
 
+/// More than may be on its way of an answer that is made: a file waits where it is.
+TEST_P(TlsEngine, AFileThatNobodyTakesHoldsNoWorker) {
+    const TempDir directory;
+    std::filesystem::resize_file(directory.write("big", ""), uint64_t{400} << 20);
+    directory.write("app.py",
+                    "def app(environ, start_response):\n"
+                    "    start_response('200 OK', [])\n"
+                    "    if environ['PATH_INFO'] != '/big': return [b'small']\n"
+                    "    return environ['wsgi.file_wrapper'](open('big', 'rb'))\n");
+    ServerOptions with = options(GetParam());
+    with.app = "app:app";
+    with.directory = directory.path();
+    const Server server(with);
+    const Finished got = python_client(server, R"(
+def ask(path): s = connect(); s.sendall(b'GET ' + path + b' HTTP/1.0\r\n\r\n'); return s
+idle = [ask(b'/big') for _ in range(6)]
+assert [s.recv(5) for s in idle] == [b'HTTP/'] * len(idle)
+assert read_all(ask(b'/')).endswith(b'small')
+left = 400 << 20
+while data := idle[0].recv(65536): left -= len(data)
+assert left < 0, left  # the head, too
+)");
+    EXPECT_EQ(got.code, 0) << got << server.story();
+}
+
 TEST_P(TlsEngine, SendsContinueBeforeTheBody) {
     const Server server(options(GetParam()));
     const Finished got = python_client(server, R"(
