@@ -358,8 +358,10 @@ void Call::run(CallPlace place) {
 }
 
 void Call::tell_hooks(PyObject* environ_or_null) {
-    if (app_.hooks_ != nullptr && !app_.hooks_->post_request(exchange_, environ_or_null))
-        log_python_error(app_.log_, Level::Error, "Exception in post_request hook");
+    const bool is_good =
+        app_.hooks_ == nullptr || app_.hooks_->post_request(exchange_, environ_or_null);
+    if (fork_.is_copy()) end_forked_copy();
+    if (!is_good) log_python_error(app_.log_, Level::Error, "Exception in post_request hook");
 }
 
 bool Call::make_environ() {
@@ -620,6 +622,7 @@ void Call::close_result() {
     PyRef close;
     const bool is_closed = optional_attribute(result_.get(), objects_.close_name.get(), close) &&
                            (!close || PyRef::steal(PyObject_CallNoArgs(close.get())));
+    if (fork_.is_copy()) end_forked_copy();
     if (is_closed) return;
     response_.must_close();
     if (is_overdue()) return;
@@ -690,7 +693,9 @@ Status WsgiApp::load() {
     WithGil gil;
     broken_app_text_.clear();
     broken_app_files_.clear();
+    const ForkWatch fork;
     callable_ = find_callable();
+    if (fork.is_copy()) end_forked_copy();
     if (!callable_) return load_failed(take_exception());
     if (options_.is_preload && !call_object(name_in(loader_, "freeze")))
         log_python_error(log_, Level::Warning, "Freezing the preloaded objects failed");

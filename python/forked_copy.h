@@ -1,7 +1,9 @@
-// Children of a fork() in the application that come back to us, by sys.exit() or by returning.
+// Children of a fork() in the application or in a hook that come back to us, by sys.exit() or by
+// returning.
 //
-// Such a process is a copy of a worker: it shares the sockets and the poller, so it may neither
-// answer, nor log, nor serve. It ends as a script would (os.fork() in Python's documentation).
+// Such a process is a copy of a worker or of the arbiter: it shares the sockets and the poller, so
+// it may neither answer, nor log, nor serve, nor stop the workers or remove the pid file. It ends
+// as a script would (os.fork() in Python's documentation).
 #pragma once
 
 #include <csignal>

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "net/exchange.h"
 #include "python/embedded.h"
+#include "python/forked_copy.h"
 #include "python/greenlet.h"
 #include "python/interpreter.h"
 #include "python/logging.h"
@@ -233,7 +234,9 @@ struct HookNatives {
 };
 
 PythonHooks::PythonHooks(Logger& log, const PythonLogging& logging, const WsgiApp* app)
-    : log_(log), logging_(logging), app_(app) {}
+    : log_(log), logging_(logging), app_(app) {
+    count_forks();
+}
 
 PythonHooks::~PythonHooks() {
     for (auto& [exchange, view] : requests_)
@@ -265,7 +268,10 @@ Status PythonHooks::run(Member hook, Arbiter* arbiter, Worker* worker,
     const PyRef list = items.take();
     const PyRef arguments = views && list ? PyRef::steal(PyList_AsTuple(list.get())) : PyRef();
     auto* callable = static_cast<PyObject*>(reference.object.get());
-    if (arguments && PyRef::steal(PyObject_CallObject(callable, arguments.get()))) return {};
+    const ForkWatch fork;
+    const bool is_good = arguments && PyRef::steal(PyObject_CallObject(callable, arguments.get()));
+    if (fork.is_copy()) end_forked_copy();  // before it takes down what is its parent's
+    if (is_good) return {};
 
     const std::string name(
         std::ranges::find(settings(), MemberPointer(hook), &Setting::field)->name);

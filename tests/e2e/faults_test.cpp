@@ -97,6 +97,44 @@ TEST_P(Faults, AChildThatTheApplicationForksMayEndAsAScriptDoes) {
     EXPECT_EQ(server.err().find("ERROR"), std::string::npos) << server.err();
 }
 
+TEST_P(Faults, AChildThatAnImportOrAHookForksMayEndAsAScriptDoesToo) {
+    const TempDir site;
+    const std::string fork =
+        "import os, sys\n"
+        "def fork(*_):\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0: sys.exit(7)\n"
+        "    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
+        "    os.write(2, b'child ended with %d\\n' % status)\n";
+    site.write("forks.py", fork +
+                               "fork()\n"
+                               "class Result(list):\n"
+                               "    close = fork\n"
+                               "def app(environ, start_response):\n"
+                               "    start_response('200 OK', [('Content-Length', '2')])\n"
+                               "    return Result([b'ok'])\n");
+    const std::string hooks =
+        fork +
+        "on_starting = when_ready = post_worker_init = on_exit = lambda one: fork()\n"
+        "pre_fork = post_fork = worker_exit = child_exit = pre_request = lambda one, two: fork()\n"
+        "post_request = lambda worker, req, environ, resp: fork()\n";
+    ServerOptions options = with({"-c", site.write("hooks.py", hooks), "-p", site / "gcorn.pid"});
+    options.app = "forks:app";
+    options.directory = site.path();
+    Server server(options);
+    const size_t workers = GetParam().workers;
+    ASSERT_TRUE(server.has_workers(workers)) << server.story();
+    EXPECT_EQ(server.get("/").body, "ok") << server.story();
+    EXPECT_TRUE(std::filesystem::exists(site / "gcorn.pid")) << server.story();
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    // on_starting, when_ready, on_exit; for the request pre_request, close() and post_request;
+    // for each worker pre_fork, post_fork, the import, post_worker_init, worker_exit, child_exit
+    EXPECT_EQ(count(server.err(), "child ended with 7\n"), 3 + 3 + 6 * workers) << server.err();
+    EXPECT_EQ(count(server.err(), "Worker exiting"), workers) << server.err();
+    EXPECT_EQ(server.err().find("Traceback"), std::string::npos) << server.err();
+}
+
 TEST_P(Faults, KillingWorkersLosesOnlyWhatTheyRan) {
     const Server server(with({"-w", "3"}));
     ASSERT_TRUE(server.has_workers(3));
