@@ -728,6 +728,7 @@ void Arbiter::back_off(const std::string& why) {
 /// Tells a worker to leave, within the graceful timeout. A second time only a stronger signal is
 /// sent, and the deadline stays.
 void Arbiter::retire(Child& child, int signal) {
+    slot(child).is_retired.store(true);  // before the signal, which wakes it
     if (child.retired_ms == 0 || signal != SIGTERM) send(child, signal);
     if (child.retired_ms != 0) return;
     child.retired_ms = monotonic_ms();

@@ -452,6 +452,9 @@ int Worker::sleep_ms() const {
 
 void Worker::tend() {
     board().beat();
+    // The signal itself can be lost: the application ignores or blocks it, or had its handler
+    // called by a library that tells nobody else (asyncio, libev).
+    if (alive() && board().is_retired.load(std::memory_order_relaxed)) leave();
     look_for_changes();
 }
 

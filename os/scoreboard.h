@@ -1,5 +1,6 @@
 // Scoreboard: one shared-memory slot per worker, the only thing workers tell the arbiter besides
-// their exit status: heartbeat, state, what is running, counters.
+// their exit status: heartbeat, state, what is running, counters. And one word of the arbiter's,
+// for a worker that signals do not reach.
 //
 // Anonymous shared memory, mapped before the first fork: no file, no disk, gone with the processes.
 // The arbiter claims and frees slots; a worker writes only its own. Every cell is a lock-free
@@ -48,6 +49,7 @@ struct WorkerSlot {
     std::atomic<uint32_t> capacity{1};     ///< requests it can run at once (slots of the class)
     std::atomic<uint32_t> connections{0};  ///< open ones
     std::atomic<bool> wants_replacement{false};  ///< max_requests reached: boot another one first
+    std::atomic<bool> is_retired{false};         ///< the arbiter's: a signal told it to leave
     Activity activities[kActivitiesMax];
 
     void beat();

@@ -330,6 +330,30 @@ TEST_P(Signals, TermStopsAWorkerWhoseApplicationHandlesIt) {
     }
 }
 
+// What no handler hears of any more: a library has the wake-up descriptor or the handler of C.
+TEST_P(Signals, TermStopsAWorkerThatDoesNotHearIt) {
+    SKIP_ON_GUNICORN("its workers wait for KILL");
+    const std::string kinds[] = {
+        "asyncio.new_event_loop().add_signal_handler(signal.SIGTERM, print)",
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})",
+    };
+    for (const std::string& deafen : kinds) {
+        scratch_.write("deaf.py",
+                       "import asyncio, signal\n"
+                       "from probe import app\n" +
+                           deafen + "\n");
+        ServerOptions options = with({"--chdir", scratch_.path(), "-t", "3"});
+        options.app = "deaf:app";
+        options.env["PYTHONPATH"] = apps_dir();
+        Server server(options);
+        EXPECT_EQ(server.get("/").status, 200) << server.story();
+        server.signal(SIGTERM);
+        EXPECT_EQ(server.exit_code(), 0) << server.story();
+        EXPECT_EQ(count(server.err(), "SIGKILL"), 0U) << deafen << server.story();
+    }
+}
+
 TEST_P(Signals, WhatAChildOfTheApplicationHandlesIsItsOwn) {
     SKIP_ON_GUNICORN("its children go on serving, or log as the worker they were");
     scratch_.write("forking.py",
