@@ -339,20 +339,33 @@ PyObject* Interpreter::forget_note_fd(PyObject*, PyObject*) {
     Py_RETURN_NONE;
 }
 
+/// The last exit function: what is left of Py_FinalizeEx() would run with the default actions where
+/// Python has handlers, of ours or of the application. Most of them end the process (its timers may
+/// go on, and some supervisors tell the whole group), those of QUIT and ABRT with a core file.
+PyObject* Interpreter::ignore_handled(PyObject*, PyObject*) {
+    const PyRef get_handler = import("_signal", "getsignal");
+    const PyRef set_handler = import("_signal", "signal"), ignore = import("_signal", "SIG_IGN");
+    for (int signal = 1; signal < NSIG; ++signal) {
+        const PyRef handler = call_object(get_handler, number(signal));
+        if (handler && PyCallable_Check(handler.get()) != 0)
+            (void)call_object(set_handler, number(signal), ignore);
+        PyErr_Clear();  // the others are no worse off for it
+    }
+    Py_RETURN_NONE;
+}
+
 Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
     static PyMethodDef method = {"gcorn_interrupt", handle_interrupt, METH_VARARGS, nullptr};
+    static PyMethodDef ignore = {"gcorn_ignore_handled", ignore_handled, METH_NOARGS, nullptr};
     on_interrupt_ = std::move(on_interrupt);
     WithGil gil;
     const PyRef handler = native_function(method, this);
-    const PyRef set_handler = import("_signal", "signal"), ignore = import("_signal", "SIG_IGN");
-    const PyRef at_exit = import("atexit", "register");
-    for (const int signal : {SIGINT, SIGQUIT, SIGABRT}) {
-        // What is left of Py_FinalizeEx() after the exit functions would run with the default
-        // actions, and those of QUIT and ABRT leave a core file behind.
-        if (!call_object(set_handler, number(signal), handler) ||
-            !call_object(at_exit, set_handler, number(signal), ignore))
+    const PyRef set_handler = import("_signal", "signal");
+    for (const int signal : {SIGINT, SIGQUIT, SIGABRT})
+        if (!call_object(set_handler, number(signal), handler))
             return python_error("install the worker's signal handlers");
-    }
+    if (!call_object(import("atexit", "register"), native_function(ignore, this)))
+        return python_error("prepare for the interpreter's end");
     return keep_listening(set_handler);
 }
 

@@ -107,6 +107,7 @@ private:
     static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
     static PyObject* handle_note(PyObject* capsule, PyObject* arguments);
     static PyObject* forget_note_fd(PyObject* capsule, PyObject*);
+    static PyObject* ignore_handled(PyObject* capsule, PyObject*);
     static PyObject* run_thread(PyObject* capsule, PyObject* index);
     Status keep_listening(const PyRef& set_handler);
     Status prepend_path(const std::string& directory);

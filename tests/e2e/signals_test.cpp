@@ -170,7 +170,7 @@ TEST_P(Signals, AnInterruptedImportIsNoError) {
     }
 }
 
-TEST_P(Signals, QuitInTheLastMomentsOfTheInterpreterIsNoDeathWithACoreFile) {
+TEST_P(Signals, InTheLastMomentsOfTheInterpreterEndNothing) {
     SKIP_ON_GUNICORN("it dies of it");
     const std::string hook =
         "import os, signal, sys, types\n"
@@ -179,12 +179,13 @@ TEST_P(Signals, QuitInTheLastMomentsOfTheInterpreterIsNoDeathWithACoreFile) {
         "        self.note = os.open('" +
         (scratch_ / "events") +
         "', os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
-        "        self.quit = lambda note=self.note, write=os.write, kill=os.kill, pid=os.getpid(),"
-        " quit=signal.SIGQUIT:"
-        " (kill(pid, quit), write(note, b'late '))\n"
+        "        self.kill = lambda note=self.note, write=os.write, kill=os.kill, pid=os.getpid(),"
+        " numbers=(signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM):"
+        " ([kill(pid, number) for number in numbers], write(note, b'late '))\n"
         "    def __del__(self):\n"
-        "        self.quit()\n"
+        "        self.kill()\n"
         "def post_worker_init(worker):\n"
+        "    signal.signal(signal.SIGALRM, print)\n"
         "    sys.modules['late'] = types.ModuleType('late')\n"
         "    sys.modules['late'].late = Late()\n";
     Server& server = start({"-c", scratch_.write("hooks.py", hook)});
