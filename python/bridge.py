@@ -32,13 +32,16 @@ def run_config(location, directory):
             return None, None, f"{path!r} is a directory", 1
         if not path.endswith((".py", ".pyc")):
             warnings.append(f"config file {path} is executed as Python although it is not named .py")
+    pid = os.getpid()
     try:
         names = _import_afresh(location[len("python:"):]) if is_module else _run_file(full_path)
-    except SystemExit as stop:
-        # Nothing is served, so success is no answer; what the system keeps of a number is 8 bits.
-        status = (stop.code if isinstance(stop.code, int) else 1) & 0xFF or 1
-        return None, None, f"config file {path} called sys.exit({stop.code!r})", status
     except BaseException as error:
+        if os.getpid() != pid:  # a child that the file forked; load_config_file() ends it
+            raise
+        if isinstance(error, SystemExit):
+            # Nothing is served, so success is no answer; what the system keeps of a number is 8 bits.
+            status = (error.code if isinstance(error.code, int) else 1) & 0xFF or 1
+            return None, None, f"config file {path} called sys.exit({error.code!r})", status
         return None, None, f"Failed to read config file: {path}\n{format_error(error)}", 1
     stand_in = sys.modules.get("_gcorn_stand_in")
     return names, warnings + (stand_in.take_useless_patches() if stand_in else []), None, 0

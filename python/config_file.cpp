@@ -4,6 +4,7 @@
 #include <variant>
 
 #include "python/embedded.h"
+#include "python/forked_copy.h"
 #include "python/interpreter.h"
 #include "settings.h"
 
@@ -192,8 +193,11 @@ struct ToPython {
 
 Result<ConfigFile> load_config_file(const std::string& location, const std::string& directory) {
     WithGil gil;
+    count_forks();
+    const ForkWatch fork;
     const PyRef result =
         call_embedded("_gcorn", "run_config", path_str(location), path_str(directory));
+    if (fork.is_copy()) end_forked_copy();  // on HUP it would go on as one more arbiter
     PyObject *names = nullptr, *warnings = nullptr, *failure = nullptr;  // borrowed from result
     int status = 1;
     if (!result || !PyArg_ParseTuple(result.get(), "OOOi", &names, &warnings, &failure, &status)) {

@@ -97,7 +97,7 @@ TEST_P(Faults, AChildThatTheApplicationForksMayEndAsAScriptDoes) {
     EXPECT_EQ(server.err().find("ERROR"), std::string::npos) << server.err();
 }
 
-TEST_P(Faults, AChildThatAnImportOrAHookForksMayEndAsAScriptDoesToo) {
+TEST_P(Faults, AChildThatAnImportTheConfigFileOrAHookForksMayEndSoToo) {
     const TempDir site;
     const std::string fork =
         "import os, sys\n"
@@ -115,6 +115,7 @@ TEST_P(Faults, AChildThatAnImportOrAHookForksMayEndAsAScriptDoesToo) {
                                "    return Result([b'ok'])\n");
     const std::string hooks =
         fork +
+        "fork()\n"
         "on_starting = when_ready = post_worker_init = on_exit = lambda one: fork()\n"
         "pre_fork = post_fork = worker_exit = child_exit = pre_request = lambda one, two: fork()\n"
         "post_request = lambda worker, req, environ, resp: fork()\n";
@@ -126,13 +127,33 @@ TEST_P(Faults, AChildThatAnImportOrAHookForksMayEndAsAScriptDoesToo) {
     ASSERT_TRUE(server.has_workers(workers)) << server.story();
     EXPECT_EQ(server.get("/").body, "ok") << server.story();
     EXPECT_TRUE(std::filesystem::exists(site / "gcorn.pid")) << server.story();
+    const auto ended = [&] { return count(server.err(), "child ended with 7\n"); };
+    // The config file, on_starting, when_ready; pre_request, close(), post_request; for each worker
+    // pre_fork, post_fork, the import, post_worker_init.
+    EXPECT_TRUE(eventually([&] { return ended() == 3 + 3 + 4 * workers; })) << server.story();
     server.signal(SIGTERM);
     EXPECT_EQ(server.exit_code(), 0) << server.story();
-    // on_starting, when_ready, on_exit; for the request pre_request, close() and post_request;
-    // for each worker pre_fork, post_fork, the import, post_worker_init, worker_exit, child_exit
-    EXPECT_EQ(count(server.err(), "child ended with 7\n"), 3 + 3 + 6 * workers) << server.err();
+    // worker_exit and child_exit; on_exit
+    EXPECT_EQ(ended(), 6 + 4 * workers + 2 * workers + 1) << server.err();
     EXPECT_EQ(count(server.err(), "Worker exiting"), workers) << server.err();
     EXPECT_EQ(server.err().find("Traceback"), std::string::npos) << server.err();
+}
+
+TEST_P(Faults, AChildThatTheConfigFileForksIsNoSecondArbiter) {
+    const TempDir site;
+    const std::string file = site.write("forks.py",
+                                        "import os, sys\n"
+                                        "if os.fork() == 0: sys.exit(7)\n"
+                                        "os.write(2, b'child: %d\\n' % (os.wait()[1] >> 8))\n");
+    Server server(with({"-c", file}));
+    ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
+    server.signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] { return count(server.err(), "child: 7\n") == 2; }))
+        << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_EQ(server.err().find("sys.exit"), std::string::npos) << server.err();
 }
 
 TEST_P(Faults, KillingWorkersLosesOnlyWhatTheyRan) {
