@@ -77,7 +77,8 @@ public:
     virtual bool pause() { return false; }
     /// The last byte was handed to the kernel, or the response was cut: write access line, count.
     virtual void exchange_completed(Exchange& exchange) = 0;
-    /// The response is cut, because a file that it sends cannot be read: errno; ENODATA if it ended.
+    /// The response is cut, because a file that it sends cannot be read: errno; ENODATA if it
+    /// ended.
     virtual void file_failed(const Exchange&, int) {}
     /// The worker leaves: answers whose head is not out yet should say Connection: close.
     [[nodiscard]] virtual bool is_stopping() const { return false; }
