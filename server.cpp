@@ -288,6 +288,7 @@ Status Server::use(const Config& cfg) {
     if (cfg.preload_app || cfg.is_tls()) {
         if (Status patched = patch_for_greenlets(cfg); !patched) return back(patched);
     }
+    if (Status prepared = hooks_->prepare_for_interrupts(cfg); !prepared) return back(prepared);
     TlsContexts tls = tls_;
     if (Status read = tls.use(cfg, log_); !read) return back(read);
     if (Status opened = open_logs(cfg); !opened) {

@@ -711,7 +711,7 @@ PyRef WsgiApp::find_callable() {
 }
 
 Status WsgiApp::load_failed(PyRef exception) {
-    if (Interpreter::is_interrupt(exception.get())) return Error{0, "interrupted"};
+    if (Interpreter::has_interrupted()) return Error{0, "interrupted"};
     const auto raise = [&exception] { restore_exception(PyRef::borrow(exception.get())); };
     raise();
     std::string sentence = take_error_text(false);

@@ -250,6 +250,13 @@ bool PythonHooks::add_natives() {
     return has_natives_ = true;
 }
 
+Status PythonHooks::prepare_for_interrupts(const Config& cfg) {
+    if (!cfg.worker_int && !cfg.worker_abort) return {};
+    WithGil gil;
+    if (add_natives() && embedded_module("_gcorn_logging")) return {};
+    return python_error("prepare the worker_int and worker_abort hooks");
+}
+
 /// Calls it with (server, worker, numbers…), those that there are; a negative number is None.
 Status PythonHooks::run(Member hook, Arbiter* arbiter, Worker* worker,
                         std::initializer_list<int> numbers) {

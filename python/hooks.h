@@ -38,6 +38,10 @@ public:
     /// True if requests under `cfg` need the two RequestHooks below; if not, give WsgiApp none.
     [[nodiscard]] bool has_request_hooks(const Config& cfg) const;
 
+    /// Loads what worker_int and worker_abort may use, if `cfg` has one: they can interrupt any
+    /// import, and half of `logging` would be of no use to them.
+    Status prepare_for_interrupts(const Config& cfg);
+
     // Hooks. post_fork also remembers the worker for the request hooks.
     Status nworkers_changed(Arbiter& arbiter, int new_value, int old_value) override {
         return run(&Config::nworkers_changed, &arbiter, nullptr, {new_value, old_value});

@@ -320,10 +320,6 @@ PyObject* Interpreter::handle_interrupt(PyObject* capsule, PyObject* arguments) 
     return nullptr;
 }
 
-bool Interpreter::is_interrupt(PyObject* exception) {
-    return has_raised_ && PyErr_GivenExceptionMatches(exception, PyExc_SystemExit) != 0;
-}
-
 /// TERM and USR1, from a handler of the application that calls the one before it.
 PyObject* Interpreter::handle_note(PyObject*, PyObject* arguments) {
     int signal = 0;

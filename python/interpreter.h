@@ -79,8 +79,9 @@ public:
     /// Order: this replaces the process's C handlers, so the core's catch_for_worker comes after
     /// it.
     Status install_interrupts(std::function<void(int)> on_interrupt);
-    /// The exception is one that these handlers raised. GIL held.
-    [[nodiscard]] static bool is_interrupt(PyObject* exception);
+    /// One of these handlers has raised. What fails then may be anything that Python, or an
+    /// application, makes of SystemExit. GIL held.
+    [[nodiscard]] static bool has_interrupted() { return has_raised_; }
 
     /// Where interrupt(SIGABRT) writes the Python stacks: a descriptor that stays open (the error
     /// log's). Call again when it changed. Uses faulthandler, so it works inside C extensions.
@@ -118,7 +119,7 @@ private:
 
     Logger* log_ = nullptr;
     std::function<void(int)> on_interrupt_;
-    static inline bool has_raised_ = false;  ///< see is_interrupt(); under the GIL
+    static inline bool has_raised_ = false;  ///< see has_interrupted(); under the GIL
     int interrupting_ = 0;                   ///< the signal on_interrupt_ is called for right now
     std::function<void(size_t)> thread_body_;
     std::vector<std::string> path_in_use_;  ///< of use_path()

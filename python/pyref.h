@@ -196,9 +196,11 @@ inline void drop_reference(PyRef reference) {
 #endif
 }
 
-/// import name, and an attribute of it unless `attribute_name` is null. Raises.
+/// import name (without a dot), and an attribute of it unless `attribute_name` is null. Raises.
+/// PyImport_ImportModule would look for __import__ in the builtins of whatever frame runs, and
+/// those of a namedtuple that is being made, which a signal may interrupt, are empty.
 [[nodiscard]] inline PyRef import(const char* module, const char* attribute_name = nullptr) {
-    PyRef imported = PyRef::steal(PyImport_ImportModule(module));
+    PyRef imported = PyRef::steal(PyImport_ImportModuleLevel(module, nullptr, nullptr, nullptr, 0));
     if (!imported || attribute_name == nullptr) return imported;
     return attribute(imported.get(), attribute_name);
 }

@@ -149,14 +149,46 @@ TEST_P(Signals, AHookOutlastsTheRepetitionsOfQuit) {
     EXPECT_FALSE(contains(server.err(), "Exception in worker_int hook")) << server.story();
 }
 
-// As Ctrl-C does to a server that still starts.
+// Python says that `logging` is imported while that import still runs; such a module is empty. And
+// `collections.namedtuple` runs code that has no builtins.
+TEST_P(Signals, AHookMayInterruptTheImportOfWhatItNeeds) {
+    SKIP_ON_GUNICORN("its greenlet workers die of it");
+    scratch_.write("half.py",
+                   "import sys, time, types\n"
+                   "from probe import note\n"
+                   "for name in 'logging', 'threading', 'traceback':\n"
+                   "    sys.modules.setdefault(name, types.ModuleType(name))\n"
+                   "note('importing')\n"
+                   "exec('sleep(60)', {'__builtins__': {}, 'sleep': time.sleep})\n");
+    const std::string hook =
+        "def worker_int(worker): worker.log.info('hook: logs'); raise RuntimeError('of the "
+        "hook')\n";
+    ServerOptions options =
+        with({"--chdir", scratch_.path(), "-c", scratch_.write("hooks.py", hook)});
+    options.app = "half:app";
+    options.env["PYTHONPATH"] = apps_dir();
+    options.env["PROBE_LOG"] = scratch_.write("events", "");
+    Server server(options);
+    ASSERT_TRUE(noted("importing")) << server.story();
+    server.signal(SIGQUIT);
+    EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
+    EXPECT_TRUE(contains(server.err(), "hook: logs")) << server.story();
+    EXPECT_TRUE(contains(server.err(), "RuntimeError: of the hook")) << server.story();
+}
+
+// As Ctrl-C does to a server that still starts. Python 3.11 makes a RuntimeError of what is raised
+// in __set_name__().
 TEST_P(Signals, AnInterruptedImportIsNoError) {
     SKIP_ON_GUNICORN("its greenlet workers die of it");
     scratch_.write("slow.py",
                    "import time\n"
                    "from probe import note\n"
-                   "note('importing')\n"
-                   "time.sleep(60)\n");
+                   "class Descriptor:\n"
+                   "    def __set_name__(self, owner, name):\n"
+                   "        note('importing')\n"
+                   "        time.sleep(60)\n"
+                   "class Owner:\n"
+                   "    descriptor = Descriptor()\n");
     for (const int number : {SIGINT, SIGQUIT}) {
         ServerOptions options = with({"--chdir", scratch_.path()});
         options.app = "slow:app";
