@@ -425,7 +425,7 @@ int64_t Arbiter::turn() {
     if (state_ == State::Reloading) {
         int ready = 0;
         for (const auto& [pid, child] : children_)
-            if (child.generation == pending_ && child.was_ready && is_active(child)) ++ready;
+            if (child.generation == pending_ && child.was_ready() && is_active(child)) ++ready;
         if (ready >= num_workers_) commit_reload();
     }
     int64_t wake_ms = state_ == State::Stopping ? kNever : manage_workers();
@@ -501,8 +501,7 @@ bool Arbiter::is_active(const Child& child) const {
 
 void Arbiter::note_readiness() {
     for (auto& [pid, child] : children_) {
-        if (child.was_ready || slot(child).state.load() != WorkerState::Ready) continue;
-        child.was_ready = true;
+        if (child.was_ready() || slot(child).state.load() != WorkerState::Ready) continue;
         child.ready_ms = monotonic_ms();
         log().debug("Worker (pid:%d) is ready after %.1f s", static_cast<int>(pid),
                     static_cast<double>(monotonic_ms() - child.spawned_ms) / 1000.0);
@@ -522,22 +521,22 @@ int64_t Arbiter::manage_workers() {
     std::sort(team.begin(), team.end(),
               [](const Child* a, const Child* b) { return a->worker->age() < b->worker->age(); });
     const auto is_worn = [&](const Child& child) {
-        return child.was_ready && slot(child).wants_replacement.load();
+        return child.was_ready() && slot(child).wants_replacement.load();
     };
     int ready = 0, fresh = 0;
     for (const Child* child : team) {
-        ready += child->was_ready ? 1 : 0;
+        ready += child->was_ready() ? 1 : 0;
         fresh += is_worn(*child) ? 0 : 1;
     }
     for (Child* child : team) {  // oldest first
         const bool worn = is_worn(*child);
-        if (!child->was_ready || ready <= num_workers_ || !(worn || fresh > num_workers_)) continue;
+        if (!child->was_ready() || ready <= num_workers_ || !(worn || fresh > num_workers_)) continue;
         retire(*child, SIGTERM);
         --ready;
         if (!worn) --fresh;
     }
     for (auto it = team.rbegin(); it != team.rend() && fresh > num_workers_; ++it) {
-        if ((*it)->was_ready) continue;  // youngest first: it has done the least of its booting
+        if ((*it)->was_ready()) continue;  // youngest first: it has done the least of its booting
         retire(**it, SIGTERM);
         --fresh;
     }
@@ -783,13 +782,13 @@ void Arbiter::bury(Child child, int status) {
     const bool was_slow = child.aborted_ms != 0;
     // Before it served anybody, and not by somebody else's SIGKILL: its hub failed, or a thread of
     // the application. The next one would end the same way.
-    const bool ended_at_once = child.was_ready && slot(child).requests.load() == 0 &&
+    const bool ended_at_once = child.was_ready() && slot(child).requests.load() == 0 &&
                                monotonic_ms() - child.ready_ms < kBackoffMinMs &&
                                !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     scoreboard_->free(child.worker->slot());
     if (state_ == State::Stopping || child.retired_ms != 0 || left_by_itself) return;
     if (ended_at_once) return back_off("Worker ended as soon as it was ready.");
-    if (child.was_ready) return;
+    if (child.was_ready()) return;
     const char* why = code == kExitAppFailed ? "App failed to load." : "Worker failed to boot.";
     if (child.generation == pending_) return abandon_reload(why);
     if (!has_been_ready_ && (cannot_boot || was_slow))
@@ -804,7 +803,7 @@ void Arbiter::report_death(const Child& child, int status) {
         const int code = WEXITSTATUS(status);
         if (code == 0) return;
         log().error("Worker (pid:%d) exited with code %d.", pid, code);
-        if (child.was_ready && child.aborted_ms == 0) report_activities(child);
+        if (child.was_ready() && child.aborted_ms == 0) report_activities(child);
         return;
     }
     const int signal = WTERMSIG(status);
@@ -827,7 +826,7 @@ void Arbiter::report_death(const Child& child, int status) {
         text += " By gcorn, after its timeout.";
     }
     log().write(signal == SIGKILL ? Level::Error : Level::Warning, text);
-    if (child.was_ready && child.aborted_ms == 0) report_activities(child);
+    if (child.was_ready() && child.aborted_ms == 0) report_activities(child);
 }
 
 /// One line for each request that runs, or ran, in the worker.

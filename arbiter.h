@@ -120,13 +120,14 @@ private:
         std::unique_ptr<Worker> worker;
         Generation* generation = nullptr;
         int64_t spawned_ms = 0;
-        bool was_ready = false;
-        int64_t ready_ms = 0;
+        int64_t ready_ms = 0;                  // 0 = still boots
         int64_t retired_ms = 0;                // told to leave; 0 = not
         int64_t patience_ms = 0;               // how long it may take for that
         int64_t aborted_ms = 0;                // SIGABRT sent; 0 = not
         const char* killed_because = nullptr;  // SIGKILL sent; null = not
         int64_t killed_ms = 0;
+
+        [[nodiscard]] bool was_ready() const { return ready_ms != 0; }
     };
     using Children = std::map<pid_t, Child>;
 

@@ -693,9 +693,7 @@ Status WsgiApp::load() {
     WithGil gil;
     broken_app_text_.clear();
     broken_app_files_.clear();
-    const ForkWatch fork;
-    callable_ = find_callable();
-    if (fork.is_copy()) end_forked_copy();
+    callable_ = ending_copies([this] { return find_callable(); });
     if (!callable_) return load_failed(take_exception());
     if (options_.is_preload && !call_object(name_in(loader_, "freeze")))
         log_python_error(log_, Level::Warning, "Freezing the preloaded objects failed");

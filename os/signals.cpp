@@ -59,7 +59,9 @@ void obey_as_a_child(int signal) {
     static_cast<void>(::raise(signal));
 }
 
-void take_note(int signal) {
+}  // namespace
+
+void note(int signal) {
     if (!is_ours()) return obey_as_a_child(signal);
     const int saved_errno = errno;
     const auto byte = static_cast<unsigned char>(signal);
@@ -67,8 +69,10 @@ void take_note(int signal) {
     errno = saved_errno;
 }
 
-void take_note_and_interrupt(int signal) {
-    take_note(signal);
+namespace {
+
+void note_and_interrupt(int signal) {
+    note(signal);
     if (!is_ours()) return;
     const int saved_errno = errno;
     if (interrupt_python != nullptr) interrupt_python(interrupt_argument, signal);
@@ -101,16 +105,12 @@ Status open() {
         flag = 0;
     owner = ::getpid();
     write_fd = write_end.get();
-    set_action(SIGUSR1, take_note, SA_RESTART);
+    set_action(SIGUSR1, note, SA_RESTART);
     return {};
 }
 
 int note_fd() {
     return static_cast<int>(write_fd);
-}
-
-void note(int signal) {
-    take_note(signal);
 }
 
 int fd() {
@@ -140,19 +140,19 @@ std::vector<int> take() {
 
 void catch_for_arbiter() {
     for (const int signal : kArbiterQueued)
-        set_action(signal, take_note, SA_RESTART);
+        set_action(signal, note, SA_RESTART);
     ignore_write_failures();
 }
 
 void catch_for_worker(void (*interrupter)(void*, int), void* argument) {
     interrupt_argument = argument;
     interrupt_python = interrupter;
-    set_action(SIGTERM, take_note, SA_RESTART);
-    set_action(SIGUSR1, take_note, SA_RESTART);
+    set_action(SIGTERM, note, SA_RESTART);
+    set_action(SIGUSR1, note, SA_RESTART);
     // Without SA_RESTART: a blocking call of the application returns EINTR, and the interpreter
     // looks at its own note before it tries again (PEP 475).
     for (const int signal : {SIGINT, SIGQUIT, SIGABRT})
-        set_action(signal, take_note_and_interrupt, 0);
+        set_action(signal, note_and_interrupt, 0);
     for (const int signal : {SIGHUP, SIGUSR2, SIGWINCH})
         set_action(signal, SIG_IGN, 0);
     for (const int signal : {SIGCHLD, SIGTTIN, SIGTTOU})

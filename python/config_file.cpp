@@ -194,10 +194,9 @@ struct ToPython {
 Result<ConfigFile> load_config_file(const std::string& location, const std::string& directory) {
     WithGil gil;
     count_forks();
-    const ForkWatch fork;
-    const PyRef result =
-        call_embedded("_gcorn", "run_config", path_str(location), path_str(directory));
-    if (fork.is_copy()) end_forked_copy();  // on HUP it would go on as one more arbiter
+    const PyRef result = ending_copies([&] {  // on HUP a copy would be one more arbiter
+        return call_embedded("_gcorn", "run_config", path_str(location), path_str(directory));
+    });
     PyObject *names = nullptr, *warnings = nullptr, *failure = nullptr;  // borrowed from result
     int status = 1;
     if (!result || !PyArg_ParseTuple(result.get(), "OOOi", &names, &warnings, &failure, &status)) {

@@ -29,4 +29,14 @@ private:
 /// any other exception (which is printed), or 0. GIL held.
 [[noreturn]] void end_forked_copy();
 
+/// call(), which runs Python that is not ours: a copy that it makes of this process and that comes
+/// back does not get any further. GIL held.
+template <typename Call>
+[[nodiscard]] auto ending_copies(Call call) {
+    const ForkWatch fork;
+    auto result = call();
+    if (fork.is_copy()) end_forked_copy();
+    return result;
+}
+
 }  // namespace gcorn

@@ -145,9 +145,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         const PyRef arguments = function ? serve_arguments() : PyRef();
         hub_thread = PyThread_get_thread_ident();
         if (arguments) report_ready();
-        const ForkWatch fork;
-        const PyRef done = call_with_names(function, arguments);
-        if (fork.is_copy()) end_forked_copy();
+        const PyRef done = ending_copies([&] { return call_with_names(function, arguments); });
         // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else a failure of the hub.
         if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
             PyErr_Clear();

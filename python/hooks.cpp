@@ -275,10 +275,10 @@ Status PythonHooks::run(Member hook, Arbiter* arbiter, Worker* worker,
     const PyRef list = items.take();
     const PyRef arguments = views && list ? PyRef::steal(PyList_AsTuple(list.get())) : PyRef();
     auto* callable = static_cast<PyObject*>(reference.object.get());
-    const ForkWatch fork;
-    const bool is_good = arguments && PyRef::steal(PyObject_CallObject(callable, arguments.get()));
-    if (fork.is_copy()) end_forked_copy();  // before it takes down what is its parent's
-    if (is_good) return {};
+    const PyRef done = ending_copies([&] {  // before they take down what is their parent's
+        return PyRef::steal(arguments ? PyObject_CallObject(callable, arguments.get()) : nullptr);
+    });
+    if (done) return {};
 
     const std::string name(
         std::ranges::find(settings(), MemberPointer(hook), &Setting::field)->name);
