@@ -33,6 +33,19 @@ protected:
         return eventually(
             [&] { return read_file(scratch_ / "events").find(event) != std::string::npos; });
     }
+    /// A server whose application is in the middle of its import, where `source` notes "importing".
+    [[nodiscard]] Server& start_importing(const std::string& source,
+                                          const std::vector<std::string>& more = {}) {
+        scratch_.write("importing.py", "import time\nfrom probe import note\n" + source);
+        ServerOptions options = with(more);
+        options.app = "importing:app";
+        options.args.insert(options.args.end(), {"--chdir", scratch_.path()});
+        options.env["PYTHONPATH"] = apps_dir();
+        options.env["PROBE_LOG"] = scratch_.write("events", "");
+        server_.emplace(options);
+        EXPECT_TRUE(noted("importing")) << server_->story();
+        return *server_;
+    }
     TempDir scratch_;
     std::optional<Server> server_;
 };
@@ -153,23 +166,17 @@ TEST_P(Signals, AHookOutlastsTheRepetitionsOfQuit) {
 // `collections.namedtuple` runs code that has no builtins.
 TEST_P(Signals, AHookMayInterruptTheImportOfWhatItNeeds) {
     SKIP_ON_GUNICORN("its greenlet workers die of it");
-    scratch_.write("half.py",
-                   "import sys, time, types\n"
-                   "from probe import note\n"
-                   "for name in 'logging', 'threading', 'traceback':\n"
-                   "    sys.modules.setdefault(name, types.ModuleType(name))\n"
-                   "note('importing')\n"
-                   "exec('sleep(60)', {'__builtins__': {}, 'sleep': time.sleep})\n");
     const std::string hook =
-        "def worker_int(worker): worker.log.info('hook: logs'); raise RuntimeError('of the "
-        "hook')\n";
-    ServerOptions options =
-        with({"--chdir", scratch_.path(), "-c", scratch_.write("hooks.py", hook)});
-    options.app = "half:app";
-    options.env["PYTHONPATH"] = apps_dir();
-    options.env["PROBE_LOG"] = scratch_.write("events", "");
-    Server server(options);
-    ASSERT_TRUE(noted("importing")) << server.story();
+        "def worker_int(worker):\n"
+        "    worker.log.info('hook: logs')\n"
+        "    raise RuntimeError('of the hook')\n";
+    Server& server = start_importing(
+        "import sys, types\n"
+        "for name in 'logging', 'threading', 'traceback':\n"
+        "    sys.modules.setdefault(name, types.ModuleType(name))\n"
+        "note('importing')\n"
+        "exec('sleep(60)', {'__builtins__': {}, 'sleep': time.sleep})\n",
+        {"-c", scratch_.write("hooks.py", hook)});
     server.signal(SIGQUIT);
     EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
     EXPECT_TRUE(contains(server.err(), "hook: logs")) << server.story();
@@ -180,22 +187,14 @@ TEST_P(Signals, AHookMayInterruptTheImportOfWhatItNeeds) {
 // in __set_name__().
 TEST_P(Signals, AnInterruptedImportIsNoError) {
     SKIP_ON_GUNICORN("its greenlet workers die of it");
-    scratch_.write("slow.py",
-                   "import time\n"
-                   "from probe import note\n"
-                   "class Descriptor:\n"
-                   "    def __set_name__(self, owner, name):\n"
-                   "        note('importing')\n"
-                   "        time.sleep(60)\n"
-                   "class Owner:\n"
-                   "    descriptor = Descriptor()\n");
     for (const int number : {SIGINT, SIGQUIT}) {
-        ServerOptions options = with({"--chdir", scratch_.path()});
-        options.app = "slow:app";
-        options.env["PYTHONPATH"] = apps_dir();
-        options.env["PROBE_LOG"] = scratch_.write("events", "");
-        Server server(options);
-        ASSERT_TRUE(noted("importing")) << server.story();
+        Server& server = start_importing(
+            "class Descriptor:\n"
+            "    def __set_name__(self, owner, name):\n"
+            "        note('importing')\n"
+            "        time.sleep(60)\n"
+            "class Owner:\n"
+            "    descriptor = Descriptor()\n");
         server.signal(number);
         EXPECT_EQ(server.exit_code(Milliseconds(10'000)), 0) << server.story();
         EXPECT_FALSE(contains(server.err(), "[ERROR]")) << server.story();
