@@ -327,7 +327,9 @@ void EventLoop::accept_from(const Listener& listener) {
         switch (accepted.status) {
             case AcceptStatus::Connection: break;
             case AcceptStatus::Nothing: return;
-            case AcceptStatus::Aborted: continue;
+            case AcceptStatus::Aborted:
+                --accept_budget_;  // a rule that refuses every one must not hold us here
+                continue;
             case AcceptStatus::OutOfResources: return out_of_resources(accepted.error);
             case AcceptStatus::Failed:
                 log_.error("accept on %s: %s", listener.name().c_str(),
