@@ -275,10 +275,15 @@ Status PythonHooks::run(Member hook, Arbiter* arbiter, Worker* worker,
     const PyRef list = items.take();
     const PyRef arguments = views && list ? PyRef::steal(PyList_AsTuple(list.get())) : PyRef();
     auto* callable = static_cast<PyObject*>(reference.object.get());
+    const bool was_interrupted = Interpreter::has_interrupted();
     const PyRef done = ending_copies([&] {  // before they take down what is their parent's
         return PyRef::steal(arguments ? PyObject_CallObject(callable, arguments.get()) : nullptr);
     });
     if (done) return {};
+    if (Interpreter::has_interrupted() != was_interrupted) {
+        PyErr_Clear();  // no failure of the hook; what the signal asks for comes next
+        return {};
+    }
 
     const std::string name(
         std::ranges::find(settings(), MemberPointer(hook), &Setting::field)->name);

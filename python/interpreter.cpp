@@ -355,6 +355,7 @@ Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
     static PyMethodDef ignore = {"gcorn_ignore_handled", ignore_handled, METH_NOARGS, nullptr};
     on_interrupt_ = std::move(on_interrupt);
     WithGil gil;
+    const signals::Hold hold;  // or the first handler may interrupt the setting of the next
     const PyRef handler = native_function(method, this);
     const PyRef set_handler = import("_signal", "signal");
     for (const int signal : {SIGINT, SIGQUIT, SIGABRT})
@@ -413,7 +414,7 @@ std::string Interpreter::changed_since_import() {
     WithGil gil;
     const PyRef path = call_object(changed_since_import_);
     const PyRef bytes = path ? PyRef::steal(PyUnicode_EncodeFSDefault(path.get())) : PyRef();
-    if (!bytes) report("Looking for changed modules");
+    if (!bytes) report_unless_interrupt("Looking for changed modules");
     return bytes ? std::string(bytes_view(bytes.get())) : std::string();
 }
 

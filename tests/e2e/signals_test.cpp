@@ -201,6 +201,47 @@ TEST_P(Signals, AnInterruptedImportIsNoError) {
     }
 }
 
+TEST_P(Signals, AWorkerMayBeInterruptedBeforeItIsReady) {
+    SKIP_ON_GUNICORN("its greenlet workers die of it");
+    const std::string once =
+        "import _signal, os, signal, time\n"
+        "from probe import note\n"
+        "def is_first():\n"
+        "    try:\n"
+        "        return os.close(os.open(os.environ['ONCE'], os.O_CREAT | os.O_EXCL)) is None\n"
+        "    except FileExistsError:\n"
+        "        return False\n";
+    const std::string while_handlers_are_set =
+        "really = _signal.signal\n"
+        "def set_handler(number, handler):\n"
+        "    before = really(number, handler)\n"
+        "    if number == signal.SIGQUIT and callable(handler) and is_first():\n"
+        "        os.kill(os.getpid(), signal.SIGQUIT)\n"
+        "        note('interrupted')\n"
+        "    return before\n"
+        "_signal.signal = set_handler\n";
+    const std::string in_the_hook =
+        "def post_worker_init(worker):\n"
+        "    if is_first():\n"
+        "        note('interrupted')\n"
+        "        os.kill(os.getpid(), signal.SIGQUIT)\n"
+        "        time.sleep(60)\n";
+    for (const std::string& when : {while_handlers_are_set, in_the_hook}) {
+        scratch_.write("events", "");
+        ::unlink((scratch_ / "once").c_str());
+        ServerOptions options = with({"-c", scratch_.write("hooks.py", once + when)});
+        options.env["PROBE_LOG"] = scratch_ / "events";
+        options.env["ONCE"] = scratch_ / "once";
+        Server server(options);
+        ASSERT_TRUE(noted("interrupted")) << server.story();
+        EXPECT_TRUE(eventually([&] {
+            return count(server.err(), "Booting worker") == GetParam().workers + 1;
+        })) << server.story();
+        EXPECT_EQ(server.get("/").status, 200) << server.story();
+        EXPECT_FALSE(contains(server.err(), "[ERROR]")) << server.story();
+    }
+}
+
 TEST_P(Signals, InTheLastMomentsOfTheInterpreterEndNothing) {
     SKIP_ON_GUNICORN("it dies of it");
     const std::string hook =
