@@ -421,10 +421,12 @@ Status Server::start_worker(const Config& cfg) {
     if (cfg.spew) {
         if (Status spewing = interpreter_->set_spew(true); !spewing) return spewing;
     }
-    // A hook is told once, however often the signal comes.
-    return interpreter_->install_interrupts([this, told = std::set<int>()](int signal) mutable {
-        if (worker_ == nullptr || !told.insert(signal).second) return;
-        signal == SIGABRT ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_);
+    // A hook is told once, however often its signals come.
+    return interpreter_->install_interrupts([this, told = std::set<bool>()](int signal) mutable {
+        const bool is_abort = signal == SIGABRT;
+        if (told.insert(is_abort).second)
+            is_abort ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_);
+        return is_abort || !worker_->has_obeyed();
     });
 }
 

@@ -377,6 +377,7 @@ int Worker::serve_until_told() {
     board().state.store(WorkerState::Stopping);
     // Lets worker_int or worker_abort run if the signal met no running Python.
     if (stop_.load() != Stop::Graceful) context_.runtime.is_alive();
+    has_obeyed_ = stop_.load() != Stop::Graceful;
     return stop_.load() == Stop::Abort ? 1 : 0;
 }
 

@@ -73,6 +73,10 @@ public:
     [[nodiscard]] const WorkerContext& context() const { return context_; }
     [[nodiscard]] uint64_t nr() const;  ///< requests taken so far
     [[nodiscard]] bool alive() const { return stop_.load() == Stop::None; }  ///< not told to stop
+    /// A quick stop has ended what it was to end. Ctrl-C says it twice, by the terminal to the
+    /// group and by the arbiter; the second must not hit worker_exit or an exit function. Main
+    /// thread.
+    [[nodiscard]] bool has_obeyed() const { return has_obeyed_; }
     [[nodiscard]] bool booted() const;
     [[nodiscard]] bool aborted() const { return aborted_; }
     /// Leaves gracefully, as on TERM. Any thread of the worker.
@@ -145,6 +149,7 @@ private:
     std::unique_ptr<ReadyQueue> ready_;
     std::unique_ptr<EventLoop> loop_;
     std::atomic<Stop> stop_{Stop::None};
+    bool has_obeyed_ = false;
     std::atomic<bool> has_signals_{false};  ///< of was_signalled()
     std::atomic<int64_t> stop_by_ms_{0};    ///< when a stop ends, answered or not
     uint64_t requests_max_ = 0;             ///< max_requests with its jitter; 0 = never

@@ -309,11 +309,14 @@ PyObject* Interpreter::handle_interrupt(PyObject* capsule, PyObject* arguments) 
     PyObject* frame = nullptr;
     if (PyArg_ParseTuple(arguments, "iO", &signal, &frame) == 0) return nullptr;
     auto& self = native_self<Interpreter>(capsule);
-    // A stop is repeated until the call it meant has ended; that must not end the hook.
-    if (self.interrupting_ == signal) Py_RETURN_NONE;
+    // A stop is repeated until the call it meant has ended; that must not end the hook, which only
+    // an abort may.
+    if (self.interrupting_ != 0 && (signal != SIGABRT || self.interrupting_ == SIGABRT))
+        Py_RETURN_NONE;
     const int outer = std::exchange(self.interrupting_, signal);
-    self.on_interrupt_(signal);
+    const bool raises = self.on_interrupt_(signal);
     self.interrupting_ = outer;
+    if (!raises) Py_RETURN_NONE;
     has_raised_ = true;
     PyRef code = number(signal == SIGABRT ? 1 : 0);
     if (code) PyErr_SetObject(PyExc_SystemExit, code.get());
@@ -350,7 +353,7 @@ PyObject* Interpreter::ignore_handled(PyObject*, PyObject*) {
     Py_RETURN_NONE;
 }
 
-Status Interpreter::install_interrupts(std::function<void(int)> on_interrupt) {
+Status Interpreter::install_interrupts(std::function<bool(int)> on_interrupt) {
     static PyMethodDef method = {"gcorn_interrupt", handle_interrupt, METH_VARARGS, nullptr};
     static PyMethodDef ignore = {"gcorn_ignore_handled", ignore_handled, METH_NOARGS, nullptr};
     on_interrupt_ = std::move(on_interrupt);

@@ -73,12 +73,12 @@ public:
 
     /// Python-level handlers for SIGINT, SIGQUIT and SIGABRT: they call on_interrupt(signal) with
     /// the GIL held (hooks worker_int, worker_abort), then raise SystemExit(0), or SystemExit(1)
-    /// for SIGABRT, in whatever the main thread runs. The same signal does nothing while
-    /// on_interrupt() runs. Handlers that the application installs later run, too; the core hears
-    /// of their signals all the same. Worker only, on the main thread, after signals::open().
-    /// Order: this replaces the process's C handlers, so the core's catch_for_worker comes after
-    /// it.
-    Status install_interrupts(std::function<void(int)> on_interrupt);
+    /// for SIGABRT, in whatever the main thread runs; unless on_interrupt() returned false. Nothing
+    /// but SIGABRT does anything while it runs. Handlers that the application installs later run,
+    /// too; the core hears of their signals all the same. Worker only, on the main thread, after
+    /// signals::open(). Order: this replaces the process's C handlers, so the core's
+    /// catch_for_worker comes after it.
+    Status install_interrupts(std::function<bool(int)> on_interrupt);
     /// One of these handlers has raised. What fails then may be anything that Python, or an
     /// application, makes of SystemExit. GIL held.
     [[nodiscard]] static bool has_interrupted() { return has_raised_; }
@@ -118,7 +118,7 @@ private:
     void report_unless_interrupt(const std::string& context);
 
     Logger* log_ = nullptr;
-    std::function<void(int)> on_interrupt_;
+    std::function<bool(int)> on_interrupt_;
     static inline bool has_raised_ = false;  ///< see has_interrupted(); under the GIL
     int interrupting_ = 0;                   ///< the signal on_interrupt_ is called for right now
     std::function<void(size_t)> thread_body_;

@@ -201,6 +201,43 @@ TEST_P(Signals, AnInterruptedImportIsNoError) {
     }
 }
 
+// The terminal tells the group, and then the arbiter its workers: the worker gets INT and QUIT.
+TEST_P(Signals, CtrlCInterruptsOnce) {
+    SKIP_ON_GUNICORN("it tells the hook twice, the second time inside the first");
+    const std::string hooks =
+        "import os\n"
+        "from probe import note\n"
+        "def outlast(worker, name):\n"
+        "    note(name + ' begins')\n"
+        "    while not os.path.exists(os.environ['GO'] + name):\n"
+        "        pass\n"  // the hub may not sleep
+        "    worker.log.info('hook: %s at its end', name)\n"
+        "def worker_int(worker): outlast(worker, 'int')\n"
+        "def worker_exit(server, worker): outlast(worker, 'exit')\n";
+    ServerOptions options = with({"-c", scratch_.write("hooks.py", hooks)});
+    options.env["PROBE_LOG"] = scratch_ / "events";
+    options.env["GO"] = scratch_ / "go ";
+    for (const char* during : {"int", "exit"}) {
+        scratch_.write("events", "");
+        for (const char* name : {"go int", "go exit"})
+            ::unlink((scratch_ / name).c_str());
+        Server server(options);
+        ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
+        EXPECT_EQ(server.get("/").status, 200);
+        const pid_t worker = server.workers().at(0);
+        ::kill(worker, SIGINT);
+        if (std::string_view(during) == "exit") scratch_.write("go int", "");
+        ASSERT_TRUE(noted(std::string(during) + " begins")) << server.story();
+        ::kill(worker, SIGQUIT);
+        for (const char* name : {"go int", "go exit"})
+            scratch_.write(name, "");
+        EXPECT_TRUE(server.logs("hook: exit at its end")) << server.story();
+        EXPECT_EQ(count(server.err(), "hook: int at its end"), 1U) << server.story();
+        EXPECT_EQ(count(read_file(scratch_ / "events"), "int begins"), 1U);
+        EXPECT_FALSE(contains(server.err(), "Exception")) << server.story();
+    }
+}
+
 TEST_P(Signals, AWorkerMayBeInterruptedBeforeItIsReady) {
     SKIP_ON_GUNICORN("its greenlet workers die of it");
     const std::string once =

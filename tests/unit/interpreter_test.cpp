@@ -240,7 +240,11 @@ TEST(Interpreter, AnInterruptEndsABusyCallWithSystemExit) {
         EXPECT_EQ(in_child([&, sent = signal, expected = std::string(code)] {
                       const auto python = start_here(choose_python("", "").value());
                       int hook_saw = 0;
-                      if (!python->install_interrupts([&](int s) { hook_saw = s; })) return 1;
+                      if (!python->install_interrupts([&](int s) {
+                              hook_saw = s;
+                              return true;
+                          }))
+                          return 1;
                       catch_with_core_handler(*python, sent);
                       run_python(
                           "import os, threading\n"
@@ -262,7 +266,7 @@ TEST(Interpreter, AnIdleInterpreterRunsItsHandlersWhenAskedIfAlive) {
     EXPECT_EQ(in_child([] {
                   const auto python = start_here(choose_python("", "").value());
                   int calls = 0;
-                  if (!python->install_interrupts([&](int) { ++calls; })) return 1;
+                  if (!python->install_interrupts([&](int) { return ++calls != 0; })) return 1;
                   catch_with_core_handler(*python, SIGQUIT);
                   ::raise(SIGQUIT);
                   if (calls != 0) return 2;
@@ -278,7 +282,7 @@ TEST(Interpreter, AnInterruptWhileThreadsStartLeavesNoneBehind) {
         EXPECT_EQ(in_child([&] {
                       const auto python = start_here(choose_python("", "").value());
                       python->set_logger(&log.log);
-                      if (!python->install_interrupts([](int) {})) return 1;
+                      if (!python->install_interrupts([](int) { return true; })) return 1;
                       catch_with_core_handler(*python, SIGINT);
                       if (!is_inside) ::raise(SIGINT);
                       std::atomic<bool> closed{false};
@@ -320,7 +324,7 @@ TEST(Interpreter, AnAbortDumpsTheStacksOfAllThreadsFirst) {
     LogFile log;
     EXPECT_EQ(in_child([&] {
                   const auto python = start_here(choose_python("", "").value());
-                  if (!python->install_interrupts([](int) {})) return 1;
+                  if (!python->install_interrupts([](int) { return true; })) return 1;
                   if (!python->enable_traceback_dump(log.log.error_fd())) return 2;
                   catch_with_core_handler(*python, SIGABRT);
                   run_python(
