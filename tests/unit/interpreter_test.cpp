@@ -284,10 +284,16 @@ TEST(Interpreter, AnInterruptWhileThreadsStartLeavesNoneBehind) {
                       python->set_logger(&log.log);
                       if (!python->install_interrupts([](int) { return true; })) return 1;
                       catch_with_core_handler(*python, SIGINT);
+                      run_python(
+                          "import signal, threading\n"
+                          "start = threading.Thread.start\n"
+                          "def interrupted(thread):\n"
+                          "    start(thread)\n"
+                          "    signal.raise_signal(2)\n"
+                          "threading.Thread.start = interrupted\n");
                       if (!is_inside) ::raise(SIGINT);
                       std::atomic<bool> closed{false};
                       const Status started = python->start_threads(2, [&](size_t) {
-                          ::kill(::getpid(), SIGINT);
                           while (!closed)
                               std::this_thread::yield();
                       });
