@@ -205,6 +205,9 @@ int Arbiter::finish() {
         log().error("Shutting down: %s", name());
         log().error("Reason: %s", reason_.c_str());
     }
+    // Two masters that stop at once leave the path to each other; then it is the last one's.
+    for (const auto& listener : listeners_)
+        note_error("unlink", listener->unlink_if_deserted());
     if (pidfile_) pidfile_->unlink();
     if (Status status = options_.hooks.on_exit(*this); !status && exit_code_ == 0)
         exit_code_ = exit_code_of_hook(status);

@@ -308,6 +308,15 @@ void Listener::remember_file() {
     file_inode_ = info.st_ino;
 }
 
+Status Listener::unlink_if_deserted() {
+    if (file_inode_ == 0) return Status::ok();
+    const Fd probe = open_socket(AF_UNIX, SOCK_STREAM);
+    const SocketAddress address = *unix_socket_address(spec_.path);
+    const bool is_deserted =
+        probe && ::connect(probe.get(), address.raw(), address.size) != 0 && errno == ECONNREFUSED;
+    return is_deserted ? unlink_path() : Status::ok();
+}
+
 Status Listener::unlink_path() {
     if (file_inode_ == 0) return Status::ok();
     struct stat info {};

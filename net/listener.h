@@ -89,6 +89,8 @@ public:
     /// Removes the file of a unix socket that is ours and still there; no-op for everything else,
     /// also when somebody put another socket at the path. Error: errno in code.
     Status unlink_path();
+    /// The same, unless another process listens on it.
+    Status unlink_if_deserted();
 
 private:
     Listener(Fd fd, BindSpec spec, Address address, bool is_tls);

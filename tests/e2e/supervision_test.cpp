@@ -386,6 +386,26 @@ TEST_P(Upgrade, TheNewMasterCanBeRolledBack) {
     EXPECT_EQ(pid_in(pidfile), server.pid());
 }
 
+TEST_P(Upgrade, TwoMastersThatStopTogetherLeaveNoSocket) {
+    SKIP_ON_GUNICORN("it leaves the file");
+    const TempDir directory;
+    const std::string pidfile = directory / "pid", socket = directory / "socket";
+    Server server(with({"-w", "1", "--pid", pidfile, "-b", "unix:" + socket}));
+    ASSERT_TRUE(server.has_workers(1)) << server.story();
+    server.signal(SIGUSR2);
+    ASSERT_TRUE(eventually([&] { return pid_in(pidfile + ".2") > 0; })) << server.story();
+    const pid_t fresh = pid_in(pidfile + ".2");
+    ASSERT_TRUE(eventually([&] { return children_of(fresh).size() == 1; })) << server.story();
+    ::kill(fresh, SIGSTOP);  // so that each is told while the other lives
+    server.signal(SIGTERM);
+    EXPECT_TRUE(server.logs("Handling signal: term")) << server.story();
+    ::kill(fresh, SIGTERM);
+    ::kill(fresh, SIGCONT);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_TRUE(eventually([&] { return !is_alive(fresh); })) << server.story();
+    EXPECT_FALSE(std::filesystem::exists(socket)) << server.story();
+}
+
 TEST_P(Upgrade, WorksForADaemonOnSeveralSockets) {
     const TempDir scratch;
     const Endpoint tcp{.port = free_port()};
