@@ -71,6 +71,8 @@ public:
     virtual Status pre_fork(Arbiter&, Worker&) { return {}; }
     virtual void child_exit(Arbiter&, Worker&) {}
     virtual Status pre_exec(Arbiter&) { return {}; }
+    /// A worker came or went: for what hooks left running beside the arbiter.
+    virtual void workers_changed(Arbiter&) {}
     virtual Status post_fork(Arbiter&, Worker&) { return {}; }
     virtual Status post_worker_init(Worker&) { return {}; }
     virtual void worker_exit(Arbiter&, Worker&) {}

@@ -533,7 +533,8 @@ int64_t Arbiter::manage_workers() {
     }
     for (Child* child : team) {  // oldest first
         const bool worn = is_worn(*child);
-        if (!child->was_ready() || ready <= num_workers_ || !(worn || fresh > num_workers_)) continue;
+        if (!child->was_ready() || ready <= num_workers_ || !(worn || fresh > num_workers_))
+            continue;
         retire(*child, SIGTERM);
         --ready;
         if (!worn) --fresh;
@@ -683,6 +684,7 @@ bool Arbiter::spawn_worker() {
     }
     child.worker->set_pid(pid);
     children_.emplace(pid, std::move(child));
+    options_.hooks.workers_changed(*this);
     return true;
 }
 
@@ -771,6 +773,7 @@ void Arbiter::reap() {
         }
         Child child = std::move(it->second);
         children_.erase(it);
+        options_.hooks.workers_changed(*this);
         if (!std::exchange(has_looked, true)) oom_kills_->look(monotonic_ms());
         bury(std::move(child), status);
     }

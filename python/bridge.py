@@ -206,6 +206,13 @@ class Server(View):
 
     address = property(lambda self: config().address)
     app = property(lambda self: Application())
+    timeout = property(lambda self: config().timeout)
+
+    def kill_worker(self, pid, sig):
+        try:
+            os.kill(pid, sig)
+        except ProcessLookupError:
+            pass
 
 
 class Worker(View):

@@ -266,6 +266,7 @@ Status PythonHooks::run(Member hook, Arbiter* arbiter, Worker* worker,
     const HookRef& reference = (worker != nullptr ? worker->context().cfg : arbiter->cfg()).*hook;
     if (!reference) return {};
     WithGil gil;
+    has_shown_server_ = has_shown_server_ || arbiter != nullptr;
     const PyRef views = add_natives() ? make_views(arbiter, worker) : PyRef();
     Items items;
     if (views && arbiter != nullptr) items.add(PyRef::borrow(PyTuple_GET_ITEM(views.get(), 0)));
@@ -297,6 +298,13 @@ Status PythonHooks::run(Member hook, Arbiter* arbiter, Worker* worker,
         log_, is_exit_hook ? Level::Warning : Level::Error,
         is_exit_hook ? "Exception during worker exit" : "Exception in " + name + " hook");
     return error;
+}
+
+/// A thread that a hook started looks at the server that the hook was given.
+void PythonHooks::workers_changed(Arbiter& arbiter) {
+    if (!has_shown_server_) return;
+    WithGil gil;
+    if (!make_views(&arbiter, nullptr)) PyErr_Clear();
 }
 
 bool PythonHooks::has_request_hooks(const Config& cfg) const {

@@ -57,6 +57,7 @@ public:
         (void)run(&Config::child_exit, &arbiter, &worker);
     }
     Status pre_exec(Arbiter& arbiter) override { return run(&Config::pre_exec, &arbiter); }
+    void workers_changed(Arbiter& arbiter) override;
     Status post_fork(Arbiter& arbiter, Worker& worker) override {
         worker_ = &worker;
         return run(&Config::post_fork, &arbiter, &worker);
@@ -96,6 +97,7 @@ private:
     const WsgiApp* app_;
     Worker* worker_ = nullptr;  ///< in a worker: itself
     bool has_natives_ = false;
+    bool has_shown_server_ = false;
     /// The `req` of each request between its two hooks. Guarded by the GIL.
     std::unordered_map<const Exchange*, PyRef> requests_;
 

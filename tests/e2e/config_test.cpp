@@ -252,6 +252,29 @@ TEST(Hooks, SeeTheAddressesOfWorkersThatAReloadLeavesBehind) {
     EXPECT_TRUE(server.logs("seen ['" + address + "']")) << server.story();
 }
 
+/// As gunicorn's example when_ready.conf.py does, which ends workers that grew too large.
+TEST(Hooks, MayWatchTheWorkersFromAThread) {
+    const TempDir scratch;
+    const std::string config =
+        scratch.write("conf.py",
+                      "import signal, threading, time\n"
+                      "def watch(server):\n"
+                      "    for count in range(2):\n"
+                      "        while not server.WORKERS: time.sleep(0.01)\n"
+                      "        pid = list(server.WORKERS)[0]\n"
+                      "        server.log.info('no %d is to go: %d', count, pid)\n"
+                      "        while pid in server.WORKERS:\n"
+                      "            server.kill_worker(pid, signal.SIGTERM)\n"
+                      "            time.sleep(0.01)\n"
+                      "        server.log.info('no %d is gone', count)\n"
+                      "    server.log.info('watched with timeout %r', server.timeout)\n"
+                      "def when_ready(server):\n"
+                      "    threading.Thread(target=watch, args=(server,), daemon=True).start()\n");
+    const Server server({.args = {"-c", config, "--timeout", "77"}});
+    EXPECT_TRUE(server.logs("no 1 is gone")) << server.story();
+    EXPECT_TRUE(server.logs("watched with timeout 77")) << server.story();
+}
+
 /// One hook that raises in a running server, what makes it run, and what comes of it.
 struct Raising {
     std::string name, parameters;
