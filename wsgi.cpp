@@ -431,6 +431,8 @@ bool Call::send_list() {
 }
 
 bool Call::send_iterable() {
+    // gunicorn's ALREADY_HANDLED, which its async workers take for that, is no iterable.
+    if (exchange_.is_detached()) return true;
     PyRef iterator = PyRef::steal(PyObject_GetIter(result_.get()));
     if (!iterator) return false;
     // Of a file that is wrapped nobody needs what lies behind Content-Length.

@@ -84,6 +84,7 @@ MODULES = {
     "gunicorn.util": {"import_app": _gcorn.import_object},
     "gunicorn.workers": {"SUPPORTED_WORKERS": dict.fromkeys(("sync", "gthread", "gevent", "eventlet"))},
     "gunicorn.workers.base": {"Worker": _gcorn.Worker},
+    "gunicorn.workers.base_async": {"ALREADY_HANDLED": object()},
     **{worker.__module__: {worker.__name__: worker} for worker in WORKERS.values()},
 }
 

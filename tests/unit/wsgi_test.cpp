@@ -1037,14 +1037,17 @@ def application(environ, start_response):
     if environ["QUERY_STRING"]:
         client.sendall(b"raw bytes")
         client.shutdown(socket.SHUT_RDWR)
+        if environ["QUERY_STRING"] == "handled": return object()  # gunicorn's ALREADY_HANDLED
         raise StopIteration
     start_response("200 OK", [("Content-Length", "1")])
     global kept; kept = client
     return [b"x"]
 )");
-    EXPECT_EQ(get("GET /?raw HTTP/1.1\r\nHost: a\r\n\r\n"), "raw bytes");
-    EXPECT_TRUE(exchange().is_detached());
-    EXPECT_EQ(log_.text(), "");
+    for (const std::string query : {"raw", "handled"}) {
+        EXPECT_EQ(get("GET /?" + query + " HTTP/1.1\r\nHost: a\r\n\r\n"), "raw bytes");
+        EXPECT_TRUE(exchange().is_detached());
+        EXPECT_EQ(log_.text(), "");
+    }
     EXPECT_EQ(body("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), "x");
     EXPECT_FALSE(exchange().is_detached());
     EXPECT_EQ(eval("kept.send"),
