@@ -370,7 +370,8 @@ bool Call::make_environ() {
     start_response_ = objects_.make_start_response(exchange_);
     if (!input_ || !start_response_) return false;
     environ_ = objects_.environ.make(exchange_, input_.get());
-    return static_cast<bool>(environ_.dict);
+    return environ_.dict &&
+           (app_.hooks_ == nullptr || app_.hooks_->environ_made(exchange_, environ_.dict.get()));
 }
 
 bool Call::call_application() {

@@ -27,6 +27,8 @@ public:
     virtual ~RequestHooks() = default;
     /// Before the environ is made. False: raised, the request is answered with 500. Raises.
     virtual bool pre_request(Exchange& exchange) = 0;
+    /// After it was made: what pre_request did to the request's headers reaches it. False as above.
+    virtual bool environ_made(Exchange&, PyObject* /*environ*/) { return true; }
     /// When everything is sent and the iterable closed. environ is null if it was never made.
     /// False: raised, the error is logged and forgotten. Raises.
     virtual bool post_request(Exchange& exchange, PyObject* environ_or_null) = 0;

@@ -375,7 +375,21 @@ def _listeners(pairs):
 
 
 def request(facts):
-    return _set(Request(), facts)
+    return _set(Request(), facts, _received=tuple(facts["headers"]))
+
+
+def adjust(request, environ):
+    """What a pre_request hook did to req.headers reaches the environ."""
+    now = list(map(tuple, request.headers))
+    for name in {name for name, _ in set(now) ^ set(request._received)}:
+        key = name.upper().replace("-", "_")
+        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = "HTTP_" + key
+        values = [value for other, value in now if other == name]
+        if values:
+            environ[key] = ",".join(values)
+        else:
+            environ.pop(key, None)
 
 
 def response(facts):

@@ -334,6 +334,13 @@ bool PythonHooks::pre_request(Exchange& exchange) {
                                      PyTuple_GET_ITEM(views.get(), 1), request, nullptr)));
 }
 
+bool PythonHooks::environ_made(Exchange& exchange, PyObject* environ) {
+    const auto found = requests_.find(&exchange);
+    if (found == requests_.end()) return true;  // no pre_request hook
+    const PyRef request = PyRef::borrow(found->second.get());
+    return static_cast<bool>(call_embedded("_gcorn", "adjust", request, PyRef::borrow(environ)));
+}
+
 bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
     const HookRef hook = worker_->context().cfg.post_request;
     if (!hook && !logging_.takes_over()) {

@@ -79,6 +79,7 @@ public:
     // default hook does. post_request also writes the access record where Python's logging does
     // that.
     bool pre_request(Exchange& exchange) override;
+    bool environ_made(Exchange& exchange, PyObject* environ) override;
     bool post_request(Exchange& exchange, PyObject* environ_or_null) override;
 
 private:

@@ -275,6 +275,22 @@ TEST(Hooks, MayWatchTheWorkersFromAThread) {
     EXPECT_TRUE(server.logs("watched with timeout 77")) << server.story();
 }
 
+TEST(Hooks, MayChangeTheHeadersOfARequest) {
+    const TempDir scratch;
+    const std::string config =
+        scratch.write("conf.py",
+                      "def pre_request(worker, req):\n"
+                      "    req.headers.append(('X-REQUEST-ID', 'from the hook'))\n"
+                      "    req.headers[:] = [h for h in req.headers if h[0] != 'X-SECRET']\n");
+    const Server server({.args = {"-c", config}});
+    const std::string environ =
+        server.get("/environ", {{"X-Secret", "mine"}, {"X-Other", "stays"}}).body;
+    EXPECT_TRUE(contains(environ, "HTTP_X_REQUEST_ID")) << environ << server.story();
+    EXPECT_TRUE(contains(environ, "from the hook")) << environ;
+    EXPECT_TRUE(contains(environ, "HTTP_X_OTHER")) << environ;
+    EXPECT_FALSE(contains(environ, "HTTP_X_SECRET")) << environ;
+}
+
 /// One hook that raises in a running server, what makes it run, and what comes of it.
 struct Raising {
     std::string name, parameters;
