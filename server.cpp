@@ -226,7 +226,8 @@ Status Server::start_python() {
     const auto variable = [&](const char* name) {
         return surroundings_.variable(name).value_or("");
     };
-    Result<PythonChoice> python = choose_python(variable("VIRTUAL_ENV"), variable("PATH"));
+    Result<PythonChoice> python = choose_python(variable("VIRTUAL_ENV"), variable("PATH"),
+                                                find_executable(argv_[0], surroundings_.start_dir));
     if (!python) return python.error();
     InterpreterOptions options;
     options.argv = argv_;

@@ -4,6 +4,7 @@
 
 #include <climits>
 #include <csignal>
+#include <filesystem>
 #include <utility>
 
 #include "base/clock.h"
@@ -104,13 +105,15 @@ std::string built_for(const std::string& path) {
 
 }  // namespace
 
-Result<PythonChoice> choose_python(const std::string& virtual_env, const std::string& path) {
+Result<PythonChoice> choose_python(const std::string& virtual_env, const std::string& path,
+                                   const std::string& binary) {
     PythonChoice choice;
+    const std::filesystem::path own_bin =
+        std::filesystem::path(binary).lexically_normal().parent_path();
     const std::string bin = directory_on_path(path, "python3");
-    std::vector<std::string> candidates;
-    if (!virtual_env.empty()) candidates.push_back(virtual_env);
-    if (!bin.empty()) candidates.push_back(bin.substr(0, bin.rfind('/')));
-    for (const std::string& directory : candidates) {
+    for (const std::string& directory :
+         {own_bin.parent_path().string(), virtual_env, bin.substr(0, bin.rfind('/'))}) {
+        if (directory.empty()) continue;
         Result<bool> taken = take_venv(directory, choice);
         if (!taken) return taken.error();
         if (*taken) return choice;

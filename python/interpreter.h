@@ -26,14 +26,17 @@ struct PythonChoice {
     std::string venv;        ///< directory of the virtual environment, "" = none
 };
 
-/// Finds the interpreter to impersonate: the active virtual environment (VIRTUAL_ENV, else the
-/// first python3 on PATH if a pyvenv.cfg says it is one), else the one this binary was built for.
+/// Finds the interpreter to impersonate: the virtual environment that this binary lies in, else the
+/// active one (VIRTUAL_ENV, else the first python3 on PATH if a pyvenv.cfg says it is one), else
+/// the one this binary was built for.
 ///
 /// virtual_env, path   the values of VIRTUAL_ENV and PATH, "" = unset.
+/// binary              as it was started, links and all; "" = it lies nowhere.
 /// Error               the environment is of another Python version; the sentence names both.
 /// Reads files, runs no Python. Any thread.
 [[nodiscard]] Result<PythonChoice> choose_python(const std::string& virtual_env,
-                                                 const std::string& path);
+                                                 const std::string& path,
+                                                 const std::string& binary = "");
 
 struct InterpreterOptions {
     std::vector<std::string> argv = {"gcorn"};  ///< becomes sys.argv

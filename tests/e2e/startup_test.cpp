@@ -347,6 +347,12 @@ TEST(VirtualEnvironment, IsHonoured) {
         const Server server({.app = "only_in_venv:app", .env = env});
         EXPECT_TRUE(contains(server.get("/interpreter").body, venv)) << server.story();
     }
+    // As a unit file names it, which activates nothing.
+    const std::string linked = venv + "/bin/gcorn";
+    ASSERT_EQ(::symlink(server_command().at(0).c_str(), linked.c_str()), 0);
+    const Finished checked =
+        run({linked, "--check-config", "--pythonpath", apps_dir(), "only_in_venv:app"});
+    EXPECT_EQ(checked.code, 0) << checked;
     expect_failure({"only_in_venv:app"}, 3, "No module named 'only_in_venv'");
 }
 

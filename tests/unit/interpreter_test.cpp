@@ -69,6 +69,14 @@ TEST_F(ChoosePython, VirtualEnvGoesBeforePath) {
     EXPECT_EQ(choose_python(first, second + "/bin").value().venv, first);
 }
 
+TEST_F(ChoosePython, TheEnvironmentThatTheBinaryLiesInGoesFirst) {
+    const std::string settings = "version = " + kOurVersion + "\n";
+    const std::string own = make_venv("own", settings), active = make_venv("active", settings);
+    EXPECT_EQ(choose_python(active, active + "/bin", own + "/bin/gcorn").value().venv, own);
+    EXPECT_EQ(choose_python("", "", own + "/bin/./gcorn").value().venv, own);
+    EXPECT_EQ(choose_python("", "", own + "/gcorn").value().venv, "");
+}
+
 TEST_F(ChoosePython, IgnoresAVirtualEnvThatIsGone) {
     EXPECT_EQ(choose_python(std::string(root_) + "/gone", "").value().executable, GCORN_PYTHON);
 }
