@@ -432,9 +432,11 @@ bool Call::send_list() {
 }
 
 bool Call::send_iterable() {
-    // gunicorn's ALREADY_HANDLED, which its async workers take for that, is no iterable.
-    if (exchange_.is_detached()) return true;
     PyRef iterator = PyRef::steal(PyObject_GetIter(result_.get()));
+    if (!iterator && exchange_.is_detached()) {
+        PyErr_Clear();  // gunicorn's ALREADY_HANDLED is no iterable
+        return true;
+    }
     if (!iterator) return false;
     // Of a file that is wrapped nobody needs what lies behind Content-Length.
     while (!is_over() && !(is_file_wrapper_ && ends_here(response_))) {
