@@ -1,6 +1,7 @@
 #include "python/interpreter.h"
 
 #include <unistd.h>
+#include <algorithm>
 
 #include <climits>
 #include <csignal>
@@ -493,13 +494,32 @@ std::string joined_lines(const PyRef& lines) {
     return bytes ? std::string(trim(bytes_view(bytes.get()), "\n")) : std::string();
 }
 
+namespace {
+
+/// Of what format_exception_only() gives the string that names the exception: before it a
+/// SyntaxError has indented lines of the source, and notes follow (PEP 678).
+PyRef naming_string(const PyRef& strings) {
+    const Py_ssize_t count = strings ? PyList_Size(strings.get()) : 0;
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        PyObject* string = PyList_GET_ITEM(strings.get(), i);
+        if (PyUnicode_GET_LENGTH(string) > 0 && PyUnicode_READ_CHAR(string, 0) != ' ')
+            return PyRef::steal(PyList_GetSlice(strings.get(), i, i + 1));
+    }
+    return {};
+}
+
+}  // namespace
+
 std::string take_error_text(bool with_traceback) {
     PyRef exception = take_exception();
     if (!exception) return "unknown error";
     const char* formatter = with_traceback ? "format_exception" : "format_exception_only";
-    std::string text = joined_lines(call_object(import("traceback", formatter), exception));
+    PyRef strings = call_object(import("traceback", formatter), exception);
+    if (!with_traceback) strings = naming_string(strings);
+    std::string text = joined_lines(strings);
     if (text.empty()) return Py_TYPE(exception.get())->tp_name;
-    return with_traceback ? text : text.substr(text.rfind('\n') + 1);
+    if (!with_traceback) std::replace(text.begin(), text.end(), '\n', ' ');
+    return text;
 }
 
 Error python_error(const std::string& what, int code) {

@@ -142,7 +142,7 @@ private:
 [[nodiscard]] std::string joined_lines(const PyRef& lines);
 
 /// The exception that is set as Python prints it, without the final newline; clears it.
-/// with_traceback false: its last line only ("ValueError: bad value"). GIL held.
+/// with_traceback false: only what it says, in one line ("ValueError: bad value"). GIL held.
 [[nodiscard]] std::string take_error_text(bool with_traceback = true);
 
 /// The exception that is set as an Error: "WHAT: " and its last line; clears it. GIL held.

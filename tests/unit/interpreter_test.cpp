@@ -499,6 +499,22 @@ TEST(InterpreterShared, AnErrorThatCannotBePrintedIsNamed) {
     EXPECT_EQ(take_error_text(false), "ValueError: \\udcff");
 }
 
+TEST(InterpreterShared, AnErrorInOneLineSaysAllThatTheExceptionSays) {
+    interpreter();
+    WithGil gil;
+    PyErr_SetString(PyExc_ValueError, "two\nlines");
+    EXPECT_EQ(take_error_text(false), "ValueError: two lines");
+    (void)PyRef::steal(Py_CompileString("1 +", "f.py", Py_eval_input));
+    EXPECT_EQ(take_error_text(false), "SyntaxError: invalid syntax");
+    PyErr_SetString(PyExc_ValueError, "bad value");
+    const PyRef exception = take_exception();
+    const PyRef noted =
+        PyRef::steal(PyObject_CallMethod(exception.get(), "add_note", "s", "of a library"));
+    PyErr_Clear();  // Python 3.10 has no notes
+    restore_exception(PyRef::borrow(exception.get()));
+    EXPECT_EQ(take_error_text(false), "ValueError: bad value");
+}
+
 TEST(InterpreterShared, ReferencesAreCountedExactly) {
     interpreter();
     WithGil gil;
