@@ -25,6 +25,8 @@ def make_context(config, hook, suppress_ragged_eofs, *settings):
         context = hook(config, lambda: default_context(*settings))
         if not isinstance(context, ssl.SSLContext):
             raise TypeError("ssl_context hook must return an ssl.SSLContext, not %r" % (context,))
+        # One for clients (create_default_context() without a purpose) would fail at each connection.
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
     if not suppress_ragged_eofs:
         # Some versions of Python set this by themselves where OpenSSL 3 has it.
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)

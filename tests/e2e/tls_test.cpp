@@ -536,6 +536,11 @@ TEST_F(TlsTest, OneClearLineStopsTheStart) {
                                              "def ssl_context(config, default):\n"
                                              "    raise ValueError('no such vault')\n");
     failure({"-c", conf, "--certfile", cert, "--keyfile", key}, "ValueError: no such vault");
+    const std::string clients = directory.write("clients.py",
+                                                "import ssl\n"
+                                                "def ssl_context(config, default):\n"
+                                                "    return ssl.create_default_context()\n");
+    failure({"-c", clients, "--certfile", cert, "--keyfile", key}, "PROTOCOL_TLS_CLIENT");
 }
 
 }  // namespace
