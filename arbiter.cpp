@@ -357,11 +357,13 @@ Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool
     Result<ListenerOptions> options = open_options(generation.cfg);
     if (!options) return fatal(options.error());
     const std::string where = spec.log_text();
+    const bool is_trial = generation.cfg.reuse_port && spec.kind == BindSpec::Kind::Tcp;
+    options->listens = !is_trial;
     for (int attempt = 1;; ++attempt) {
         Result<std::unique_ptr<Listener>> listener = Listener::open(spec, *options);
         if (listener) {
-            if (generation.cfg.reuse_port && spec.kind == BindSpec::Kind::Tcp) {
-                // Only a trial: nobody would accept from our copy, and the kernel would use it.
+            if (is_trial) {
+                // Nobody would accept from our copy, and the kernel would use it.
                 generation.addresses.push_back((*listener)->name());
                 return {};
             }
@@ -662,7 +664,8 @@ bool Arbiter::spawn_worker() {
                                                              .listeners = generation.listeners,
                                                              .life_fd = life_.read.get(),
                                                              .age = ++age_,
-                                                             .app_is_loaded = app_is_loaded_}),
+                                                             .app_is_loaded = app_is_loaded_,
+                                                             .has_relative = has_relative()}),
                 .generation = &generation,
                 .spawned_ms = monotonic_ms()};
     child.worker->set_ppid(pid_);

@@ -263,6 +263,10 @@ Status Worker::open_own_listeners() {
     if (!context_.cfg.reuse_port) return {};
     ListenerOptions options = listener_options(context_.cfg);
     options.reuse_port = true;
+    // Who connects here waits for the application, or is reset if it cannot be loaded: only where
+    // nobody else serves is that better than to be refused.
+    options.listens =
+        !context_.scoreboard.has_ready_sibling(context_.slot) && !context_.has_relative;
     for (const std::string& text : context_.cfg.bind) {
         Result<BindSpec> spec = parse_bind(text);
         if (!spec) return spec.error();
@@ -273,6 +277,13 @@ Status Worker::open_own_listeners() {
         context_.listeners.push_back(listener->get());
         own_listeners_.push_back(std::move(*listener));
     }
+    return {};
+}
+
+Status Worker::listen() const {
+    for (const auto& listener : own_listeners_)
+        if (Status status = listener->listen(static_cast<int>(context_.cfg.backlog)); !status)
+            return status;
     return {};
 }
 
@@ -334,7 +345,8 @@ int Worker::serve_until_told() {
     ReadyQueue& ready = *ready_;
     EventLoop& loop = *loop_;
     // ENOSPC (max_user_watches, epoll(7)) may hit any of them; deaf to signals it would not leave.
-    Status opened = loop.open(context_.listeners);
+    Status opened = listen();
+    if (opened) opened = loop.open(context_.listeners);
     if (opened) opened = loop.watch(signals::fd(), [this] { handle_signals(); });
     if (opened && context_.life_fd >= 0)
         opened = loop.watch(context_.life_fd, [this] { arbiter_gone(); });

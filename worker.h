@@ -47,6 +47,7 @@ struct WorkerContext {
     int age = 0;                 ///< counts all workers ever made
     ResponseOptions response{};  ///< the Server field
     bool app_is_loaded = false;  ///< preload_app
+    bool has_relative = false;   ///< another server of ours is there, too (USR2)
     /// Interpreter-side set-up in the fresh process (sys.path, monkey patching…); may be empty.
     std::function<Status(const Config&)> starting = {};
     TransformMaker make_tls = {};  ///< empty: plain HTTP
@@ -134,6 +135,7 @@ private:
     int boot();
     int serve_until_told();
     Status open_own_listeners();
+    [[nodiscard]] Status listen() const;
     Status drop_privileges_now();
     void arbiter_gone();
     void set_stop(Stop stop, int64_t patience_ms);

@@ -69,7 +69,8 @@ Result<Fd> open_tcp(const BindSpec& spec, const ListenerOptions& options) {
         return failed(errno, "SO_REUSEADDR", where);
     if (Status status = set_tcp_options(fd.get(), options, where); !status) return status.error();
     if (::bind(fd.get(), address.raw(), address.size) != 0) return failed(errno, "bind", where);
-    if (::listen(fd.get(), options.backlog) != 0) return failed(errno, "listen", where);
+    if (options.listens && ::listen(fd.get(), options.backlog) != 0)
+        return failed(errno, "listen", where);
     return fd;
 }
 
@@ -266,6 +267,11 @@ Result<std::unique_ptr<Listener>> Listener::adopt(int fd, Origin origin,
         Fd(fd), spec_of(*address), *address, options.is_tls));
     if (origin == Origin::Predecessor && listener->is_unix()) listener->remember_file();
     return listener;
+}
+
+Status Listener::listen(int backlog) const {
+    if (::listen(fd(), backlog) != 0) return failed(errno, "listen", name_);
+    return Status::ok();
 }
 
 Accepted Listener::accept() const {

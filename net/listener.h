@@ -23,6 +23,7 @@ namespace gcorn {
 struct ListenerOptions {
     int backlog = 2048;       ///< the kernel caps it at somaxconn
     bool reuse_port = false;  ///< SO_REUSEPORT: each worker opens a socket of its own
+    bool listens = true;      ///< false, for TCP: listen() comes later, or never
     int defer_accept_s = 0;   ///< > 0: wake up only when data arrived (TCP_DEFER_ACCEPT, Linux)
     bool is_tls = false;      ///< only for name()
     mode_t umask = 0;         ///< unix: mode is 0777 & ~umask unless the spec names one
@@ -76,6 +77,9 @@ public:
     /// The listener's own address, for SERVER_NAME and SERVER_PORT; path and "" for a unix socket.
     [[nodiscard]] const std::string& server_name() const { return server_name_; }
     [[nodiscard]] const std::string& server_port() const { return server_port_; }
+
+    /// What `listens = false` left out; again it does nothing.
+    [[nodiscard]] Status listen(int backlog) const;
 
     /// One connection. Never blocks.
     [[nodiscard]] Accepted accept() const;

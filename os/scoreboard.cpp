@@ -141,6 +141,17 @@ void Scoreboard::free(size_t index) {
     slot(index).state.store(WorkerState::Free);
 }
 
+bool Scoreboard::has_ready_sibling(size_t self) const {
+    const uint32_t used = static_cast<Shared*>(memory_)->used.load(std::memory_order_relaxed);
+    for (size_t index = 0; index < used; ++index) {
+        const WorkerSlot& sibling = slot(index);
+        if (index != self && sibling.state.load() == WorkerState::Ready &&
+            !sibling.is_retired.load())
+            return true;
+    }
+    return false;
+}
+
 bool Scoreboard::has_idle_sibling(size_t self, size_t with_fewer_than) const {
     const uint32_t used = static_cast<Shared*>(memory_)->used.load(std::memory_order_relaxed);
     for (size_t index = 0; index < used; ++index) {

@@ -83,6 +83,8 @@ public:
     /// True if some other Ready worker than `self` holds fewer connections than that and could run
     /// a request at once.
     [[nodiscard]] bool has_idle_sibling(size_t self, size_t with_fewer_than = SIZE_MAX) const;
+    /// True if some other worker than `self` is Ready, and was not told to leave.
+    [[nodiscard]] bool has_ready_sibling(size_t self) const;
 
 private:
     struct Shared;  ///< the mapping: how many slots were ever used, then the slots

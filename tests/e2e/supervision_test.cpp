@@ -104,6 +104,38 @@ TEST_P(Supervision, ReloadsLoseNoRequestOnSocketsOfTheWorkersOwn) {
     EXPECT_EQ(load.bad_count(), 0u) << load.bad();
 }
 
+TEST(ReusePort, NobodyWaitsForAWorkerThatImports) {
+    SKIP_ON_GUNICORN("its workers share one socket");
+    const TempDir scratch;
+    scratch.write("slow.py",
+                  "import os, time\n"
+                  "while os.path.exists('hold'): time.sleep(0.01)\n"
+                  "with open('imports', 'a') as file: file.write('x')\n"
+                  "def app(environ, start_response):\n"
+                  "    start_response('200 OK', [('Content-Length', '2')])\n"
+                  "    return [b'ok']\n");
+    Server server(
+        {.app = "slow:app", .args = {"-w", "2", "--reuse-port", "--chdir", scratch.path()}});
+    const auto imports = [&] { return read_file(scratch.path() + "/imports").size(); };
+    ASSERT_TRUE(eventually([&] { return imports() == 2; })) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    const std::string hold = scratch.write("hold", "");
+    const std::vector<pid_t> old = server.workers();
+    server.signal(SIGHUP);
+    ASSERT_TRUE(eventually([&] { return count(server.err(), "Booting worker") == 4; }))
+        << server.story();
+    // Each connection goes to a socket that the kernel chooses.
+    for (int i = 0; i < 40; ++i)
+        ASSERT_EQ(server.get("/").status, 200) << i << server.story();
+    ASSERT_EQ(::unlink(hold.c_str()), 0);
+    EXPECT_TRUE(eventually([&] {
+        const std::vector<pid_t> now = server.workers();
+        return now.size() == 2 &&
+               std::find_first_of(now.begin(), now.end(), old.begin(), old.end()) == now.end();
+    })) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+}
+
 TEST(ReusePort, SaysWhatItCosts) {
     SKIP_ON_GUNICORN("it says nothing");
     const OwnNetwork network;

@@ -194,6 +194,19 @@ TEST(ScoreboardRoom, ReadsOfAChangingRequestAreConsistent) {
     EXPECT_GT(control.requests.load(), 1u);
 }
 
+TEST(ScoreboardRoom, FindsASiblingThatServes) {
+    Scoreboard board = make_board(8);
+    const size_t self = board.claim(), sibling = board.claim();
+    board.slot(self).state.store(WorkerState::Ready);
+    EXPECT_FALSE(board.has_ready_sibling(self));  // it is booting
+    board.slot(sibling).state.store(WorkerState::Ready);
+    board.slot(sibling).busy.store(1);
+    EXPECT_TRUE(board.has_ready_sibling(self));
+    board.slot(sibling).is_retired.store(true);
+    EXPECT_FALSE(board.has_ready_sibling(self));
+    EXPECT_TRUE(board.has_ready_sibling(sibling));
+}
+
 TEST(ScoreboardRoom, FindsAnIdleSibling) {
     Scoreboard board = make_board(8);
     const size_t self = board.claim(), sibling = board.claim();
