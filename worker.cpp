@@ -51,7 +51,8 @@ ProxyMode proxy_mode(const Config& cfg) {
 ///
 /// It looks every kTickMs whether a turn is overdue, takes the lead if it is free, and turns until
 /// the main thread asks for it back. Without calls for a while it parks and costs nothing; the next
-/// call wakes it. Native thread: no Python, all signals blocked.
+/// call wakes it. Native thread: no Python, all signals blocked. Never on a stack: greenlets of the
+/// application move the main thread's stack away, and others run in its place.
 class Guard {
 public:
     /// While it leads it calls nudge() after each turn, which tells how long the next may sleep, in
@@ -153,7 +154,8 @@ private:
 /// request_timeout: has the application looked for calls that run too long, when some can be found.
 ///
 /// A native thread of its own, and only while the setting is on: looking takes the GIL, which may
-/// take long, and neither the loop's leader nor the main thread may wait for it.
+/// take long, and neither the loop's leader nor the main thread may wait for it. Never on a stack,
+/// as Guard.
 class OverdueWatch {
 public:
     /// look() returns after how many ms it wants to be called again.
@@ -372,9 +374,9 @@ int Worker::serve_until_told() {
     handle_signals();  // those that came while booting
 
     {
-        std::optional<OverdueWatch> watch;
+        std::unique_ptr<OverdueWatch> watch;
         if (request_timeout_ms() > 0) {
-            watch.emplace(request_timeout_ms(), [this] {
+            watch = std::make_unique<OverdueWatch>(request_timeout_ms(), [this] {
                 const OverdueCalls found = context_.app.interrupt_overdue(request_timeout_ms());
                 handle_overdue(found);
                 return found.next_look_ms;
@@ -511,11 +513,11 @@ void Worker::handle_overdue(const OverdueCalls& found) {
 
 void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     main_thread_ = ::pthread_self();
-    Guard guard(loop, [this] { return repeat_interrupt(); });
+    const auto guard = std::make_unique<Guard>(loop, [this] { return repeat_interrupt(); });
     report_ready();
     while (!is_finished()) {
         {
-            const std::unique_lock lead = guard.lead();
+            const std::unique_lock lead = guard->lead();
             // The guard may have queued more while we waited for the lead; then nobody sleeps.
             loop.turn(ready.is_empty() ? sleep_ms() : 0);
         }
@@ -525,7 +527,7 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         if (ready.is_empty()) continue;
         context_.runtime.together([&] {
             while (std::shared_ptr<Exchange> exchange = ready.try_pop()) {
-                guard.call_begins();
+                guard->call_begins();
                 run_exchange(*exchange, 0);
                 if (!alive() && is_finished()) break;
             }

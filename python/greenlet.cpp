@@ -128,11 +128,10 @@ size_t GreenletWorker::slots() const {
 }
 
 void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
-    std::atomic<bool> is_done{false};
-    std::thread guard([&loop, &is_done] {
+    std::thread guard([this, &loop] {
         signals::block_all_in_this_thread();
         const std::unique_lock lead(loop.lead());
-        while (!is_done.load())
+        while (!is_over_.load())
             loop.turn(-1);
     });
     ready_ = &ready;
@@ -155,7 +154,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         sleep_.reset();
     }
     ready_ = nullptr;
-    is_done.store(true);
+    is_over_.store(true);
     loop.wake();
     guard.join();
 }

@@ -66,6 +66,9 @@ private:
     size_t left_ = 0;                          ///< requests of the batch that nobody has begun
     size_t next_index_ = 0;                    ///< places on the scoreboard, in turn
     std::atomic<bool> poked_{false};           ///< the hub should look around
+    /// The hub has ended. No local variable of serve(): while a greenlet runs that was made further
+    /// up (a config file that sleeps makes the hub), its stack lies where that of serve() was.
+    std::atomic<bool> is_over_{false};
 };
 
 }  // namespace gcorn

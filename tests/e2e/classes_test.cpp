@@ -527,6 +527,55 @@ TEST_P(Greenlets, ABlockedHubIsFoundAndReplaced) {
     })) << server.story();
 }
 
+// A greenlet runs where the stack lay when it was made. One that was made further up than what we
+// call lies over what our calls keep on the stack.
+
+TEST(GreenletStack, OfAnApplicationInTheSyncClassIsNotOurs) {
+    SKIP_ON_GUNICORN("it has no threads of its own");
+    const TempDir scratch;
+    scratch.write("switching.py",
+                  "import time\n"
+                  "import greenlet\n"
+                  "main = greenlet.getcurrent()\n"
+                  "def other():\n"
+                  "    while True:\n"
+                  "        main.switch()\n"
+                  "        time.sleep(0.05)\n"  // the guard looks meanwhile
+                  "second = greenlet.greenlet(other)\n"
+                  "second.switch()\n"
+                  "def app(environ, start_response):\n"
+                  "    second.switch()\n"
+                  "    start_response('200 OK', [('Content-Length', '2')])\n"
+                  "    return [b'ok']\n");
+    for (const std::vector<std::string>& more :
+         {std::vector<std::string>{}, {"--preload", "--request-timeout", "60"}}) {
+        ServerOptions options{.app = "switching:app", .args = more};
+        options.args.insert(options.args.end(), {"--chdir", scratch.path()});
+        Server server(options);
+        for (int i = 0; i < 5; ++i)
+            ASSERT_EQ(server.get("/").body, "ok") << i << server.story();
+        server.signal(SIGTERM);
+        EXPECT_EQ(server.exit_code(), 0) << server.story();
+        EXPECT_FALSE(contains(server.err(), "[ERROR]")) << server.story();
+    }
+}
+
+TEST(GreenletStack, OfAHubThatAHookMadeIsNotOurs) {
+    SKIP_ON_GUNICORN("it has no threads of its own");
+    const TempDir scratch;
+    for (const char* hook : {"pre_fork(server, worker)", "on_starting(server)"}) {
+        const std::string config =
+            std::string("import gevent\ndef ") + hook + ": gevent.sleep(0)\n";
+        Server server({.args = {"-k", "gevent", "--reload", "--request-timeout", "60", "-c",
+                                scratch.write("hooks.py", config)}});
+        for (int i = 0; i < 20; ++i)
+            ASSERT_EQ(server.get("/busy?s=0.02").body, "done") << i << server.story();
+        server.signal(SIGTERM);
+        EXPECT_EQ(server.exit_code(), 0) << server.story();
+        EXPECT_FALSE(contains(server.err(), "[ERROR]")) << server.story();
+    }
+}
+
 /// An interrupt can come in the place of what ends the hub's watching; the hub runs on in hooks and
 /// atexit functions.
 TEST(Hub, ThatStillWatchesAfterServingFindsNothingToDo) {

@@ -138,11 +138,11 @@ TEST_P(Serve, ListensOnSeveralAddresses) {
     const int second = free_port();
     const Server server(
         with({"-b", "127.0.0.1:" + std::to_string(second), "-b", "unix:" + (scratch / "socket")}));
+    ASSERT_TRUE(server.logs("Listening at: ")) << server.story();  // on all of them
     for (const Endpoint& endpoint :
          {server.at(), Endpoint{.port = second}, Endpoint{.path = scratch / "socket"}}) {
         EXPECT_EQ(fetch(endpoint, "GET", "/").body, "Hello, world!\n");
     }
-    EXPECT_TRUE(server.logs("Listening at: ")) << server.story();
 }
 
 TEST_P(Serve, ListensOnIpv6) {
@@ -151,6 +151,7 @@ TEST_P(Serve, ListensOnIpv6) {
     const int port =
         std::atoi(options.args.back().substr(options.args.back().rfind(':') + 1).c_str());
     const Server server(options);
+    ASSERT_TRUE(server.logs("Listening at: ")) << server.story();  // on both
     auto environ = environ_of(fetch({.port = port, .is_v6 = true}, "GET", "/environ"));
     EXPECT_EQ(environ["REMOTE_ADDR"].value, "::1");
     EXPECT_EQ(environ["SERVER_NAME"].value, "::1");
