@@ -548,8 +548,8 @@ void log_python_error(Logger& log, Level level, std::string_view context) {
     being_logged = {};
 }
 
-LoggedError error_being_logged() {
-    return being_logged;
+LoggedError take_error_being_logged() {
+    return std::exchange(being_logged, {});
 }
 
 }  // namespace gcorn

@@ -156,11 +156,12 @@ private:
 void log_python_error(Logger& log, Level level, std::string_view context);
 
 /// What log_python_error() is writing on this thread: for Python's own formatters and handlers,
-/// which want the exception itself, not its text.
+/// which want the exception itself, not its text. Given once: while a handler runs, another
+/// greenlet may log something else.
 struct LoggedError {
     PyObject* exception = nullptr;  ///< borrowed; null: the record is of no exception
     std::string_view context;
 };
-[[nodiscard]] LoggedError error_being_logged();
+[[nodiscard]] LoggedError take_error_being_logged();
 
 }  // namespace gcorn

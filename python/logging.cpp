@@ -168,7 +168,7 @@ void PythonLogging::error_record(Level level, std::string_view message) {
     }
     WithGil gil;
     PyRef pending = take_exception();  // whoever logs may be about to handle one
-    const LoggedError error = error_being_logged();
+    const LoggedError error = take_error_being_logged();
     const PyRef text = utf8_str(error.exception == nullptr ? message : error.context);
     const PyRef exception = PyRef::borrow(error.exception == nullptr ? Py_None : error.exception);
     const char* const function = is_beside_hub() ? "record_in_hub" : "record";
@@ -182,6 +182,7 @@ void PythonLogging::error_record(Level level, std::string_view message) {
 void PythonLogging::reopened() {
     if (Py_IsInitialized() == 0) return;
     WithGil gil;
+    if (!is_imported("logging")) return;  // so there is no handler
     const PyRef logger = call_embedded("_gcorn_logging", "current");
     if (!logger || !PyRef::steal(PyObject_CallMethod(logger.get(), "reopen_files", nullptr))) {
         log_.write_raw("Log files cannot be reopened: " + take_error_text());
