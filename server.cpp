@@ -287,7 +287,7 @@ Status Server::use(const Config& cfg) {
     if (Status usable = load_greenlet_library(cfg); !usable) return back(usable);
     // gevent wants to patch ssl before anybody uses it.
     if (cfg.preload_app || cfg.is_tls()) {
-        if (Status patched = patch_for_greenlets(cfg); !patched) return back(patched);
+        if (Status patched = patch_for_greenlets(cfg, false); !patched) return back(patched);
     }
     if (Status prepared = hooks_->prepare_for_interrupts(cfg); !prepared) return back(prepared);
     TlsContexts tls = tls_;
@@ -415,7 +415,7 @@ Status Server::start_worker(const Config& cfg) {
     if (cfg.spew) {
         if (Status paused = interpreter_->set_spew(false); !paused) return paused;
     }
-    if (Status patched = patch_for_greenlets(cfg); !patched) return patched;
+    if (Status patched = patch_for_greenlets(cfg, true); !patched) return patched;
     if (cfg.reload) {
         if (Status prepared = interpreter_->prepare_reload(); !prepared) return prepared;
     }

@@ -7,7 +7,7 @@ from eventlet.greenthread import GreenThread
 from eventlet.semaphore import Semaphore
 
 
-def patch():
+def patch(_is_worker):
     eventlet.monkey_patch()
 
 

@@ -1,7 +1,7 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """What hub.py needs of gevent.
 
-patch(), sleep(seconds), spawn(function), Semaphore, start(run) (a new greenlet that begins at once;
+patch(is_worker), sleep(seconds), spawn(function), Semaphore, start(run) (a new greenlet that begins at once;
 called in the hub) and watch(fd, callback), which returns the function that ends the watching.
 """
 
@@ -13,9 +13,12 @@ from gevent import Greenlet, monkey, sleep, spawn
 from gevent.lock import Semaphore
 
 
-def patch():
+def patch(is_worker):
     monkey.patch_all()
     gevent.reinit()  # a hub made before the fork
+    if is_worker:
+        # gevent listens for children when it has forked its first, which may have ended by then.
+        os.register_at_fork(before=gevent.get_hub().loop.install_sigchld)
 
 
 def start(run):
@@ -23,11 +26,8 @@ def start(run):
 
 
 def watch(fd, callback):
-    loop = gevent.get_hub().loop
-    watcher = loop.io(fd, 1)
+    watcher = gevent.get_hub().loop.io(fd, 1)
     watcher.start(callback)
-    # gevent listens for children when it has forked its first, which may have ended by then.
-    os.register_at_fork(before=loop.install_sigchld)
     def end():
         watcher.stop()
         watcher.close()

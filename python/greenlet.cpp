@@ -108,11 +108,11 @@ Status load_greenlet_library(const Config& cfg) {
     return {};
 }
 
-Status patch_for_greenlets(const Config& cfg) {
+Status patch_for_greenlets(const Config& cfg, bool is_worker) {
     const Library* library = library_of(cfg);
     if (library == nullptr) return {};
     const WithGil gil;
-    if (!call_object(name_in(run_embedded(library->hub), "patch")))
+    if (!call_object(name_in(run_embedded(library->hub), "patch"), boolean(is_worker)))
         return python_error(std::string("monkey patching for ") + library->worker_class,
                             kExitBootFailed);
     return {};

@@ -30,8 +30,8 @@ namespace gcorn {
 [[nodiscard]] Status load_greenlet_library(const Config& cfg);
 
 /// Monkey-patches the standard library: in a worker before its application loads, in the arbiter
-/// before it preloads one. Idempotent. Takes the GIL.
-[[nodiscard]] Status patch_for_greenlets(const Config& cfg);
+/// before it preloads one. Idempotent in the arbiter. Takes the GIL.
+[[nodiscard]] Status patch_for_greenlets(const Config& cfg, bool is_worker);
 
 /// True in a thread beside that of a hub, such as the guard's. Locks and sleep() of the standard
 /// library are patched: they would wait there in a hub of their own, and perhaps for ever. Any
