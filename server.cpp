@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -17,10 +18,10 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <typeinfo>
+#include <utility>
 #include <vector>
 
 #include "arbiter.h"
@@ -423,12 +424,13 @@ Status Server::start_worker(const Config& cfg) {
         if (Status spewing = interpreter_->set_spew(true); !spewing) return spewing;
     }
     // A hook is told once, however often its signals come.
-    return interpreter_->install_interrupts([this, told = std::set<bool>()](int signal) mutable {
-        const bool is_abort = signal == SIGABRT;
-        if (told.insert(is_abort).second)
-            is_abort ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_);
-        return is_abort || !worker_->has_obeyed();
-    });
+    return interpreter_->install_interrupts(
+        [this, told = std::array<bool, 2>()](int signal) mutable {
+            const bool is_abort = signal == SIGABRT;
+            if (!std::exchange(told[is_abort], true))
+                is_abort ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_);
+            return is_abort || !worker_->has_obeyed();
+        });
 }
 
 std::unique_ptr<Worker> Server::make_worker(WorkerContext context) {

@@ -1,8 +1,8 @@
 #include "python/interpreter.h"
 
 #include <unistd.h>
-#include <algorithm>
 
+#include <algorithm>
 #include <climits>
 #include <csignal>
 #include <filesystem>
