@@ -376,7 +376,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     {.name = "tmp_upload_dir", .field = &Config::tmp_upload_dir,
      .allowed = "an existing directory",
      .help = "Directory of the unnamed files that hold large request and response bodies; the "
-             "default is the system's temporary directory.",
+             "default is the first of $TMPDIR, /tmp, /var/tmp and /dev/shm that takes one.",
      .note = "gunicorn never uses it."},
     {.name = "secure_scheme_headers", .field = &Config::secure_scheme_headers,
      .fallback = "X-FORWARDED-PROTOCOL: ssl, X-FORWARDED-PROTO: https, X-FORWARDED-SSL: on",

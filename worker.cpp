@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <mutex>
 #include <optional>
 #include <random>
@@ -296,6 +297,20 @@ Status Worker::drop_privileges_now() {
     return drop_privileges(owner->user.value_or(0), owner->group.value_or(0), cfg.initgroups);
 }
 
+/// Absolute, for the application may have changed its directory.
+std::string Worker::spool_directory() const {
+    const Config& cfg = context_.cfg;
+    const std::string wish =
+        cfg.tmp_upload_dir.empty() ? "" : std::filesystem::path(cfg.chdir) / cfg.tmp_upload_dir;
+    Result<std::string> found = find_spool_directory(wish);
+    if (found) return std::move(*found);
+    context_.log.warning(
+        "Request bodies over %zu KiB will be answered with 503, and large answers to slow readers "
+        "will hold their threads: %s (set TMPDIR or tmp_upload_dir)",
+        kSpoolMemoryMax / 1024, found.message().c_str());
+    return wish;
+}
+
 LoopOptions Worker::loop_options() {
     const Config& cfg = context_.cfg;
     const char* script_name = std::getenv("SCRIPT_NAME");
@@ -312,7 +327,7 @@ LoopOptions Worker::loop_options() {
     // Both lists were checked when the settings were applied.
     if (auto list = NetworkList::parse(cfg.forwarded_allow_ips)) options.forwarded_allow = *list;
     if (auto list = NetworkList::parse(cfg.proxy_allow_ips)) options.proxy_allow = *list;
-    options.spool_directory = cfg.tmp_upload_dir;
+    options.spool_directory = spool_directory();
     options.make_tls = context_.make_tls;
     const bool logs_requests = context_.hooks.logs_requests();
     measures_time_ = (context_.log.has_access() && context_.access_log.measures_time()) ||

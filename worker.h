@@ -143,6 +143,7 @@ private:
     bool want_replacement();
     void start_reloader();
     [[nodiscard]] LoopOptions loop_options();
+    [[nodiscard]] std::string spool_directory() const;
     [[nodiscard]] WorkerSlot& board() const { return context_.scoreboard.slot(context_.slot); }
 
     std::vector<std::unique_ptr<Listener>> own_listeners_;

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <vector>
 
 namespace gcorn {
 
@@ -18,16 +20,6 @@ constexpr size_t kCompactBytesMin = 4096;
 constexpr size_t kKeptBytesMax = size_t{16} * 1024;
 /// Spool: blocks are freed in steps of this size, one system call each.
 constexpr uint64_t kDiscardStepBytes = uint64_t{1} << 20;
-
-/// $TMPDIR or /tmp, read once: later the application may change the environment on another thread,
-/// and getenv(3) does not survive that.
-const std::string& default_directory() {
-    static const std::string directory = [] {
-        const char* value = std::getenv("TMPDIR");
-        return std::string(value != nullptr && *value != '\0' ? value : "/tmp");
-    }();
-    return directory;
-}
 
 /// All of `bytes` at `position`; 0 or the errno. A full disk may take a part of them.
 int write_all(int fd, std::string_view bytes, uint64_t position) {
@@ -64,7 +56,7 @@ void Buffer::release() {
 }
 
 void Spool::configure(std::string_view directory, size_t memory_max) {
-    directory_ = directory.empty() ? default_directory() : directory;
+    directory_ = directory;
     memory_max_ = memory_max;
 }
 
@@ -143,7 +135,7 @@ void Spool::clear() {
 }
 
 Result<Fd> open_unlinked_file(std::string_view directory) {
-    const std::string where(directory.empty() ? default_directory() : directory);
+    const std::string where(directory);
 #ifdef O_TMPFILE
     // Never has a name. Old kernels and some file systems cannot: EOPNOTSUPP, EISDIR, ENOENT; then
     // the second way decides, and its error is the one to report.
@@ -155,6 +147,21 @@ Result<Fd> open_unlinked_file(std::string_view directory) {
     if (!file) return errno_error(errno, "create temporary file in " + where);
     if (::unlink(name.c_str()) != 0) return errno_error(errno, "unlink " + name);
     return file;
+}
+
+Result<std::string> find_spool_directory(const std::string& wish) {
+    const char* variable = std::getenv("TMPDIR");
+    std::vector<std::string> candidates = {variable != nullptr ? variable : "", "/tmp", "/var/tmp",
+                                           "/dev/shm"};
+    if (!wish.empty()) candidates = {wish};
+    Status first;
+    for (std::string& candidate : candidates) {
+        if (candidate.empty()) continue;
+        const Result<Fd> file = open_unlinked_file(candidate);
+        if (file) return std::move(candidate);
+        if (first) first = file.error();
+    }
+    return first.error();
 }
 
 }  // namespace gcorn

@@ -45,8 +45,8 @@ public:
     Spool() = default;
     Spool(Spool&&) = delete;
 
-    /// directory: where the file goes ("" = $TMPDIR or /tmp); borrowed view of a string that
-    /// outlives the spool. Only remembered; nothing is opened before it is needed.
+    /// directory: where the file goes; borrowed view of a string that outlives the spool. Only
+    /// remembered; nothing is opened before it is needed.
     void configure(std::string_view directory, size_t memory_max = kSpoolMemoryMax);
 
     /// Error (errno in code, e.g. ENOSPC): nothing of `bytes` is kept.
@@ -88,7 +88,12 @@ private:
     uint64_t discarded_ = 0;
 };
 
-/// An unlinked, close-on-exec temporary file in `directory` ("" = $TMPDIR or /tmp).
+/// An unlinked, close-on-exec temporary file in `directory`.
 Result<Fd> open_unlinked_file(std::string_view directory);
+
+/// The directory for spools: `wish`, or if that is empty the first of $TMPDIR, /tmp, /var/tmp and
+/// /dev/shm where such a file can be made: a read-only container often has but one of them. Error:
+/// there is none, and why the first is not.
+Result<std::string> find_spool_directory(const std::string& wish);
 
 }  // namespace gcorn

@@ -43,7 +43,7 @@ struct LoopOptions {
     size_t slots = 1;  ///< requests the application side can run at once
     ProxyMode proxy_mode = ProxyMode::Off;
     NetworkList proxy_allow, forwarded_allow;
-    std::string spool_directory;
+    std::string spool_directory = "/tmp";  ///< see find_spool_directory()
     TransformMaker make_tls;     ///< empty: plain HTTP
     bool measures_time = false;  ///< the access format or statsd wants durations
     /// Another worker on the same listeners could run a request at once, and holds fewer

@@ -1,6 +1,8 @@
 // Large bodies both ways: every byte in its place, and the server's memory does not follow their
 // size.
 
+#include <filesystem>
+
 #include "tests/support/e2e.h"
 
 namespace gcorn::e2e {
@@ -84,6 +86,25 @@ TEST_P(Transfer, Uploads50MiBInChunks) {
     EXPECT_EQ(client.read_response("POST", kTransfer).body,
               std::to_string(kSize) + " bytes as expected");
     expect_small_growth();
+}
+
+TEST_P(Transfer, StoresBodiesWhereTheStartFoundRoom) {
+    SKIP_ON_GUNICORN("it stores no bodies");
+    const TempDir scratch;
+    std::filesystem::create_directory(scratch / "spool");
+    scratch.write("away.py", "import os\nfrom probe import app\nos.chdir('/')\n");
+    const std::string body = pattern_.bytes(0, 500'000);
+    const auto upload = [&](const std::string& conf, const std::string& tmpdir) {
+        ServerOptions options = with({"-c", scratch.write("conf.py", conf)});
+        options.app = "away:app";
+        options.directory = scratch.path();
+        options.env = {{"PYTHONPATH", apps_dir()}, {"TMPDIR", tmpdir}};
+        const Server server(options);
+        return server.request("POST", "/check", {}, body).status;
+    };
+    EXPECT_EQ(upload("tmp_upload_dir = 'spool'", "/proc/self"), 200) << "relative to the start";
+    EXPECT_EQ(upload("", "/proc/self"), 200) << "no file can be made in TMPDIR, but in /tmp";
+    EXPECT_EQ(upload("tmp_upload_dir = '/proc/self'", "/tmp"), 503);
 }
 
 TEST_P(Transfer, Downloads200MiBWithoutKeepingThemInMemory) {

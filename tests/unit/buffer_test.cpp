@@ -237,6 +237,26 @@ TEST(Spool, MissingDirectoryIsAnErrorThatNamesIt) {
     EXPECT_EQ(spool.size(), 0u);
 }
 
+TEST(Spool, LiesInTheDirectoryThatIsWishedFor) {
+    const TemporaryDirectory directory;
+    EXPECT_EQ(*find_spool_directory(directory.path()), directory.path());
+    const Result<std::string> missing = find_spool_directory("/nonexistent/gcorn");
+    ASSERT_FALSE(missing);
+    EXPECT_EQ(missing.error().code, ENOENT);
+    EXPECT_NE(missing.message().find("/nonexistent/gcorn"), std::string::npos);
+}
+
+TEST(Spool, LiesInTheFirstDirectoryThatTakesAFile) {
+    const TemporaryDirectory directory;
+    const char* before = std::getenv("TMPDIR");
+    const std::string saved = before != nullptr ? before : "";
+    ::setenv("TMPDIR", directory.path().c_str(), 1);
+    EXPECT_EQ(*find_spool_directory(""), directory.path());
+    ::setenv("TMPDIR", "/proc/self", 1);
+    EXPECT_EQ(*find_spool_directory(""), "/tmp");
+    before != nullptr ? ::setenv("TMPDIR", saved.c_str(), 1) : ::unsetenv("TMPDIR");
+}
+
 TEST(Spool, DiscardFreesDiskButKeepsPositions) {
     const TemporaryDirectory directory;
     Spool spool;

@@ -389,6 +389,7 @@ TEST_P(WorkerTest, KeepsLargeBodiesInItsDirectory) {
     EXPECT_EQ(client.read_all().substr(0, 13), "HTTP/1.1 503 ");
     EXPECT_TRUE(has_logged("Cannot store a request body: "));
     EXPECT_EQ(app.calls, 0);
+    EXPECT_TRUE(has_logged("Request bodies over 112 KiB will be answered with 503")) << "at start";
 }
 
 TEST_P(WorkerTest, TakesProxyHeadersFromThoseWhomThatSettingLists) {
