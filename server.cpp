@@ -312,9 +312,9 @@ Status Server::use(const Config& cfg) {
 Status Server::open_logs(const Config& cfg) {
     Result<LogOptions> options = log_options(cfg);
     if (!options) return options.error();
-    if (Status opened = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
-        !opened)
-        return opened;
+    // Without metrics one can serve. A new name is another thing: the reload that has it can wait.
+    const Status metrics = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
+    if (!metrics && in_use_ && in_use_->statsd_host != cfg.statsd_host) return metrics;
     // Python's handlers come before our files are closed, which may have to tell what is wrong with
     // them.
     const bool takes_over = logging_takes_over(cfg);
@@ -323,6 +323,9 @@ Status Server::open_logs(const Config& cfg) {
         options->errorlog = options->accesslog = "";
     }
     if (Status opened = log_.open(*options); !opened) return opened;
+    if (!metrics)
+        log_.warning("%s; %s (HUP tries again)", metrics.message().c_str(),
+                     statsd_.is_enabled() ? "metrics go where they went" : "no metrics are sent");
     if (log_.enabled(Level::Debug)) log_.write(Level::Debug, current_configuration(cfg));
     return takes_over ? Status() : logging_.configure(cfg);
 }

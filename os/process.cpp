@@ -184,14 +184,16 @@ Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups) {
         const passwd* record = with_initgroups && uid != 0 ? ::getpwuid(uid) : nullptr;
         const std::string name = record != nullptr ? record->pw_name : "";
         if (record != nullptr && ::initgroups(name.c_str(), gid) < 0)
-            return errno_error(errno, "initgroups " + name);
+            return errno_error(errno, "take the groups of user " + name + " (setting initgroups)");
         if (gid != ::getegid() && ::setgid(gid) < 0)
-            return errno_error(errno, "setgid " + std::to_string(gid));
+            return errno_error(errno,
+                               "change to group " + std::to_string(gid) + " (setting group)");
     }
     if (uid != 0 && uid != ::geteuid()) {
-        if (::setuid(uid) < 0) return errno_error(errno, "setuid " + std::to_string(uid));
+        if (::setuid(uid) < 0)
+            return errno_error(errno, "change to user " + std::to_string(uid) + " (setting user)");
         // A set-user-ID binary would keep a way back in its saved id.
-        if (::setuid(0) == 0) return Error{EPERM, "setuid: root could be regained"};
+        if (::setuid(0) == 0) return Error{EPERM, "setting user: root could be regained"};
     }
     return {};
 }

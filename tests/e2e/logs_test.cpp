@@ -790,6 +790,25 @@ TEST(Metrics, StatsdGetsGunicornsMetrics) {
     EXPECT_TRUE(statsd.gets("shop.gunicorn.workers:2|g"));
 }
 
+TEST(Metrics, StopNoStartAndNoReloadOfSomethingElse) {
+    SKIP_ON_GUNICORN("it says nothing");
+    const TempDir directory;
+    const std::string config = directory.write("conf.py", "statsd_host = 'no such host'\n");
+    Server server({.args = {"-c", config}});
+    EXPECT_TRUE(server.logs("statsd: resolve no such host"));
+    EXPECT_TRUE(contains(server.err(), "; no metrics are sent (HUP tries again)"));
+    const std::vector<pid_t> before = server.workers();
+    server.signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] {
+        return server.workers().size() == 1 && server.workers() != before;
+    })) << server.story();
+    EXPECT_FALSE(contains(server.err(), "Reload failed")) << server.story();
+    Receiver statsd(Receiver::Kind::Udp);
+    directory.write("conf.py", "statsd_host = '127.0.0.1:" + statsd.port() + "'\n");
+    server.signal(SIGHUP);
+    EXPECT_TRUE(statsd.gets("gunicorn.workers:1|g\n")) << server.story();
+}
+
 TEST(Metrics, StatsdOnAUnixSocketGetsThemToo) {
     SKIP_ON_GUNICORN_BEFORE(21, "no unix sockets");
     const TempDir directory;
