@@ -52,8 +52,8 @@ void catch_for_worker(void (*interrupter)(void* argument, int signal), void* arg
 
 /// From here on this process outlives its parent, the thread that forked it, by two seconds at
 /// most, whatever it is doing then: importing, or inside an extension that holds the GIL. Changing
-/// its user undoes this (prctl(2)). Nothing happens where the kernel has no such signal (not
-/// Linux).
+/// its user undoes this (prctl(2)). Nothing happens where the kernel has no such signal, or refuses
+/// it.
 void end_soon_after_parent();
 
 /// For a fresh child, before open(): every signal named above back to its default action, but HUP
