@@ -3,7 +3,8 @@
 #   make              builds ./gcorn
 #   make run          serves examples/hello.py on port 8000
 #   make test         builds and runs every test; `unit` and `e2e` are its two halves
-#   make asan tsan    unit tests under the address+undefined and the thread sanitizer
+#   make asan tsan    unit tests under the address+undefined and the thread sanitizer; asan's char is
+#                     unsigned, as on ARM
 #   make soak         all kinds of clients against each worker class for MINUTES
 #   make fuzz         each fuzz target for FUZZ_SECONDS (clang)
 #   make lint format docs bench clean
@@ -66,7 +67,8 @@ e2e: everything
 	@$(call CTEST,$(BUILD)) -L e2e
 
 asan:
-	$(call build,build-asan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=address,unit_tests fuzz_targets)
+	$(call build,build-asan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=address \
+	    -DCMAKE_CXX_FLAGS=-funsigned-char,unit_tests fuzz_targets)
 	@PYTHONMALLOC=malloc LSAN_OPTIONS=suppressions=$(CURDIR)/tests/support/lsan.supp \
 	    $(call CTEST,build-asan) -L unit
 

@@ -88,7 +88,7 @@ std::optional<std::string> changed_text(PyObject* module, const char* name,
         PyErr_Clear();
         return std::nullopt;
     }
-    const auto is_control = [](char c) { return (c >= 0 && c < ' ') || c == '\x7f'; };
+    const auto is_control = [](unsigned char c) { return c < 0x20 || c == 0x7F; };
     if (text == original || std::any_of(text.begin(), text.end(), is_control)) return std::nullopt;
     return std::string(text);
 }
