@@ -167,15 +167,8 @@ inline std::vector<CorpusCase> read_corpus(const std::filesystem::path& director
     return cases;
 }
 
-/// The corpus' directory: GCORN_TEST_REQUESTS, or tests/requests of the tree we run in (at its top,
-/// or in a build directory inside it).
 inline std::filesystem::path corpus_directory() {
-    if (const char* other = std::getenv("GCORN_TEST_REQUESTS")) return other;
-    for (std::filesystem::path up = "."; up.string().size() < 20; up /= "..") {
-        if (std::filesystem::exists(up / "tests/requests")) return up / "tests/requests";
-    }
-    std::fputs("tests/requests is not here; set GCORN_TEST_REQUESTS\n", stderr);
-    std::abort();
+    return GCORN_SOURCE_DIR "/tests/requests";
 }
 
 inline std::vector<std::pair<std::string, std::string>> describe(const RequestHead& head) {
