@@ -371,7 +371,8 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .fallback = "0", .form = Form::Octal, .max = 0777, .on_reload = NeedsRestart,
      .help = "Permission bits taken away from unix sockets; 022, 0o22 and 18 are the same mask."},
     {.name = "initgroups", .flags = "--initgroups", .field = &Config::initgroups,
-     .help = "Give workers all groups of user, not only group.",
+     .help = "Give workers all groups of user also if they run as this user anyway; workers that "
+             "become user get them always, and keep none of the arbiter's.",
      .needs = "user"},
     {.name = "tmp_upload_dir", .field = &Config::tmp_upload_dir,
      .allowed = "an existing directory",

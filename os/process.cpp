@@ -177,19 +177,32 @@ Result<Owner> find_owner(const std::string& user, const std::string& group) {
     return owner;
 }
 
+namespace {
+
+/// Gives up the supplementary groups: `user`'s own take their place, or none if it is null. Who may
+/// not change them (EPERM) keeps them: a server that was started as that user already.
+Status replace_groups(const passwd* user, gid_t gid) {
+    const std::string name = user != nullptr ? user->pw_name : "";
+    const int result = user != nullptr ? ::initgroups(name.c_str(), gid) : ::setgroups(0, nullptr);
+    if (result == 0 || errno == EPERM) return {};
+    return errno_error(errno, user != nullptr ? "initgroups " + name : "setgroups");
+}
+
+}  // namespace
+
 Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups) {
-    if (gid != 0) {
-        // The groups first: setgid and initgroups need the privileges that setuid gives up. A user
-        // without an entry has no groups of its own to take (gunicorn does the same).
-        const passwd* record = with_initgroups && uid != 0 ? ::getpwuid(uid) : nullptr;
-        const std::string name = record != nullptr ? record->pw_name : "";
-        if (record != nullptr && ::initgroups(name.c_str(), gid) < 0)
-            return errno_error(errno, "take the groups of user " + name + " (setting initgroups)");
-        if (gid != ::getegid() && ::setgid(gid) < 0)
+    const bool changes_user = uid != 0 && uid != ::geteuid();
+    if (changes_user || gid != 0) {
+        // The groups first: to change them takes the privileges that setuid gives up. A user
+        // without an entry has no groups of its own to take.
+        const passwd* record = changes_user || with_initgroups ? ::getpwuid(uid) : nullptr;
+        if (Status status = replace_groups(record, gid != 0 ? gid : ::getegid()); !status)
+            return status;
+        if (gid != 0 && gid != ::getegid() && ::setgid(gid) < 0)
             return errno_error(errno,
                                "change to group " + std::to_string(gid) + " (setting group)");
     }
-    if (uid != 0 && uid != ::geteuid()) {
+    if (changes_user) {
         if (::setuid(uid) < 0)
             return errno_error(errno, "change to user " + std::to_string(uid) + " (setting user)");
         // A set-user-ID binary would keep a way back in its saved id.

@@ -49,9 +49,10 @@ struct Owner {
 Result<Owner> find_owner(const std::string& user, const std::string& group);
 
 /// Becomes group `gid`, then user `uid`, for good (real, effective and saved). 0 leaves that one
-/// alone, as gunicorn does, and so does the id that we already have. with_initgroups replaces the
-/// supplementary groups by the user's own; without it they stay (gunicorn: initgroups). Error:
-/// errno in code; the process may then be half-way and must not go on.
+/// alone, as gunicorn does, and so does the id that we already have. The supplementary groups go,
+/// too: a process that becomes another user gets that user's, one that only becomes another group
+/// has none, or those of its user (with_initgroups). Error: errno in code; the process may then be
+/// half-way and must not go on.
 Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups);
 
 /// Whether `fd` is closed by the next exec. Any thread.

@@ -207,19 +207,43 @@ TEST(Process, DropsPrivilegesForGood) {
               0);
 }
 
-TEST(Process, InitgroupsReplacesRootsGroups) {
+/// What a child whose only supplementary group is a marker has afterwards: 0 the marker, 1 other
+/// groups, 2 none; or more if something failed.
+int groups_after(uid_t uid, gid_t gid, bool with_initgroups) {
+    return in_child([&] {
+        const gid_t marker = 54321;
+        if (::setgroups(1, &marker) != 0) return 3;
+        if (!drop_privileges(uid, gid, with_initgroups)) return 4;
+        if (gid != 0 && ::getgid() != gid) return 5;
+        gid_t groups[64];
+        const int count = ::getgroups(64, groups);
+        for (int i = 0; i < count; ++i)
+            if (groups[i] == marker) return 0;
+        return count > 0 ? 1 : 2;
+    });
+}
+
+TEST(Process, RootsGroupsGoWithItsIds) {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root";
     const Result<uid_t> nobody = find_user("nobody");
     if (!nobody) GTEST_SKIP() << "needs a user nobody";
-    EXPECT_EQ(in_child([&] {
-                  const gid_t marker = 54321;
-                  if (::setgroups(1, &marker) != 0) return 1;
-                  if (!drop_privileges(*nobody, 65533, true)) return 2;
-                  gid_t groups[64];
-                  const int count = ::getgroups(64, groups);
-                  for (int i = 0; i < count; ++i)
-                      if (groups[i] == marker) return 3;
-                  return count >= 1 && ::getgid() == 65533 ? 0 : 4;
+    constexpr uid_t kNoUser = 4294967290;
+    for (const bool with_initgroups : {false, true}) {
+        EXPECT_EQ(groups_after(0, 0, with_initgroups), 0) << "nothing is asked for";
+        EXPECT_EQ(groups_after(*nobody, 0, with_initgroups), 1);
+        EXPECT_EQ(groups_after(*nobody, 65533, with_initgroups), 1);
+        EXPECT_EQ(groups_after(kNoUser, 65533, with_initgroups), 2);
+        EXPECT_EQ(groups_after(kNoUser, 0, with_initgroups), 2);
+    }
+    EXPECT_EQ(groups_after(0, 65533, false), 2);
+    EXPECT_EQ(groups_after(0, 65533, true), 1) << "root's own";
+}
+
+TEST(Process, WhoMayNotChangeItsGroupsKeepsThem) {
+    if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+    EXPECT_EQ(in_child([] {
+                  if (!drop_privileges(65534, 65533, false)) return 1;
+                  return drop_privileges(65534, 65533, true) ? 0 : 2;
               }),
               0);
 }
