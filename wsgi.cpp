@@ -303,6 +303,7 @@ private:
     bool send_block(PyObject* block, bool is_last);
     bool send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last);
     bool end_response();
+    bool is_left_to_others();
     void warn_about_length();
     void fail();
     bool is_overdue();
@@ -433,11 +434,7 @@ bool Call::send_list() {
 
 bool Call::send_iterable() {
     PyRef iterator = PyRef::steal(PyObject_GetIter(result_.get()));
-    if (!iterator && exchange_.is_detached()) {
-        PyErr_Clear();  // gunicorn's ALREADY_HANDLED is no iterable
-        return true;
-    }
-    if (!iterator) return false;
+    if (!iterator) return is_left_to_others();  // gunicorn's ALREADY_HANDLED is no iterable
     // Of a file that is wrapped nobody needs what lies behind Content-Length.
     while (!is_over() && !(is_file_wrapper_ && ends_here(response_))) {
         PyRef block = PyRef::steal(PyIter_Next(iterator.get()));
@@ -518,7 +515,7 @@ bool Call::end_response() {
     if (is_over()) return true;
     if (!is_started()) {
         PyErr_SetString(PyExc_AssertionError, "the application never called start_response()");
-        return false;
+        return is_left_to_others();
     }
     if (!is_ended()) {
         const SendTurn turn(exchange_);
@@ -527,6 +524,16 @@ bool Call::end_response() {
     }
     warn_about_length();
     return true;
+}
+
+/// True, and the exception that is set is cleared, if the application took the socket, or has its
+/// descriptor and did not begin a response: then it is for others to answer.
+bool Call::is_left_to_others() {
+    PyRef error = take_exception();
+    if (exchange_.is_detached()) return true;
+    if (!is_started() && EnvironMaker::take_lent_socket(environ_)) return true;
+    restore_exception(std::move(error));
+    return false;
 }
 
 /// Both ends count by Content-Length: what differs may not reach the next response.
@@ -553,10 +560,7 @@ void Call::fail() {
     }
     if (is_clients_fault()) return;
     // Libraries for gunicorn's workers leave with StopIteration when they took the socket.
-    if (exchange_.is_detached() && PyErr_ExceptionMatches(PyExc_StopIteration) != 0) {
-        PyErr_Clear();
-        return;
-    }
+    if (PyErr_ExceptionMatches(PyExc_StopIteration) != 0 && is_left_to_others()) return;
     log_python_error(app_.log_, Level::Error, "Error handling request " + request_label(exchange_));
     answer(500);
 }

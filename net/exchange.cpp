@@ -423,6 +423,12 @@ Result<Fd> Exchange::detach() {
     if (is_aborted()) return Error{ECONNRESET, "the client is gone"};
     detached_.store(true, std::memory_order_relaxed);
     response.must_close();
+    return copy_socket();
+}
+
+Result<Fd> Exchange::copy_socket() const {
+    if (direct_fd_ < 0)
+        return Error{EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
     Fd copy(::fcntl(direct_fd_, F_DUPFD_CLOEXEC, 0));
     if (!copy) return errno_error(errno, "duplicate the client's socket");
     return copy;

@@ -172,6 +172,9 @@ public:
     /// connection. Returns a new descriptor (dup) that the caller owns; with TLS an Error.
     /// Idempotent.
     Result<Fd> detach();
+    /// A new descriptor of the raw socket for who only looks at it, while the request runs: the
+    /// connection stays the loop's. With TLS an Error.
+    [[nodiscard]] Result<Fd> copy_socket() const;
     [[nodiscard]] bool is_detached() const { return detached_.load(std::memory_order_relaxed); }
 
     /// True between taking and finish(); the queue hands out each Exchange once.

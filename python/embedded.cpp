@@ -22,6 +22,9 @@ constexpr Text kTexts[] = {
 {"_gcorn",
 #include "python/bridge.py"
 },
+{"_gcorn_client",
+#include "python/client.py"
+},
 {"_gcorn_logging",
 #include "python/glogging.py"
 },

@@ -7,10 +7,12 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "app.h"
 #include "base/text.h"
 #include "python/dict_watch.h"
+#include "python/embedded.h"
 #include "python/send_turn.h"
 
 namespace gcorn {
@@ -244,45 +246,91 @@ namespace {
 
 // ------------------------------------------------------------------------------ gunicorn.socket
 
-/// A stand-in that becomes the client's socket on first use. Until an attribute is asked for
-/// (dunder names apart), the connection stays the server's. A TLS connection is never given away,
-/// but tells getpeercert(), cipher(), version() … as an ssl.SSLSocket does.
+/// A stand-in that becomes the client's socket when the application reads or writes it, or hands it
+/// on. Until then the connection stays the server's, also while it is looked at (client.py). A TLS
+/// connection is never given away, but tells getpeercert(), cipher(), version() … as an
+/// ssl.SSLSocket does.
 struct SocketObject {
     RequestBound bound;
-    PyObject* socket;  ///< socket.socket after the first use; owned
+    PyObject* socket;   ///< socket.socket once it is taken; owned
+    PyObject* watched;  ///< what shows it before that; owned
+    bool is_lent;       ///< the application knows the descriptor's number
 };
 
 SocketObject* as_socket(PyObject* object) {
     return reinterpret_cast<SocketObject*>(object);
 }
 
+PyRef client_function(const char* name) {
+    const PyRef module = embedded_module("_gcorn_client");
+    return module ? attribute(module.get(), name) : PyRef();
+}
+
+/// The Exchange, which another thread of the application may end meanwhile. Raises.
+std::shared_ptr<Exchange> exchange_of(SocketObject* self) {
+    if (self->bound.exchange != nullptr) return self->bound.exchange->shared_from_this();
+    PyErr_SetString(PyExc_ValueError, "gunicorn.socket was not taken before its request ended");
+    return nullptr;
+}
+
+PyObject* raise_os_error(const Error& error) {
+    PyErr_SetString(PyExc_OSError, error.message.c_str());
+    return nullptr;
+}
+
 /// The real socket, taken from the server now if it was not yet. Borrowed. Raises.
 PyObject* real_socket(SocketObject* self) {
     if (self->socket != nullptr) return self->socket;
-    if (self->bound.exchange == nullptr) {
-        PyErr_SetString(PyExc_ValueError, "gunicorn.socket was not taken before its request ended");
-        return nullptr;
-    }
-    // Another thread of the application may end the request meanwhile, or take the socket.
-    const std::shared_ptr<Exchange> exchange = self->bound.exchange->shared_from_this();
+    const std::shared_ptr<Exchange> exchange = exchange_of(self);
+    if (!exchange) return nullptr;
     const SendTurn turn(*exchange);
+    // Another thread may have been faster.
     if (self->socket != nullptr || self->bound.exchange == nullptr) return real_socket(self);
+    const PyRef taken = client_function("taken");
+    if (!taken) return nullptr;
     Result<Fd> fd = [&] {
         WithoutGil nogil;
         return exchange->detach();
     }();
-    if (!fd) {
-        PyErr_SetString(PyExc_OSError, fd.message().c_str());
-        return nullptr;
-    }
-    PyRef socket = call_with_names(import("socket", "socket"),
-                                   Facts().add("fileno", number(fd->get())).take());
+    if (!fd) return raise_os_error(fd.error());
+    const PyRef watched = PyRef::steal(std::exchange(self->watched, nullptr));
+    PyRef socket =
+        watched ? call_object(taken, number(-1), watched) : call_object(taken, number(fd->get()));
     if (!socket) return nullptr;
+    if (!watched) (void)fd->release();  // the socket object closes it
     self->socket = socket.release();
-    (void)fd->release();  // the socket object closes it
-    // Libraries made for gunicorn expect the blocking socket that its workers hand out.
-    PyRef done = PyRef::steal(PyObject_CallMethod(self->socket, "setblocking", "i", 1));
-    return done ? self->socket : nullptr;
+    return self->socket;
+}
+
+PyObject* socket_take(PyObject* self, PyObject*) {
+    return PyRef::borrow(real_socket(as_socket(self))).release();
+}
+
+/// What shows the socket without taking it. Raises.
+PyRef watched_socket(SocketObject* self) {
+    const std::shared_ptr<Exchange> exchange = exchange_of(self);
+    if (!exchange) return {};
+    Result<Fd> fd = exchange->copy_socket();
+    if (!fd) return PyRef::steal(raise_os_error(fd.error()));
+    const PyRef take = attribute(reinterpret_cast<PyObject*>(self), "__take__");
+    PyRef watched = call_object(client_function("Watched"), number(fd->get()), take);
+    if (!watched) return {};
+    (void)fd->release();
+    GCORN_BEGIN_CRITICAL_SECTION(reinterpret_cast<PyObject*>(self));
+    if (self->watched != nullptr || self->bound.exchange == nullptr)
+        watched = PyRef::borrow(self->watched);  // another thread was faster
+    else
+        self->watched = PyRef::borrow(watched.get()).release();
+    GCORN_END_CRITICAL_SECTION();
+    return watched ? std::move(watched) : watched_socket(self);
+}
+
+/// The request is over: nobody looks any more. Never raises.
+void end_watch(SocketObject* self) {
+    self->is_lent = false;
+    const PyRef watched = PyRef::steal(std::exchange(self->watched, nullptr));
+    if (watched && !PyRef::steal(PyObject_CallMethod(watched.get(), "close", nullptr)))
+        PyErr_Clear();
 }
 
 /// Looking at an object (repr, copy, isinstance) is no use of the socket: dunder names stay ours.
@@ -298,12 +346,33 @@ bool peer_attribute(const Exchange* exchange, PyObject* name, PyRef& value) {
     return optional_attribute(static_cast<PyObject*>(exchange->facts->tls_peer), name, value);
 }
 
-PyObject* socket_getattr(PyObject* self, PyObject* name) {
-    if (is_dunder(name)) return PyObject_GenericGetAttr(self, name);
+/// An attribute of a socket that is not taken yet. Raises.
+PyRef untaken_attribute(SocketObject* self, PyObject* name) {
+    const PyRef looks = client_function("LOOKS");
+    const int is_look = looks ? PySet_Contains(looks.get(), name) : -1;
+    if (is_look < 0) return {};
+    if (is_look == 0) {
+        // Asking for what no socket has, such as an SSL socket's method, is no use of it, either.
+        const PyRef known = call_object(client_function("is_attribute"), PyRef::borrow(name));
+        if (!known) return {};
+        if (known.get() == Py_True) return {};
+        PyErr_Format(PyExc_AttributeError, "'socket' object has no attribute '%U'", name);
+        return {};
+    }
+    if (PyUnicode_CompareWithASCIIString(name, "fileno") == 0) self->is_lent = true;
+    const PyRef watched =
+        self->watched != nullptr ? PyRef::borrow(self->watched) : watched_socket(self);
+    return watched ? PyRef::steal(PyObject_GetAttr(watched.get(), name)) : PyRef();
+}
+
+PyObject* socket_getattr(PyObject* object, PyObject* name) {
+    if (is_dunder(name)) return PyObject_GenericGetAttr(object, name);
+    SocketObject* self = as_socket(object);
     PyRef value;
-    if (!peer_attribute(as_socket(self)->bound.exchange, name, value)) return nullptr;
-    if (value) return value.release();
-    PyObject* socket = real_socket(as_socket(self));
+    if (!peer_attribute(self->bound.exchange, name, value)) return nullptr;
+    if (!value && self->socket == nullptr) value = untaken_attribute(self, name);
+    if (value || PyErr_Occurred() != nullptr) return value.release();
+    PyObject* socket = real_socket(self);
     return socket == nullptr ? nullptr : PyObject_GetAttr(socket, name);
 }
 
@@ -315,10 +384,16 @@ PyObject* socket_repr(PyObject* self) {
 
 void socket_dealloc(PyObject* self) {
     Py_XDECREF(as_socket(self)->socket);
+    Py_XDECREF(as_socket(self)->watched);
     plain_dealloc(self);
 }
 
+PyMethodDef socket_methods[] = {
+    {"__take__", socket_take, METH_NOARGS, "the real socket, taken from the server"},
+    {nullptr, nullptr, 0, nullptr},
+};
 PyType_Slot socket_slots[] = {
+    {Py_tp_methods, socket_methods},
     {Py_tp_getattro, slot(socket_getattr)},
     {Py_tp_repr, slot(socket_repr)},
     {Py_tp_dealloc, slot(socket_dealloc)},
@@ -490,10 +565,19 @@ bool EnvironMaker::add_bound(RequestEnviron& environ) {
            set(environ.dict.get(), names_->gunicorn_socket, environ.socket);
 }
 
+bool EnvironMaker::take_lent_socket(const RequestEnviron& environ) {
+    SocketObject* self = environ.socket ? as_socket(environ.socket.get()) : nullptr;
+    if (self == nullptr || !self->is_lent) return false;
+    if (real_socket(self) != nullptr) return true;
+    PyErr_Clear();
+    return false;
+}
+
 void EnvironMaker::end(RequestEnviron environ) {
     if (!environ.dict) return;
     as_bound(environ.early_hints.get())->exchange = nullptr;
     as_bound(environ.socket.get())->exchange = nullptr;
+    end_watch(as_socket(environ.socket.get()));
     if (is_reusable(environ)) {
         patterns_[environ.place].spare = std::move(environ);
         return;

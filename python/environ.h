@@ -68,6 +68,10 @@ public:
     /// The environ for this request; the application may keep it. Raises: its dict is null then.
     [[nodiscard]] RequestEnviron make(Exchange& exchange, PyObject* input);
 
+    /// Takes the client's socket for an application that asked for its descriptor and was silent
+    /// afterwards: it, or who it gave that to, answers by itself. False: nobody asked.
+    static bool take_lent_socket(const RequestEnviron& environ);
+
     /// The request is over: cuts the ties between Python objects and the Exchange. What the
     /// application neither kept nor changed serves the next request.
     void end(RequestEnviron environ);

@@ -132,6 +132,10 @@ public:
     void take_the_disk() { exchange->prepare(&facts, server_.get(), "/nonexistent-directory"); }
     /// The client closes its end; who sends next finds out.
     void client_leaves() { client_.reset(); }
+    void client_says(std::string_view bytes) {
+        EXPECT_EQ(::write(client_.get(), bytes.data(), bytes.size()),
+                  static_cast<ssize_t>(bytes.size()));
+    }
     /// The loop found out first.
     void mark_aborted() { exchange->mark_aborted(); }
 

@@ -271,7 +271,7 @@ TEST_F(Environ, WhatTheApplicationLeftAsItWasServesTheNextRequest) {
 TEST_F(Environ, WhatTheApplicationKeptOrChangedDoesNot) {
     for (const char* deed :
          {"kept = e", "kept = e['wsgi.early_hints']", "kept = e['gunicorn.socket']",
-          "e['gunicorn.socket'].fileno()", "e['mine'] = 1", "del e['SERVER_NAME']", "e.clear()",
+          "e['gunicorn.socket'].dup()", "e['mine'] = 1", "del e['SERVER_NAME']", "e.clear()",
           "e['HTTP_HOST'] = 'mine'", "e['REMOTE_ADDR'] = e.pop('REMOTE_ADDR')", "e.popitem()",
           "e.update(REQUEST_METHOD='PUT')", "e |= {'x': 1}", "e.setdefault('x', 1)",
           "e['wsgi.input'] = 1"}) {
@@ -379,18 +379,80 @@ TEST_F(Environ, OneProcessServesUnixAndTcpSockets) {
     }
 }
 
-TEST_F(Environ, LookingAtTheSocketProxyDoesNotTakeTheSocket) {
+TEST_F(Environ, LookingAtTheSocketDoesNotTakeIt) {
     make(kGet);
-    run_python("s = e['gunicorn.socket']");
+    run_python("import os, select, socket\ns = e['gunicorn.socket']");
     WithGil gil;
     EXPECT_EQ(eval_python("repr(s), isinstance(s, int), hasattr(s, '__await__')"),
               "('<gunicorn.socket, not taken>', False, False)");
+    EXPECT_EQ(eval_python("hasattr(s, 'getpeercert'), hasattr(s, 'version')"), "(False, False)");
+    EXPECT_EQ(eval_python("s.nothing"),
+              "raised AttributeError: 'socket' object has no attribute 'nothing'");
+    EXPECT_EQ(eval_python("s.getpeername(), s.getsockname(), s.family, s.type"),
+              "('', '', <AddressFamily.AF_UNIX: 1>, <SocketKind.SOCK_STREAM: 1>)");
+    run_python("s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)");
+    EXPECT_EQ(eval_python("s.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)"), "1");
+    EXPECT_EQ(eval_python("s.fileno() == s.fileno() > 2, select.select([s], [], [], 0)"),
+              "(True, ([], [], []))");
     EXPECT_FALSE(request_->exchange->is_detached());
-    EXPECT_EQ(eval_python("s.fileno() > 2 and s.getblocking()"), "True");
+}
+
+TEST_F(Environ, ATimeoutOfTheSocketIsKeptForWhenItIsTaken) {
+    make(kGet);
+    run_python("import os\ns = e['gunicorn.socket']");
+    WithGil gil;
+    EXPECT_EQ(eval_python("s.timeout, s.gettimeout(), s.getblocking()"), "(None, None, True)");
+    run_python("blocks = os.get_blocking(s.fileno()); s.setblocking(True)");
+    EXPECT_EQ(eval_python("blocks == os.get_blocking(s.fileno())"), "True") << "it is the loop's";
+    run_python("s.setblocking(False)");
+    EXPECT_EQ(eval_python("s.timeout, s.getblocking()"), "(0.0, False)");
+    EXPECT_EQ(eval_python("s.settimeout(-1)"), "raised ValueError: Timeout value out of range");
+    run_python("s.settimeout(2.5); number = s.fileno()");
+    EXPECT_FALSE(request_->exchange->is_detached());
+    EXPECT_EQ(eval_python("s.send(b'x'), s.timeout, s.fileno() == number"), "(1, 2.5, True)");
+    EXPECT_TRUE(request_->exchange->is_detached());
+    run_python("s.close(); del s");
+}
+
+TEST_F(Environ, PeekingAtTheSocketDoesNotTakeIt) {
+    make(kGet);
+    run_python("from socket import *\ns = e['gunicorn.socket']; s.settimeout(0)");
+    WithGil gil;
+    const std::string look = "s.recv(1, MSG_PEEK)";
+    EXPECT_TRUE(eval_python(look).starts_with("raised BlockingIOError"));
+    run_python("s.settimeout(0.01)");
+    EXPECT_EQ(eval_python(look), "raised TimeoutError: timed out");
+    EXPECT_TRUE(eval_python("s.recv(1, MSG_PEEK | MSG_DONTWAIT)").starts_with("raised Blocking"));
+    request_->client_says("more");
+    run_python("s.settimeout(None)");
+    EXPECT_EQ(eval_python(look), "b'm'");
+    EXPECT_FALSE(request_->exchange->is_detached());
+    EXPECT_EQ(eval_python("s.recv(9)"), "b'more'");
+    EXPECT_TRUE(request_->exchange->is_detached());
+    run_python("s.close(); del s");
+}
+
+TEST_F(Environ, WhoTakesTheSocketMayKeepIt) {
+    make(kGet);
+    run_python("s = e['gunicorn.socket']");
+    WithGil gil;
+    EXPECT_EQ(eval_python("s.dup().close() or s.getblocking()"), "True");
     EXPECT_TRUE(request_->exchange->is_detached());
     maker_->end(std::move(environ_));
     EXPECT_EQ(eval_python("s.send(b'still works')"), "11");
     run_python("s.close(); del s");
+}
+
+TEST_F(Environ, LookingAtTheSocketEndsWithTheRequest) {
+    make(kGet);
+    run_python("s = e['gunicorn.socket']; number = s.fileno(); peek = s.recv");
+    WithGil gil;
+    maker_->end(std::move(environ_));
+    EXPECT_EQ(eval_python("s.getpeername()"),
+              "raised ValueError: gunicorn.socket was not taken before its request ended");
+    EXPECT_TRUE(eval_python("peek(1, 2)").starts_with("raised OSError"));
+    EXPECT_TRUE(eval_python("__import__('os').fstat(number)").starts_with("raised OSError"));
+    EXPECT_FALSE(request_->exchange->is_detached());
 }
 
 }  // namespace

@@ -1054,6 +1054,37 @@ def application(environ, start_response):
               "raised ValueError: gunicorn.socket was not taken before its request ended");
 }
 
+TEST_F(Wsgi, WhoLooksAtTheClientsSocketGivesAResponse) {
+    load(R"(
+import socket
+def application(environ, start_response):
+    client = environ["gunicorn.socket"]
+    if hasattr(client, "getpeercert"): raise AssertionError
+    client.settimeout(5)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    start_response("200 OK", [("Content-Length", "1")])
+    yield b"%d" % (client.fileno() > 2)
+)");
+    for (int i = 0; i < 3; ++i)
+        EXPECT_EQ(body("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), "1");
+    EXPECT_FALSE(exchange().is_detached());
+}
+
+TEST_F(Wsgi, WhoGivesTheDescriptorAwayAndIsSilentLeavesTheAnswerToOthers) {
+    load(R"(
+import os
+def application(environ, start_response):
+    os.write(environ["gunicorn.socket"].fileno(), b"raw bytes")
+    if environ["QUERY_STRING"] == "stop": raise StopIteration
+    return object() if environ["QUERY_STRING"] == "handled" else []
+)");
+    for (const std::string query : {"stop", "handled", "empty"}) {
+        EXPECT_EQ(get("GET /?" + query + " HTTP/1.1\r\nHost: a\r\n\r\n"), "raw bytes");
+        EXPECT_TRUE(exchange().is_detached());
+        EXPECT_EQ(log_.text(), "");
+    }
+}
+
 TEST_F(Wsgi, ThreadsThatTakeTheSocketAtOnceGetTheSame) {
     load(R"(
 import os, threading
@@ -1061,6 +1092,7 @@ def application(environ, start_response):
     client, barrier, numbers = environ["gunicorn.socket"], threading.Barrier(5), []
     def take():
         barrier.wait()
+        client.sendall(b"")
         numbers.append(client.fileno())
     before = len(os.listdir("/proc/self/fd"))
     threads = [threading.Thread(target=take) for _ in range(5)]
@@ -1083,7 +1115,7 @@ go, outcome = threading.Event(), []
 def application(environ, start_response):
     client = environ["gunicorn.socket"]
     def take():
-        try: outcome.append(client.fileno() >= 0)
+        try: outcome.append(client.dup().fileno() >= 0)
         except ValueError as error: outcome.append(str(error))
     start_response("200 OK", [("Content-Length", "6000000")])
     yield b"a" * 6000000
