@@ -23,15 +23,24 @@ PyCFunction method(Function* function) {
     return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
-/// The optional size argument of the read methods: absent, None and negative mean everything.
-/// Raises.
-bool size_argument(const char* name, PyObject* const* arguments, Py_ssize_t count, uint64_t& size) {
+/// The optional size argument of the read methods, by position or as gunicorn names it: absent,
+/// None and negative mean everything. Raises.
+bool size_argument(const char* method, PyObject* const* arguments, Py_ssize_t count,
+                   PyObject* keywords, uint64_t& size) {
     size = kEverything;
-    if (count > 1) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most 1 argument (%zd given)", name, count);
+    const Py_ssize_t given = count + (keywords != nullptr ? PyTuple_GET_SIZE(keywords) : 0);
+    if (given > 1) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most 1 argument (%zd given)", method, given);
         return false;
     }
-    if (count == 0 || arguments[0] == Py_None) return true;
+    if (given > count) {
+        PyObject* keyword = PyTuple_GET_ITEM(keywords, 0);
+        if (PyUnicode_CompareWithASCIIString(keyword, "size") != 0) {
+            PyErr_Format(PyExc_TypeError, "%s() has no argument %R", method, keyword);
+            return false;
+        }
+    }
+    if (given == 0 || arguments[0] == Py_None) return true;
     const Py_ssize_t value = PyNumber_AsSsize_t(arguments[0], nullptr);  // clips huge ones
     if (value == -1 && PyErr_Occurred() != nullptr) return false;
     if (value >= 0) size = static_cast<uint64_t>(value);
@@ -148,10 +157,11 @@ PyRef read_while_arriving(InputObject* self, uint64_t size) {
     return PyRef::steal(PyObject_CallMethod(empty.get(), "join", "O", pieces.get()));
 }
 
-PyObject* input_read(PyObject* object, PyObject* const* arguments, Py_ssize_t count) {
+PyObject* input_read(PyObject* object, PyObject* const* arguments, Py_ssize_t count,
+                     PyObject* keywords) {
     InputObject* self = as_input(object);
     uint64_t size = 0;
-    if (!size_argument("read", arguments, count, size)) return nullptr;
+    if (!size_argument("read", arguments, count, keywords, size)) return nullptr;
     if (self->exchange != nullptr && !self->exchange->body_complete())
         return read_while_arriving(self, size).release();
     uint64_t received = 0;
@@ -204,15 +214,17 @@ PyRef read_line(InputObject* self, uint64_t size) {
         PyBytes_FromStringAndSize(line.data(), static_cast<Py_ssize_t>(line.size())));
 }
 
-PyObject* input_readline(PyObject* object, PyObject* const* arguments, Py_ssize_t count) {
+PyObject* input_readline(PyObject* object, PyObject* const* arguments, Py_ssize_t count,
+                         PyObject* keywords) {
     uint64_t size = 0;
-    if (!size_argument("readline", arguments, count, size)) return nullptr;
+    if (!size_argument("readline", arguments, count, keywords, size)) return nullptr;
     return read_line(as_input(object), size).release();
 }
 
-PyObject* input_readlines(PyObject* object, PyObject* const* arguments, Py_ssize_t count) {
+PyObject* input_readlines(PyObject* object, PyObject* const* arguments, Py_ssize_t count,
+                          PyObject* keywords) {
     uint64_t hint = 0;  // as in io: stop after the line that passes it; 0 is no hint
-    if (!size_argument("readlines", arguments, count, hint)) return nullptr;
+    if (!size_argument("readlines", arguments, count, keywords, hint)) return nullptr;
     if (hint == 0) hint = kEverything;
     PyRef lines = PyRef::steal(PyList_New(0));
     for (uint64_t total = 0; lines && total < hint;) {
@@ -238,9 +250,12 @@ void input_dealloc(PyObject* object) {
 }
 
 PyMethodDef input_methods[] = {
-    {"read", method(input_read), METH_FASTCALL, "read([size]): up to size bytes, or all"},
-    {"readline", method(input_readline), METH_FASTCALL, "readline([size]): one line"},
-    {"readlines", method(input_readlines), METH_FASTCALL, "readlines([hint]): list of lines"},
+    {"read", method(input_read), METH_FASTCALL | METH_KEYWORDS,
+     "read([size]): up to size bytes, or all"},
+    {"readline", method(input_readline), METH_FASTCALL | METH_KEYWORDS,
+     "readline([size]): one line"},
+    {"readlines", method(input_readlines), METH_FASTCALL | METH_KEYWORDS,
+     "readlines([hint]): list of lines"},
     {nullptr, nullptr, 0, nullptr},
 };
 PyType_Slot input_slots[] = {
@@ -351,14 +366,28 @@ PyObject* errors_flush(PyObject* self, PyObject*) {
     Py_RETURN_NONE;
 }
 
+PyObject* errors_false(PyObject*, PyObject*) {
+    Py_RETURN_FALSE;
+}
+
+PyObject* errors_closed(PyObject*, void*) {
+    Py_RETURN_FALSE;
+}
+
 PyMethodDef errors_methods[] = {
     {"write", errors_write, METH_O, "write(text): into the error log, whole lines at a time"},
     {"writelines", errors_writelines, METH_O, "writelines(lines)"},
     {"flush", errors_flush, METH_NOARGS, "flush(): ends an unfinished line"},
+    {"isatty", errors_false, METH_NOARGS, "isatty(): False"},
     {nullptr, nullptr, 0, nullptr},
+};
+PyGetSetDef errors_properties[] = {
+    {"closed", errors_closed, nullptr, "False", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 PyType_Slot errors_slots[] = {
     {Py_tp_methods, errors_methods},
+    {Py_tp_getset, errors_properties},
     {Py_tp_dealloc, slot(plain_dealloc)},
     {0, nullptr},
 };

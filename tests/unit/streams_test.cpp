@@ -56,10 +56,18 @@ TEST_F(Input, NoneNegativeAndAbsentSizesMeanEverything) {
 
 TEST_F(Input, RefusesWrongArguments) {
     open("abc");
-    for (const char* call : {"i.read('1')", "i.read(1.0)", "i.read(1, 2)", "i.readline('')",
-                             "i.readlines([])", "i.read(size=1)"})
+    for (const char* call :
+         {"i.read('1')", "i.read(1.0)", "i.read(1, 2)", "i.readline('')", "i.readlines([])",
+          "i.read(length=1)", "i.read(1, size=1)", "i.read(size='')", "i.readline(hint=1)"})
         EXPECT_TRUE(eval_python(call).starts_with("raised TypeError")) << call;
     EXPECT_EQ(eval_python("i.read(True)"), "b'a'");
+}
+
+TEST_F(Input, TakesASizeByName) {
+    open("abc\ndef\n");
+    EXPECT_EQ(eval_python("i.read(size=2), i.readline(size=1), i.readline(size=None), "
+                          "i.readlines(size=1), i.read(size=-1)"),
+              "(b'ab', b'c', b'\\n', [b'def\\n'], b'')");
 }
 
 TEST_F(Input, ReadsLines) {
@@ -224,6 +232,10 @@ TEST_F(Errors, SuitsPrintAndLogging) {
         "import logging\nprint('printed', 1, file=err)\n"
         "h = logging.StreamHandler(err); h.emit(logging.makeLogRecord({'msg': 'logged'}))");
     EXPECT_EQ(log_.text(), "printed 1\nlogged\n");
+}
+
+TEST_F(Errors, IsAnOpenFileThatIsNoTerminal) {
+    EXPECT_EQ(eval_python("err.isatty(), err.closed"), "(False, False)");
 }
 
 TEST_F(Errors, TakesAnyTextAndOnlyText) {
