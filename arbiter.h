@@ -93,6 +93,8 @@ public:
     [[nodiscard]] pid_t pid() const { return pid_; }
     /// How many workers are wanted.
     [[nodiscard]] int num_workers() const { return num_workers_; }
+    /// The age of the youngest worker: how many there were so far.
+    [[nodiscard]] int worker_age() const { return age_; }
     /// Those that run, told to leave or not. Borrowed for the call.
     [[nodiscard]] std::map<pid_t, Worker*> workers() const;
     /// The shared ones: without TCP if reuse_port is on, as each worker opens its own.

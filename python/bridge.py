@@ -202,7 +202,7 @@ def _address(text):
 
 class Server(View):
     """The arbiter."""
-    _own = frozenset("pid num_workers WORKERS LISTENERS proc_name".split())
+    _own = frozenset("pid num_workers worker_age WORKERS LISTENERS proc_name".split())
 
     address = property(lambda self: config().address)
     app = property(lambda self: Application())

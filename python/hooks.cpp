@@ -58,6 +58,7 @@ PyRef server_facts(const Arbiter& arbiter) {
     return Facts()
         .add("pid", number(arbiter.pid()))
         .add("num_workers", number(arbiter.num_workers()))
+        .add("worker_age", number(arbiter.worker_age()))
         .add("proc_name", path_str(arbiter.proc_name()))
         .add("workers", workers.take())
         .add("listeners", listener_facts(arbiter.listeners()))

@@ -38,7 +38,7 @@ def nworkers_changed(server, new_value, old_value):
 def on_starting(server): note("on_starting", server.pid == os.getpid(), server.num_workers)
 def when_ready(server): note("when_ready", len(server.WORKERS), bool(server.address), server.cfg.workers)
 def pre_fork(server, worker): note("pre_fork", worker.age, worker.pid, worker.booted)
-def post_fork(server, worker): note("post_fork", worker.age, worker.pid == os.getpid(), worker.ppid == server.pid)
+def post_fork(server, worker): note("post_fork", worker.age, worker.pid == os.getpid(), worker.ppid == server.pid and worker.age == server.worker_age)
 def post_worker_init(worker): note("post_worker_init", worker.age, worker.alive, callable(worker.wsgi), worker.cfg.workers)
 def worker_int(worker): note("worker_int", worker.age)
 def worker_abort(worker): note("worker_abort", worker.age)
