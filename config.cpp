@@ -236,6 +236,15 @@ std::string from(std::string_view source) {
     return source.empty() ? "" : ", from " + std::string(source);
 }
 
+/// Config files that name every setting with its default are common.
+bool is_harmless(const Setting& setting, const Value& value) {
+    if (!setting.harmless) return false;
+    if (value == Value{false}) return *setting.harmless == "off";
+    if (std::holds_alternative<int64_t>(value)) return value_text(value) == *setting.harmless;
+    if (const auto* text = std::get_if<std::string>(&value)) return *text == *setting.harmless;
+    return is_falsy(value) && setting.harmless->empty();
+}
+
 /// "WHAT (NAME, from SOURCE; allowed: …)".
 Error refusal(const std::string& what, std::string_view name, std::string_view source,
               const std::string& allowed) {
@@ -247,6 +256,7 @@ Error refusal(const std::string& what, std::string_view name, std::string_view s
 
 Status assign_field(Config& cfg, const Setting& setting, const Value& value,
                     std::string_view source) {
+    if (is_harmless(setting, value)) return {};
     if (!setting.refused.empty())
         return Error{kExitConfigError, std::string(setting.name) + " cannot be set" + from(source) +
                                            ": " + std::string(setting.refused)};

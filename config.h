@@ -133,8 +133,8 @@ public:
     // Process naming
     std::string proc_name, default_proc_name;
     // TLS
-    std::string certfile, keyfile, ca_certs, ciphers;
-    int64_t cert_reqs{}, ssl_version{};
+    std::string certfile, keyfile, ca_certs, ciphers, ssl_version;
+    int64_t cert_reqs{};
     bool do_handshake_on_connect{}, suppress_ragged_eofs{};
     // Hooks
     HookRef on_starting, on_reload, when_ready, pre_fork, post_fork, post_worker_init, worker_int,

@@ -170,15 +170,17 @@ Status only_without_control_socket(std::string& flag) {
     return Error{0, "Value is " + flag + ": " + std::string(kNoControl)};
 }
 constexpr std::string_view kNoUwsgi = "gcorn does not speak the uwsgi protocol";
-constexpr std::string_view kOneParser = "gcorn has one HTTP parser, always the same";
 
+/// harmless: gunicorn's default, if it has one that asks for nothing.
 constexpr Setting refused(std::string_view name, std::string_view flags, std::string_view metavar,
-                          std::string_view why) {
+                          std::string_view why,
+                          std::optional<std::string_view> harmless = std::nullopt) {
     return {.name = name,
             .section = Section::OutOfScope,
             .flags = flags,
             .metavar = metavar,
-            .refused = why};
+            .refused = why,
+            .harmless = harmless};
 }
 
 constexpr Setting hook(std::string_view name, int arity, HookRef Config::*field,
@@ -534,8 +536,9 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     {.name = "ciphers", .flags = "--ciphers", .metavar = "LIST", .field = &Config::ciphers,
      .help = "Cipher suites in OpenSSL's notation.",
      .needs = "certfile"},
-    {.name = "ssl_version", .flags = "--ssl-version", .field = &Config::ssl_version,
-     .fallback = "2",
+    {.name = "ssl_version", .flags = "--ssl-version", .metavar = "NAME",
+     .field = &Config::ssl_version, .fallback = "2", .form = Form::Identity,
+     .allowed = "a name or a number",
      .help = "Without effect, as in gunicorn.",
      .ignored = "the TLS version is negotiated; the ssl_context hook can restrict it"},
     {.name = "do_handshake_on_connect", .flags = "--do-handshake-on-connect",
@@ -579,23 +582,25 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .check = only_without_control_socket, .allowed = "True",
      .help = "Accepted, because container images pass it: there is no control socket. "
              "False is refused."},
-    refused("uwsgi_allow_ips", "--uwsgi-allow-from", "NETWORKS", kNoUwsgi),
-    refused("asgi_loop", "--asgi-loop", "NAME", kNoAsgi),
-    refused("asgi_lifespan", "--asgi-lifespan", "MODE", kNoAsgi),
-    refused("asgi_disconnect_grace_period", "--asgi-disconnect-grace-period", "INT", kNoAsgi),
-    refused("root_path", "--root-path", "PATH", kNoAsgi),
-    refused("http_parser", "--http-parser", "NAME", kOneParser),
-    refused("http_protocols", "--http-protocols", "LIST", kNoHttp2),
-    refused("http2_max_concurrent_streams", "--http2-max-concurrent-streams", "INT", kNoHttp2),
-    refused("http2_initial_window_size", "--http2-initial-window-size", "INT", kNoHttp2),
-    refused("http2_max_frame_size", "--http2-max-frame-size", "INT", kNoHttp2),
-    refused("http2_max_header_list_size", "--http2-max-header-list-size", "INT", kNoHttp2),
-    refused("http2_cleartext", "--http2-cleartext", "", kNoHttp2),
-    refused("dirty_apps", "--dirty-app", "NAME", kNoDirty),
-    refused("dirty_workers", "--dirty-workers", "INT", kNoDirty),
-    refused("dirty_timeout", "--dirty-timeout", "INT", kNoDirty),
-    refused("dirty_threads", "--dirty-threads", "INT", kNoDirty),
-    refused("dirty_graceful_timeout", "--dirty-graceful-timeout", "INT", kNoDirty),
+    refused("uwsgi_allow_ips", "--uwsgi-allow-from", "NETWORKS", kNoUwsgi, "127.0.0.1,::1"),
+    refused("asgi_loop", "--asgi-loop", "NAME", kNoAsgi, "auto"),
+    refused("asgi_lifespan", "--asgi-lifespan", "MODE", kNoAsgi, "auto"),
+    refused("asgi_disconnect_grace_period", "--asgi-disconnect-grace-period", "INT", kNoAsgi, "3"),
+    refused("root_path", "--root-path", "PATH", kNoAsgi, ""),
+    {.name = "http_parser", .flags = "--http-parser", .metavar = "NAME",
+     .choices = "auto, python, fast",
+     .help = "Accepted: gcorn has one HTTP parser, always the same."},
+    refused("http_protocols", "--http-protocols", "LIST", kNoHttp2, "h1"),
+    refused("http2_max_concurrent_streams", "--http2-max-concurrent-streams", "INT", kNoHttp2, "100"),
+    refused("http2_initial_window_size", "--http2-initial-window-size", "INT", kNoHttp2, "65535"),
+    refused("http2_max_frame_size", "--http2-max-frame-size", "INT", kNoHttp2, "16384"),
+    refused("http2_max_header_list_size", "--http2-max-header-list-size", "INT", kNoHttp2, "65536"),
+    refused("http2_cleartext", "--http2-cleartext", "MODE", kNoHttp2, "off"),
+    refused("dirty_apps", "--dirty-app", "NAME", kNoDirty, ""),
+    refused("dirty_workers", "--dirty-workers", "INT", kNoDirty, "0"),
+    refused("dirty_timeout", "--dirty-timeout", "INT", kNoDirty, "300"),
+    refused("dirty_threads", "--dirty-threads", "INT", kNoDirty, "1"),
+    refused("dirty_graceful_timeout", "--dirty-graceful-timeout", "INT", kNoDirty, "30"),
     refused("on_dirty_starting", "", "", kNoDirty),
     refused("dirty_post_fork", "", "", kNoDirty),
     refused("dirty_worker_init", "", "", kNoDirty),

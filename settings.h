@@ -75,6 +75,8 @@ struct Setting {
     std::string_view needs = {};    ///< setting without which it has no effect; told in the log
     std::string_view ignored = {};  ///< why it has no effect; told once in the log when it is set
     std::string_view refused = {};  ///< why it cannot be set at all
+    /// The one value of a refused setting that a config file may give, because it asks for nothing.
+    std::optional<std::string_view> harmless = {};
 
     [[nodiscard]] bool is_hook() const { return section == Section::ServerHooks; }
     /// An option that takes no value on the command line.

@@ -604,7 +604,7 @@ TEST(Settings, OutOfScopeAreRefusedWithASentenceFromEverySource) {
         const std::string name(setting.name);
         const TempDir scratch;
         const Finished file = run_server(
-            {"-c", scratch.write("conf.py", name + " = 1\n"), "--check-config", "probe:app"});
+            {"-c", scratch.write("conf.py", name + " = 2\n"), "--check-config", "probe:app"});
         EXPECT_EQ(file.code, 1) << name << file;
         EXPECT_TRUE(contains(file.err, "Error: ")) << name << file;
         EXPECT_TRUE(contains(file.err, std::string(setting.refused))) << name << file;
@@ -617,6 +617,19 @@ TEST(Settings, OutOfScopeAreRefusedWithASentenceFromEverySource) {
         EXPECT_TRUE(contains(line.err, std::string(setting.refused))) << name << line;
     }
     EXPECT_GE(refused, 20U);
+}
+
+TEST(Settings, OutOfScopeMayHaveTheDefaultsThatAskForNothing) {
+    const TempDir scratch;
+    const Finished finished =
+        run_server({"-c",
+                    scratch.write("conf.py",
+                                  "asgi_loop = 'auto'\nhttp_protocols = 'h1'\n"
+                                  "http2_cleartext = False\ndirty_workers = 0\n"
+                                  "dirty_apps = []\nroot_path = ''\n"
+                                  "http_parser = 'python'\n"),
+                    "--check-config", "probe:app"});
+    EXPECT_EQ(finished.code, 0) << finished;
 }
 
 TEST(Settings, WithoutEffectSaySoAtTheStart) {

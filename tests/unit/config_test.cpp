@@ -182,9 +182,29 @@ TEST(ConfigCasts, ARefusedValueChangesNothingAndNamesItsSource) {
     EXPECT_EQ(cfg.workers, 1);
 }
 
+TEST(ConfigCasts, OutOfScopeSettingsMayHaveTheDefaultThatAsksForNothing) {
+    EXPECT_EQ(applied("asgi_loop", std::string("auto")), "None");
+    EXPECT_EQ(applied("http_protocols", std::string("h1")), "None");
+    EXPECT_EQ(applied("http2_cleartext", false), "None");
+    EXPECT_EQ(applied("http2_max_frame_size", int64_t{16384}), "None");
+    EXPECT_EQ(applied("dirty_workers", int64_t{0}), "None");
+    EXPECT_EQ(applied("dirty_apps", StringList{}), "None");
+    EXPECT_EQ(applied("root_path", std::string()), "None");
+    EXPECT_EQ(applied("http_parser", std::string("fast")), "None");
+}
+
+TEST(ConfigCasts, ATlsVersionMayBeNamed) {
+    EXPECT_EQ(applied("ssl_version", std::string("TLSv1_2")), "TLSv1_2");
+    EXPECT_EQ(applied("ssl_version", int64_t{17}), "17");
+}
+
 TEST(ConfigCasts, OutOfScopeSettingsAreRefusedWithTheirReason) {
     EXPECT_EQ(applied("dirty_apps", StringList{"x"}),
               "error: dirty_apps cannot be set: gcorn has no dirty workers; use a task queue");
+    EXPECT_EQ(applied("asgi_loop", std::string("uvloop")),
+              "error: asgi_loop cannot be set: gcorn serves WSGI applications, not ASGI");
+    EXPECT_EQ(applied("dirty_workers", int64_t{1}),
+              "error: dirty_workers cannot be set: gcorn has no dirty workers; use a task queue");
     EXPECT_EQ(applied("control_socket_disable", true), "None") << "accepted, nothing to remember";
     EXPECT_EQ(applied("control_socket_disable", false),
               "error: Value is False: gcorn has no control socket; it is steered by signals "
