@@ -109,8 +109,12 @@ def _takes(function, count):
         count, code = count + 1, getattr(function.__func__, "__code__", None)
     if code is None or hasattr(function, "__wrapped__"):  # partial, class, decorated: the slow way
         from inspect import signature
+        options = {"follow_wrapped": False}
+        if sys.version_info >= (3, 14):  # else it evaluates what only a type checker may import
+            from annotationlib import Format
+            options["annotation_format"] = Format.STRING
         try:
-            signature(function, follow_wrapped=False).bind(*[None] * count)
+            signature(function, **options).bind(*[None] * count)
         except TypeError:
             return False
         except ValueError:  # a builtin that hides its signature: the call will tell

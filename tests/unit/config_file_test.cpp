@@ -258,6 +258,24 @@ TEST_F(ConfigFileTest, ChecksTheArityOfOtherCallables) {
     EXPECT_FALSE(load(helper + "pre_fork = functools.partial(three, 1, 2)"));
 }
 
+TEST_F(ConfigFileTest, EvaluatesNoAnnotationOfAHook) {
+    // Python does, from 3.14 on, when somebody asks; before it the file had to say so.
+    const std::string helper =
+        std::string(PY_VERSION_HEX < 0x030E0000 ? "from __future__ import annotations\n" : "") +
+        "import functools\n"
+        "def three(a: A, b: B, c: C): pass\n"
+        "def decorate(f):\n"
+        "    @functools.wraps(f)\n"
+        "    def inner(*a): return f(*a)\n"
+        "    return inner\n"
+        "class Hook:\n"
+        "    def __call__(self, server: Arbiter, worker: Worker): pass\n";
+    EXPECT_TRUE(load(helper + "def pre_fork(server: Arbiter, worker: Worker): pass"));
+    for (const char* hook : {"decorate(three)", "functools.partial(three, 1)", "Hook()"})
+        EXPECT_TRUE(load(helper + "pre_fork = " + hook)) << hook;
+    EXPECT_FALSE(load(helper + "post_worker_init = Hook()"));
+}
+
 TEST_F(ConfigFileTest, AcceptsPostRequestWithTwoThreeOrFourParameters) {
     for (const char* parameters : {"w, r", "w, r, e", "w, r, e, p"}) {
         const Value hook = value(
