@@ -416,6 +416,12 @@ struct Shape {
     }
 };
 
+/// Nobody else has the dict or what is bound in it.
+bool is_unshared(const RequestEnviron& environ) {
+    return Py_REFCNT(environ.dict.get()) == 1 && Py_REFCNT(environ.early_hints.get()) == 2 &&
+           Py_REFCNT(environ.socket.get()) == 2;
+}
+
 }  // namespace
 
 /// The environ of the last request of a shape, without its secrets and objects: the next one
@@ -431,6 +437,10 @@ struct EnvironMaker::Pattern {
     RequestEnviron spare;  ///< a copy that served a request and can serve the next, or none
     uint64_t edition = 0;  ///< of the copies that are equal to it; 0: there are none
 
+    /// Somebody found the spare copy (gc.get_objects() lists it): what is his does not change.
+    void drop_found_spare() {
+        if (spare.dict && !is_unshared(spare)) spare = {};
+    }
     /// Raises (MemoryError only).
     bool keep(const PyRef& key, PyObject*& value, std::string_view text) {
         return (value != nullptr && text_of(value) == text) || replace(key, value, text);
@@ -519,6 +529,7 @@ bool EnvironMaker::start(RequestEnviron& environ, Exchange& exchange, const Sort
         pattern.shape = shape;
         if (!prepare_pattern(pattern)) return false;
     }
+    pattern.drop_found_spare();
     if (!update_pattern(pattern, exchange, fields)) return false;
     const bool has_more_keys =
         fields.has_joined() || !exchange.head.authority.empty() || exchange.facts->has_proxy_header;
@@ -591,8 +602,7 @@ void EnvironMaker::end(RequestEnviron environ) {
 bool EnvironMaker::is_reusable(const RequestEnviron& environ) const {
     PyObject* e = environ.dict.get();
     return environ.edition != 0 && DictWatch::is_unchanged(e, environ.version) &&
-           environ.edition == patterns_[environ.place].edition && Py_REFCNT(e) == 1 &&
-           Py_REFCNT(environ.early_hints.get()) == 2 && Py_REFCNT(environ.socket.get()) == 2 &&
+           environ.edition == patterns_[environ.place].edition && is_unshared(environ) &&
            as_socket(environ.socket.get())->socket == nullptr && restore(environ);
 }
 

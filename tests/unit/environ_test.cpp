@@ -287,6 +287,19 @@ TEST_F(Environ, WhatTheApplicationKeptOrChangedDoesNot) {
     }
 }
 
+TEST_F(Environ, WhatALeakHunterFindsDoesNotEither) {
+    make("GET /first HTTP/1.1\r\nHost: h\r\n\r\n");
+    end();
+    run_python(
+        "import gc\n"
+        "found = [o for o in gc.get_objects() if type(o) is dict and 'wsgi.input' in o]\n"
+        "before = list(map(dict, found))");
+    make("GET /second HTTP/1.1\r\nHost: h\r\n\r\n");
+    EXPECT_EQ(eval_python("len(found) > 0, any(e is o for o in found)"), "(True, False)");
+    EXPECT_EQ(eval_python("found == before"), "True");
+    run_python("del found");
+}
+
 /// Requests of all kinds, up to three at a time, whose application may keep or change the environ:
 /// each says what it would say if it were the first.
 TEST_F(Environ, AnyOrderOfRequestsTellsEachItsOwn) {
