@@ -38,13 +38,15 @@ const Library* library_of(const Config& cfg) {
 ///
 /// CPython gives every stack of frames its own block straight from the kernel (16 KiB, since 3.11),
 /// so a greenlet that answers one request costs mmap, page faults and munmap: more than all the
-/// rest of a short request. Wraps the allocator in front of them, which needs the GIL in every
-/// version that uses it for frames; sizes other than the frames' pass through.
+/// rest of a short request. Wraps the allocator in front of them. Other threads pass through, for
+/// an interpreter of their own (concurrent.interpreters) may have a GIL of its own, and so do sizes
+/// other than the frames'.
 class FrameMemory {
 public:
     static void keep() {
         // Until the process ends: the interpreter uses it to its very end.
         static FrameMemory memory;
+        memory.owner_ = ::pthread_self();
         PyObjectArenaAllocator current{};
         PyObject_GetArenaAllocator(&current);
         if (current.ctx == &memory) return;
@@ -59,17 +61,22 @@ private:
 
     static void* allocate(void* context, size_t bytes) {
         auto& self = *static_cast<FrameMemory*>(context);
-        if (bytes == kBlockBytes && self.count_ > 0) return self.blocks_[--self.count_];
+        if (self.is_for(bytes) && self.count_ > 0) return self.blocks_[--self.count_];
         return self.below_.alloc(self.below_.ctx, bytes);
     }
     static void free(void* context, void* block, size_t bytes) {
         auto& self = *static_cast<FrameMemory*>(context);
-        if (bytes == kBlockBytes && self.count_ < kBlocksMax)
+        if (self.is_for(bytes) && self.count_ < kBlocksMax)
             self.blocks_[self.count_++] = block;
         else
             self.below_.free(self.below_.ctx, block, bytes);
     }
 
+    [[nodiscard]] bool is_for(size_t bytes) const {
+        return bytes == kBlockBytes && ::pthread_equal(owner_, ::pthread_self()) != 0;
+    }
+
+    pthread_t owner_{};  ///< the hub's thread
     PyObjectArenaAllocator below_{};
     std::array<void*, kBlocksMax> blocks_{};
     size_t count_ = 0;

@@ -11,6 +11,7 @@ import hashlib
 import os
 import queue
 import struct
+import sys
 import threading
 import time
 import urllib.request
@@ -171,9 +172,58 @@ def websocket(environ, start_response):
     raise StopIteration  # how flask-sock leaves a gunicorn worker
 
 
+INTERPRETERS_ENDED = []
+INTERPRETERS_WORK = """
+import _thread
+def deep(levels):
+    return levels and deep(levels - 1)
+ended = _thread.allocate_lock()
+ended.acquire()
+def run():
+    deep(400)
+    ended.release()
+for _ in range(400):
+    _thread.start_new_thread(run, ())
+    ended.acquire()
+"""
+
+
+def run_interpreters(environ, start_response):
+    """The first call starts three threads, not greenlets, that each run an interpreter with a GIL of its own;
+    all tell how many have ended. Each starts and ends many stacks of frames."""
+    try:
+        from concurrent import interpreters
+    except ImportError:
+        return probe.text(start_response, "none")
+    if environ["QUERY_STRING"] == "start":
+        def run():
+            interpreter = interpreters.create()
+            try:
+                interpreter.exec(INTERPRETERS_WORK)
+            finally:
+                interpreter.close()
+            INTERPRETERS_ENDED.append(interpreter)
+        for _ in range(3):
+            start_thread(run, ())
+    return probe.text(start_response, str(len(INTERPRETERS_ENDED)))
+
+
+def start_thread(function, arguments):
+    """What _thread has where no library has replaced it."""
+    import _thread
+    if "eventlet" in sys.modules:
+        start = sys.modules["eventlet"].patcher.original("_thread").start_new_thread
+    elif "gevent" in sys.modules:
+        start = sys.modules["gevent"].monkey.get_original("_thread", "start_new_thread")
+    else:
+        start = _thread.start_new_thread
+    start(function, arguments)
+
+
 PATHS = {
     "/meet": meet, "/c": wait_in_c, "/blocked": block_in_c, "/nth": nth, "/events": gated_events, "/outgoing": outgoing,
     "/stubborn": stubborn, "/counts": counts, "/websocket": websocket,
+    "/interpreters": run_interpreters,
 }
 
 

@@ -602,6 +602,20 @@ TEST(Hub, ThatStillWatchesAfterServingFindsNothingToDo) {
     EXPECT_NE(server.err().find("left in order"), std::string::npos) << server.story();
 }
 
+/// Interpreters with a GIL of their own allocate and free beside the hub.
+TEST_P(Greenlets, OtherInterpretersShareNoMemoryWithThem) {
+    Server& server = start();
+    if (server.get("/interpreters?start").body == "none")
+        GTEST_SKIP() << "NOT TESTED: this Python has no concurrent.interpreters";
+    const auto have_ended = [&] {
+        for (int i = 0; i < 20; ++i)
+            server.get("/sleep?s=0.001");  // a greenlet each
+        return server.get("/interpreters").body == "3";
+    };
+    EXPECT_TRUE(eventually(have_ended)) << server.story();
+    EXPECT_FALSE(contains(server.err(), "SIG")) << server.story();
+}
+
 TEST_P(Greenlets, AnOpenLongPollCostsLessThan40KiB) {
     constexpr size_t kCount = 1000;
     Server& server = start({"--worker-connections", "1100"});
