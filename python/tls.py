@@ -25,7 +25,11 @@ def make_context(config, hook, suppress_ragged_eofs, *settings):
         context = hook(config, lambda: default_context(*settings))
         if not isinstance(context, ssl.SSLContext):
             raise TypeError("ssl_context hook must return an ssl.SSLContext, not %r" % (context,))
-        # One for clients (create_default_context() without a purpose) would fail at each connection.
+        # What create_default_context() makes without a purpose would fail at each connection. Some versions
+        # of Python say so below, others that they miss a server_hostname.
+        if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+            raise TypeError("ssl_context hook must return a context for servers "
+                            "(ssl.Purpose.CLIENT_AUTH), not one of PROTOCOL_TLS_CLIENT")
         context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
     if not suppress_ragged_eofs:
         # Some versions of Python set this by themselves where OpenSSL 3 has it.
