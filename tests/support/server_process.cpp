@@ -44,6 +44,7 @@ std::map<std::string, std::string> clean_environment(const std::string& home) {
         {"PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
         {"HOME", home},
         {"LANG", "C.UTF-8"},
+        {"EVENTLET_TESTS", "1"},  // else new versions advise against themselves, on stderr
         {"PYTHONPYCACHEPREFIX", GCORN_BUILD_DIR "/pycache"}};
     for (const char* name : {"ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS",
                              "PYTHONMALLOC", "TMPDIR"}) {
