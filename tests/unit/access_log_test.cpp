@@ -164,7 +164,7 @@ TEST(AccessLog, KeepsTheZerosOfShortDurations) {
 
 TEST(AccessLog, PutsPiecesOfAnyLengthTogether) {
     Request request;
-    for (const size_t size : {0, 1, 504, 505, 506, 511, 512, 513, 5000}) {
+    for (const size_t size : {0U, 1U, 504U, 505U, 506U, 511U, 512U, 513U, 5000U}) {
         const std::string query(size, 'q'), literal(size, 'l');
         request.record.query = query;
         EXPECT_EQ(request.line("a%(q)sb%(q)s"), "a" + query + "b" + query) << size;

@@ -161,7 +161,7 @@ TEST_F(ExchangeTest, SmallBlockGoesStraightToTheSocket) {
 }
 
 TEST_F(ExchangeTest, LastBytesOfAConnectionBringItsEndInTheSameSegment) {
-    for (const size_t size : {5, 10'000}) {  // gathered, and as a vector
+    for (const size_t size : {5U, 10'000U}) {  // gathered, and as a vector
         use_tcp(false);
         const unsigned before = segments();
         EXPECT_TRUE(exchange->send("head;", pattern(size), "after", true));
