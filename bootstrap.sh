@@ -54,7 +54,7 @@ apt() {
 install_packages() {
     if ! command -v apt-get >/dev/null; then
         echo "bootstrap: not a Debian system; needed are a C++20 compiler, make, cmake, Python 3.10 to" \
-            "3.14 with headers and embed library${2:+, and for the tests: $2}" >&2
+            "3.15 with headers and embed library${2:+, and for the tests: $2}" >&2
         return
     fi
     wanted=$(missing "$1 ${2:-}" | tr '\n' ' ')

@@ -1,5 +1,5 @@
 // What every file that touches Python includes first: <Python.h>, owned references, GIL scopes, and
-// the shims that let one source build against CPython 3.10 to 3.14.
+// the shims that let one source build against CPython 3.10 to 3.15.
 //
 // Rules of the bridge: an owned reference is a PyRef, a PyObject* in a signature is borrowed; the
 // GIL is held only inside scopes; only documented API is called. A function that can fail with a

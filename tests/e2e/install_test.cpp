@@ -219,10 +219,10 @@ TEST_F(Probe, SaysInOneLineWhatIsMissing) {
     const std::string headers = directory_ / "include";
     for (const auto& [facts, why] :
          {std::pair(std::string("hello"), std::string("does not run as Python 3")),
-          {"3.9.2|309|" + headers + "||||/x", "is 3.9.2, not 3.10 to 3.14"},
-          {"3.15.0|315|" + headers + "||||/x", "is 3.15.0, not 3.10 to 3.14"},
+          {"3.9.2|309|" + headers + "||||/x", "is 3.9.2, not 3.10 to 3.15"},
+          {"3.16.0|316|" + headers + "||||/x", "is 3.16.0, not 3.10 to 3.15"},
           {"3.12.1|312|" + headers + "||||/x", "has no headers"}}) {
-        const std::string line = "gcorn: no Python 3.10 to 3.14 with headers and embed library (" +
+        const std::string line = "gcorn: no Python 3.10 to 3.15 with headers and embed library (" +
                                  (directory_ / "bin/python3") + " " + why +
                                  "). Install python3-dev (Debian, Ubuntu), ";
         const std::string text = says(facts);
@@ -256,6 +256,12 @@ TEST_F(Probe, TakesTheSharedLibraryWhenTheArchiveIsIncomplete) {
     EXPECT_NE(
         says(facts + " Modules/expat/libexpat.a|/x").find("gcorn: embeds /x (3.14.1, shared)"),
         std::string::npos);
+    const auto link_line = [&] {
+        return read_file(directory_ / "build/CMakeFiles/gcorn.dir/link.txt");
+    };
+    EXPECT_EQ(link_line().find("-lm"), std::string::npos) << link_line();
+    (void)says(facts + "|/x");
+    EXPECT_NE(link_line().find("-lm"), std::string::npos) << link_line();
 }
 
 }  // namespace
