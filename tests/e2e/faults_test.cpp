@@ -219,6 +219,10 @@ protected:
     [[nodiscard]] bool is_held_in(const std::string& where) const {
         return eventually([&] { return read_file(site_ / ("in " + where)) == where + "\n"; });
     }
+    /// Some worker was, or is.
+    [[nodiscard]] bool was_held_in(const std::string& where) const {
+        return !read_file(site_ / ("in " + where)).empty();
+    }
 
 private:
     TempDir site_;
@@ -265,12 +269,18 @@ TEST_P(Held, IsToldWithItsRequestAndTheStacksOfAllThreads) {
 }
 
 TEST_P(Held, EndsTheStartAfterItsBootTimeout) {
-    Server server(held_in("import", {"--boot-timeout", "1"}));
-    EXPECT_EQ(server.exit_code(), 3) << server.story();
-    const std::string log = server.err();
-    EXPECT_TRUE(contains(log, "[CRITICAL] WORKER BOOT TIMEOUT (pid:")) << log;
-    EXPECT_TRUE(contains(log, "holding.py\", line 6 in hold")) << log;
-    EXPECT_TRUE(contains(log, "Reason: Worker failed to boot.")) << log;
+    // The libraries of greenlets are part of the start: on a busy machine they may take all of it.
+    for (const char* limit : {"1", "4", "10"}) {
+        Server server(held_in("import", {"--boot-timeout", limit}));
+        EXPECT_EQ(server.exit_code(), 3) << server.story();
+        const std::string log = server.err();
+        EXPECT_TRUE(contains(log, "[CRITICAL] WORKER BOOT TIMEOUT (pid:")) << log;
+        EXPECT_TRUE(contains(log, "Reason: Worker failed to boot.")) << log;
+        if (!was_held_in("import")) continue;
+        EXPECT_TRUE(contains(log, "holding.py\", line 6 in hold")) << log;
+        return;
+    }
+    ADD_FAILURE() << "no worker came as far as its application";
 }
 
 /// The year in an answer's Date.
