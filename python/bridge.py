@@ -14,8 +14,8 @@ import _gcorn_native as native
 
 # --- config file ---------------------------------------------------------------------------------
 
-def run_config(location, directory):
-    """Executes a config file; returns (its names, warnings, None, 0).
+def run_config(location, directory, settings):
+    """Executes a config file; returns (its names, warnings, None, 0). settings: the names that count.
 
     On failure: (None, None, the sentence, exit status). The sentence is followed by the traceback if
     the user's code raised.
@@ -35,6 +35,7 @@ def run_config(location, directory):
     pid = os.getpid()
     try:
         names = _import_afresh(location[len("python:"):]) if is_module else _run_file(full_path)
+        _import_lazy(names, settings)
     except BaseException as error:
         if os.getpid() != pid:  # a child that the file forked; load_config_file() ends it
             raise
@@ -72,6 +73,16 @@ def _import_afresh(name):
             sys.modules[name] = previous
         raise
     return dict(sys.modules[name].__dict__)
+
+
+def _import_lazy(names, settings):
+    """Imports what a setting is to be, where imports wait for the first use (Python 3.15)."""
+    if sys.version_info >= (3, 15):
+        from types import LazyImportType
+        for name in settings:
+            value = names.get(name)
+            if isinstance(value, LazyImportType):
+                names[name] = value.resolve()
 
 
 def check_hook(hook, arity):

@@ -194,8 +194,13 @@ struct ToPython {
 Result<ConfigFile> load_config_file(const std::string& location, const std::string& directory) {
     WithGil gil;
     count_forks();
+    Items names_of_settings;
+    for (const Setting& setting : settings())
+        names_of_settings.add(utf8_str(setting.name));
+    const PyRef wanted = names_of_settings.take();
     const PyRef result = ending_copies([&] {  // on HUP a copy would be one more arbiter
-        return call_embedded("_gcorn", "run_config", path_str(location), path_str(directory));
+        return call_embedded("_gcorn", "run_config", path_str(location), path_str(directory),
+                             wanted);
     });
     PyObject *names = nullptr, *warnings = nullptr, *failure = nullptr;  // borrowed from result
     int status = 1;

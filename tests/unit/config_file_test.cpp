@@ -276,6 +276,21 @@ TEST_F(ConfigFileTest, EvaluatesNoAnnotationOfAHook) {
     EXPECT_FALSE(load(helper + "post_worker_init = Hook()"));
 }
 
+TEST_F(ConfigFileTest, ImportsWhatASettingIsAndLeavesOtherLazyImportsAlone) {
+#if PY_VERSION_HEX < 0x030F0000
+    GTEST_SKIP() << "NOT TESTED: this Python has no lazy imports";
+#endif
+    // Of modules that nobody has imported yet.
+    EXPECT_EQ(failure("lazy from colorsys import rgb_to_yiq as on_exit"),
+              "Value must have an arity of: 1" + allowed("on_exit"));
+    EXPECT_EQ(value("lazy from graphlib import __name__ as proc_name\n"
+                    "lazy import no_such_module\n",
+                    "proc_name"),
+              Value(std::string("graphlib")));
+    EXPECT_NE(failure("lazy from no_such_module import on_exit").find("ModuleNotFoundError"),
+              std::string::npos);
+}
+
 TEST_F(ConfigFileTest, AcceptsPostRequestWithTwoThreeOrFourParameters) {
     for (const char* parameters : {"w, r", "w, r, e", "w, r, e, p"}) {
         const Value hook = value(
