@@ -928,7 +928,7 @@ def raw(): file = make(); return io.FileIO(os.dup(file.fileno()))
 def zipped():
     file = make(); inner = tempfile.TemporaryFile()
     with gzip.GzipFile(fileobj=inner, mode="w") as out: out.write(content)
-    inner.seek(0); return gzip.GzipFile(fileobj=inner)
+    inner.seek(0); return gzip.GzipFile(fileobj=inner, mode="rb")
 class Subclass(io.BytesIO):
     def fileno(self): return make().fileno()
 class WrongFileno:
