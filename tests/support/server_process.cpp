@@ -181,7 +181,8 @@ bool reserve(int port) {
     name.sun_family = AF_UNIX;
     const int length =
         std::snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "gcorn-test-port-%d", port);
-    const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + length);
+    const auto size =
+        static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + static_cast<size_t>(length));
     if (::bind(fd, reinterpret_cast<sockaddr*>(&name), size) == 0) return true;  // stays open
     ::close(fd);
     return false;
