@@ -1046,7 +1046,7 @@ Status Arbiter::pass_listeners(Environment& environment) {
     std::vector<int> fds;
     std::vector<std::string> numbers;
     for (Listener* listener : listeners()) {
-        if (Status status = listener->set_inheritable(true); !status) return status;
+        if (Status status = set_close_on_exec(listener->fd(), false); !status) return status;
         fds.push_back(listener->fd());
         numbers.push_back(std::to_string(listener->fd()));
     }

@@ -206,28 +206,6 @@ bool is_ipv6_literal(std::string_view host) {
     return address && address->family() == AF_INET6;
 }
 
-std::string BindSpec::text() const {
-    if (kind == Kind::Fd) return "fd://" + std::to_string(fd);
-    if (kind == Kind::Tcp) {
-        // A host called "unix" would read back as a path.
-        return (host == "unix" ? "tcp://" : "") +
-               (is_ipv6_literal(host) ? "[" + host + "]" : host) + ":" + std::to_string(port);
-    }
-    std::string text = std::string(kUnixPrefix) + (path.substr(0, 2) == "//" ? "//" : "") + path;
-    char separator = '?';
-    const auto add = [&](std::string_view name, std::string_view value) {
-        ((text += std::exchange(separator, '&')) += name) += value;
-    };
-    if (mode) {
-        char octal[16];
-        std::snprintf(octal, sizeof octal, "%04o", static_cast<unsigned>(*mode));
-        add("mode=", octal);
-    }
-    if (user) add("user=", *user);
-    if (group) add("group=", *group);
-    return text;
-}
-
 std::string BindSpec::log_text() const {
     if (kind == Kind::Fd) return std::to_string(fd);
     if (kind == Kind::Unix) return path;
@@ -292,11 +270,6 @@ bool NetworkList::contains(const Address& address) const {
         return network.family == address.family() &&
                same_prefix(network.bytes.data(), ip, network.prefix_bits);
     });
-}
-
-bool NetworkList::contains(std::string_view ip) const {
-    const auto address = Address::from_ip(ip, 0);
-    return address ? contains(*address) : everything_;
 }
 
 }  // namespace gcorn

@@ -55,8 +55,6 @@ struct BindSpec {
 
     bool operator==(const BindSpec&) const = default;
 
-    /// In the form parse_bind() reads: "127.0.0.1:80", "[::1]:80", "unix:/p?mode=0660", "fd://3".
-    [[nodiscard]] std::string text() const;
     /// As gunicorn's log lines show it: "('127.0.0.1', 80)", "/run/app.sock", "3".
     [[nodiscard]] std::string log_text() const;
 };
@@ -77,8 +75,6 @@ public:
     /// does not match IPv4 entries (gunicorn: forwarded_allow_ips). Unix peers match only "*":
     /// whether they are trusted is the caller's rule.
     [[nodiscard]] bool contains(const Address& address) const;
-    [[nodiscard]] bool contains(std::string_view ip) const;
-    [[nodiscard]] bool empty() const { return !everything_ && networks_.empty(); }
 
 private:
     struct Network {

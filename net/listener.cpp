@@ -245,7 +245,7 @@ Result<std::unique_ptr<Listener>> Listener::open(const BindSpec& spec,
     const bool is_unix = spec.kind == BindSpec::Kind::Unix;
     Result<Fd> fd = is_unix ? open_unix(spec, options) : open_tcp(spec, options);
     if (!fd) return fd.error();
-    Result<Address> address = own_address(fd->get(), spec.text());
+    Result<Address> address = own_address(fd->get(), spec.log_text());
     if (!address) return address.error();
     std::unique_ptr<Listener> listener(new Listener(  // lint: its constructor is private
         std::move(*fd), spec, *address, options.is_tls));
@@ -301,10 +301,6 @@ Accepted Listener::accept() const {
     }
 #endif
     return result;
-}
-
-Status Listener::set_inheritable(bool is_inheritable) {
-    return set_close_on_exec(fd(), !is_inheritable);
 }
 
 void Listener::remember_file() {

@@ -3,7 +3,7 @@
 // Opens what a BindSpec says or adopts a descriptor that systemd, a supervisor or our own
 // predecessor (USR2) left open. Retrying, and the log lines about it, belong to the arbiter: this
 // room tries once and returns an Error whose code is the errno. Listeners are non-blocking and
-// close-on-exec; inheriting one is the explicit set_inheritable(). Used on the thread of its owner;
+// close-on-exec; who hands one on says so by set_close_on_exec(). Used on the thread of its owner;
 // accept() on the leader's. Sources: ip(7), tcp(7), unix(7), accept(2), gunicorn: sock.
 #pragma once
 
@@ -86,9 +86,6 @@ public:
 
     /// Closes the socket now; the object stays for those who refer to it. Idempotent.
     void close() { fd_.reset(); }
-
-    /// Whether the descriptor survives the next exec.
-    Status set_inheritable(bool is_inheritable);
 
     /// Removes the file of a unix socket that is ours and still there; no-op for everything else,
     /// also when somebody put another socket at the path. Error: errno in code.

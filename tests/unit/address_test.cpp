@@ -160,15 +160,6 @@ TEST(Address, BindTakesInheritedDescriptors) {
     EXPECT_EQ(refusal("fd://2147483648"), "'2147483648' is not a valid file descriptor.");
 }
 
-TEST(Address, BindTextReadsBackAsTheSameSpec) {
-    for (const auto text :
-         {"127.0.0.1:80", ":80", "[::1]:80", "name:1", "unix:/s", "fd://3", "unix:/s?mode=0660",
-          "unix:/s?mode=0007&user=u&group=g", "unix:/s?group=g", "tcp://unix:80", "unix:////s"}) {
-        EXPECT_EQ(bound(text).text(), text);
-        EXPECT_EQ(bound(bound(text).text()), bound(text));
-    }
-}
-
 TEST(Address, BindLogTextIsGunicorns) {
     EXPECT_EQ(bound("127.0.0.1:80").log_text(), "('127.0.0.1', 80)");
     EXPECT_EQ(bound("[::1]:80").log_text(), "('::1', 80)");
@@ -182,48 +173,52 @@ NetworkList networks(std::string_view text) {
     return list ? *list : NetworkList{};
 }
 
+bool contains(const NetworkList& list, std::string_view ip) {
+    return list.contains(Address::from_ip(ip, 0).value_or(Address{}));
+}
+
 TEST(NetworkList, MatchesSingleAddresses) {
     const NetworkList list = networks("127.0.0.1, ::1,");
-    EXPECT_TRUE(list.contains("127.0.0.1"));
-    EXPECT_TRUE(list.contains("::1"));
-    EXPECT_TRUE(list.contains("0:0::1"));
-    EXPECT_FALSE(list.contains("127.0.0.2"));
-    EXPECT_FALSE(list.contains("::2"));
-    EXPECT_FALSE(list.contains(""));
-    EXPECT_FALSE(list.contains("localhost"));
+    EXPECT_TRUE(contains(list, "127.0.0.1"));
+    EXPECT_TRUE(contains(list, "::1"));
+    EXPECT_TRUE(contains(list, "0:0::1"));
+    EXPECT_FALSE(contains(list, "127.0.0.2"));
+    EXPECT_FALSE(contains(list, "::2"));
+    EXPECT_FALSE(contains(list, ""));
+    EXPECT_FALSE(contains(list, "localhost"));
 }
 
 TEST(NetworkList, MatchesNetworksUpToTheirLastBit) {
     const NetworkList list =
         networks("10.0.0.0/8,192.168.4.0/23,2001:db8::/33,172.16.0.0/255.240.0.0");
-    EXPECT_TRUE(list.contains("10.255.255.255"));
-    EXPECT_FALSE(list.contains("11.0.0.0"));
-    EXPECT_FALSE(list.contains("9.255.255.255"));
-    EXPECT_TRUE(list.contains("192.168.4.0"));
-    EXPECT_TRUE(list.contains("192.168.5.255"));
-    EXPECT_FALSE(list.contains("192.168.6.0"));
-    EXPECT_FALSE(list.contains("192.168.3.255"));
-    EXPECT_TRUE(list.contains("2001:db8:7fff:ffff::1"));
-    EXPECT_FALSE(list.contains("2001:db8:8000::"));
-    EXPECT_TRUE(list.contains("172.31.255.255"));
-    EXPECT_FALSE(list.contains("172.32.0.0"));
-    EXPECT_TRUE(networks("0.0.0.0/0").contains("255.1.2.3"));
-    EXPECT_FALSE(networks("0.0.0.0/0").contains("::1"));
-    EXPECT_TRUE(networks("1.2.3.4/32").contains("1.2.3.4"));
-    EXPECT_TRUE(networks("::1/128").contains("::1"));
+    EXPECT_TRUE(contains(list, "10.255.255.255"));
+    EXPECT_FALSE(contains(list, "11.0.0.0"));
+    EXPECT_FALSE(contains(list, "9.255.255.255"));
+    EXPECT_TRUE(contains(list, "192.168.4.0"));
+    EXPECT_TRUE(contains(list, "192.168.5.255"));
+    EXPECT_FALSE(contains(list, "192.168.6.0"));
+    EXPECT_FALSE(contains(list, "192.168.3.255"));
+    EXPECT_TRUE(contains(list, "2001:db8:7fff:ffff::1"));
+    EXPECT_FALSE(contains(list, "2001:db8:8000::"));
+    EXPECT_TRUE(contains(list, "172.31.255.255"));
+    EXPECT_FALSE(contains(list, "172.32.0.0"));
+    EXPECT_TRUE(contains(networks("0.0.0.0/0"), "255.1.2.3"));
+    EXPECT_FALSE(contains(networks("0.0.0.0/0"), "::1"));
+    EXPECT_TRUE(contains(networks("1.2.3.4/32"), "1.2.3.4"));
+    EXPECT_TRUE(contains(networks("::1/128"), "::1"));
 }
 
 TEST(NetworkList, MappedIpv6PeersDoNotMatchIpv4Entries) {
-    EXPECT_FALSE(networks("127.0.0.0/8").contains("::ffff:127.0.0.1"));
-    EXPECT_TRUE(networks("::ffff:127.0.0.0/104").contains("::ffff:127.0.0.1"));
+    EXPECT_FALSE(contains(networks("127.0.0.0/8"), "::ffff:127.0.0.1"));
+    EXPECT_TRUE(contains(networks("::ffff:127.0.0.0/104"), "::ffff:127.0.0.1"));
 }
 
 TEST(NetworkList, StarMatchesEverybody) {
     const NetworkList list = networks("10.0.0.1,*");
-    EXPECT_TRUE(list.contains("8.8.8.8"));
-    EXPECT_TRUE(list.contains(""));
+    EXPECT_TRUE(contains(list, "8.8.8.8"));
+    EXPECT_TRUE(contains(list, ""));
     EXPECT_TRUE(list.contains(Address{}));
-    EXPECT_FALSE(networks("").contains(""));
+    EXPECT_FALSE(contains(networks(""), ""));
 }
 
 TEST(NetworkList, UnixPeersMatchOnlyStar) {
@@ -232,10 +227,8 @@ TEST(NetworkList, UnixPeersMatchOnlyStar) {
 }
 
 TEST(NetworkList, EmptyTextTrustsNobody) {
-    EXPECT_TRUE(networks("").empty());
-    EXPECT_TRUE(networks(" , ").empty());
-    EXPECT_FALSE(networks("*").empty());
-    EXPECT_FALSE(networks("").contains("127.0.0.1"));
+    EXPECT_FALSE(contains(networks(" , "), "127.0.0.1"));
+    EXPECT_FALSE(contains(networks(""), "127.0.0.1"));
 }
 
 TEST(NetworkList, RefusesHostBitsAndNonsenseByName) {
