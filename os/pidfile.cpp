@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
-#include <string_view>
 #include <utility>
 
 #include <sys/stat.h>
@@ -20,21 +19,14 @@ namespace gcorn {
 
 namespace {
 
-Status write_all(int fd, std::string_view bytes, const std::string& path) {
-    while (!bytes.empty()) {
-        const auto count = retry_on_eintr([&] { return ::write(fd, bytes.data(), bytes.size()); });
-        if (count < 0) return errno_error(errno, "write pid file '" + path + "'");
-        bytes.remove_prefix(static_cast<size_t>(count));
-    }
-    return {};
-}
-
 Status write_pidfile(const std::string& path, pid_t pid) {
     std::string pattern = path + ".XXXXXX";
     const int raw = ::mkstemp(pattern.data());  // 0600 until it is complete
     if (raw < 0) return errno_error(errno, "create pid file '" + path + "'");
     Fd fd(raw);
-    Status status = write_all(fd.get(), std::to_string(pid) + "\n", path);
+    Status status;
+    if (::dprintf(fd.get(), "%d\n", static_cast<int>(pid)) < 0)
+        status = errno_error(errno, "write pid file '" + path + "'");
     if (status && ::fchmod(fd.get(), 0644) < 0)
         status = errno_error(errno, "chmod pid file '" + path + "'");
     if (status && ::rename(pattern.c_str(), path.c_str()) < 0)
@@ -75,15 +67,6 @@ Result<Pidfile> Pidfile::create(const std::string& path, pid_t pid) {
     }
     if (Status status = write_pidfile(path, pid); !status) return status.error();
     return Pidfile(path, pid);
-}
-
-Pidfile::Pidfile(Pidfile&& other) noexcept
-    : path_(std::exchange(other.path_, {})), pid_(other.pid_) {}
-
-Pidfile& Pidfile::operator=(Pidfile&& other) noexcept {
-    path_ = std::exchange(other.path_, {});
-    pid_ = other.pid_;
-    return *this;
 }
 
 Status Pidfile::rename(const std::string& path) {

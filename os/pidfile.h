@@ -2,7 +2,8 @@
 //
 // Refuses to take over a file that names another living process; a stale, empty or non-numeric one
 // is overwritten. Written aside and renamed into place, so a reader never sees half a number. Owned
-// by the arbiter, its thread only. Source: gunicorn: pidfile.
+// by the arbiter, its thread only. The end of the object leaves the file alone: a child of fork
+// must be able to forget it. Source: gunicorn: pidfile.
 #pragma once
 
 #include <sys/types.h>
@@ -19,11 +20,6 @@ public:
     /// running on PID N (or pid file 'PATH' is stale)" (code EEXIST), "DIR doesn't exist. Can't
     /// create pidfile." (ENOENT), or what failed (errno).
     static Result<Pidfile> create(const std::string& path, pid_t pid);
-
-    Pidfile(Pidfile&& other) noexcept;
-    Pidfile& operator=(Pidfile&& other) noexcept;
-    /// Leaves the file alone: a child of fork must be able to forget the object.
-    ~Pidfile() = default;
 
     /// Moves the file to `path`, whatever is there: a promoted arbiter takes its predecessor's
     /// place. If our file has vanished, a new one is written. Error: errno in code, the old path

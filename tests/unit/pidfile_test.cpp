@@ -189,12 +189,10 @@ TEST_F(PidfileRoom, FailedRenameKeepsTheOldPath) {
 TEST_F(PidfileRoom, UnlinksOnlyItsOwnFile) {
     Result<Pidfile> file = Pidfile::create(path_, ::getpid());
     ASSERT_TRUE(file);
-    Pidfile mine = std::move(*file);
-    file->unlink();  // moved from: owns nothing
     EXPECT_EQ(count_files(), 1u);
-    mine.unlink();
+    file->unlink();
     EXPECT_EQ(count_files(), 0u);
-    mine.unlink();
+    file->unlink();
 
     Result<Pidfile> other = Pidfile::create(path_, ::getpid());
     ASSERT_TRUE(other);
