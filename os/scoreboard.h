@@ -90,6 +90,8 @@ private:
     struct Shared;  ///< the mapping: how many slots were ever used, then the slots
 
     Scoreboard() = default;
+    template <typename Condition>
+    bool has_sibling(size_t self, Condition condition) const;
     void* memory_ = nullptr;
     size_t size_ = 0;
     WakeUp notice_;
