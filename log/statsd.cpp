@@ -29,9 +29,6 @@ Status validate_statsd_host(std::string_view host) {
     return Error{0, "Value must be one of ('host:port', 'unix://PATH')"};
 }
 
-Statsd::Statsd() = default;
-Statsd::~Statsd() = default;
-
 Status Statsd::open(const StatsdOptions& options) {
     if (options.host.empty()) {
         socket_.reset();

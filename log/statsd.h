@@ -16,11 +16,10 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "base/socket_address.h"
 #include "log/log.h"
 
 namespace gcorn {
-
-struct SocketAddress;  // base/socket_address.h
 
 struct StatsdOptions {
     std::string host;    ///< HOST[:PORT] (8125), [IPV6]:PORT or unix://PATH; "" = off
@@ -34,8 +33,7 @@ Status validate_statsd_host(std::string_view host);
 
 class Statsd : public LogObserver {
 public:
-    Statsd();
-    ~Statsd() override;
+    Statsd() = default;
     Statsd(Statsd&&) = delete;
 
     /// Resolves the host and connects; host "" turns metrics off. May wait for DNS. An unknown host
