@@ -9,7 +9,10 @@ namespace {
 
 constexpr std::array<bool, 256> kToken = alnum_table("!#$%&'*+-.^_`|~");
 
-constexpr char kHexDigits[] = "0123456789abcdef";
+void append_hex(std::string& out, unsigned char byte) {
+    constexpr char kDigits[] = "0123456789abcdef";
+    (out += kDigits[byte >> 4]) += kDigits[byte & 15];
+}
 
 /// Appends `c` if it needs one of the escapes that C and JSON share; false if it does not.
 bool append_escaped(std::string& out, char c) {
@@ -23,29 +26,20 @@ bool append_escaped(std::string& out, char c) {
     }
 }
 
-/// Length of the well-formed UTF-8 sequence that `text` starts with, or 0.
+/// Length of the well-formed UTF-8 sequence that `text`, not empty, starts with, or 0. (The Unicode
+/// Standard, table 3-7: the first byte narrows what the second may be.)
 size_t utf8_sequence(std::string_view text) {
     const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
     const unsigned char lead = byte(0);
     if (lead < 0x80) return 1;
-    size_t size = 0;
-    uint32_t point = 0;
-    if (lead >= 0xC2 && lead <= 0xDF)
-        size = 2, point = lead & 0x1Fu;
-    else if (lead >= 0xE0 && lead <= 0xEF)
-        size = 3, point = lead & 0x0Fu;
-    else if (lead >= 0xF0 && lead <= 0xF4)
-        size = 4, point = lead & 0x07u;
-    else
-        return 0;
-    if (text.size() < size) return 0;
-    for (size_t i = 1; i < size; ++i) {
+    const size_t size = lead < 0xC2 || lead > 0xF4 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    if (size == 0 || text.size() < size) return 0;
+    const int least = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+    const int most = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+    if (byte(1) < least || byte(1) > most) return 0;
+    for (size_t i = 2; i < size; ++i)
         if ((byte(i) & 0xC0) != 0x80) return 0;
-        point = point << 6 | (byte(i) & 0x3Fu);
-    }
-    const bool is_overlong = (size == 3 && point < 0x800) || (size == 4 && point < 0x10000);
-    const bool is_surrogate = point >= 0xD800 && point <= 0xDFFF;
-    return is_overlong || is_surrogate || point > 0x10FFFF ? 0 : size;
+    return size;
 }
 
 }  // namespace
@@ -145,7 +139,7 @@ std::string escape_for_log(std::string_view text, size_t bytes_max) {
         const auto byte = static_cast<unsigned char>(c);
         if (append_escaped(out, c)) continue;
         if (byte < 0x20 || byte >= 0x7F)
-            ((out += "\\x") += kHexDigits[byte >> 4]) += kHexDigits[byte & 15];
+            append_hex(out += "\\x", byte);
         else
             out += c;
     }
@@ -154,32 +148,18 @@ std::string escape_for_log(std::string_view text, size_t bytes_max) {
 
 std::string json_quote(std::string_view text) {
     std::string out = "\"";
-    const auto escape_byte = [&](unsigned char byte) {
-        ((out += "\\u00") += kHexDigits[byte >> 4]) += kHexDigits[byte & 15];
-    };
-    for (size_t i = 0; i < text.size();) {
-        const char c = text[i];
-        const auto byte = static_cast<unsigned char>(c);
-        if (byte >= 0x80) {
-            const size_t size = utf8_sequence(text.substr(i));
-            if (size == 0) {
-                escape_byte(byte);
-                ++i;
-            } else if (byte == 0xC2 && static_cast<unsigned char>(text[i + 1]) <= 0x9F) {
-                escape_byte(static_cast<unsigned char>(text[i + 1]));
-                i += size;
-            } else {
-                out += text.substr(i, size);
-                i += size;
-            }
-            continue;
-        }
-        ++i;
-        if (append_escaped(out, c)) continue;
-        if (byte < 0x20 || byte == 0x7F)
-            escape_byte(byte);
+    while (!text.empty()) {
+        const size_t size = utf8_sequence(text);
+        const std::string_view piece = text.substr(0, std::max<size_t>(size, 1));
+        text.remove_prefix(piece.size());
+        const auto last = static_cast<unsigned char>(piece.back());
+        const bool is_control =
+            last < 0x20 || last == 0x7F || (piece.size() == 2 && piece[0] == '\xC2' && last < 0xA0);
+        if (append_escaped(out, piece[0])) continue;
+        if (is_control || size == 0)
+            append_hex(out += "\\u00", last);
         else
-            out += c;
+            out += piece;
     }
     return out += '"';
 }
