@@ -101,27 +101,20 @@ void Connection::enter(State state) {
                                 (state_ == State::Preamble || state_ == State::Handshake);
     state_ = state;
     since_ms_ = loop_.now_ms();
-    if (!keeps_deadline) deadline_ms_ = deadline_for(state);
-    loop_.schedule(deadline_ms_);
+    set_deadline(keeps_deadline ? deadline_ms_ : deadline_for(state));
+}
+
+void Connection::set_deadline(int64_t deadline_ms) {
+    deadline_ms_ = deadline_ms;
+    loop_.schedule(deadline_ms);
 }
 
 void Connection::update_interest() {
     if (state_ == State::Closed || !registered_) return;
-    bool reads = false;
-    switch (state_) {
-        case State::Preamble:
-        case State::Handshake:
-        case State::Idle:
-        case State::Head:
-        case State::Body:
-        case State::Linger: reads = true; break;
-        // In App the interest stays as it is until an event shows that it matters.
-        case State::App:
-            reads = body_open_ ? exchange_->body_backlog() < kBodyBytesInFlightMax : !read_paused_;
-            break;
-        case State::Reply:
-        case State::Closed: break;
-    }
+    // In App the interest stays as it is until an event shows that it matters.
+    const bool reads = state_ != State::App ? state_ != State::Reply
+                       : body_open_         ? exchange_->body_backlog() < kBodyBytesInFlightMax
+                                            : !read_paused_;
     const auto wanted = static_cast<Interest>((reads ? 1 : 0) | (output_blocked_ ? 2 : 0));
     if (wanted == interest_) return;
     interest_ = wanted;
@@ -218,8 +211,7 @@ void Connection::on_deadline(int64_t now_ms) {
                        exchange_->body_backlog() < kBodyBytesInFlightMax) {
                 break_body(ETIMEDOUT);
             } else {
-                deadline_ms_ = deadline_for(State::App);
-                loop_.schedule(deadline_ms_);
+                set_deadline(deadline_for(State::App));
                 if (!output_blocked_ && exchange_->has_output()) flush_output();
             }
             break;
@@ -243,14 +235,11 @@ void Connection::on_stop(int64_t now_ms) {
             const int64_t leave_ms = since_ms_ + kStopPatienceMs;
             if (leave_ms <= now_ms)
                 leave();
-            else {
-                deadline_ms_ = leave_ms;
-                loop_.schedule(deadline_ms_);
-            }
+            else
+                set_deadline(leave_ms);
         }
     } else if (state_ == State::Linger) {
-        deadline_ms_ = std::min(deadline_ms_, now_ms + kStopPatienceMs);
-        loop_.schedule(deadline_ms_);
+        set_deadline(std::min(deadline_ms_, now_ms + kStopPatienceMs));
     }
     update_interest();
 }
@@ -265,8 +254,8 @@ bool Connection::receive(std::string_view& bytes, bool& is_eof) {
         bytes = {loop_.scratch_.get(), static_cast<size_t>(got)};
         return true;
     }
-    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return false;
-    is_eof = true;  // end of stream, or a reset: nothing more will come
+    // End of stream, or a reset: nothing more will come.
+    is_eof = got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
     return false;
 }
 
@@ -506,11 +495,8 @@ bool Connection::step_body(std::string_view in, size_t& used) {
 /// Queues the request. has_rest: bytes behind it wait, so the leader must know when it is answered.
 void Connection::dispatch(bool is_body_complete, bool has_rest) {
     enter(State::App);
-    if (std::exchange(joins_, false)) {
-        // Unless the successor takes its time.
-        deadline_ms_ = loop_.now_ms() + kJoinMs;
-        loop_.schedule(deadline_ms_);
-    }
+    // The answer before waits for this one, unless that takes its time.
+    if (std::exchange(joins_, false)) set_deadline(loop_.now_ms() + kJoinMs);
     read_paused_ = saw_eof_;
     body_open_ = !is_body_complete;
     exchange_->body_begins(is_body_complete);
@@ -627,10 +613,7 @@ void Connection::settle() {
 
 /// Every byte of the answer is out (or joins its successor's).
 void Connection::after_reply() {
-    if (!exchange_->completed_) {
-        exchange_->completed_ = true;
-        loop_.exchange_completed(*exchange_);
-    }
+    if (!std::exchange(exchange_->completed_, true)) loop_.exchange_completed(*exchange_);
     read_paused_ = false;
     if (exchange_->is_aborted()) return close();
     if (!exchange_->response.keeps_alive()) return finish_connection();
@@ -679,9 +662,7 @@ bool Connection::flush_output() {
 /// The deadlines that count from the last byte count from here.
 void Connection::bytes_moved() {
     since_ms_ = loop_.now_ms();
-    if (state_ != State::Body && state_ != State::Reply) return;
-    deadline_ms_ = deadline_for(state_);
-    loop_.schedule(deadline_ms_);
+    if (state_ == State::Body || state_ == State::Reply) set_deadline(deadline_for(state_));
 }
 
 bool Connection::flush_tls() {
@@ -776,10 +757,9 @@ void Connection::peer_gone() {
     if (state_ == State::Closed) return;
     const bool is_with_application = state_ == State::App && !exchange_->is_finished();
     if (!is_with_application) {
-        if (exchange_ && !exchange_->completed_ && exchange_->response.has_status()) {
-            exchange_->completed_ = true;
+        if (exchange_ && exchange_->response.has_status() &&
+            !std::exchange(exchange_->completed_, true))
             loop_.exchange_completed(*exchange_);
-        }
         return close();
     }
     exchange_->mark_aborted();
@@ -788,19 +768,18 @@ void Connection::peer_gone() {
     read_paused_ = true;
     ::shutdown(fd_.get(), SHUT_RDWR);
     // A hang-up cannot be masked (epoll_ctl(2)): without this it would end every wait at once.
-    if (registered_) {
+    unregister();
+}
+
+void Connection::unregister() {
+    if (std::exchange(registered_, false))
         loop_.poller_.remove(fd_.get(), static_cast<EventTarget*>(this));
-        registered_ = false;
-    }
 }
 
 void Connection::close() {
     if (state_ == State::Closed) return;
     state_ = State::Closed;
-    if (registered_) {
-        loop_.poller_.remove(fd_.get(), static_cast<EventTarget*>(this));
-        registered_ = false;
-    }
+    unregister();
     if (exchange_) loop_.recycle(std::move(exchange_));
     loop_.connection_closed(*this);
 }

@@ -105,6 +105,7 @@ private:
     };
 
     void enter(State state);
+    void set_deadline(int64_t deadline_ms);
     void update_interest();
     [[nodiscard]] int64_t deadline_for(State state) const;
 
@@ -139,6 +140,7 @@ private:
     void linger();
     void drain_lingering();
     void peer_gone();
+    void unregister();
     void close();
 
     EventLoop& loop_;
