@@ -12,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <random>
+#include <stop_token>
 #include <thread>
 #include <utility>
 
@@ -48,6 +49,15 @@ ProxyMode proxy_mode(const Config& cfg) {
     return cfg.proxy_protocol == "auto" ? ProxyMode::Auto : ProxyMode::Off;
 }
 
+/// For a native thread. False: it was told to stop, before or meanwhile.
+bool sleep_unless_told(const std::stop_token& quit, int64_t ms) {
+    std::mutex mutex;
+    std::condition_variable_any told;
+    std::unique_lock lock(mutex);
+    told.wait_for(lock, quit, std::chrono::milliseconds(ms), [] { return false; });
+    return !quit.stop_requested();
+}
+
 /// Leads the loop while the main thread is inside an application call that outlasts a tick.
 ///
 /// It looks every kTickMs whether a turn is overdue, takes the lead if it is free, and turns until
@@ -59,12 +69,10 @@ public:
     /// While it leads it calls nudge() after each turn, which tells how long the next may sleep, in
     /// ms (-1: no limit).
     Guard(EventLoop& loop, std::function<int()> nudge)
-        : loop_(loop), nudge_(std::move(nudge)), thread_([this] { run(); }) {}
+        : loop_(loop), nudge_(std::move(nudge)), thread_([this](auto quit) { run(quit); }) {}
     ~Guard() {
-        quits_.store(true);
-        unpark();
+        thread_.request_stop();
         loop_.wake();
-        if (thread_.joinable()) thread_.join();
     }
     Guard(Guard&&) = delete;
 
@@ -90,49 +98,42 @@ private:
     static constexpr int64_t kTickMs = 5;
     static constexpr int kQuietTicksMax = 40;
 
-    void run() {
+    void run(const std::stop_token& quit) {
         signals::block_all_in_this_thread();
         uint64_t seen_calls = 0;
         int quiet_ticks = 0;
-        while (!quits_.load()) {
-            sleep_a_tick();
-            if (try_to_lead()) continue;
+        while (!quit.stop_requested()) {
+            sleep_unless_told(quit, kTickMs);
+            if (try_to_lead(quit)) continue;
             const uint64_t calls = calls_.load(std::memory_order_seq_cst);
             quiet_ticks = calls == seen_calls ? quiet_ticks + 1 : 0;
             seen_calls = calls;
             if (quiet_ticks >= kQuietTicksMax) {
-                park(seen_calls);
+                park(quit, seen_calls);
                 quiet_ticks = 0;
             }
         }
     }
 
     /// False: the main thread leads, or led a moment ago.
-    bool try_to_lead() {
+    bool try_to_lead(const std::stop_token& quit) {
         if (monotonic_ms() - loop_.last_turn_ms() < kTickMs) return false;
         const std::unique_lock lead(loop_.lead(), std::try_to_lock);
         if (!lead.owns_lock()) return false;
         int sleep_ms = -1;
-        while (!wanted_back_.load() && !quits_.load()) {
+        while (!wanted_back_.load() && !quit.stop_requested()) {
             loop_.turn(sleep_ms);
             sleep_ms = nudge_();
         }
         return true;
     }
 
-    void sleep_a_tick() {
-        std::unique_lock lock(mutex_);
-        unparked_.wait_for(lock, std::chrono::milliseconds(kTickMs),
-                           [this] { return quits_.load(); });
-    }
-
-    void park(uint64_t seen_calls) {
+    void park(const std::stop_token& quit, uint64_t seen_calls) {
         std::unique_lock lock(mutex_);
         parked_.store(true, std::memory_order_seq_cst);
         // A call that began before it could see parked_ must not be missed.
-        unparked_.wait(lock, [&] {
-            return quits_.load() || calls_.load(std::memory_order_seq_cst) != seen_calls;
-        });
+        unparked_.wait(lock, quit,
+                       [&] { return calls_.load(std::memory_order_seq_cst) != seen_calls; });
         parked_.store(false, std::memory_order_seq_cst);
     }
 
@@ -146,50 +147,9 @@ private:
     std::atomic<uint64_t> calls_{0};
     std::atomic<bool> parked_{false};
     std::atomic<bool> wanted_back_{false};
-    std::atomic<bool> quits_{false};
-    std::mutex mutex_;  ///< only for sleeping and waking
-    std::condition_variable unparked_;
-    std::thread thread_;  ///< last: it uses everything above
-};
-
-/// request_timeout: has the application looked for calls that run too long, when some can be found.
-///
-/// A native thread of its own, and only while the setting is on: looking takes the GIL, which may
-/// take long, and neither the loop's leader nor the main thread may wait for it. Never on a stack,
-/// as Guard.
-class OverdueWatch {
-public:
-    /// look() returns after how many ms it wants to be called again.
-    OverdueWatch(int64_t first_look_ms, std::function<int64_t()> look)
-        : next_ms_(first_look_ms), look_(std::move(look)), thread_([this] { run(); }) {}
-    ~OverdueWatch() {
-        {
-            const std::lock_guard lock(mutex_);
-            quits_ = true;
-        }
-        quit_.notify_one();
-        thread_.join();
-    }
-    OverdueWatch(OverdueWatch&&) = delete;
-
-private:
-    void run() {
-        signals::block_all_in_this_thread();
-        std::unique_lock lock(mutex_);
-        while (
-            !quit_.wait_for(lock, std::chrono::milliseconds(next_ms_), [this] { return quits_; })) {
-            lock.unlock();
-            next_ms_ = look_();
-            lock.lock();
-        }
-    }
-
-    int64_t next_ms_;  ///< the thread's own
-    const std::function<int64_t()> look_;
-    std::mutex mutex_;  ///< only for sleeping
-    std::condition_variable quit_;
-    bool quits_ = false;
-    std::thread thread_;  ///< last: it uses everything above
+    std::mutex mutex_;  ///< only for parking
+    std::condition_variable_any unparked_;
+    std::jthread thread_;  ///< last: it uses everything above
 };
 
 }  // namespace
@@ -389,14 +349,9 @@ int Worker::serve_until_told() {
     handle_signals();  // those that came while booting
 
     {
-        std::unique_ptr<OverdueWatch> watch;
-        if (request_timeout_ms() > 0) {
-            watch = std::make_unique<OverdueWatch>(request_timeout_ms(), [this] {
-                const OverdueCalls found = context_.app.interrupt_overdue(request_timeout_ms());
-                handle_overdue(found);
-                return found.next_look_ms;
-            });
-        }
+        std::jthread watch;  // it looks at nothing here, where greenlets move the stack away
+        if (request_timeout_ms() > 0)
+            watch = std::jthread([this](const std::stop_token& quit) { watch_calls(quit); });
         serve(loop, ready);
     }
 
@@ -517,6 +472,18 @@ bool Worker::want_replacement() {
     if (board().wants_replacement.exchange(true)) return false;
     context_.scoreboard.notify();
     return true;
+}
+
+/// request_timeout: has the application looked for calls that run too long, when some can be found.
+/// A native thread of its own, and only while the setting is on: looking takes the GIL, which may
+/// take long, and neither the loop's leader nor the main thread may wait for it.
+void Worker::watch_calls(const std::stop_token& quit) {
+    signals::block_all_in_this_thread();
+    for (int64_t next_ms = request_timeout_ms(); sleep_unless_told(quit, next_ms);) {
+        const OverdueCalls found = context_.app.interrupt_overdue(request_timeout_ms());
+        handle_overdue(found);
+        next_ms = found.next_look_ms;
+    }
 }
 
 void Worker::handle_overdue(const OverdueCalls& found) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <stop_token>
 #include <vector>
 
 #include "app.h"
@@ -142,6 +143,7 @@ private:
     void count_request();
     bool want_replacement();
     void start_reloader();
+    void watch_calls(const std::stop_token& quit);
     [[nodiscard]] LoopOptions loop_options();
     [[nodiscard]] std::string spool_directory() const;
     [[nodiscard]] WorkerSlot& board() const { return context_.scoreboard.slot(context_.slot); }
