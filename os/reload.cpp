@@ -12,7 +12,6 @@
 #include <climits>
 #include <cstring>
 #include <filesystem>
-#include <span>
 
 #include "base/clock.h"
 #include "base/text.h"
@@ -46,19 +45,6 @@ std::pair<std::string, std::string> split_path(const std::string& path) {
 
 bool matches_name(const std::string& pattern, const std::string& name) {
     return ::fnmatch(pattern.c_str(), name.c_str(), FNM_PERIOD | FNM_NOESCAPE) == 0;
-}
-
-/// True if the components of a path match those of a glob.
-bool matches(std::span<const std::string> pattern, std::span<const std::string> path) {
-    if (pattern.empty() || path.empty()) return pattern.empty() && path.empty();
-    if (pattern[0] != "**")
-        return matches_name(pattern[0], path[0]) && matches(pattern.subspan(1), path.subspan(1));
-    if (pattern.size() == 1) return true;
-    for (size_t skipped = 0; skipped < path.size(); ++skipped) {
-        if (matches(pattern.subspan(1), path.subspan(skipped))) return true;
-        if (path[skipped].starts_with('.')) return false;
-    }
-    return false;
 }
 
 /// Components of an absolute path without empty ones: "/a//b" → "", "a", "b".
@@ -98,8 +84,6 @@ constexpr uint32_t kEvents = IN_CLOSE_WRITE | IN_MODIFY | IN_ATTRIB | IN_CREATE 
 }  // namespace
 
 Status Reloader::start(std::string_view engine) {
-    if (engine != "auto" && engine != "inotify" && engine != "poll")
-        return Error{0, "Invalid reload_engine: '" + std::string(engine) + "'"};
     char directory[PATH_MAX];
     start_directory_ = ::getcwd(directory, sizeof directory) ? directory : "/";
     if (engine == "poll") return {};
@@ -265,17 +249,14 @@ void Reloader::handle_event(int watch, uint32_t mask, std::string_view name) {
     if (mask & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT)) return unwatch(watch);
     const auto known = by_watch_.find(watch);
     if (known == by_watch_.end() || is_compiled(name)) return;
-    if (mask & IN_ISDIR) {
-        // A directory that went away tells by itself; its parent matters when one appears.
-        if (globs_.empty() || !(mask & (IN_CREATE | IN_MOVED_TO))) return;
-        are_globs_stale_ = true;
-        return;
-    }
+    // What appeared may be a file of a glob, or a directory of some; one that went away tells
+    // itself.
+    const bool has_appeared = (mask & (IN_CREATE | IN_MOVED_TO)) != 0;
+    if (has_appeared && !globs_.empty()) are_globs_stale_ = true;
     for (const std::string& directory : known->second) {
         const std::string path = join(directory, name);
-        const bool is_watched = directories_[directory].files.contains(std::string(name));
-        const auto is_match = [&](const Pattern& glob) { return matches(glob, components(path)); };
-        if (is_watched || std::any_of(globs_.begin(), globs_.end(), is_match)) suspect(path);
+        const bool is_known = directories_[directory].files.contains(std::string(name));
+        if (is_known || suspects_.contains(path)) suspect(path);
     }
 }
 

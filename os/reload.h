@@ -36,8 +36,8 @@ public:
     explicit Reloader(int poll_ms = kPollMs) : poll_ms_(poll_ms) {}
     Reloader(Reloader&&) = delete;
 
-    /// engine: "auto" (inotify where it works, else polling), "inotify" or "poll". Error: unknown
-    /// engine, or inotify asked for and not available.
+    /// engine: "auto" (inotify where it works, else polling), "inotify" or "poll". Error: inotify
+    /// was asked for and is not available.
     Status start(std::string_view engine);
 
     /// Adds to what is watched. files: of imported modules ("x.pyc" means "x.py"). extra: paths and
@@ -96,7 +96,7 @@ private:
     std::map<int, std::vector<std::string>> by_watch_;  ///< paths of a watch: several with links
     std::set<std::string> always_polled_;  ///< symbolic links, directories given as files
     std::set<std::string> suspects_;       ///< paths with an event, to be judged
-    bool are_globs_stale_ = false;         ///< a directory appeared
+    bool are_globs_stale_ = false;         ///< something appeared that one may match
     bool is_first_expansion_ = false;      ///< what it finds is recorded, not suspected
     size_t listings_left_ = 0;             ///< of one expansion
     int64_t first_event_ms_ = 0, last_event_ms_ = 0;  ///< of the suspects
