@@ -17,16 +17,12 @@ namespace {
 using namespace gcorn;
 
 /// The fields of a browser's request that the default format asks for.
-struct BrowserFields final : LoggedFields {
-    [[nodiscard]] std::optional<std::string_view> find(char kind,
-                                                       std::string_view name) const override {
-        if (kind == 'i' && name == "user-agent")
-            return "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0";
-        if (kind == 'i' && name == "referer")
-            return "https://www.example.com/a/page/before?with=query";
-        return std::nullopt;
-    }
-};
+std::optional<std::string_view> browser_field(char kind, std::string_view name) {
+    if (kind == 'i' && name == "user-agent")
+        return "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0";
+    if (kind == 'i' && name == "referer") return "https://www.example.com/a/page/before?with=query";
+    return std::nullopt;
+}
 
 /// CPU time of this process, so that neighbours on the machine matter little.
 int64_t cpu_ns() {
@@ -70,8 +66,8 @@ int main(int argc, char** argv) {
     record.app_us = 1711;
     record.queue_us = 12;
     record.pid = ::getpid();
-    const BrowserFields fields;
-    record.fields = &fields;
+    const FieldFinder find_field = browser_field;
+    record.find_field = &find_field;
 
     const AccessLog text = compile_or_exit(kDefaultAccessFormat);
     const AccessLog json = compile_or_exit("json");

@@ -341,7 +341,7 @@ AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& recor
         return bytes.empty() ? Value{} : text(bytes);
     };
     const auto field = [&](char kind, std::string_view name) {
-        const auto bytes = record.fields ? record.fields->find(kind, name) : std::nullopt;
+        const auto bytes = record.find_field ? (*record.find_field)(kind, name) : std::nullopt;
         return bytes ? text(*bytes) : Value{};
     };
     const int64_t us = std::max<int64_t>(record.duration_us, 0);

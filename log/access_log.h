@@ -20,6 +20,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -34,16 +35,10 @@ namespace gcorn {
 inline constexpr const char* kDefaultAccessFormat =
     R"(%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s")";
 
-/// The fields of a request ('i') and its response ('o').
-class LoggedFields {
-public:
-    /// The value of the field with this lower-case name: the last one wins, nullopt if absent.
-    [[nodiscard]] virtual std::optional<std::string_view> find(
-        char kind, std::string_view lower_name) const = 0;
-
-protected:
-    ~LoggedFields() = default;
-};
+/// Looks up a field of the request ('i') or of its response ('o') by its lower-case name: the last
+/// one wins, nullopt if it is absent.
+using FieldFinder =
+    std::function<std::optional<std::string_view>(char kind, std::string_view lower_name)>;
 
 /// What one line is made of. Views are valid for the call only.
 struct AccessRecord {
@@ -59,7 +54,7 @@ struct AccessRecord {
     int64_t app_us = 0;       ///< inside the application, %(A)s
     int64_t queue_us = 0;     ///< complete → taken by the application side, %(Q)s
     int pid = 0;              ///< 0: asked for when the format wants it (one system call)
-    const LoggedFields* fields = nullptr;  ///< null: there are none
+    const FieldFinder* find_field = nullptr;  ///< null: there are none
     /// Values of %({name}e)s captured on the application side, by lower-case name.
     const std::vector<std::pair<std::string, std::string>>* environ = nullptr;
 };

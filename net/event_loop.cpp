@@ -41,23 +41,6 @@ constexpr size_t kScratchBytes = 64 * 1024;
 /// Smaller bodies are copied: they need not keep a block of scratch memory each.
 constexpr size_t kHandOverBytesMin = 4 * 1024;
 
-/// The fields of an Exchange, for the access log.
-class ExchangeFields final : public LoggedFields {
-public:
-    explicit ExchangeFields(const Exchange& exchange) : exchange_(exchange) {}
-    [[nodiscard]] std::optional<std::string_view> find(char kind,
-                                                       std::string_view lower_name) const override {
-        if (kind == 'o') return exchange_.response.field(lower_name);
-        const std::vector<Field>& fields = exchange_.head.fields;
-        for (size_t i = fields.size(); i-- > 0;)
-            if (iequals(fields[i].name, lower_name)) return fields[i].value;
-        return std::nullopt;
-    }
-
-private:
-    const Exchange& exchange_;
-};
-
 }  // namespace
 
 EventLoop::EventLoop(LoopOptions options, ReadyQueue& ready, Logger& log,
@@ -272,8 +255,15 @@ void EventLoop::write_access_line(const Exchange& exchange) {
     record.path = exchange.head.raw_path;
     record.query = exchange.head.query;
     record.protocol = exchange.head.protocol;
-    const ExchangeFields fields(exchange);
-    record.fields = &fields;
+    const FieldFinder find_field = [&](char kind, std::string_view name) {
+        if (kind == 'o') return exchange.response.field(name);
+        const auto& fields = exchange.head.fields;
+        const auto last = std::find_if(fields.rbegin(), fields.rend(), [&](const Field& field) {
+            return iequals(field.name, name);
+        });
+        return last == fields.rend() ? std::nullopt : std::optional(last->value);
+    };
+    record.find_field = &find_field;
     record.status = exchange.response.status();
     record.body_bytes = exchange.response.body_bytes();
     record.duration_us = exchange.done_us - exchange.received_us;
