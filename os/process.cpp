@@ -133,37 +133,31 @@ void set_title(const std::string&) {}
 
 namespace {
 
-/// A decimal id that fits; (uid_t)-1 means "no change" to the system calls, so it is none.
-template <typename Id>
-std::optional<Id> parse_id(const std::string& text) {
-    const std::optional<uint64_t> number = parse_decimal(text);
-    if (!number || *number >= static_cast<uint64_t>(static_cast<Id>(-1))) return std::nullopt;
-    return static_cast<Id>(*number);
-}
-
-// POSIX lets a lookup that finds nothing leave errno at 0 or one of these.
-bool is_absent(int error) {
-    return error == 0 || error == ENOENT || error == ESRCH || error == EBADF || error == EPERM;
+/// An id by decimal number, or by the name of a record. (uid_t)-1 means "no change" to the system
+/// calls, so it is no number of anybody.
+template <typename Record, typename Id>
+Result<Id> find_id(const char* kind, const std::string& name_or_id, Record* (*look_up)(const char*),
+                   Id Record::*id) {
+    const std::optional<uint64_t> number = parse_decimal(name_or_id);
+    if (number && *number < static_cast<Id>(-1)) return static_cast<Id>(*number);
+    errno = 0;
+    if (const Record* record = look_up(name_or_id.c_str())) return record->*id;
+    const int error = errno;
+    // POSIX lets a lookup that finds nothing leave errno at 0 or one of these.
+    for (const int absent : {0, ENOENT, ESRCH, EBADF, EPERM})
+        if (error == absent)
+            return Error{0, "No such " + std::string(kind) + ": '" + name_or_id + "'"};
+    return errno_error(error, "look up " + std::string(kind) + " '" + name_or_id + "'");
 }
 
 }  // namespace
 
 Result<uid_t> find_user(const std::string& name_or_id) {
-    if (const auto id = parse_id<uid_t>(name_or_id)) return *id;
-    errno = 0;
-    if (const passwd* record = ::getpwnam(name_or_id.c_str())) return record->pw_uid;
-    const int error = errno;
-    if (is_absent(error)) return Error{0, "No such user: '" + name_or_id + "'"};
-    return errno_error(error, "look up user '" + name_or_id + "'");
+    return find_id("user", name_or_id, ::getpwnam, &passwd::pw_uid);
 }
 
 Result<gid_t> find_group(const std::string& name_or_id) {
-    if (const auto id = parse_id<gid_t>(name_or_id)) return *id;
-    errno = 0;
-    if (const group* record = ::getgrnam(name_or_id.c_str())) return record->gr_gid;
-    const int error = errno;
-    if (is_absent(error)) return Error{0, "No such group: '" + name_or_id + "'"};
-    return errno_error(error, "look up group '" + name_or_id + "'");
+    return find_id("group", name_or_id, ::getgrnam, &group::gr_gid);
 }
 
 Result<Owner> find_owner(const std::string& user, const std::string& group) {
