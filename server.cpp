@@ -73,11 +73,8 @@ std::string find_executable(const std::string& argv0, const std::string& start_d
     if (argv0.find('/') != std::string::npos)
         return argv0[0] == '/' ? argv0 : start_dir + "/" + argv0;
     const char* path = std::getenv("PATH");
-    for (const std::string_view directory : split(path != nullptr ? path : "", ':')) {
-        std::string candidate = std::string(directory) + "/" + argv0;
-        if (::access(candidate.c_str(), X_OK) == 0) return candidate;
-    }
-    return "/proc/self/exe";
+    const std::string found = find_on_path(path != nullptr ? path : "", argv0);
+    return found.empty() ? "/proc/self/exe" : found;
 }
 
 /// What goes in front of sys.path, the last one foremost.

@@ -266,6 +266,18 @@ std::optional<std::string> find_variable(const Environment& environment, std::st
     return std::nullopt;
 }
 
+bool is_executable(const std::string& path) {
+    return ::access(path.c_str(), X_OK) == 0;
+}
+
+std::string find_on_path(std::string_view path, const std::string& name) {
+    for (const std::string_view directory : split(path, ':')) {
+        std::string candidate = std::string(directory) + "/" + name;
+        if (!directory.empty() && is_executable(candidate)) return candidate;
+    }
+    return {};
+}
+
 Error execute(const std::string& path, std::vector<std::string> argv, Environment environment) {
     const auto pointers = [](std::vector<std::string>& strings) {
         std::vector<char*> list;

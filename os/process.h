@@ -90,6 +90,10 @@ using Environment = std::vector<std::string>;
 /// The value of `name`; nullopt if it is not set.
 std::optional<std::string> find_variable(const Environment& environment, std::string_view name);
 
+[[nodiscard]] bool is_executable(const std::string& path);
+/// Where the first program called `name` is in the directories of PATH; "" if there is none.
+[[nodiscard]] std::string find_on_path(std::string_view path, const std::string& name);
+
 /// Becomes the program at `path`. Returns only if that fails: errno_error.
 Error execute(const std::string& path, std::vector<std::string> argv, Environment environment);
 

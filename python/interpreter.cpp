@@ -44,10 +44,6 @@ int dump_signal() {
 
 // --- choosing an interpreter ---
 
-bool is_executable(const std::string& path) {
-    return ::access(path.c_str(), X_OK) == 0;
-}
-
 /// "3.11" out of "3.11.2" or "3.11.2.final.0".
 std::string minor_version(std::string_view version) {
     const size_t first = version.find('.');
@@ -87,21 +83,11 @@ Result<bool> take_venv(const std::string& directory, PythonChoice& choice) {
     return true;
 }
 
-/// Directory of the first `name` on PATH; "" if there is none.
-std::string directory_on_path(const std::string& path, const std::string& name) {
-    for (const std::string_view directory : split(path, ':')) {
-        if (!directory.empty() && is_executable(std::string(directory) + "/" + name))
-            return std::string(directory);
-    }
-    return {};
-}
-
 /// The interpreter this binary was linked for, wherever it is by now.
 std::string built_for(const std::string& path) {
     if (is_executable(GCORN_PYTHON)) return GCORN_PYTHON;
-    const std::string name = std::string("python") + kPythonVersion;
-    const std::string directory = directory_on_path(path, name);
-    return directory.empty() ? GCORN_PYTHON : directory + "/" + name;
+    const std::string found = find_on_path(path, std::string("python") + kPythonVersion);
+    return found.empty() ? GCORN_PYTHON : found;
 }
 
 }  // namespace
@@ -111,9 +97,10 @@ Result<PythonChoice> choose_python(const std::string& virtual_env, const std::st
     PythonChoice choice;
     const std::filesystem::path own_bin =
         std::filesystem::path(binary).lexically_normal().parent_path();
-    const std::string bin = directory_on_path(path, "python3");
+    const std::filesystem::path bin =
+        std::filesystem::path(find_on_path(path, "python3")).parent_path();
     for (const std::string& directory :
-         {own_bin.parent_path().string(), virtual_env, bin.substr(0, bin.rfind('/'))}) {
+         {own_bin.parent_path().string(), virtual_env, bin.parent_path().string()}) {
         if (directory.empty()) continue;
         Result<bool> taken = take_venv(directory, choice);
         if (!taken) return taken.error();
