@@ -38,12 +38,7 @@ void end_forked_copy() {
     }
     PyErr_Clear();
     if (!call_object(import("atexit", "_run_exitfuncs"))) PyErr_Clear();
-    for (const char* name : {"stdout", "stderr"}) {
-        PyObject* stream = PySys_GetObject(name);  // borrowed
-        if (stream != nullptr && stream != Py_None &&
-            !PyRef::steal(PyObject_CallMethod(stream, "flush", nullptr)))
-            PyErr_Clear();
-    }
+    flush_standard_streams();
     std::fflush(nullptr);
     ::_exit(status);
 }

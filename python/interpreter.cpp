@@ -114,15 +114,6 @@ Result<PythonChoice> choose_python(const std::string& virtual_env, const std::st
 
 namespace {
 
-/// For sys.stdout and sys.stderr, which may be None or whatever an application put there.
-template <typename Call>
-void for_standard_streams(Call call) {
-    for (const char* name : {"stdout", "stderr"}) {
-        PyObject* stream = PySys_GetObject(name);  // borrowed
-        if (stream != nullptr && stream != Py_None && !call(stream)) PyErr_Clear();
-    }
-}
-
 /// Makes each line one write(2), at once. Python would keep lines for a file or a pipe back, and a
 /// crash would lose them; with PYTHONUNBUFFERED it writes a line's end by itself, and the lines of
 /// several workers mix.
@@ -147,12 +138,9 @@ Result<std::unique_ptr<Interpreter>> Interpreter::start(InterpreterOptions optio
     PyStatus status =
         PyConfig_SetBytesArgv(&config, static_cast<Py_ssize_t>(argv.size()), argv.data());
     const char* executable = options.python.executable.c_str();
-    if (*executable != '\0') {
-        if (!PyStatus_Exception(status))
-            status = PyConfig_SetBytesString(&config, &config.program_name, executable);
-        if (!PyStatus_Exception(status))
-            status = PyConfig_SetBytesString(&config, &config.executable, executable);
-    }
+    for (wchar_t** field : {&config.program_name, &config.executable})
+        if (*executable != '\0' && !PyStatus_Exception(status))
+            status = PyConfig_SetBytesString(&config, field, executable);
     if (!PyStatus_Exception(status)) status = Py_InitializeFromConfig(&config);
     PyConfig_Clear(&config);
     if (PyStatus_Exception(status))
@@ -198,10 +186,7 @@ void Interpreter::finalize() {
 void Interpreter::before_fork() {
     fork_gil_ = PyGILState_Ensure();
     if (!std::exchange(has_forked_, true)) share_with_workers();
-    // Or each worker would write the line that somebody began.
-    for_standard_streams([](PyObject* stream) {
-        return static_cast<bool>(PyRef::steal(PyObject_CallMethod(stream, "flush", nullptr)));
-    });
+    flush_standard_streams();  // or each worker would write the line that somebody began
     PyOS_BeforeFork();
 }
 

@@ -266,6 +266,25 @@ private:
     PyRef list_;
 };
 
+// --- standard output ---
+
+/// Calls `call`, which may raise, for sys.stdout and sys.stderr; they may be None or whatever an
+/// application put there.
+template <typename Call>
+void for_standard_streams(Call call) {
+    for (const char* name : {"stdout", "stderr"}) {
+        PyObject* stream = PySys_GetObject(name);  // borrowed
+        if (stream != nullptr && stream != Py_None && !call(stream)) PyErr_Clear();
+    }
+}
+
+/// What they hold goes out.
+inline void flush_standard_streams() {
+    for_standard_streams([](PyObject* stream) {
+        return static_cast<bool>(PyRef::steal(PyObject_CallMethod(stream, "flush", nullptr)));
+    });
+}
+
 // --- exceptions ---
 
 /// The exception that is set, cleared from the thread; null if there is none. Its traceback is
