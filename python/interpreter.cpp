@@ -494,6 +494,11 @@ std::string take_error_text(bool with_traceback) {
     return text;
 }
 
+std::string take_error_sentence() {
+    const std::string text = take_error_text(false);
+    return text.substr(std::min(text.find(": ") + 2, text.size()));
+}
+
 Error python_error(const std::string& what, int code) {
     return Error{code, what + ": " + take_error_text(false)};
 }

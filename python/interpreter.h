@@ -145,6 +145,9 @@ private:
 /// with_traceback false: only what it says, in one line ("ValueError: bad value"). GIL held.
 [[nodiscard]] std::string take_error_text(bool with_traceback = true);
 
+/// What that one says, without its name: of those whose text is a whole sentence. GIL held.
+[[nodiscard]] std::string take_error_sentence();
+
 /// The exception that is set as an Error: "WHAT: " and its last line; clears it. GIL held.
 [[nodiscard]] Error python_error(const std::string& what, int code = 1);
 

@@ -147,10 +147,8 @@ Status PythonLogging::set_up(bool takes_over) {
 }
 
 Status PythonLogging::failure() {
-    if (PyErr_ExceptionMatches(PyExc_RuntimeError) != 0) {  // a whole sentence, see glogging.py
-        std::string text = take_error_text(false);
-        return Error{1, text.substr(std::min(text.find(": ") + 2, text.size()))};
-    }
+    if (PyErr_ExceptionMatches(PyExc_RuntimeError) != 0)  // see glogging.py
+        return Error{1, take_error_sentence()};
     // Raw, because no sink may be open yet: then it goes to stderr.
     log_.write_raw("Exception in logger_class\n" + take_error_text());
     return Error{1, "logger_class cannot be set up"};

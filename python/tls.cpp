@@ -1,13 +1,6 @@
 #include "python/tls.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <utility>
-
-#include "base/fd.h"
-#include "base/text.h"
 
 #include "python/config_file.h"
 #include "python/embedded.h"
@@ -35,8 +28,6 @@ namespace {
 /// A TLS record carries at most so many bytes (RFC 8446 §5.1). All goes in and out in pieces of
 /// this size: a MemoryBIO keeps for ever the memory that it once needed.
 constexpr size_t kRecordBytes = 16 * 1024;
-/// More of a PEM file is not looked at before OpenSSL reads it.
-constexpr size_t kPemBytesMax = 1 << 20;
 
 PyRef as_bytes(std::string_view bytes) {
     return PyRef::steal(
@@ -173,50 +164,6 @@ PyRef make_ssl_context(const Config& cfg, const PyRef& make) {
                        number(cfg.cert_reqs), text(cfg.ciphers));
 }
 
-/// What a PEM file must hold; OpenSSL says "[SSL] PEM lib" if it holds something else.
-enum class Pem : uint8_t { Certificate, Key, Both };
-
-Status check_pem(const char* setting, const std::string& path, Pem pem) {
-    const std::string what = std::string(setting) + " '" + path + "'";
-    const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    std::string text(kPemBytesMax, '\0');
-    const ssize_t got = file.is_open() ? ::read(file.get(), text.data(), text.size()) : -1;
-    if (got < 0) return Error{1, errno_error(errno, what).message};
-    text.resize(static_cast<size_t>(got));
-    const auto has = [&text](const char* part) { return text.find(part) != std::string::npos; };
-    if (!has("-----BEGIN ")) return Error{1, what + " is not in PEM format"};
-    // "CERTIFICATE-----" and "TRUSTED CERTIFICATE-----"; no kind of key is named without these
-    // words.
-    if (pem != Pem::Key && !has("CERTIFICATE-----"))
-        return Error{1, what + " holds no certificate"};
-    if (pem != Pem::Certificate && !has("PRIVATE KEY-----"))
-        return Error{1, what + " holds no private key" +
-                            (pem == Pem::Both ? ", and keyfile is not set" : "")};
-    // "BEGIN ENCRYPTED PRIVATE KEY" (RFC 7468 §11), or the older "Proc-Type: 4,ENCRYPTED".
-    if (pem != Pem::Certificate && has("ENCRYPTED"))
-        return Error{1, what +
-                            " needs a passphrase, which a server cannot ask for: store the key "
-                            "without one, or load it in an ssl_context hook"};
-    return {};
-}
-
-/// The commonest mistakes, before OpenSSL words them ("[SSL] PEM lib"). A hook may use the
-/// settings, or not, as it likes.
-Status check_files(const Config& cfg) {
-    if (cfg.ssl_context) return {};
-    if (cfg.certfile.empty()) return Error{1, "keyfile is set, but certfile is not"};
-    if (cfg.cert_reqs != 0 && cfg.ca_certs.empty())
-        return Error{
-            1, "cert_reqs asks for client certificates: set ca_certs, by which to judge them"};
-    const bool has_keyfile = !cfg.keyfile.empty();
-    const Pem pem = has_keyfile ? Pem::Certificate : Pem::Both;
-    if (Status read = check_pem("certfile", cfg.certfile, pem); !read) return read;
-    if (has_keyfile) {
-        if (Status read = check_pem("keyfile", cfg.keyfile, Pem::Key); !read) return read;
-    }
-    return cfg.ca_certs.empty() ? Status() : check_pem("ca_certs", cfg.ca_certs, Pem::Certificate);
-}
-
 std::string files_of(const Config& cfg) {
     std::string text = "cannot set up TLS with certfile '" + cfg.certfile + "'";
     if (!cfg.keyfile.empty()) text += ", keyfile '" + cfg.keyfile + "'";
@@ -229,12 +176,14 @@ std::string files_of(const Config& cfg) {
 
 Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg) {
     if (!cfg.is_tls()) return std::shared_ptr<TlsContext>();
-    if (Status files = check_files(cfg); !files) return files.error();
     const WithGil gil;
     const PyRef names = run_embedded("tls");
     if (!names) return python_error("cannot set up TLS");
     auto tls = std::make_shared<TlsContext>();
     tls->context = make_ssl_context(cfg, name_in(names, "make_context"));
+    const PyRef refusal = name_in(names, "Refusal");
+    if (!tls->context && refusal && PyErr_ExceptionMatches(refusal.get()) != 0)
+        return Error{1, take_error_sentence()};
     if (!tls->context) return python_error(files_of(cfg));
     tls->peer_info = name_in(names, "PeerInfo");
     tls->memory_bio = import("ssl", "MemoryBIO");

@@ -5,6 +5,44 @@ connection."""
 import ssl
 
 
+class Refusal(Exception):
+    """A whole sentence about a setting or its file. They are the commonest mistakes, before OpenSSL
+    words them ("[SSL] PEM lib")."""
+
+
+def check_pem(setting, path, has_certificate, has_key):
+    what = "%s '%s'" % (setting, path)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(1 << 20)  # more is not looked at before OpenSSL reads it
+    except OSError as error:
+        raise Refusal("%s: %s" % (what, error.strerror)) from None
+    if b"-----BEGIN " not in text:
+        raise Refusal(what + " is not in PEM format")
+    # "CERTIFICATE-----" and "TRUSTED CERTIFICATE-----"; no kind of key is named without these words.
+    if has_certificate and b"CERTIFICATE-----" not in text:
+        raise Refusal(what + " holds no certificate")
+    if has_key and b"PRIVATE KEY-----" not in text:
+        raise Refusal(what + " holds no private key"
+                      + (", and keyfile is not set" if has_certificate else ""))
+    # "BEGIN ENCRYPTED PRIVATE KEY" (RFC 7468 §11), or the older "Proc-Type: 4,ENCRYPTED".
+    if has_key and b"ENCRYPTED" in text:
+        raise Refusal(what + " needs a passphrase, which a server cannot ask for: store the key "
+                             "without one, or load it in an ssl_context hook")
+
+
+def check_files(certfile, keyfile, ca_certs, cert_reqs, ciphers):
+    if not certfile:
+        raise Refusal("keyfile is set, but certfile is not")
+    if cert_reqs and not ca_certs:
+        raise Refusal("cert_reqs asks for client certificates: set ca_certs, by which to judge them")
+    check_pem("certfile", certfile, True, not keyfile)
+    if keyfile:
+        check_pem("keyfile", keyfile, False, True)
+    if ca_certs:
+        check_pem("ca_certs", ca_certs, True, False)
+
+
 def default_context(certfile, keyfile, ca_certs, cert_reqs, ciphers):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca_certs)
     # The empty password keeps OpenSSL from asking for one on the terminal: a server that waits for a
@@ -19,7 +57,8 @@ def default_context(certfile, keyfile, ca_certs, cert_reqs, ciphers):
 
 
 def make_context(config, hook, suppress_ragged_eofs, *settings):
-    if hook is None:
+    if hook is None:  # which may use the settings, or not, as it likes
+        check_files(*settings)
         context = default_context(*settings)
     else:
         context = hook(config, lambda: default_context(*settings))
