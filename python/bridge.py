@@ -408,7 +408,9 @@ def adjust(request, environ):
 
 
 def response(facts):
-    return _set(Response(), facts)
+    # "Name: value\r\n"…
+    lines = facts["headers"].split("\r\n")[:-1]
+    return _set(Response(), facts, headers=[tuple(line.split(": ", 1)) for line in lines])
 
 
 def _set(view, facts, **more):

@@ -183,7 +183,7 @@ struct ToPython {
     PyRef operator()(const StringList& list) const { return string_list_view(list); }
     PyRef operator()(const StringMap& map) const { return string_map_view(map); }
     PyRef operator()(const HookRef& hook) const {
-        if (hook) return PyRef::borrow(static_cast<PyObject*>(hook.object.get()));
+        if (hook) return object_of(hook);
         return hook.name.empty() ? PyRef::borrow(Py_None) : utf8_str(hook.name);
     }
     PyRef operator()(const OtherValue& other) const { return utf8_str(other.repr); }

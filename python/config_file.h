@@ -44,6 +44,11 @@ struct ConfigFile {
 /// gone. GIL held.
 [[nodiscard]] HookRef make_hook_ref(PyObject* object, std::string name);
 
+/// That object; null if there is none. GIL held.
+[[nodiscard]] inline PyRef object_of(const HookRef& hook) {
+    return PyRef::borrow(static_cast<PyObject*>(hook.object.get()));
+}
+
 /// The settings as Python sees them: the `cfg` of hooks, an object with one attribute a setting, of
 /// the type a gunicorn config file would give it. A copy: it does not follow later changes.
 /// GIL held. Raises.

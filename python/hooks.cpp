@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/text.h"
 #include "net/exchange.h"
+#include "python/config_file.h"
 #include "python/embedded.h"
 #include "python/forked_copy.h"
 #include "python/greenlet.h"
@@ -135,19 +136,6 @@ PyRef make_request(Exchange& exchange) {
     return call_embedded("_gcorn", "request", facts);
 }
 
-/// The application's fields, from "Name: value\r\n"….
-PyRef response_headers(std::string_view block) {
-    Items items;
-    for (size_t end = block.find("\r\n"); end != block.npos; end = block.find("\r\n")) {
-        const std::string_view line = block.substr(0, end);
-        const size_t colon = line.find(':');
-        items.add(pair(latin1_str(line.substr(0, colon)),
-                       latin1_str(colon == line.npos ? "" : trim(line.substr(colon + 1)))));
-        block.remove_prefix(end + 2);
-    }
-    return items.take();
-}
-
 PyRef content_length(const ResponseWriter& response) {
     if (!response.has_content_length()) return PyRef::borrow(Py_None);
     return PyRef::steal(PyLong_FromUnsignedLongLong(response.content_length()));
@@ -161,7 +149,7 @@ PyRef make_response(const Exchange& exchange) {
     const PyRef facts = Facts()
                             .add("status", latin1_str(response.status()))
                             .add("status_code", number(response.status_code()))
-                            .add("headers", response_headers(response.fields_block()))
+                            .add("headers", latin1_str(response.fields_block()))
                             .add("response_length", content_length(response))
                             .add("sent", number(static_cast<int64_t>(response.body_bytes())))
                             .add("headers_sent", boolean(response.head_sent()))
@@ -276,10 +264,10 @@ Status PythonHooks::run(Member hook, Arbiter* arbiter, Worker* worker,
         if (views) items.add(value < 0 ? PyRef::borrow(Py_None) : number(value));
     const PyRef list = items.take();
     const PyRef arguments = views && list ? PyRef::steal(PyList_AsTuple(list.get())) : PyRef();
-    auto* callable = static_cast<PyObject*>(reference.object.get());
     const bool was_interrupted = Interpreter::has_interrupted();
     const PyRef done = ending_copies([&] {  // before they take down what is their parent's
-        return PyRef::steal(arguments ? PyObject_CallObject(callable, arguments.get()) : nullptr);
+        return PyRef::steal(
+            arguments ? PyObject_CallObject(object_of(reference).get(), arguments.get()) : nullptr);
     });
     if (done) return {};
     if (Interpreter::has_interrupted() != was_interrupted) {
@@ -320,6 +308,12 @@ PyObject* PythonHooks::request_view(Exchange& exchange) {
     return (requests_[&exchange] = std::move(made)).get();
 }
 
+/// The Worker view, refreshed. Raises.
+PyRef PythonHooks::worker_view() const {
+    const PyRef views = make_views(nullptr, worker_);
+    return views ? PyRef::borrow(PyTuple_GET_ITEM(views.get(), 1)) : PyRef();
+}
+
 bool PythonHooks::pre_request(Exchange& exchange) {
     requests_.erase(&exchange);  // of an earlier request that never came to its end
     const HookRef hook = worker_->context().cfg.pre_request;
@@ -327,12 +321,9 @@ bool PythonHooks::pre_request(Exchange& exchange) {
         if (log_.enabled(Level::Debug)) log_.debug("%s", request_label(exchange).c_str());
         return true;
     }
-    const PyRef views = add_natives() ? make_views(nullptr, worker_) : PyRef();
-    PyObject* request = views ? request_view(exchange) : nullptr;
-    if (request == nullptr) return false;
-    return static_cast<bool>(PyRef::steal(
-        PyObject_CallFunctionObjArgs(static_cast<PyObject*>(hook.object.get()),
-                                     PyTuple_GET_ITEM(views.get(), 1), request, nullptr)));
+    const PyRef worker = add_natives() ? worker_view() : PyRef();
+    const PyRef request = PyRef::borrow(worker ? request_view(exchange) : nullptr);
+    return static_cast<bool>(call_object(object_of(hook), worker, request));
 }
 
 bool PythonHooks::environ_made(Exchange& exchange, PyObject* environ) {
@@ -360,12 +351,7 @@ bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
         else
             write_refused(exchange, request, response);  // pre_request failed
     }
-    if (!hook) return true;
-    const PyRef views = make_views(nullptr, worker_);
-    if (!views) return false;
-    return static_cast<bool>(PyRef::steal(PyObject_CallFunctionObjArgs(
-        static_cast<PyObject*>(hook.object.get()), PyTuple_GET_ITEM(views.get(), 1), request.get(),
-        environ.get(), response.get(), nullptr)));
+    return !hook || call_object(object_of(hook), worker_view(), request, environ, response);
 }
 
 void PythonHooks::write_access(const Exchange& exchange, const PyRef& request, const PyRef& environ,

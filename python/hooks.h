@@ -91,6 +91,7 @@ private:
     void write_access(const Exchange& exchange, const PyRef& request, const PyRef& environ,
                       const PyRef& response);
     void write_refused(const Exchange& exchange, const PyRef& request, const PyRef& response);
+    [[nodiscard]] PyRef worker_view() const;
     PyObject* request_view(Exchange& exchange);
 
     Logger& log_;

@@ -153,7 +153,7 @@ private:
 
 /// Raises.
 PyRef make_ssl_context(const Config& cfg, const PyRef& make) {
-    const auto hook = PyRef::borrow(static_cast<PyObject*>(cfg.ssl_context.object.get()));
+    const PyRef hook = object_of(cfg.ssl_context);
     const auto none = PyRef::borrow(Py_None);
     const auto text = [](const std::string& value) {
         return value.empty() ? PyRef::borrow(Py_None) : path_str(value);

@@ -326,7 +326,7 @@ const char* const kAccessCall =
     "           'REMOTE_ADDR': '10.0.0.9', 'HTTP_AUTHORIZATION': 'Basic YW5uOnB3',\n"
     "           'QUERY_STRING': 'a=1', 'PATH_INFO': PATH, 'shop.user': 'ann'}\n"
     "req = _gcorn.request({'headers': [('X-ID', '7'), ('REFERER', 'x\"y')], 'path': PATH})\n"
-    "resp = _gcorn.response({'status': '200 OK', 'headers': [('Content-Type', 'text/plain')],\n"
+    "resp = _gcorn.response({'status': '200 OK', 'headers': 'Content-Type: text/plain\\r\\n',\n"
     "                        'sent': 12})\n"
     "_gcorn_logging.access(resp, req, environ, 2345678)\n";
 
