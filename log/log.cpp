@@ -412,6 +412,7 @@ void Logger::write(Level level, std::string_view message) {
         if (d.syslog) d.put_syslog("error", level, message);
     }
     if (LogObserver* counter = d.counter.load()) counter->error_record(level, message);
+    if (text.empty()) return;
     if (LogObserver* observer = d.observer.load()) observer->error_record(level, message);
 }
 

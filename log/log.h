@@ -80,9 +80,9 @@ public:
     void write(Level level, std::string_view message);
     [[nodiscard]] bool enabled(Level level) const;
 
-    /// Unformatted text into the error log (wsgi.errors): one or more whole lines in one write; a
-    /// missing last newline is added. With json, one object with the text as "message" and
-    /// "stream":"wsgi.errors" instead of "level".
+    /// Unformatted text into the error log (wsgi.errors): one or more whole lines in one write, if
+    /// there are any; a missing last newline is added. With json, one object with the text as
+    /// "message" and "stream":"wsgi.errors" instead of "level".
     void write_raw(std::string_view text);
 
     /// One finished access line without its newline. Cheap when no access log is open.

@@ -58,22 +58,14 @@ PyObject* native_write(PyObject* self, PyObject* arguments) {
     Py_RETURN_TRUE;
 }
 
-PyObject* native_write_raw(PyObject* self, PyObject* text) {
+/// write_raw(text) and write_access(text)
+template <void (Logger::*kWrite)(std::string_view)>
+PyObject* native_write_text(PyObject* self, PyObject* text) {
     std::string message;
     if (!log_text(text, message)) return nullptr;
     {
         WithoutGil nogil;
-        if (!message.empty()) native_self<Logger>(self).write_raw(message);
-    }
-    return PyLong_FromSsize_t(PyUnicode_GET_LENGTH(text));
-}
-
-PyObject* native_write_access(PyObject* self, PyObject* text) {
-    std::string message;
-    if (!log_text(text, message)) return nullptr;
-    {
-        WithoutGil nogil;
-        native_self<Logger>(self).write_access(message);
+        (native_self<Logger>(self).*kWrite)(message);
     }
     return PyLong_FromSsize_t(PyUnicode_GET_LENGTH(text));
 }
@@ -88,8 +80,8 @@ PyObject* native_config(PyObject* self, PyObject*) {
 
 PyMethodDef kOfLogger[] = {
     {"write", native_write, METH_VARARGS, nullptr},
-    {"write_raw", native_write_raw, METH_O, nullptr},
-    {"write_access", native_write_access, METH_O, nullptr},
+    {"write_raw", native_write_text<&Logger::write_raw>, METH_O, nullptr},
+    {"write_access", native_write_text<&Logger::write_access>, METH_O, nullptr},
     {"error_fd", native_error_fd, METH_NOARGS, nullptr},
 };
 PyMethodDef kConfig = {"config", native_config, METH_NOARGS, nullptr};
