@@ -255,7 +255,7 @@ struct Logger::Impl {
                             std::string_view message) const;
     void put(FileSink& sink, std::string_view text);
     void put_syslog(std::string_view kind, Level level, std::string_view message);
-    void report_losses(uint64_t count, const std::string& name, const char* reason);
+    void note(Losses& losses, int reason, const std::string& name, const FileSink* file);
     void tell_stderr(std::string_view text) const;
     void tell_failure(const std::string& name, int reason, bool in_error_log);
     void capture();
@@ -294,28 +294,24 @@ std::string Logger::Impl::json_record(std::string_view kind, std::string_view va
 
 void Logger::Impl::put(FileSink& sink, std::string_view text) {
     if (sink.fd < 0) return;
-    if (const int reason = sink.write(text, options)) {
-        if (sink.losses.add(reason) && sink.fd != STDERR_FILENO)
-            tell_failure(sink.path, reason, &sink != &error);
-        return;
-    }
-    if (const uint64_t count = sink.losses.take())
-        report_losses(count, sink.path, sink.losses.reason());
+    note(sink.losses, sink.write(text, options), sink.path, &sink);
 }
 
 void Logger::Impl::put_syslog(std::string_view kind, Level level, std::string_view message) {
     const int severity = level_name(level).syslog_severity;
-    if (const int reason = syslog->write(kind, severity, pid, message)) {
-        if (syslog_losses.add(reason)) tell_failure(options.syslog_addr, reason, true);
-        return;
-    }
-    if (const uint64_t count = syslog_losses.take())
-        report_losses(count, options.syslog_addr, syslog_losses.reason());
+    note(syslog_losses, syslog->write(kind, severity, pid, message), options.syslog_addr, nullptr);
 }
 
-void Logger::Impl::report_losses(uint64_t count, const std::string& name, const char* reason) {
-    put(error, record(Level::Warning, std::to_string(count) + " log records were lost: '" + name +
-                                          "' could not be written (" + reason + ")"));
+/// What became of one record: 0, or the errno with which it was lost. file: null for syslog.
+void Logger::Impl::note(Losses& losses, int reason, const std::string& name, const FileSink* file) {
+    if (reason != 0) {
+        const bool is_stderr = file != nullptr && file->fd == STDERR_FILENO;
+        if (losses.add(reason) && !is_stderr) tell_failure(name, reason, file != &error);
+    } else if (const uint64_t count = losses.take()) {
+        put(error,
+            record(Level::Warning, std::to_string(count) + " log records were lost: '" + name +
+                                       "' could not be written (" + losses.reason() + ")"));
+    }
 }
 
 /// The last resort; nobody waits for it.
@@ -412,11 +408,11 @@ void Logger::write(Level level, std::string_view message) {
         if (d.syslog) d.put_syslog("error", level, message);
     }
     if (LogObserver* counter = d.counter.load()) counter->error_record(level, message);
-    if (text.empty()) return;
     if (LogObserver* observer = d.observer.load()) observer->error_record(level, message);
 }
 
 void Logger::write_raw(std::string_view text) {
+    if (text.empty()) return;
     Impl& d = *impl_;
     std::string out;
     if (d.options.json) {
