@@ -228,10 +228,10 @@ Status Arbiter::prepare(Generation& generation) {
         has_fd = has_fd || spec->kind == BindSpec::Kind::Fd;
         // One descriptor cannot be polled twice, and a second socket would take the first one's
         // path. A port that is named twice is found in use.
-        const bool is_repeated =
-            spec->kind != BindSpec::Kind::Tcp &&
-            std::any_of(generation.specs.begin(), generation.specs.end(),
-                        [&](const BindSpec& other) { return is_same_place(other, *spec); });
+        const bool is_repeated = spec->kind != BindSpec::Kind::Tcp &&
+                                 std::ranges::any_of(generation.specs, [&](const BindSpec& other) {
+                                     return is_same_place(other, *spec);
+                                 });
         if (is_repeated)
             log().warning("bind names %s more than once", text.c_str());
         else
@@ -295,7 +295,7 @@ void Arbiter::adopt_listeners(Generation& generation) {
             const auto fd = parse_decimal(text);
             if (!fd || *fd > INT_MAX) continue;
             const int number = static_cast<int>(*fd);
-            if (std::find(fds.begin(), fds.end(), number) == fds.end()) fds.push_back(number);
+            if (std::ranges::find(fds, number) == fds.end()) fds.push_back(number);
         }
         options_.runtime.set_environment("GUNICORN_FD", nullptr);
     }
@@ -391,8 +391,7 @@ Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool
 }
 
 bool Arbiter::uses(const Generation& generation, const Listener& listener) {
-    const auto& used = generation.listeners;
-    return std::find(used.begin(), used.end(), &listener) != used.end();
+    return std::ranges::find(generation.listeners, &listener) != generation.listeners.end();
 }
 
 /// Closes what the configuration in force does not use. The objects stay until prune(), because
@@ -523,8 +522,7 @@ int64_t Arbiter::manage_workers() {
     std::vector<Child*> team;
     for (auto& [pid, child] : children_)
         if (child.generation == &target() && is_active(child)) team.push_back(&child);
-    std::sort(team.begin(), team.end(),
-              [](const Child* a, const Child* b) { return a->worker->age() < b->worker->age(); });
+    std::ranges::sort(team, {}, [](const Child* child) { return child->worker->age(); });
     const auto is_worn = [&](const Child& child) {
         return child.was_ready() && slot(child).wants_replacement.load();
     };
@@ -631,13 +629,13 @@ int64_t Arbiter::watch_host() {
 void Arbiter::prune() {
     std::erase_if(generations_, [&](const auto& generation) {
         if (generation.get() == current_ || generation.get() == pending_) return false;
-        return std::none_of(children_.begin(), children_.end(), [&](const auto& entry) {
+        return std::ranges::none_of(children_, [&](const auto& entry) {
             return entry.second.generation == generation.get();
         });
     });
     std::erase_if(listeners_, [&](const auto& listener) {
-        return std::none_of(generations_.begin(), generations_.end(),
-                            [&](const auto& generation) { return uses(*generation, *listener); });
+        return std::ranges::none_of(
+            generations_, [&](const auto& generation) { return uses(*generation, *listener); });
     });
 }
 
