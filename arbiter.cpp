@@ -145,7 +145,8 @@ Status Arbiter::start() {
     if (Status status = options_.hooks.nworkers_changed(*this, num_workers_, -1); !status)
         return fatal_hook(status);
     if (generation.cfg.preload_app) {
-        if (Status status = load_application(); !status) return status;
+        if (Status status = options_.app.load(); !status) return status;
+        app_is_loaded_ = true;
     }
     log().info("Starting gcorn %s", options_.version.c_str());
 
@@ -160,11 +161,7 @@ Status Arbiter::start() {
     oom_kills_.emplace();
     backoff_ms_ = kBackoffMinMs;
 
-    if (!generation.cfg.pidfile.empty()) {
-        Result<Pidfile> pidfile = Pidfile::create(pidfile_path(generation.cfg), pid_);
-        if (!pidfile) return fatal(pidfile.error());
-        pidfile_.emplace(std::move(*pidfile));
-    }
+    if (Status status = write_pidfile(); !status) return fatal(status.error());
     if (Status status = options_.hooks.on_starting(*this); !status) return fatal_hook(status);
     if (Status status = signals::open(); !status) return fatal(status.error());
     signals::catch_for_arbiter();
@@ -246,14 +243,8 @@ Status Arbiter::prepare(Generation& generation) {
     return {};
 }
 
-Status Arbiter::load_application() {
-    if (Status status = options_.app.load(); !status) return status;
-    app_is_loaded_ = true;
-    return {};
-}
-
-std::string Arbiter::pidfile_path(const Config& cfg) const {
-    return cfg.pidfile + (predecessor_ != 0 ? ".2" : "");
+std::string Arbiter::pidfile_path() const {
+    return cfg().pidfile.empty() ? "" : cfg().pidfile + (predecessor_ != 0 ? ".2" : "");
 }
 
 /// Tells the supervisor once somebody serves, and again after each reload.
@@ -913,7 +904,7 @@ void Arbiter::commit_reload() {
     close_unused_listeners();
     if (addresses() != before.addresses)
         log().info("Listening at: %s", join(addresses(), ",").c_str());
-    move_pidfile();
+    if (Status status = write_pidfile(); !status) log().error("%s", status.message().c_str());
     set_title("gcorn: master [" + proc_name() + "]");
     announce_ready();
 }
@@ -935,17 +926,19 @@ void Arbiter::abandon_reload(const std::string& why) {
     announce_ready();
 }
 
-/// After a reload: the setting may be new, or somebody may have removed the file.
-void Arbiter::move_pidfile() {
-    const std::string path = cfg().pidfile.empty() ? "" : pidfile_path(cfg());
-    std::optional<Pidfile> moved;
+/// At the start, and after a reload: the setting may be new, or somebody may have removed the file.
+/// Error: the file of before stays.
+Status Arbiter::write_pidfile() {
+    const std::string path = pidfile_path();
+    std::optional<Pidfile> written;
     if (!path.empty()) {
         Result<Pidfile> pidfile = Pidfile::create(path, pid_);
-        if (!pidfile) return log().error("%s", pidfile.message().c_str());  // the old one stays
-        moved.emplace(std::move(*pidfile));
+        if (!pidfile) return pidfile.error();
+        written.emplace(std::move(*pidfile));
     }
     if (pidfile_ && pidfile_->path() != path) pidfile_->unlink();
-    pidfile_ = std::move(moved);
+    pidfile_ = std::move(written);
+    return {};
 }
 
 /// raw_env. What the variables were at the start is kept, so that a reload can take them back.
@@ -1057,7 +1050,7 @@ Status Arbiter::pass_listeners(Environment& environment) {
 void Arbiter::promote() {
     predecessor_ = 0;
     log().info("Master has been promoted.");
-    if (pidfile_) note_error("pid file", pidfile_->rename(pidfile_path(cfg())));
+    if (pidfile_) note_error("pid file", pidfile_->rename(pidfile_path()));
     set_title("gcorn: master [" + proc_name() + "]");
     note_notice(notifier_->reclaim_main_pid());
     announce_ready();

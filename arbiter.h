@@ -138,8 +138,7 @@ private:
     int fail_start(const Error& error);
     int finish();
     Status prepare(Generation& generation);
-    Status load_application();
-    [[nodiscard]] std::string pidfile_path(const Config& cfg) const;
+    [[nodiscard]] std::string pidfile_path() const;  // "" = none
     void announce_ready();
     void note_notice(const Status& status);
     void note_error(const char* what, const Status& status);
@@ -185,7 +184,7 @@ private:
     Status begin_reload();
     void commit_reload();
     void abandon_reload(const std::string& why);
-    void move_pidfile();
+    Status write_pidfile();
     void apply_environment(const Config& cfg);
     void undo_environment();
     void stop(int signal, int code, std::string reason);
