@@ -18,10 +18,8 @@ static_assert(FieldId::Expect == static_cast<FieldId>(6), "the deciding fields c
 static_assert(static_cast<size_t>(FieldId::Count) <= 64, "sets of FieldIds are 64-bit masks");
 
 const Field* RequestHead::find(FieldId id) const {
-    for (const Field& field : fields) {
-        if (field.id == id) return &field;
-    }
-    return nullptr;
+    const auto found = std::ranges::find(fields, id, &Field::id);
+    return found == fields.end() ? nullptr : &*found;
 }
 
 SchemeHeaders::SchemeHeaders(std::vector<Entry> entries) : entries_(std::move(entries)) {
@@ -123,19 +121,18 @@ inline size_t find_colon(std::string_view line) {
     return i;
 }
 
-// The limits as they act (see HttpPolicy).
+// The limits as they act (see HttpPolicy): 0 is the most that is possible.
+uint32_t at_most(uint32_t limit, uint32_t most) {
+    return limit == 0 ? most : std::min(limit, most);
+}
 uint32_t line_bytes_max(const HttpPolicy& policy) {
-    constexpr uint32_t kMost = 8190;
-    return policy.limit_request_line == 0 ? kMost : std::min(policy.limit_request_line, kMost);
+    return at_most(policy.limit_request_line, 8190);
 }
 uint32_t fields_max(const HttpPolicy& policy) {
-    constexpr uint32_t kMost = 32768;
-    return policy.limit_request_fields == 0 ? kMost : std::min(policy.limit_request_fields, kMost);
+    return at_most(policy.limit_request_fields, 32768);
 }
 uint32_t field_bytes_max(const HttpPolicy& policy) {
-    const uint32_t most = kHeadBytesMax;
-    return policy.limit_request_field_size == 0 ? most
-                                                : std::min(policy.limit_request_field_size, most);
+    return at_most(policy.limit_request_field_size, kHeadBytesMax);
 }
 /// Of the header section with its final CRLF; only fields that are dropped can reach it
 /// (gunicorn: max_buffer_headers).
@@ -177,12 +174,8 @@ size_t ip_literal_size(std::string_view text) {
 
 /// A TCP port in decimal. Empty is legal after the colon of a Host (RFC 3986 §3.2.3).
 bool is_port(std::string_view text) {
-    uint32_t port = 0;
-    for (const char c : text) {
-        if (!is_digit(c) || port > 65535) return false;
-        port = port * 10 + static_cast<uint32_t>(c - '0');
-    }
-    return port <= 65535;
+    const std::optional<uint64_t> port = parse_decimal(text);
+    return text.empty() || (port && *port <= 65535);
 }
 
 /// uri-host [ ":" port ] (RFC 9110 §7.2) with a host that is not empty. No userinfo: RFC 9110
@@ -859,10 +852,8 @@ bool BodyReader::end_trailer_line(HttpError& error) {
         constexpr FieldId kForbidden[] = {FieldId::Host,    FieldId::ContentLength,
                                           FieldId::Trailer, FieldId::TransferEncoding,
                                           FieldId::Te,      FieldId::Authorization};
-        if (std::find(std::begin(kForbidden), std::end(kForbidden), field.id) !=
-            std::end(kForbidden)) {
+        if (std::ranges::find(kForbidden, field.id) != std::end(kForbidden))
             return refuse(error, 400, "forbidden trailer field", field.name);
-        }
         if (++trailer_fields_ > fields_max(*policy_))
             return refuse(error, 431, "too many trailer fields", field.name);
     }
