@@ -622,20 +622,12 @@ const Setting* find_setting(std::string_view name) {
 }
 
 std::string_view section_title(Section section) {
-    switch (section) {
-        case ConfigFile: return "Config file";
-        case ServerSocket: return "Server socket";
-        case WorkerProcesses: return "Worker processes";
-        case Security: return "Security";
-        case Debugging: return "Debugging";
-        case ServerMechanics: return "Server mechanics";
-        case Logging: return "Logging";
-        case ProcessNaming: return "Process naming";
-        case Tls: return "TLS";
-        case ServerHooks: return "Server hooks";
-        case OutOfScope: return "Out of scope";
-    }
-    return "";
+    static constexpr std::string_view kTitles[] = {
+        "Config file", "Server socket",    "Worker processes", "Security",
+        "Debugging",   "Server mechanics", "Logging",          "Process naming",
+        "TLS",         "Server hooks",     "Out of scope"};
+    static_assert(std::size(kTitles) == static_cast<size_t>(OutOfScope) + 1);
+    return kTitles[static_cast<size_t>(section)];
 }
 
 }  // namespace gcorn
