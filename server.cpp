@@ -47,17 +47,16 @@ namespace {
 
 constexpr size_t kHelpWidthDefault = 80;
 
-/// Whoever redirects it to a file wants the whole text or an error.
-Status print(const std::string& text) {
-    const bool is_written = std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
-    if (is_written) return {};
-    return Error{kExitConfigError, errno_error(errno, "write to the standard output").message};
-}
-
 int fail(const Error& error) {
     std::fflush(stdout);
     std::fputs(startup_error_text(error).c_str(), stderr);
     return error.code != 0 ? error.code : kExitConfigError;
+}
+
+/// Whoever redirects it to a file wants the whole text or an error: the exit code.
+int print(const std::string& text) {
+    if (std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0) return 0;
+    return fail({kExitConfigError, errno_error(errno, "write to the standard output").message});
 }
 
 size_t terminal_width() {
@@ -152,15 +151,10 @@ private:
 
 int Server::run() {
     if (Status read = read_command_line(); !read) return fail(read.error());
-    for (const CommandLine* line : {&command_line_, &environment_line_}) {
-        if (!line->help) continue;
-        const Status printed = print(help_in_form(line->help_form, terminal_width()));
-        return printed ? 0 : fail(printed.error());
-    }
-    if (command_line_.version || environment_line_.version) {
-        const Status printed = print("gcorn (version " GCORN_VERSION ")\n");
-        return printed ? 0 : fail(printed.error());
-    }
+    for (const CommandLine* line : {&command_line_, &environment_line_})
+        if (line->help) return print(help_in_form(line->help_form, terminal_width()));
+    if (command_line_.version || environment_line_.version)
+        return print("gcorn (version " GCORN_VERSION ")\n");
     if (Status started = start_python(); !started) return fail(started.error());
     Result<ResolvedConfig> resolved = resolve();
     if (!resolved) return fail(resolved.error());
@@ -365,8 +359,7 @@ std::string Server::paste_specification(const Config& cfg) const {
 /// --check-config and --print-config: everything short of serving, in this process.
 int Server::check(const ResolvedConfig& resolved) {
     if (resolved.config.print_config) {
-        if (Status printed = print(print_config_text(resolved)); !printed)
-            return fail(printed.error());
+        if (const int code = print(print_config_text(resolved)); code != 0) return code;
     }
     if (Status applied = apply_directories(resolved.config); !applied) return fail(applied.error());
     if (Result<LogOptions> options = log_options(resolved.config); !options)
