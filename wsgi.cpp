@@ -263,7 +263,7 @@ public:
     /// Raises (MemoryError only).
     [[nodiscard]] PyRef make_start_response(Exchange& exchange) {
         PyRef object = start_response.take();
-        if (!object) object = new_bound(start_response_type);
+        if (!object) object = new_object(start_response_type);
         if (!object) return {};
         StartResponse* self = as_start_response(object.get());
         self->bound.exchange = &exchange;

@@ -461,10 +461,6 @@ private:
     }
 };
 
-PyRef new_bound(const PyRef& type) {
-    return PyRef::steal(PyType_GenericAlloc(reinterpret_cast<PyTypeObject*>(type.get()), 0));
-}
-
 EnvironMaker::EnvironMaker() = default;
 EnvironMaker::~EnvironMaker() = default;
 
@@ -570,8 +566,8 @@ bool EnvironMaker::prepare_pattern(Pattern& pattern) const {
 bool EnvironMaker::add_bound(RequestEnviron& environ) {
     environ.early_hints = early_hints_.take();
     environ.socket = socket_.take();
-    if (!environ.early_hints) environ.early_hints = new_bound(early_hints_type_);
-    if (!environ.socket) environ.socket = new_bound(socket_type_);
+    if (!environ.early_hints) environ.early_hints = new_object(early_hints_type_);
+    if (!environ.socket) environ.socket = new_object(socket_type_);
     return set(environ.dict.get(), names_->wsgi_early_hints, environ.early_hints) &&
            set(environ.dict.get(), names_->gunicorn_socket, environ.socket);
 }

@@ -37,8 +37,6 @@ struct RequestBound {
 inline RequestBound* as_bound(PyObject* object) {
     return reinterpret_cast<RequestBound*>(object);
 }
-/// An instance, all zero. Raises (MemoryError only).
-PyRef new_bound(const PyRef& type);
 
 /// The environ of one request, and the objects in it that are bound to the request.
 struct RequestEnviron {

@@ -335,6 +335,11 @@ template <typename Function>
     return reinterpret_cast<void*>(function);
 }
 
+/// An instance, all zero. Raises (MemoryError only).
+[[nodiscard]] inline PyRef new_object(const PyRef& type) {
+    return PyRef::steal(PyType_GenericAlloc(reinterpret_cast<PyTypeObject*>(type.get()), 0));
+}
+
 /// Py_tp_dealloc of objects that own nothing any more.
 inline void plain_dealloc(PyObject* object) {
     PyTypeObject* type = Py_TYPE(object);

@@ -269,14 +269,9 @@ PyType_Spec input_spec = {"gcorn.Input", sizeof(InputObject), 0,
                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, input_slots};
 
 PyRef new_input(const PyRef& type, Exchange* exchange) {
-    auto* self = PyObject_New(InputObject, reinterpret_cast<PyTypeObject*>(type.get()));
-    if (self == nullptr) return {};
-    self->exchange = exchange;
-    self->block = nullptr;
-    self->block_start = self->position = 0;
-    self->error = 0;
-    self->is_over = false;
-    return PyRef::steal(reinterpret_cast<PyObject*>(self));
+    PyRef input = new_object(type);
+    if (input) as_input(input.get())->exchange = exchange;
+    return input;
 }
 
 }  // namespace
@@ -428,10 +423,9 @@ bool Streams::prepare(Logger& log) {
     if (errors_type_) file_wrapper_ = name_in(run_embedded("file_wrapper"), "FileWrapper");
     if (!file_wrapper_) return false;
     no_input_ = new_input(input_type_, nullptr);
-    auto* errors = PyObject_New(ErrorsObject, reinterpret_cast<PyTypeObject*>(errors_type_.get()));
-    if (errors == nullptr) return false;
-    errors->buffer = errors_buffer_.get();
-    errors_.reset(reinterpret_cast<PyObject*>(errors));
+    errors_ = new_object(errors_type_);
+    if (!errors_) return false;
+    reinterpret_cast<ErrorsObject*>(errors_.get())->buffer = errors_buffer_.get();
     file_io_ = import("io", "FileIO");
     buffered_reader_ = file_io_ ? import("io", "BufferedReader") : PyRef();
     buffered_random_ = buffered_reader_ ? import("io", "BufferedRandom") : PyRef();
