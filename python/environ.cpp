@@ -58,13 +58,9 @@ constexpr size_t kPatterns = 8;
 constexpr unsigned kPlaceShift = 64 - 3;
 constexpr size_t kKeptBytesMax = 512;  // of one value
 
-/// An interned str of the process's own; null with an exception set. Raises.
-PyRef interned(std::string_view text) {
-    PyRef str = latin1_str(text);
-    if (!str) return str;
-    PyObject* object = str.release();
-    PyUnicode_InternInPlace(&object);  // takes the reference and gives one back
-    return PyRef::steal(object);
+/// An interned str of the process's own. Raises.
+PyRef interned(const char* ascii) {
+    return PyRef::steal(PyUnicode_InternFromString(ascii));
 }
 
 /// "user-agent" → "HTTP_USER_AGENT"; the two fields of RFC 3875 §4.1.2-3 have no prefix.
@@ -204,9 +200,9 @@ bool EnvironMaker::Names::prepare(PyObject* no_input) {
 #undef GCORN_KEY_INTERN
     // NOLINTEND(bugprone-macro-parentheses)
     for (size_t id = 1; id < kFieldIds; ++id)
-        if (!(fields[id] = interned(environ_key(kFieldNames[id])))) return false;
+        if (!(fields[id] = interned(environ_key(kFieldNames[id]).c_str()))) return false;
     for (size_t i = 0; i < methods.size(); ++i)
-        if (!(methods[i] = interned(kMethods[i]))) return false;
+        if (!(methods[i] = interned(kMethods[i].data()))) return false;
     get = interned("GET");
     http = interned("http");
     https = interned("https");
