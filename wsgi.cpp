@@ -108,16 +108,12 @@ bool ends_here(const ResponseWriter& response) {
 }
 
 PyObject* write(StartResponse* start, Exchange* exchange, PyObject* bytes) {
-    if (!PyBytes_Check(bytes)) {
-        PyErr_SetString(PyExc_TypeError, "write() takes one bytes object");
-        return nullptr;
-    }
+    if (!PyBytes_Check(bytes))
+        return PyErr_Format(PyExc_TypeError, "write() takes one bytes object");
     const SendTurn turn(*exchange);
     if (running(reinterpret_cast<PyObject*>(start), "write") == nullptr) return nullptr;
-    if (!start->is_started || start->is_ended) {
-        PyErr_SetString(PyExc_AssertionError, "write() outside of the response");
-        return nullptr;
-    }
+    if (!start->is_started || start->is_ended)
+        return PyErr_Format(PyExc_AssertionError, "write() outside of the response");
     const std::string_view block = bytes_view(bytes);
     const ResponseWriter::Pieces pieces = exchange->response.body(block.size());
     bool is_sent = false;
@@ -152,19 +148,15 @@ PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t fl
         raise_again(arguments.exc_info);
         return nullptr;
     }
-    if (me->is_ended || (arguments.exc_info == nullptr && me->is_started)) {
-        PyErr_SetString(PyExc_AssertionError, "Response headers already set!");
-        return nullptr;
-    }
+    if (me->is_ended || (arguments.exc_info == nullptr && me->is_started))
+        return PyErr_Format(PyExc_AssertionError, "Response headers already set!");
     me->is_started = false;  // stays so if anything below is refused
     KnownAnswer& known = (*me->known)[KnownAnswer::place(arguments.headers, me->known->size())];
     if (!known.repeat(arguments.status, arguments.headers, response)) {
         std::string_view status;
         if (!field_text(arguments.status, "status", false, status)) return nullptr;
-        if (const Status accepted = response.set_status(status); !accepted) {
-            PyErr_SetString(PyExc_ValueError, accepted.message().c_str());
-            return nullptr;
-        }
+        if (const Status accepted = response.set_status(status); !accepted)
+            return PyErr_Format(PyExc_ValueError, "%s", accepted.message().c_str());
         if (!add_headers(response, arguments.headers, false)) return nullptr;
         known.keep(arguments.status, arguments.headers, response);
     }
@@ -174,10 +166,8 @@ PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t fl
 
 /// 103 Early Hints (RFC 8297), sent at once; silently nothing where the client cannot take it.
 PyObject* early_hints_call(PyObject* self, PyObject* arguments, PyObject* names) {
-    if (PyTuple_GET_SIZE(arguments) != 1 || names != nullptr) {
-        PyErr_SetString(PyExc_TypeError, "early_hints() takes one list of headers");
-        return nullptr;
-    }
+    if (PyTuple_GET_SIZE(arguments) != 1 || names != nullptr)
+        return PyErr_Format(PyExc_TypeError, "early_hints() takes one list of headers");
     Exchange* exchange = running(self, "early_hints");
     if (exchange == nullptr) return nullptr;
     const PyRef headers = plain_headers(PyTuple_GET_ITEM(arguments, 0));

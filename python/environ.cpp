@@ -270,8 +270,7 @@ std::shared_ptr<Exchange> exchange_of(SocketObject* self) {
 }
 
 PyObject* raise_os_error(const Error& error) {
-    PyErr_SetString(PyExc_OSError, error.message.c_str());
-    return nullptr;
+    return PyErr_Format(PyExc_OSError, "%s", error.message.c_str());
 }
 
 /// The real socket, taken from the server now if it was not yet. Borrowed. Raises.
