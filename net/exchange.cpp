@@ -233,15 +233,12 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
         if (is_aborted()) return false;
     }
     if (length > 0) {
-        Segment range;
-        range.file = Fd(::fcntl(file, F_DUPFD_CLOEXEC, 0));
-        if (!range.file) {  // no descriptor is left
+        Fd copy(::fcntl(file, F_DUPFD_CLOEXEC, 0));
+        if (!copy) {  // no descriptor is left
             lock.unlock();
             return send_copies(file, offset, length) && send(after, {}, {}, is_last);
         }
-        range.offset = offset;
-        range.length = length;
-        segments_.push_back(std::move(range));
+        segments_.push_back({.file = std::move(copy), .offset = offset, .length = length});
         // A range costs neither memory nor disk of ours, so it does not count as queued bytes.
         lock.unlock();
         request_leader();
@@ -284,11 +281,7 @@ bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view byte
             if (!segments_.empty() && segments_.back().in_spill) {
                 segments_.back().length += bytes.size();
             } else {
-                Segment range;
-                range.in_spill = true;
-                range.offset = start;
-                range.length = bytes.size();
-                segments_.push_back(std::move(range));
+                segments_.push_back({.in_spill = true, .offset = start, .length = bytes.size()});
             }
             queued_bytes_ += bytes.size();
             return !is_aborted();
@@ -306,10 +299,9 @@ bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view byte
     if (may_grow) {
         segments_.back().bytes += bytes;
     } else {
-        Segment piece;
-        if (corked_) piece.bytes.reserve(kCorkedBytes);  // answers to pipelined requests follow
-        piece.bytes += bytes;
-        segments_.push_back(std::move(piece));
+        std::string& piece = segments_.emplace_back().bytes;
+        if (corked_) piece.reserve(kCorkedBytes);  // answers to pipelined requests follow
+        piece += bytes;
     }
     queued_bytes_ += bytes.size();
     queued_memory_ += bytes.size();

@@ -188,9 +188,9 @@ private:
 
     /// A stretch of output: bytes, or a range of a file (the application's or the spill file).
     struct Segment {
-        std::string bytes;
+        std::string bytes{};
         size_t start = 0;
-        Fd file;                ///< open for a range of the application's file
+        Fd file{};              ///< open for a range of the application's file
         bool in_spill = false;  ///< a range of spill_
         off_t offset = 0;
         uint64_t length = 0;  ///< of a range
