@@ -166,14 +166,6 @@ Result<Address> own_address(int fd, const std::string& where) {
     return address;
 }
 
-bool is_stream_socket(int fd, int& error) {
-    int type = 0;
-    socklen_t size = sizeof type;
-    const bool is_known = ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0;
-    error = is_known ? EPROTOTYPE : errno;
-    return is_known && type == SOCK_STREAM;
-}
-
 /// What open() would need to make the socket at `address`.
 BindSpec spec_of(const Address& address) {
     BindSpec spec;
@@ -256,8 +248,11 @@ Result<std::unique_ptr<Listener>> Listener::open(const BindSpec& spec,
 Result<std::unique_ptr<Listener>> Listener::adopt(int fd, Origin origin,
                                                   const ListenerOptions& options) {
     const std::string where = "fd://" + std::to_string(fd);
-    int error = 0;
-    if (!is_stream_socket(fd, error)) return failed(error, "adopt", where);
+    int type = 0;
+    socklen_t size = sizeof type;
+    if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0)
+        return failed(errno, "adopt", where);
+    if (type != SOCK_STREAM) return failed(EPROTOTYPE, "adopt", where);
     Result<Address> address = own_address(fd, where);
     if (!address) return address.error();
     if (Status status = add_descriptor_flags(fd, where); !status) return status.error();
