@@ -243,13 +243,6 @@ Status Worker::open_own_listeners() {
     return {};
 }
 
-Status Worker::listen() const {
-    for (const auto& listener : own_listeners_)
-        if (Status status = listener->listen(static_cast<int>(context_.cfg.backlog)); !status)
-            return status;
-    return {};
-}
-
 Status Worker::drop_privileges_now() {
     const Config& cfg = context_.cfg;
     const Result<Owner> owner = find_owner(cfg.user, cfg.group);
@@ -290,9 +283,8 @@ LoopOptions Worker::loop_options() {
     options.spool_directory = spool_directory();
     options.make_tls = context_.make_tls;
     const bool logs_requests = context_.hooks.logs_requests();
-    measures_time_ = (context_.log.has_access() && context_.access_log.measures_time()) ||
-                     context_.statsd.is_enabled() || logs_requests;
-    options.measures_time = measures_time_;
+    options.measures_time = (context_.log.has_access() && context_.access_log.measures_time()) ||
+                            context_.statsd.is_enabled() || logs_requests;
     if (!cfg.reuse_port) {  // with it, nobody else can take what waits for us
         options.has_idle_sibling = [this](size_t with_fewer_than) {
             return context_.scoreboard.has_idle_sibling(context_.slot, with_fewer_than);
@@ -322,7 +314,9 @@ int Worker::serve_until_told() {
     ReadyQueue& ready = *ready_;
     EventLoop& loop = *loop_;
     // ENOSPC (max_user_watches, epoll(7)) may hit any of them; deaf to signals it would not leave.
-    Status opened = listen();
+    Status opened;
+    for (const auto& listener : own_listeners_)
+        if (opened) opened = listener->listen(static_cast<int>(cfg.backlog));
     if (opened) opened = loop.open(context_.listeners);
     if (opened) opened = loop.watch(signals::fd(), [this] { handle_signals(); });
     if (opened && context_.life_fd >= 0)
@@ -449,7 +443,7 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
     WorkerSlot& slot = board();
     slot.begin(index, exchange.head.method, exchange.head.target, exchange.facts->remote_addr);
     slot.busy.fetch_add(1, std::memory_order_relaxed);
-    if (measures_time_) exchange.taken_us = monotonic_us();
+    if (loop_->options().measures_time) exchange.taken_us = monotonic_us();
     // Others wait here for slow calls while a sibling has nothing to do: send this client there.
     const bool is_behind = context_.scoreboard.has_idle_sibling(context_.slot) &&
                            ready_->oldest_ms() < monotonic_ms() - kBehindMs;

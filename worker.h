@@ -136,7 +136,6 @@ private:
     int boot();
     int serve_until_told();
     Status open_own_listeners();
-    [[nodiscard]] Status listen() const;
     Status drop_privileges_now();
     void arbiter_gone();
     void set_stop(Stop stop, int64_t patience_ms);
@@ -160,7 +159,6 @@ private:
     uint64_t requests_max_ = 0;             ///< max_requests with its jitter; 0 = never
     int64_t heartbeat_ms_ = 0;              ///< longest sleep that keeps the arbiter sure of us
     int64_t next_look_ms_ = 0;              ///< the reloader's next look at sys.modules
-    bool measures_time_ = false;
 };
 
 /// Application calls inline on the main thread, one at a time; a guard thread leads the loop while
