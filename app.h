@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ class Arbiter;
 class Config;
 class Exchange;
 class Worker;
+struct HookRef;  // config.h
 
 /// Exit codes that mean something to the arbiter (gunicorn's).
 constexpr int kExitBootFailed = 3;  ///< a worker could not start
@@ -55,29 +57,21 @@ public:
     virtual std::vector<std::string> source_files() = 0;
 };
 
-/// The server hooks, all no-ops here. An Error of the arbiter's hooks ends the start (with its
-/// code, or 1) or is survived later; of post_fork and post_worker_init it fails the worker's boot.
-/// Whoever runs the hook has logged it.
+/// The server hooks, all no-ops here.
 class Hooks {
 public:
+    using Hook = HookRef Config::*;  ///< named by its setting: &Config::when_ready
+
     virtual ~Hooks() = default;
-    virtual Status nworkers_changed(Arbiter&, int /*new_value*/, int /*old, -1 = none*/) {
+    /// Runs one with (server, worker, numbers…), those that there are; a negative number is None.
+    /// An Error of the arbiter's hooks ends the start (with its code, or 1) or is survived later;
+    /// of post_fork and post_worker_init it fails the worker's boot. Whoever runs the hook has
+    /// logged it.
+    virtual Status run(Hook, Arbiter*, Worker* = nullptr, std::initializer_list<int> = {}) {
         return {};
     }
-    virtual Status on_starting(Arbiter&) { return {}; }
-    virtual Status when_ready(Arbiter&) { return {}; }
-    virtual Status on_reload(Arbiter&) { return {}; }
-    virtual Status on_exit(Arbiter&) { return {}; }
-    virtual Status pre_fork(Arbiter&, Worker&) { return {}; }
-    virtual void child_exit(Arbiter&, Worker&) {}
-    virtual Status pre_exec(Arbiter&) { return {}; }
     /// A worker came or went: for what hooks left running beside the arbiter.
     virtual void workers_changed(Arbiter&) {}
-    virtual Status post_fork(Arbiter&, Worker&) { return {}; }
-    virtual Status post_worker_init(Worker&) { return {}; }
-    virtual void worker_exit(Arbiter&, Worker&) {}
-    virtual void worker_int(Worker&) {}
-    virtual void worker_abort(Worker&) {}
     /// Requests are logged by Python: they are timed, and request_refused() is called.
     [[nodiscard]] virtual bool logs_requests() const { return false; }
     /// A request that never reached the application was answered. The loop's thread.

@@ -142,7 +142,9 @@ Status Arbiter::start() {
     if (Status status = prepare(generation); !status) return fatal(status.error());
     apply_environment(generation.cfg);
     num_workers_ = configured_workers(generation.cfg);
-    if (Status status = options_.hooks.nworkers_changed(*this, num_workers_, -1); !status)
+    if (Status status =
+            options_.hooks.run(&Config::nworkers_changed, this, nullptr, {num_workers_, -1});
+        !status)
         return fatal_hook(status);
     if (generation.cfg.preload_app) {
         if (Status status = options_.app.load(); !status) return status;
@@ -162,7 +164,8 @@ Status Arbiter::start() {
     backoff_ms_ = kBackoffMinMs;
 
     if (Status status = write_pidfile(); !status) return fatal(status.error());
-    if (Status status = options_.hooks.on_starting(*this); !status) return fatal_hook(status);
+    if (Status status = options_.hooks.run(&Config::on_starting, this); !status)
+        return fatal_hook(status);
     if (Status status = signals::open(); !status) return fatal(status.error());
     signals::catch_for_arbiter();
 
@@ -174,7 +177,8 @@ Status Arbiter::start() {
     log().info("Using worker: %s", is_threaded ? "gthread" : cfg().worker_class.c_str());
     if (cfg().daemon && notifier_->is_active())
         log().warning("daemon is set, but NOTIFY_SOCKET asks for a process in the foreground");
-    if (Status status = options_.hooks.when_ready(*this); !status) return fatal_hook(status);
+    if (Status status = options_.hooks.run(&Config::when_ready, this); !status)
+        return fatal_hook(status);
     set_title("gcorn: master [" + proc_name() + "]");
     announce_ready();
     return {};
@@ -206,7 +210,7 @@ int Arbiter::finish() {
     for (const auto& listener : listeners_)
         note_error("unlink", listener->unlink_if_deserted());
     if (pidfile_) pidfile_->unlink();
-    if (Status status = options_.hooks.on_exit(*this); !status && exit_code_ == 0)
+    if (Status status = options_.hooks.run(&Config::on_exit, this); !status && exit_code_ == 0)
         exit_code_ = exit_code_of_hook(status);
     return exit_code_;
 }
@@ -482,7 +486,7 @@ void Arbiter::send(const Child& child, int signal) {
 
 void Arbiter::change_num_workers(int count) {
     const int before = std::exchange(num_workers_, count);
-    (void)options_.hooks.nworkers_changed(*this, count, before);
+    (void)options_.hooks.run(&Config::nworkers_changed, this, nullptr, {count, before});
 }
 
 WorkerSlot& Arbiter::slot(const Child& child) const {
@@ -658,7 +662,7 @@ bool Arbiter::spawn_worker() {
                 .generation = &generation,
                 .spawned_ms = monotonic_ms()};
     child.worker->set_ppid(pid_);
-    if (Status status = options_.hooks.pre_fork(*this, *child.worker); !status) {
+    if (Status status = options_.hooks.run(&Config::pre_fork, this, child.worker.get()); !status) {
         scoreboard_->free(slot_index);
         fail_spawn(status.message(), has_been_ready_ ? 0 : exit_code_of_hook(status));
         return false;
@@ -775,7 +779,7 @@ void Arbiter::bury(Child child, int status) {
     report_death(child, status);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     const bool cannot_boot = code == kExitBootFailed || code == kExitAppFailed;
-    if (!cannot_boot) options_.hooks.child_exit(*this, *child.worker);
+    if (!cannot_boot) (void)options_.hooks.run(&Config::child_exit, this, child.worker.get());
     const bool left_by_itself = slot(child).state.load() == WorkerState::Stopping && code == 0;
     const bool was_slow = child.aborted_ms != 0;
     // Before it served anybody, and not by somebody else's SIGKILL: its hub failed, or a thread of
@@ -890,7 +894,7 @@ Status Arbiter::begin_reload() {
             "The application was preloaded: its code stays as it is until a restart or USR2");
     }
     change_num_workers(configured_workers(cfg()));
-    if (Status status = options_.hooks.on_reload(*this); !status) return status;
+    if (Status status = options_.hooks.run(&Config::on_reload, this); !status) return status;
     backoff_ms_ = kBackoffMinMs;
     next_spawn_ms_ = 0;
     return {};
@@ -1014,7 +1018,7 @@ void Arbiter::run_successor(signals::Hold& hold) {
         std::fflush(nullptr);
         ::_exit(1);
     };
-    if (Status status = options_.hooks.pre_exec(*this); !status) give_up(status);
+    if (Status status = options_.hooks.run(&Config::pre_exec, this); !status) give_up(status);
     if (Status status = change_directory(options_.start_directory); !status) give_up(status);
 
     // WATCHDOG_PID names the old master; without it the new one keeps the watchdog quiet later.

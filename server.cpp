@@ -421,7 +421,8 @@ Status Server::start_worker(const Config& cfg) {
         [this, told = std::array<bool, 2>()](int signal) mutable {
             const bool is_abort = signal == SIGABRT;
             if (!std::exchange(told[is_abort], true))
-                is_abort ? hooks_->worker_abort(*worker_) : hooks_->worker_int(*worker_);
+                (void)hooks_->run(is_abort ? &Config::worker_abort : &Config::worker_int, nullptr,
+                                  worker_);
             return is_abort || !worker_->has_obeyed();
         });
 }

@@ -184,7 +184,7 @@ int Worker::run() {
     int code = boot();
     if (code == 0) code = serve_until_told();
     context_.log.info("Worker exiting (pid: %d)", static_cast<int>(pid_));
-    context_.hooks.worker_exit(context_.arbiter, *this);
+    (void)context_.hooks.run(&Config::worker_exit, &context_.arbiter, this);
     context_.runtime.finalize();
     return code;
 }
@@ -199,7 +199,7 @@ int Worker::boot() {
         return kExitBootFailed;
     };
     if (Status status = open_own_listeners(); !status) return failed(status);
-    if (!context_.hooks.post_fork(context_.arbiter, *this)) return kExitBootFailed;
+    if (!context_.hooks.run(&Config::post_fork, &context_.arbiter, this)) return kExitBootFailed;
     if (Status status = drop_privileges_now(); !status) return failed(status);
     signals::end_soon_after_parent();
     if (context_.starting) {
@@ -218,7 +218,7 @@ int Worker::boot() {
             return status.error().code == kExitAppFailed ? kExitAppFailed : kExitBootFailed;
         }
     }
-    if (!context_.hooks.post_worker_init(*this)) return kExitBootFailed;
+    if (!context_.hooks.run(&Config::post_worker_init, nullptr, this)) return kExitBootFailed;
     return 0;
 }
 
@@ -581,7 +581,7 @@ void Worker::look_for_changes() {
     if (path.empty()) path = reloader_->changed();
     if (path.empty() || !alive() || board().wants_replacement.exchange(true)) return;
     context_.log.info("Worker reloading: %s modified", path.c_str());
-    context_.hooks.worker_int(*this);
+    (void)context_.hooks.run(&Config::worker_int, nullptr, this);
     // As after max_requests: the successor with the new code boots first, then TERM comes.
     context_.scoreboard.notify();
 }

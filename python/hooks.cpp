@@ -246,9 +246,9 @@ Status PythonHooks::prepare_for_interrupts(const Config& cfg) {
     return python_error("prepare the worker_int and worker_abort hooks");
 }
 
-/// Calls it with (server, worker, numbers…), those that there are; a negative number is None.
-Status PythonHooks::run(Member hook, Arbiter* arbiter, Worker* worker,
+Status PythonHooks::run(Hook hook, Arbiter* arbiter, Worker* worker,
                         std::initializer_list<int> numbers) {
+    if (hook == &Config::post_fork) worker_ = worker;
     GCORN_CHECK(worker != nullptr || arbiter != nullptr);
     // A worker's hooks are those of the configuration it was made with, also after a reload.
     // cppcheck-suppress nullPointerRedundantCheck ; one of the two is there

@@ -43,35 +43,9 @@ public:
     Status prepare_for_interrupts(const Config& cfg);
 
     // Hooks. post_fork also remembers the worker for the request hooks.
-    Status nworkers_changed(Arbiter& arbiter, int new_value, int old_value) override {
-        return run(&Config::nworkers_changed, &arbiter, nullptr, {new_value, old_value});
-    }
-    Status on_starting(Arbiter& arbiter) override { return run(&Config::on_starting, &arbiter); }
-    Status when_ready(Arbiter& arbiter) override { return run(&Config::when_ready, &arbiter); }
-    Status on_reload(Arbiter& arbiter) override { return run(&Config::on_reload, &arbiter); }
-    Status on_exit(Arbiter& arbiter) override { return run(&Config::on_exit, &arbiter); }
-    Status pre_fork(Arbiter& arbiter, Worker& worker) override {
-        return run(&Config::pre_fork, &arbiter, &worker);
-    }
-    void child_exit(Arbiter& arbiter, Worker& worker) override {
-        (void)run(&Config::child_exit, &arbiter, &worker);
-    }
-    Status pre_exec(Arbiter& arbiter) override { return run(&Config::pre_exec, &arbiter); }
+    Status run(Hook hook, Arbiter* arbiter, Worker* worker = nullptr,
+               std::initializer_list<int> numbers = {}) override;
     void workers_changed(Arbiter& arbiter) override;
-    Status post_fork(Arbiter& arbiter, Worker& worker) override {
-        worker_ = &worker;
-        return run(&Config::post_fork, &arbiter, &worker);
-    }
-    Status post_worker_init(Worker& worker) override {
-        return run(&Config::post_worker_init, nullptr, &worker);
-    }
-    void worker_exit(Arbiter& arbiter, Worker& worker) override {
-        (void)run(&Config::worker_exit, &arbiter, &worker);
-    }
-    void worker_int(Worker& worker) override { (void)run(&Config::worker_int, nullptr, &worker); }
-    void worker_abort(Worker& worker) override {
-        (void)run(&Config::worker_abort, nullptr, &worker);
-    }
     [[nodiscard]] bool logs_requests() const override;
     void request_refused(Exchange& exchange) override;
 
@@ -83,10 +57,6 @@ public:
     bool post_request(Exchange& exchange, PyObject* environ_or_null) override;
 
 private:
-    using Member = HookRef Config::*;
-
-    Status run(Member hook, Arbiter* arbiter, Worker* worker = nullptr,
-               std::initializer_list<int> numbers = {});
     bool add_natives();
     void write_access(const Exchange& exchange, const PyRef& request, const PyRef& environ,
                       const PyRef& response);

@@ -29,6 +29,7 @@
 
 #include "base/clock.h"
 #include "net/exchange.h"
+#include "settings.h"
 #include "tests/support/loop_fixture.h"
 #include "tests/support/notify_socket.h"
 
@@ -130,29 +131,27 @@ class FakeHooks : public Hooks {
 public:
     FakeHooks(Logger& log, std::string directory) : log_(log), directory_(std::move(directory)) {}
 
-    Status nworkers_changed(Arbiter&, int now, int before) override {
-        return note("nworkers_changed", std::to_string(before) + "->" + std::to_string(now));
-    }
-    Status on_starting(Arbiter&) override { return note("on_starting"); }
-    Status when_ready(Arbiter&) override { return note("when_ready"); }
-    Status on_reload(Arbiter&) override { return note("on_reload"); }
-    Status on_exit(Arbiter&) override { return note("on_exit"); }
-    Status pre_exec(Arbiter&) override { return note("pre_exec"); }
-    Status pre_fork(Arbiter&, Worker&) override {
-        if (exists(directory_ + "/foreign") && ::fork() == 0) ::_exit(kExitBootFailed);
-        rlimit limit{};
-        ::getrlimit(RLIMIT_NPROC, &limit);
-        limit.rlim_cur = exists(directory_ + "/nofork") ? 1 : limit.rlim_max;
-        ::setrlimit(RLIMIT_NPROC, &limit);
-        return note("pre_fork");
-    }
-    Status post_fork(Arbiter&, Worker&) override { return note("post_fork"); }
-    void child_exit(Arbiter&, Worker& worker) override {
-        (void)note("child_exit", std::to_string(worker.pid()));
+    Status run(Hook hook, Arbiter*, Worker* worker, std::initializer_list<int> numbers) override {
+        if (hook == &Config::pre_fork) {
+            if (exists(directory_ + "/foreign") && ::fork() == 0) ::_exit(kExitBootFailed);
+            rlimit limit{};
+            ::getrlimit(RLIMIT_NPROC, &limit);
+            limit.rlim_cur = exists(directory_ + "/nofork") ? 1 : limit.rlim_max;
+            ::setrlimit(RLIMIT_NPROC, &limit);
+        }
+        std::string detail;
+        if (hook == &Config::child_exit) detail = std::to_string(worker->pid());
+        if (numbers.size() == 2)
+            detail = std::to_string(numbers.begin()[1]) + "->" + std::to_string(*numbers.begin());
+        const std::string name(
+            std::ranges::find(settings(), MemberPointer(hook), &Setting::field)->name);
+        const bool is_workers_own = worker != nullptr && hook != &Config::pre_fork &&
+                                    hook != &Config::post_fork && hook != &Config::child_exit;
+        return is_workers_own ? Status() : note(name, detail);
     }
 
 private:
-    Status note(const std::string& name, const std::string& detail = "") {
+    Status note(const std::string& name, const std::string& detail) {
         log_.info("hook %s %s", name.c_str(), detail.c_str());
         if (!exists(directory_ + "/fail_" + name)) return {};
         log_.error("%s is not happy", name.c_str());

@@ -169,11 +169,11 @@ TEST_F(HooksTest, CallsEveryHookOfTheArbiterWithTheServer) {
         "    return hook\n"
         "for name in 'on_starting when_ready on_reload on_exit pre_exec'.split():\n"
         "    globals()[name] = note(name)\n");
-    EXPECT_TRUE(hooks_.on_starting(arbiter()));
-    EXPECT_TRUE(hooks_.when_ready(arbiter()));
-    EXPECT_TRUE(hooks_.on_reload(arbiter()));
-    EXPECT_TRUE(hooks_.pre_exec(arbiter()));
-    EXPECT_TRUE(hooks_.on_exit(arbiter()));
+    EXPECT_TRUE(hooks_.run(&Config::on_starting, &arbiter()));
+    EXPECT_TRUE(hooks_.run(&Config::when_ready, &arbiter()));
+    EXPECT_TRUE(hooks_.run(&Config::on_reload, &arbiter()));
+    EXPECT_TRUE(hooks_.run(&Config::pre_exec, &arbiter()));
+    EXPECT_TRUE(hooks_.run(&Config::on_exit, &arbiter()));
     EXPECT_EQ(seen(),
               "[('on_starting', 'Server'), ('when_ready', 'Server'), ('on_reload', 'Server'), "
               "('pre_exec', 'Server'), ('on_exit', 'Server')]");
@@ -188,13 +188,13 @@ TEST_F(HooksTest, CallsEveryHookOfAWorkerWithTheWorker) {
         "    globals()[name] = note(name, 2)\n"
         "for name in 'post_worker_init worker_int worker_abort'.split():\n"
         "    globals()[name] = note(name, 1)\n");
-    EXPECT_TRUE(hooks_.pre_fork(arbiter(), worker()));
-    EXPECT_TRUE(hooks_.post_fork(arbiter(), worker()));
-    EXPECT_TRUE(hooks_.post_worker_init(worker()));
-    hooks_.worker_int(worker());
-    hooks_.worker_abort(worker());
-    hooks_.worker_exit(arbiter(), worker());
-    hooks_.child_exit(arbiter(), worker());
+    EXPECT_TRUE(hooks_.run(&Config::pre_fork, &arbiter(), &worker()));
+    EXPECT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
+    EXPECT_TRUE(hooks_.run(&Config::post_worker_init, nullptr, &worker()));
+    (void)hooks_.run(&Config::worker_int, nullptr, &worker());
+    (void)hooks_.run(&Config::worker_abort, nullptr, &worker());
+    (void)hooks_.run(&Config::worker_exit, &arbiter(), &worker());
+    (void)hooks_.run(&Config::child_exit, &arbiter(), &worker());
     EXPECT_EQ(seen(),
               "[('pre_fork', 'site', 7), ('post_fork', 'site', 7), ('post_worker_init', 7), "
               "('worker_int', 7), ('worker_abort', 7), ('worker_exit', 'site', 7), "
@@ -204,17 +204,17 @@ TEST_F(HooksTest, CallsEveryHookOfAWorkerWithTheWorker) {
 TEST_F(HooksTest, TellsTheNumberOfWorkersBeforeAndAfter) {
     use("def nworkers_changed(server, new_value, old_value): seen.append((new_value, "
         "old_value))\n");
-    EXPECT_TRUE(hooks_.nworkers_changed(arbiter(), 2, -1));
-    EXPECT_TRUE(hooks_.nworkers_changed(arbiter(), 0, 2));
+    EXPECT_TRUE(hooks_.run(&Config::nworkers_changed, &arbiter(), nullptr, {2, -1}));
+    EXPECT_TRUE(hooks_.run(&Config::nworkers_changed, &arbiter(), nullptr, {0, 2}));
     EXPECT_EQ(seen(), "[(2, None), (0, 2)]");
 }
 
 TEST_F(HooksTest, DoesNothingWhereNoHookIsSet) {
     use("");
-    EXPECT_TRUE(hooks_.on_starting(arbiter()));
-    EXPECT_TRUE(hooks_.nworkers_changed(arbiter(), 1, -1));
-    EXPECT_TRUE(hooks_.post_fork(arbiter(), worker()));
-    hooks_.worker_exit(arbiter(), worker());
+    EXPECT_TRUE(hooks_.run(&Config::on_starting, &arbiter()));
+    EXPECT_TRUE(hooks_.run(&Config::nworkers_changed, &arbiter(), nullptr, {1, -1}));
+    EXPECT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
+    (void)hooks_.run(&Config::worker_exit, &arbiter(), &worker());
     EXPECT_EQ(errors(), "");
 }
 
@@ -226,7 +226,7 @@ TEST_F(HooksTest, ShowsTheServer) {
         "    seen.append((server.pid, server.num_workers, server.address, server.WORKERS,\n"
         "                 server.LISTENERS, server.proc_name, server.cfg.workers,\n"
         "                 server.app.cfg.workers, server.app.callable))\n");
-    ASSERT_TRUE(hooks_.on_starting(arbiter()));
+    ASSERT_TRUE(hooks_.run(&Config::on_starting, &arbiter()));
     EXPECT_EQ(seen(), "[(" + std::to_string(arbiter().pid()) +
                           ", 0, [('127.0.0.1', 81), '/x.sock'], {}, [], 'site', 3, 3, None)]");
 }
@@ -241,14 +241,14 @@ TEST_F(HooksTest, ShowsTheWorkerBeforeAndAfterTheFork) {
         "    seen.append((worker.sockets[0].getsockname() == "
         "worker.sockets[0].sock.getsockname(),\n"
         "                 str(worker.sockets[0])[:17], worker.wsgi, str(worker)))\n");
-    ASSERT_TRUE(hooks_.pre_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::pre_fork, &arbiter(), &worker()));
     worker().set_pid(4321);
     worker().set_ppid(1234);
     worker().set_aborted();
     WorkerSlot& slot = site_->scoreboard.slot(worker().slot());
     slot.state = WorkerState::Ready;
     slot.requests = 5;
-    ASSERT_TRUE(hooks_.post_worker_init(worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_worker_init, nullptr, &worker()));
     EXPECT_EQ(seen(),
               "[('[booting]', 0, 7, 0, True, False, False, 15.5), "
               "(4321, 1234, 7, 5, True, True, True, 15.5), "
@@ -262,16 +262,16 @@ TEST_F(HooksTest, KeepsWhatAHookStoredOnAView) {
         "    seen.append(worker)\n"
         "def post_fork(server, worker):\n"
         "    seen.append((worker is seen[0], worker.colour, server.count))\n");
-    ASSERT_TRUE(hooks_.pre_fork(arbiter(), worker()));
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::pre_fork, &arbiter(), &worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     EXPECT_EQ(eval_python("seen[1]"), "(True, 'green', 1)");
 }
 
 TEST_F(HooksTest, ForgetsWorkersThatAreGone) {
     use("def child_exit(server, worker): seen.append(worker)\ndef when_ready(server): pass\n");
-    hooks_.child_exit(arbiter(), worker());
+    (void)hooks_.run(&Config::child_exit, &arbiter(), &worker());
     EXPECT_EQ(eval_python("len(__import__('_gcorn')._workers)"), "1");
-    ASSERT_TRUE(hooks_.when_ready(arbiter()));
+    ASSERT_TRUE(hooks_.run(&Config::when_ready, &arbiter()));
     EXPECT_EQ(eval_python("len(__import__('_gcorn')._workers)"), "0");
     EXPECT_EQ(eval_python("seen[0].age"), "7");
 }
@@ -285,7 +285,7 @@ TEST_F(HooksTest, RefusesChangesAndNamesWhatExists) {
         "    try:\n        worker.reload\n"
         "    except AttributeError as e:\n        seen.append(str(e))\n"
         "    seen.append(hasattr(worker, 'nothing'))\n");
-    ASSERT_TRUE(hooks_.post_worker_init(worker())) << errors();
+    ASSERT_TRUE(hooks_.run(&Config::post_worker_init, nullptr, &worker())) << errors();
     EXPECT_EQ(eval_python("seen[0]"), "'pid' of gcorn's worker object is read-only");
     EXPECT_EQ(eval_python("seen[1]"), "'log' of gcorn's worker object is read-only");
     EXPECT_EQ(eval_python("seen[2]"), "'workers' of gcorn's config object is read-only");
@@ -301,9 +301,9 @@ TEST_F(HooksTest, LetsAWorkerLeaveByItsAliveAttribute) {
     use("def post_fork(server, worker): worker.alive = True\n"
         "def post_worker_init(worker): worker.alive = False\n");
     worker().set_pid(::getpid());
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     EXPECT_TRUE(worker().alive());
-    ASSERT_TRUE(hooks_.post_worker_init(worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_worker_init, nullptr, &worker()));
     EXPECT_FALSE(worker().alive());
 }
 
@@ -312,7 +312,7 @@ TEST_F(HooksTest, RefusesToStopAnotherProcessesWorker) {
         "    try:\n        worker.alive = False\n"
         "    except AttributeError as e:\n        seen.append(str(e))\n");
     worker().set_pid(1);
-    hooks_.child_exit(arbiter(), worker());
+    (void)hooks_.run(&Config::child_exit, &arbiter(), &worker());
     EXPECT_EQ(seen(), "['worker.alive can only be set inside that worker']");
     EXPECT_TRUE(worker().alive());
 }
@@ -321,15 +321,15 @@ TEST_F(HooksTest, BeatsForALongPostFork) {
     use("def post_fork(server, worker):\n    worker.notify()\n    worker.tmp.notify()\n");
     WorkerSlot& slot = site_->scoreboard.slot(worker().slot());
     slot.heartbeat_ms = 0;
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     EXPECT_GT(slot.heartbeat_ms.load(), 0);
 }
 
 TEST_F(HooksTest, LogsThroughTheViews) {
     use("def when_ready(server): server.log.info('ready with %d', server.cfg.workers)\n"
         "def worker_int(worker): worker.log.warning('interrupted')\n");
-    ASSERT_TRUE(hooks_.when_ready(arbiter()));
-    hooks_.worker_int(worker());
+    ASSERT_TRUE(hooks_.run(&Config::when_ready, &arbiter()));
+    (void)hooks_.run(&Config::worker_int, nullptr, &worker());
     EXPECT_NE(errors().find("[INFO] ready with 1\n"), std::string::npos) << errors();
     EXPECT_NE(errors().find("[WARNING] interrupted\n"), std::string::npos) << errors();
 }
@@ -338,7 +338,7 @@ TEST_F(HooksTest, LogsThroughTheViews) {
 
 TEST_F(HooksTest, ReportsAFailureOnceWithItsTraceback) {
     use("def on_starting(server):\n    raise RuntimeError('no database')\n");
-    Status status = hooks_.on_starting(arbiter());
+    Status status = hooks_.run(&Config::on_starting, &arbiter());
     ASSERT_FALSE(status);
     EXPECT_EQ(status.message(), "on_starting hook: RuntimeError: no database");
     EXPECT_EQ(status.error().code, 0);
@@ -357,19 +357,19 @@ TEST_F(HooksTest, PassesOnTheStatusOfAHookThatWantsToStop) {
         "def when_ready(server): raise HaltServer('enough', 5)\n"
         "def on_reload(server): sys.exit('text')\n"
         "def on_exit(server): raise KeyboardInterrupt\n");
-    EXPECT_EQ(hooks_.on_starting(arbiter()).error().code, 9);
-    EXPECT_EQ(hooks_.when_ready(arbiter()).error().code, 5);
-    EXPECT_EQ(hooks_.on_reload(arbiter()).error().code, 1);
-    EXPECT_EQ(hooks_.on_exit(arbiter()).error().code, 0);
+    EXPECT_EQ(hooks_.run(&Config::on_starting, &arbiter()).error().code, 9);
+    EXPECT_EQ(hooks_.run(&Config::when_ready, &arbiter()).error().code, 5);
+    EXPECT_EQ(hooks_.run(&Config::on_reload, &arbiter()).error().code, 1);
+    EXPECT_EQ(hooks_.run(&Config::on_exit, &arbiter()).error().code, 0);
 }
 
 TEST_F(HooksTest, SurvivesFailuresThatChangeNothing) {
     use("def fail(*a): raise ValueError('oops')\n"
         "child_exit = worker_exit = worker_int = worker_abort = fail\n");
-    hooks_.child_exit(arbiter(), worker());
-    hooks_.worker_int(worker());
-    hooks_.worker_abort(worker());
-    hooks_.worker_exit(arbiter(), worker());
+    (void)hooks_.run(&Config::child_exit, &arbiter(), &worker());
+    (void)hooks_.run(&Config::worker_int, nullptr, &worker());
+    (void)hooks_.run(&Config::worker_abort, nullptr, &worker());
+    (void)hooks_.run(&Config::worker_exit, &arbiter(), &worker());
     EXPECT_NE(errors().find("[ERROR] Exception in child_exit hook\n"), std::string::npos);
     EXPECT_NE(errors().find("[WARNING] Exception during worker exit\n"), std::string::npos);
 }
@@ -392,7 +392,7 @@ TEST_F(HooksTest, ShowsTheRequest) {
         "    seen.append((req.method, req.uri, req.path, req.query, req.fragment, req.version))\n"
         "    seen.append((req.headers, req.trailers, req.scheme, req.peer_addr,\n"
         "                 req.proxy_protocol_info, req.should_close()))\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     auto request = exchange("GET /a%20b?x=1#top HTTP/1.1\r\nHost: h\r\nx-Id: \xe9\r\n\r\n");
     ASSERT_TRUE(pre_request(*request)) << failure_;
     EXPECT_EQ(eval_python("seen[0]"), "('GET', '/a%20b?x=1#top', '/a%20b', 'x=1', 'top', (1, 1))");
@@ -402,7 +402,7 @@ TEST_F(HooksTest, ShowsTheRequest) {
 
 TEST_F(HooksTest, ShowsThePeerOfAProxyAndOfAUnixSocket) {
     use("def pre_request(worker, req): seen.append((req.peer_addr, req.proxy_protocol_info))\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     facts_.has_proxy_header = true;
     facts_.proxy_protocol = "TCP4";
     facts_.proxy_addr = "1.2.3.4";
@@ -423,7 +423,7 @@ TEST_F(HooksTest, LetsAHookReadTheBodyWithoutTakingIt) {
         "    seen.append((req.body.readline(), req.body.read(3), req.body.read(), "
         "req.body.read()))\n"
         "    seen.append(req)\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     auto request =
         exchange("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\n", "one\ntwothree");
     ASSERT_TRUE(pre_request(*request)) << failure_;
@@ -441,7 +441,7 @@ TEST_F(HooksTest, GivesBothHooksTheSameRequestAndTheResponse) {
         "resp.headers,\n"
         "                 resp.response_length, resp.sent, resp.headers_sent, resp.chunked,\n"
         "                 resp.must_close, resp.should_close()))\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     ASSERT_TRUE(pre_request(*request));
     ASSERT_TRUE(request->response.set_status("201 Created"));
@@ -456,7 +456,7 @@ TEST_F(HooksTest, GivesBothHooksTheSameRequestAndTheResponse) {
 
 TEST_F(HooksTest, ForgetsARequestThatOnlyPreRequestWanted) {
     use("def pre_request(worker, req): seen.append(req.path)\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     const long before = request.use_count();
     ASSERT_TRUE(pre_request(*request));
@@ -472,7 +472,7 @@ TEST_F(HooksTest, LogsARequestWhosePreRequestFailed) {
         "        seen.append((resp.status, req.path))\n"
         "logger_class = Own\n"
         "def pre_request(worker, req): raise ValueError('no')\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     EXPECT_FALSE(pre_request(*request));
     ASSERT_TRUE(request->response.set_status("500 Internal Server Error"));
@@ -482,7 +482,7 @@ TEST_F(HooksTest, LogsARequestWhosePreRequestFailed) {
 
 TEST_F(HooksTest, CallsPostRequestWithoutEnvironAndResponse) {
     use("def post_request(worker, req, environ, resp): seen.append((req.path, environ, resp))\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     ASSERT_TRUE(post_request(*request, nullptr)) << failure_;
     EXPECT_EQ(seen(), "[('/p', {}, None)]");
@@ -490,7 +490,7 @@ TEST_F(HooksTest, CallsPostRequestWithoutEnvironAndResponse) {
 
 TEST_F(HooksTest, CallsAPostRequestWithTwoParameters) {
     use("def post_request(worker, req): seen.append((worker.nr, req.method))\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     site_->scoreboard.slot(worker().slot()).requests = 3;
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     ASSERT_TRUE(pre_request(*request));
@@ -501,7 +501,7 @@ TEST_F(HooksTest, CallsAPostRequestWithTwoParameters) {
 TEST_F(HooksTest, LeavesWhatARequestHookRaisesToTheCaller) {
     use("def pre_request(worker, req): raise ValueError('before')\n"
         "def post_request(worker, req): raise ValueError('after')\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     EXPECT_FALSE(pre_request(*request));
     EXPECT_EQ(failure_, "ValueError: before");
@@ -512,7 +512,7 @@ TEST_F(HooksTest, LeavesWhatARequestHookRaisesToTheCaller) {
 
 TEST_F(HooksTest, NamesRequestsInTheDebugLogWithoutAHook) {
     use("", "debug");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     auto request = exchange("GET /p?\"x HTTP/1.1\r\nHost: h\r\n\r\n");
     ASSERT_TRUE(pre_request(*request));
     EXPECT_NE(errors().find("[DEBUG] GET /p?\\\"x\n"), std::string::npos) << errors();
@@ -524,7 +524,7 @@ TEST_F(HooksTest, HandsAccessRecordsToPythonsLogging) {
         "    def access(self, resp, req, environ, request_time):\n"
         "        seen.append((resp.status, req.path, environ, request_time.total_seconds()))\n"
         "logger_class = Own\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     EXPECT_TRUE(hooks_.has_request_hooks(arbiter().cfg()));
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     request->received_us = 1000000;
@@ -541,7 +541,7 @@ TEST_F(HooksTest, TellsPythonsLoggingHowLongARequestTook) {
         "    def access(self, resp, req, environ, request_time):\n"
         "        seen.append((request_time.total_seconds(), resp.app_us, resp.queue_us))\n"
         "logger_class = Own\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     EXPECT_TRUE(hooks_.logs_requests());
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     ASSERT_TRUE(pre_request(*request));
@@ -561,7 +561,7 @@ TEST_F(HooksTest, SurvivesALoggerClassWhoseAccessRaises) {
         "    def access(self, *a): raise ValueError('no disk')\n"
         "logger_class = Own\n"
         "def post_request(worker, req): seen.append('called')\n");
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     ASSERT_TRUE(request->response.set_status("200 OK"));
     ASSERT_TRUE(post_request(*request, "{}")) << failure_;
@@ -574,14 +574,14 @@ TEST_F(HooksTest, SurvivesALoggerClassWhoseAccessRaises) {
 TEST_F(HooksTest, RunsTheHooksThatLogOfTheLongExample) {
     use("exec(open('" + configs_directory() +
         "/logging_hooks.py').read())\nerrorlog = 'error.log'\n");
-    ASSERT_TRUE(hooks_.nworkers_changed(arbiter(), 2, -1));
-    ASSERT_TRUE(hooks_.on_starting(arbiter()));
-    ASSERT_TRUE(hooks_.when_ready(arbiter()));
-    ASSERT_TRUE(hooks_.pre_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::nworkers_changed, &arbiter(), nullptr, {2, -1}));
+    ASSERT_TRUE(hooks_.run(&Config::on_starting, &arbiter()));
+    ASSERT_TRUE(hooks_.run(&Config::when_ready, &arbiter()));
+    ASSERT_TRUE(hooks_.run(&Config::pre_fork, &arbiter(), &worker()));
     worker().set_pid(77);
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
-    hooks_.worker_int(worker());
-    hooks_.child_exit(arbiter(), worker());
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
+    (void)hooks_.run(&Config::worker_int, nullptr, &worker());
+    (void)hooks_.run(&Config::child_exit, &arbiter(), &worker());
     const std::string text = errors();
     for (const char* line :
          {"from None to 2 workers", "Server is ready. Spawning workers", "Worker spawned (pid: 77)",
@@ -594,7 +594,7 @@ TEST_F(HooksTest, RunsTheMemoryLimitOfTheExample) {
     use("exec(open('" + configs_directory() + "/memory_limit.py').read())\nMAX_KILOBYTES = 0\n",
         "debug");
     worker().set_pid(::getpid());
-    ASSERT_TRUE(hooks_.post_fork(arbiter(), worker()));
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
     auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
     ASSERT_TRUE(pre_request(*request)) << failure_;
     ASSERT_TRUE(post_request(*request, "{}")) << failure_;
@@ -608,7 +608,7 @@ TEST_F(HooksTest, MarksADeadProcessForPrometheus) {
                "    mark_process_dead = staticmethod(__import__('__main__').seen.append)\n");
     use("exec(open('" + configs_directory() + "/prometheus_multiprocess.py').read())\n");
     worker().set_pid(4242);
-    hooks_.child_exit(arbiter(), worker());
+    (void)hooks_.run(&Config::child_exit, &arbiter(), &worker());
     EXPECT_EQ(seen(), "[4242]");
     ASSERT_TRUE(run_python("del sys.modules['prometheus_client']"));
 }

@@ -85,18 +85,15 @@ public:
 
 class FakeHooks : public Hooks {
 public:
-    Status post_fork(Arbiter&, Worker&) override { return note("post_fork", post_fork_status); }
-    Status post_worker_init(Worker&) override { return note("post_worker_init", {}); }
-    void worker_exit(Arbiter&, Worker&) override { (void)note("worker_exit", {}); }
+    Status run(Hook hook, Arbiter*, Worker*, std::initializer_list<int>) override {
+        if (hook == &Config::post_fork) called += "post_fork ";
+        if (hook == &Config::post_worker_init) called += "post_worker_init ";
+        if (hook == &Config::worker_exit) called += "worker_exit ";
+        return hook == &Config::post_fork ? post_fork_status : Status();
+    }
 
     Status post_fork_status;
     std::string called;  ///< by the worker's thread; read it when that has ended
-
-private:
-    Status note(const char* name, const Status& status) {
-        called += std::string(name) + " ";
-        return status;
-    }
 };
 
 /// Holds calls until the test lets them go.
