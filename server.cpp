@@ -406,16 +406,15 @@ Status Server::start_worker(const Config& cfg) {
     const int dump_fd = log_.error_fd() >= 0 ? log_.error_fd() : STDERR_FILENO;
     if (Status dumping = interpreter_->enable_traceback_dump(dump_fd); !dumping) return dumping;
     // Not while greenlet libraries patch Python: millions of lines that are nobody's.
-    if (cfg.spew) {
-        if (Status paused = interpreter_->set_spew(false); !paused) return paused;
-    }
+    const auto spew = [&](bool is_on) {
+        return cfg.spew ? interpreter_->set_spew(is_on) : Status();
+    };
+    if (Status paused = spew(false); !paused) return paused;
     if (Status patched = patch_for_greenlets(cfg, true); !patched) return patched;
     if (cfg.reload) {
         if (Status prepared = interpreter_->prepare_reload(); !prepared) return prepared;
     }
-    if (cfg.spew) {
-        if (Status spewing = interpreter_->set_spew(true); !spewing) return spewing;
-    }
+    if (Status spewing = spew(true); !spewing) return spewing;
     // A hook is told once, however often its signals come.
     return interpreter_->install_interrupts(
         [this, told = std::array<bool, 2>()](int signal) mutable {

@@ -89,10 +89,6 @@ private:
     size_t size_ = 0;
 };
 
-std::string_view first_word(std::string_view text) {
-    return text.substr(0, text.find(' '));
-}
-
 /// The moment of writing, rendered once a second.
 class TimeTexts {
 public:
@@ -353,7 +349,7 @@ AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& recor
         }
         case 'r': return known(record.request);
         case 's': {
-            const std::string_view code = first_word(record.status);
+            const std::string_view code = record.status.substr(0, record.status.find(' '));
             // JSON knows no number with a leading zero.
             const bool is_number =
                 !code.starts_with('0') && std::all_of(code.begin(), code.end(), is_digit);

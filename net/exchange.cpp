@@ -232,7 +232,8 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
         length -= static_cast<uint64_t>(sent);
         if (is_aborted()) return false;
     }
-    if (length > 0) {
+    const bool is_left = length > 0;
+    if (is_left) {
         Fd copy(::fcntl(file, F_DUPFD_CLOEXEC, 0));
         if (!copy) {  // no descriptor is left
             lock.unlock();
@@ -240,11 +241,9 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
         }
         segments_.push_back({.file = std::move(copy), .offset = offset, .length = length});
         // A range costs neither memory nor disk of ours, so it does not count as queued bytes.
-        lock.unlock();
-        request_leader();
-    } else {
-        lock.unlock();
     }
+    lock.unlock();
+    if (is_left) request_leader();
     return send(after, {}, {}, is_last);
 }
 

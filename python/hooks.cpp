@@ -136,21 +136,19 @@ PyRef make_request(Exchange& exchange) {
     return call_embedded("_gcorn", "request", facts);
 }
 
-PyRef content_length(const ResponseWriter& response) {
-    if (!response.has_content_length()) return PyRef::borrow(Py_None);
-    return PyRef::steal(PyLong_FromUnsignedLongLong(response.content_length()));
-}
-
 /// None before start_response was called. Raises.
 PyRef make_response(const Exchange& exchange) {
     const ResponseWriter& response = exchange.response;
     if (!response.has_status()) return PyRef::borrow(Py_None);
     const int64_t queue_us = exchange.taken_us - exchange.queued_us;
+    PyRef length = PyRef::borrow(Py_None);
+    if (response.has_content_length())
+        length = number(static_cast<int64_t>(response.content_length()));
     const PyRef facts = Facts()
                             .add("status", latin1_str(response.status()))
                             .add("status_code", number(response.status_code()))
                             .add("headers", latin1_str(response.fields_block()))
-                            .add("response_length", content_length(response))
+                            .add("response_length", std::move(length))
                             .add("sent", number(static_cast<int64_t>(response.body_bytes())))
                             .add("headers_sent", boolean(response.head_sent()))
                             .add("chunked", boolean(response.is_chunked()))

@@ -44,21 +44,16 @@ int dump_signal() {
 
 // --- choosing an interpreter ---
 
-/// "3.11" out of "3.11.2" or "3.11.2.final.0".
-std::string minor_version(std::string_view version) {
-    const size_t first = version.find('.');
-    if (first == std::string_view::npos) return std::string(version);
-    return std::string(version.substr(0, version.find('.', first + 1)));
-}
-
-/// The version a pyvenv.cfg names: `version` (venv) or `version_info` (virtualenv, uv); "" if none.
+/// "3.11" if a pyvenv.cfg names 3.11.2 or 3.11.2.final.0: as `version` (venv) or `version_info`
+/// (virtualenv, uv); "" if none.
 std::string venv_version(std::string_view pyvenv_cfg) {
     for (const std::string_view line : split(pyvenv_cfg, '\n')) {
         const size_t equals = line.find('=');
         if (equals == std::string_view::npos) continue;
         const std::string key = lower(trim(line.substr(0, equals)));
-        if (key == "version" || key == "version_info")
-            return minor_version(trim(line.substr(equals + 1), " \t\r"));
+        if (key != "version" && key != "version_info") continue;
+        const std::string_view version = trim(line.substr(equals + 1), " \t\r");
+        return std::string(version.substr(0, version.find('.', version.find('.') + 1)));
     }
     return {};
 }
