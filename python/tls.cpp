@@ -180,9 +180,9 @@ Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg) {
     const PyRef names = run_embedded("tls");
     if (!names) return python_error("cannot set up TLS");
     auto tls = std::make_shared<TlsContext>();
-    tls->context = make_ssl_context(cfg, name_in(names, "make_context"));
     const PyRef refusal = name_in(names, "Refusal");
-    if (!tls->context && refusal && PyErr_ExceptionMatches(refusal.get()) != 0)
+    if (refusal) tls->context = make_ssl_context(cfg, name_in(names, "make_context"));
+    if (refusal && !tls->context && PyErr_ExceptionMatches(refusal.get()) != 0)
         return Error{1, take_error_sentence()};
     if (!tls->context) return python_error(files_of(cfg));
     tls->peer_info = name_in(names, "PeerInfo");
