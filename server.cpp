@@ -304,7 +304,7 @@ Status Server::open_logs(const Config& cfg) {
     Result<LogOptions> options = log_options(cfg);
     if (!options) return options.error();
     // Without metrics one can serve. A new name is another thing: the reload that has it can wait.
-    const Status metrics = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
+    Status metrics = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
     if (!metrics && in_use_ && in_use_->statsd_host != cfg.statsd_host) return metrics;
     // Python's handlers come before our files are closed, which may have to tell what is wrong with
     // them.

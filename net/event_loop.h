@@ -44,8 +44,8 @@ struct LoopOptions {
     ProxyMode proxy_mode = ProxyMode::Off;
     NetworkList proxy_allow, forwarded_allow;
     std::string spool_directory = "/tmp";  ///< see find_spool_directory()
-    TransformMaker make_tls;     ///< empty: plain HTTP
-    bool measures_time = false;  ///< the access format or statsd wants durations
+    TransformMaker make_tls;               ///< empty: plain HTTP
+    bool measures_time = false;            ///< the access format or statsd wants durations
     /// Another worker on the same listeners could run a request at once, and holds fewer
     /// connections than that. Empty: there is none.
     std::function<bool(size_t with_fewer_than)> has_idle_sibling;

@@ -141,21 +141,21 @@ PyRef make_response(const Exchange& exchange) {
     const ResponseWriter& response = exchange.response;
     if (!response.has_status()) return PyRef::borrow(Py_None);
     const int64_t queue_us = exchange.taken_us - exchange.queued_us;
-    PyRef length = PyRef::borrow(Py_None);
-    if (response.has_content_length())
-        length = number(static_cast<int64_t>(response.content_length()));
-    const PyRef facts = Facts()
-                            .add("status", latin1_str(response.status()))
-                            .add("status_code", number(response.status_code()))
-                            .add("headers", latin1_str(response.fields_block()))
-                            .add("response_length", std::move(length))
-                            .add("sent", number(static_cast<int64_t>(response.body_bytes())))
-                            .add("headers_sent", boolean(response.head_sent()))
-                            .add("chunked", boolean(response.is_chunked()))
-                            .add("must_close", boolean(!response.keeps_alive()))
-                            .add("app_us", number(exchange.app_us))
-                            .add("queue_us", number(exchange.taken_us != 0 ? queue_us : 0))
-                            .take();
+    const PyRef facts =
+        Facts()
+            .add("status", latin1_str(response.status()))
+            .add("status_code", number(response.status_code()))
+            .add("headers", latin1_str(response.fields_block()))
+            .add("response_length", response.has_content_length()
+                                        ? number(static_cast<int64_t>(response.content_length()))
+                                        : PyRef::borrow(Py_None))
+            .add("sent", number(static_cast<int64_t>(response.body_bytes())))
+            .add("headers_sent", boolean(response.head_sent()))
+            .add("chunked", boolean(response.is_chunked()))
+            .add("must_close", boolean(!response.keeps_alive()))
+            .add("app_us", number(exchange.app_us))
+            .add("queue_us", number(exchange.taken_us != 0 ? queue_us : 0))
+            .take();
     return call_embedded("_gcorn", "response", facts);
 }
 
