@@ -155,10 +155,10 @@ Result<std::string> find_spool_directory(const std::string& wish) {
                                            "/dev/shm"};
     if (!wish.empty()) candidates = {wish};
     Status first;
-    for (std::string& candidate : candidates) {
+    for (const std::string& candidate : candidates) {
         if (candidate.empty()) continue;
         const Result<Fd> file = open_unlinked_file(candidate);
-        if (file) return std::move(candidate);
+        if (file) return candidate;
         if (first) first = file.error();
     }
     return first.error();
