@@ -1,5 +1,5 @@
-// Above 800 lines: one state machine, each of whose transitions may end in any other; it is read
-// whole or not at all. The sections are marked.
+// One state machine, each of whose transitions may end in any other; it is read whole or not at
+// all. The sections are marked.
 #include "net/connection.h"
 
 #include <sys/socket.h>

@@ -112,6 +112,10 @@ SendResult send_range(int fd, int file, off_t offset, uint64_t length) {
     return send_copied(fd, file, offset, length);
 }
 
+Error no_raw_socket() {
+    return {EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
+}
+
 }  // namespace
 
 // ------------------------------------------------------------------------------ application side
@@ -403,8 +407,7 @@ void Exchange::body_consumed(uint64_t position) {
 Result<Fd> Exchange::detach() {
     (void)send_held();
     std::unique_lock lock(mutex_);
-    if (direct_fd_ < 0)
-        return Error{EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
+    if (direct_fd_ < 0) return no_raw_socket();
     if (is_sending()) {  // a part of this answer, or answers to earlier requests that wait for it
         lock.unlock();
         request_leader();
@@ -418,8 +421,7 @@ Result<Fd> Exchange::detach() {
 }
 
 Result<Fd> Exchange::copy_socket() const {
-    if (direct_fd_ < 0)
-        return Error{EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
+    if (direct_fd_ < 0) return no_raw_socket();
     Fd copy(::fcntl(direct_fd_, F_DUPFD_CLOEXEC, 0));
     if (!copy) return errno_error(errno, "duplicate the client's socket");
     return copy;
