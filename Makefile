@@ -7,7 +7,8 @@
 #                     unsigned, as on ARM
 #   make soak         all kinds of clients against each worker class for MINUTES
 #   make fuzz         each fuzz target for FUZZ_SECONDS (clang)
-#   make lint format docs bench clean
+#   make bench aims   measures gcorn beside its peers; holds it to each aim of docs/performance.md
+#   make lint format docs clean
 #   make install PREFIX=/usr/local DESTDIR=      binary, man page, shell completions
 #   make deb          builds build/gcorn_VERSION_ARCHITECTURE.deb (Debian, Ubuntu)
 #
@@ -95,9 +96,9 @@ format:
 docs: all
 	@./gcorn --help=markdown >docs/settings.md
 
-bench: all
+bench aims: all
 	$(call build,$(BUILD),-DCMAKE_BUILD_TYPE=$(TYPE),bench_floor)
-	@bench/run $(BENCH)
+	@bench/$(subst bench,run,$@) $(BENCH)
 
 install: all
 	@sh deploy/install.sh $(BUILD)/gcorn $(PREFIX) $(DESTDIR)
@@ -108,4 +109,4 @@ deb: all
 clean:
 	@rm -rf build build-asan build-tsan build-fuzz gcorn
 
-.PHONY: all run everything test unit e2e asan tsan soak fuzz lint format docs bench install deb clean
+.PHONY: all run everything test unit e2e asan tsan soak fuzz lint format docs bench aims install deb clean
