@@ -55,8 +55,14 @@ class Watched(Socket):
                 raise TimeoutError("timed out")
 
 
-def is_attribute(name):
-    return hasattr(socket.socket, name) or hasattr(Socket, name)
+def method(stand_in, name):
+    """A method that takes the socket when it is called: to have it, as hasattr() does, is no use yet.
+
+    None for what a socket has besides. Raises AttributeError for the rest: asking for that, such as an
+    SSL socket's method, is no use, either.
+    """
+    if callable(getattr(socket.socket if hasattr(socket.socket, name) else Socket, name)):
+        return lambda *args, **kwargs: getattr(stand_in.__take__(), name)(*args, **kwargs)
 
 
 def taken(fileno, watched=None):

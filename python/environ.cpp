@@ -347,12 +347,10 @@ PyRef untaken_attribute(SocketObject* self, PyObject* name) {
     const int is_look = looks ? PySet_Contains(looks.get(), name) : -1;
     if (is_look < 0) return {};
     if (is_look == 0) {
-        // Asking for what no socket has, such as an SSL socket's method, is no use of it, either.
-        const PyRef known = call_object(client_function("is_attribute"), PyRef::borrow(name));
-        if (!known) return {};
-        if (known.get() == Py_True) return {};
-        PyErr_Format(PyExc_AttributeError, "'socket' object has no attribute '%U'", name);
-        return {};
+        PyRef method =
+            call_object(client_function("method"), PyRef::borrow(reinterpret_cast<PyObject*>(self)),
+                        PyRef::borrow(name));
+        return method.get() == Py_None ? PyRef() : std::move(method);
     }
     if (PyUnicode_CompareWithASCIIString(name, "fileno") == 0) self->is_lent = true;
     const PyRef watched =

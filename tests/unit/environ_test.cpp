@@ -399,8 +399,9 @@ TEST_F(Environ, LookingAtTheSocketDoesNotTakeIt) {
     EXPECT_EQ(eval_python("repr(s), isinstance(s, int), hasattr(s, '__await__')"),
               "('<gunicorn.socket, not taken>', False, False)");
     EXPECT_EQ(eval_python("hasattr(s, 'getpeercert'), hasattr(s, 'version')"), "(False, False)");
-    EXPECT_EQ(eval_python("s.nothing"),
-              "raised AttributeError: 'socket' object has no attribute 'nothing'");
+    EXPECT_TRUE(eval_python("s.nothing").starts_with("raised AttributeError"));
+    EXPECT_EQ(eval_python("[hasattr(s, n) for n in ('close', 'detach', 'makefile', 'send')]"),
+              "[True, True, True, True]");
     EXPECT_EQ(eval_python("s.getpeername(), s.getsockname(), s.family, s.type"),
               "('', '', <AddressFamily.AF_UNIX: 1>, <SocketKind.SOCK_STREAM: 1>)");
     run_python("s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)");
@@ -449,7 +450,8 @@ TEST_F(Environ, WhoTakesTheSocketMayKeepIt) {
     make(kGet);
     run_python("s = e['gunicorn.socket']");
     WithGil gil;
-    EXPECT_EQ(eval_python("s.dup().close() or s.getblocking()"), "True");
+    run_python("dup = s.dup");
+    EXPECT_EQ(eval_python("dup().close() or s.getblocking()"), "True");
     EXPECT_TRUE(request_->exchange->is_detached());
     maker_->end(std::move(environ_));
     EXPECT_EQ(eval_python("s.send(b'still works')"), "11");

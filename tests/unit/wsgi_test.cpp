@@ -1050,7 +1050,7 @@ def application(environ, start_response):
     }
     EXPECT_EQ(body("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), "x");
     EXPECT_FALSE(exchange().is_detached());
-    EXPECT_EQ(eval("kept.send"),
+    EXPECT_EQ(eval("kept.send(b'x')"),
               "raised ValueError: gunicorn.socket was not taken before its request ended");
 }
 
