@@ -100,8 +100,12 @@ def find(spec):
 
 
 def freeze():
-    """Keeps the collector off what is loaded, so that forked workers go on sharing its memory."""
+    """Makes what is loaded ready for forks; keeps the collector off it, so that workers share its memory."""
     import gc
+    import time
+    # Where gevent patched Python, a thread's start leaves the hub amid a notification. In a child, whose
+    # locks are new, it would end in a traceback: it ends here.
+    time.sleep(0)
     gc.collect()
     gc.freeze()
 

@@ -774,6 +774,24 @@ TEST(Preload, IsImportedOnceAndHupSaysThatItStays) {
     EXPECT_EQ(server.get("/").body, std::to_string(server.pid())) << server.story();
 }
 
+TEST(Preload, AThreadThatTheImportStartsDisturbsNoWorker) {
+    const TempDir site;
+    site.write("early.py",
+               "import threading\n"
+               "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+               "def app(environ, start_response):\n"
+               "    start_response('200 OK', [('Content-Length', '2')])\n"
+               "    return [b'ok']\n");
+    Server server({.app = "early:app",
+                   .args = {"-k", "gevent", "--preload", "-w", "2"},
+                   .directory = site.path()});
+    EXPECT_EQ(server.get("/").body, "ok");
+    ASSERT_TRUE(server.has_workers(2));
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_FALSE(contains(server.err(), "Traceback")) << server.story();
+}
+
 TEST(Preload, SwitchedOnByHupWaitsForARestart) {
     SKIP_ON_GUNICORN("it loads the application then");
     const TempDir site;
