@@ -232,8 +232,14 @@ Result<BindSpec> parse_bind(std::string_view text) {
 
 Result<NetworkList::Network> NetworkList::parse_network(std::string_view text) {
     const size_t slash = text.find('/');
-    const auto address = Address::from_ip(text.substr(0, slash), 0);
-    if (!address) return refuse(text, "is not an IP address or network.");
+    const std::string_view ip = text.substr(0, slash);
+    // "fe80::1%eth0": a scope is no part of what is compared, as in gunicorn.
+    const size_t percent = ip.find('%');
+    const auto address = Address::from_ip(ip.substr(0, percent), 0);
+    if (!address ||
+        (percent != ip.npos && (address->family() == AF_INET || percent + 1 == ip.size() ||
+                                ip.find('%', percent + 1) != ip.npos)))
+        return refuse(text, "is not an IP address or network.");
     const bool is_v4 = address->family() == AF_INET;
     Network network{.family = address->family(), .prefix_bits = is_v4 ? 32u : 128u};
     std::memcpy(network.bytes.data(), ip_bytes(*address), is_v4 ? 4 : 16);

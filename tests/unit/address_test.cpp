@@ -213,6 +213,13 @@ TEST(NetworkList, MappedIpv6PeersDoNotMatchIpv4Entries) {
     EXPECT_TRUE(contains(networks("::ffff:127.0.0.0/104"), "::ffff:127.0.0.1"));
 }
 
+TEST(NetworkList, AScopeHasNoSay) {
+    const NetworkList list = networks("fe80::1%eth0,fe80:1::%lo/64");
+    EXPECT_TRUE(contains(list, "fe80::1"));
+    EXPECT_FALSE(contains(list, "fe80::2"));
+    EXPECT_TRUE(contains(list, "fe80:1::2"));
+}
+
 TEST(NetworkList, StarMatchesEverybody) {
     const NetworkList list = networks("10.0.0.1,*");
     EXPECT_TRUE(contains(list, "8.8.8.8"));
@@ -238,7 +245,9 @@ TEST(NetworkList, RefusesHostBitsAndNonsenseByName) {
         {"2001:db8::1/64", "2001:db8::1/64 has host bits set"},
         {"localhost", "'localhost' is not an IP address or network."},
         {"1.2.3", "'1.2.3' is not an IP address or network."},
-        {"fe80::1%lo", "'fe80::1%lo' is not an IP address or network."},
+        {"fe80::1%", "'fe80::1%' is not an IP address or network."},
+        {"fe80::1%a%b", "'fe80::1%a%b' is not an IP address or network."},
+        {"127.0.0.1%lo", "'127.0.0.1%lo' is not an IP address or network."},
         {"1.2.3.0/33", "'1.2.3.0/33' has no valid prefix length."},
         {"::/129", "'::/129' has no valid prefix length."},
         {"1.2.3.0/", "'1.2.3.0/' has no valid prefix length."},
