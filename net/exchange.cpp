@@ -112,10 +112,6 @@ SendResult send_range(int fd, int file, off_t offset, uint64_t length) {
     return send_copied(fd, file, offset, length);
 }
 
-Error no_raw_socket() {
-    return {EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
-}
-
 }  // namespace
 
 // ------------------------------------------------------------------------------ application side
@@ -155,9 +151,9 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
         in_flight_ = true;
         lock.unlock();
         const bool is_end = is_last && ends_connection();
-        const SendResult sent = send_parts(direct_fd_, before, block, after, is_end);
+        const SendResult sent = send_parts(fd_, before, block, after, is_end);
         const bool is_sent = sent == static_cast<SendResult>(total);
-        if (is_sent && is_end) ::shutdown(direct_fd_, SHUT_WR);  // the leader closes, or lingers
+        if (is_sent && is_end) ::shutdown(fd_, SHUT_WR);  // the leader closes, or lingers
         lock.lock();
         in_flight_ = false;
         if (is_sent) return !is_aborted();
@@ -209,7 +205,7 @@ bool Exchange::send_held() {
     if (!held_) return !is_aborted();
     held_ = false;
     bool progressed = false;
-    const Flush outcome = send_queued(lock, direct_fd_, progressed);
+    const Flush outcome = send_queued(lock, fd_, progressed);
     if (outcome == Flush::Failed) return fail(lock);
     last_block_us_ = monotonic_us();
     if (outcome == Flush::Blocked) {
@@ -226,7 +222,7 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
     while (length > 0 && may_send_directly()) {
         in_flight_ = true;
         lock.unlock();
-        const SendResult sent = send_range(direct_fd_, file, offset, length);
+        const SendResult sent = send_range(fd_, file, offset, length);
         if (sent < 0) tell_file_failure(static_cast<int>(-sent));
         lock.lock();
         in_flight_ = false;
@@ -407,7 +403,8 @@ void Exchange::body_consumed(uint64_t position) {
 Result<Fd> Exchange::detach() {
     (void)send_held();
     std::unique_lock lock(mutex_);
-    if (direct_fd_ < 0) return no_raw_socket();
+    if (facts->peer.is_tls)
+        return Error{EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
     if (is_sending()) {  // a part of this answer, or answers to earlier requests that wait for it
         lock.unlock();
         request_leader();
@@ -421,18 +418,17 @@ Result<Fd> Exchange::detach() {
 }
 
 Result<Fd> Exchange::copy_socket() const {
-    if (direct_fd_ < 0) return no_raw_socket();
-    Fd copy(::fcntl(direct_fd_, F_DUPFD_CLOEXEC, 0));
+    Fd copy(::fcntl(fd_, F_DUPFD_CLOEXEC, 0));
     if (!copy) return errno_error(errno, "duplicate the client's socket");
     return copy;
 }
 
 // ---------------------------------------------------------------------------------------- leader
 
-void Exchange::prepare(const ConnectionFacts* connection_facts, int direct_fd,
+void Exchange::prepare(const ConnectionFacts* connection_facts, int fd,
                        std::string_view spool_dir) {
     facts = connection_facts;
-    direct_fd_ = direct_fd;
+    fd_ = fd;
     body.configure(spool_dir);
     spill_.configure(spool_dir, 0);
 }
@@ -618,7 +614,7 @@ void Exchange::drop_output() {
     segments_.clear();
     queued_bytes_ = queued_memory_ = 0;
     if (spill_.size() > 0) spill_.clear();
-    direct_fd_ = -1;
+    fd_ = -1;
 }
 
 void Exchange::body_begins(bool is_complete) {

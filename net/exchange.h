@@ -173,7 +173,7 @@ public:
     /// Idempotent.
     Result<Fd> detach();
     /// A new descriptor of the raw socket for who only looks at it, while the request runs: the
-    /// connection stays the loop's. With TLS an Error.
+    /// connection stays the loop's.
     [[nodiscard]] Result<Fd> copy_socket() const;
     [[nodiscard]] bool is_detached() const { return detached_.load(std::memory_order_relaxed); }
 
@@ -198,8 +198,7 @@ private:
     };
 
     // Leader only.
-    void prepare(const ConnectionFacts* connection_facts, int direct_fd,
-                 std::string_view spool_dir);
+    void prepare(const ConnectionFacts* connection_facts, int fd, std::string_view spool_dir);
     void reset_for_reuse();
     /// Sends queued output until drained or the socket is full; progressed: some bytes went out.
     /// Held: there is some, but the application side may want to add to it; look again later.
@@ -222,7 +221,7 @@ private:
 
     // Application side.
     [[nodiscard]] bool may_send_directly() const {
-        return direct_fd_ >= 0 && !in_flight_ && segments_.empty();
+        return fd_ >= 0 && !facts->peer.is_tls && !in_flight_ && segments_.empty();
     }
     [[nodiscard]] bool ends_connection() const;
     [[nodiscard]] bool may_hold(bool is_last, size_t size) const;
@@ -266,7 +265,7 @@ private:
     uint64_t body_received_ = 0;
     uint64_t body_consumed_ = 0;
     int body_error_ = 0;
-    int direct_fd_ = -1;           ///< plain connection: may be written from any thread; else -1
+    int fd_ = -1;                  ///< plain text may be written to it from any thread; -1: gone
     bool in_flight_ = false;       ///< some thread sends right now, outside the lock
     bool held_ = false;            ///< what is queued waits for the next block (kHoldUs)
     bool leader_watches_ = false;  ///< … and the leader looks after it

@@ -12,7 +12,9 @@ def peer(environ):
     certificate = socket.getpeercert()
     subject = dict(pair for names in certificate["subject"] for pair in names) if certificate else {}
     return ["version=%s" % socket.version(), "cipher=%s" % socket.cipher()[0],
-            "alpn=%s" % socket.selected_alpn_protocol(), "client=%s" % subject.get("commonName")]
+            "alpn=%s" % socket.selected_alpn_protocol(), "client=%s" % subject.get("commonName"),
+            "peer=%s:%s" % socket.getpeername(), "timeout=%s" % socket.gettimeout(),
+            "number=%s" % (socket.fileno() > 2)]
 
 
 def app(environ, start_response):
@@ -23,7 +25,7 @@ def app(environ, start_response):
         lines += peer(environ)
     elif path == "/steal":
         try:
-            environ["gunicorn.socket"].fileno()
+            environ["gunicorn.socket"].dup()
         except OSError as error:
             lines.append("refused=%s" % error)
     elif path == "/slow":

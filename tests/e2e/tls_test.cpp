@@ -326,6 +326,8 @@ TEST_P(TlsEngine, GivesTheClientsCertificateToTheApplication) {
         const Finished known = curl(server, "/peer", with_certificate);
         EXPECT_EQ(known.code, 0) << known << server.story();
         EXPECT_EQ(line(known.out, "client"), required == "0" ? "None" : "client");
+        EXPECT_EQ(line(known.out, "peer"), "127.0.0.1:" + line(known.out, "REMOTE_PORT"));
+        EXPECT_EQ(line(known.out, "timeout") + line(known.out, "number"), "NoneTrue");
         const Finished unknown = curl(server, "/peer");
         EXPECT_EQ(unknown.code == 0, required != "2") << unknown;
     }

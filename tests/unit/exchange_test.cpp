@@ -62,7 +62,8 @@ protected:
     }
     void prepare(bool is_plain = true) {
         facts_.is_unix = true;
-        exchange->prepare(&facts_, is_plain ? server_.get() : -1, spool_directory);
+        facts_.peer.is_tls = !is_plain;
+        exchange->prepare(&facts_, server_.get(), spool_directory);
         active_.store(1);
     }
     Exchange::Flush flush() {
@@ -522,9 +523,10 @@ TEST_F(ExchangeTest, AReusedOneHasAnsweredNobody) {
     EXPECT_FALSE(exchange->response.has_status());
 }
 
-TEST_F(ExchangeTest, TlsAndVanishedClientsHaveNoRawSocket) {
+TEST_F(ExchangeTest, TlsAndVanishedClientsGiveNoRawSocketAway) {
     prepare(false);
     EXPECT_EQ(exchange->detach().error().code, EOPNOTSUPP);
+    EXPECT_TRUE(exchange->copy_socket().is_ok());  // to look at
     prepare(true);
     mark_aborted();
     EXPECT_EQ(exchange->detach().error().code, ECONNRESET);
