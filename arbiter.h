@@ -103,6 +103,13 @@ public:
     [[nodiscard]] const std::vector<std::string>& addresses() const { return target().addresses; }
     /// As in process titles; ends with ".2" while our predecessor lives.
     [[nodiscard]] std::string proc_name() const;
+    /// Whom we shall replace, and who shall replace us (USR2); 0 = nobody.
+    [[nodiscard]] pid_t predecessor() const { return predecessor_; }
+    [[nodiscard]] pid_t successor() const { return successor_; }
+    [[nodiscard]] bool has_given_listeners() const { return has_given_listeners_; }
+    [[nodiscard]] const ArbiterOptions& options() const { return options_; }
+    /// Where the successor is started; in its own process, before the exec.
+    void set_start_directory(std::string path) { options_.start_directory = std::move(path); }
 
 private:
     enum class State : uint8_t { Running, Reloading, Stopping };

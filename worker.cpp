@@ -166,7 +166,15 @@ ListenerOptions listener_options(const Config& cfg) {
     return options;
 }
 
-Worker::Worker(WorkerContext context) : context_(std::move(context)) {}
+Worker::Worker(WorkerContext context) : context_(std::move(context)) {
+    const Config& cfg = context_.cfg;
+    if (cfg.max_requests <= 0) return;
+    std::random_device random;
+    requests_max_ = static_cast<uint64_t>(cfg.max_requests);
+    if (cfg.max_requests_jitter > 0)
+        requests_max_ += random() % (static_cast<uint64_t>(cfg.max_requests_jitter) + 1);
+}
+
 Worker::~Worker() = default;
 
 uint64_t Worker::nr() const {
@@ -333,12 +341,6 @@ int Worker::serve_until_told() {
     heartbeat_ms_ = kHeartbeatMaxMs;
     if (cfg.timeout > 0)
         heartbeat_ms_ = std::clamp<int64_t>(milliseconds(cfg.timeout) / 3, 250, kHeartbeatMaxMs);
-    if (cfg.max_requests > 0) {
-        std::random_device random;
-        requests_max_ = static_cast<uint64_t>(cfg.max_requests);
-        if (cfg.max_requests_jitter > 0)
-            requests_max_ += random() % (static_cast<uint64_t>(cfg.max_requests_jitter) + 1);
-    }
     board().capacity.store(static_cast<uint32_t>(slots()));
     board().beat();
     handle_signals();  // those that came while booting

@@ -81,6 +81,8 @@ public:
     [[nodiscard]] bool has_obeyed() const { return has_obeyed_; }
     [[nodiscard]] bool booted() const;
     [[nodiscard]] bool aborted() const { return aborted_; }
+    /// max_requests with its jitter; 0 = never.
+    [[nodiscard]] uint64_t requests_max() const { return requests_max_; }
     /// Leaves gracefully, as on TERM. Any thread of the worker.
     void leave();
 
@@ -156,9 +158,9 @@ private:
     bool has_obeyed_ = false;
     std::atomic<bool> has_signals_{false};  ///< of was_signalled()
     std::atomic<int64_t> stop_by_ms_{0};    ///< when a stop ends, answered or not
-    uint64_t requests_max_ = 0;             ///< max_requests with its jitter; 0 = never
-    int64_t heartbeat_ms_ = 0;              ///< longest sleep that keeps the arbiter sure of us
-    int64_t next_look_ms_ = 0;              ///< the reloader's next look at sys.modules
+    uint64_t requests_max_ = 0;
+    int64_t heartbeat_ms_ = 0;  ///< longest sleep that keeps the arbiter sure of us
+    int64_t next_look_ms_ = 0;  ///< the reloader's next look at sys.modules
 };
 
 /// Application calls inline on the main thread, one at a time; a guard thread leads the loop while

@@ -217,11 +217,14 @@ def _address(text):
 
 class Server(View):
     """The arbiter."""
-    _own = frozenset("pid num_workers worker_age WORKERS LISTENERS proc_name".split())
+    _own = frozenset("pid master_pid reexec_pid systemd num_workers worker_age WORKERS LISTENERS "
+                     "proc_name START_CTX".split())
 
     address = property(lambda self: config().address)
     app = property(lambda self: Application())
     timeout = property(lambda self: config().timeout)
+    worker_class = property(lambda self: Worker)
+    master_name = property(lambda self: "Master.2" if self.master_pid else "Master")
 
     def kill_worker(self, pid, sig):
         try:
@@ -230,8 +233,17 @@ class Server(View):
             pass
 
 
+class StartContext(dict):
+    """How the server was started, and is again by USR2."""
+
+    def __setitem__(self, name, value):
+        if name != "cwd":
+            raise AttributeError(f"gcorn's START_CTX[{name!r}] is read-only: only its cwd can be changed")
+        super().__setitem__(name, os.fspath(value))
+
+
 class Worker(View):
-    _own = frozenset("pid ppid age nr booted aborted sockets timeout".split())
+    _own = frozenset("pid ppid age nr max_requests booted aborted sockets timeout".split())
 
     def __setattr__(self, name, value):
         if name != "alive":
@@ -296,6 +308,12 @@ class Request(View):
             vars(self)["_body"] = io.BufferedReader(Body(self._exchange))
         return self._body
 
+    remote_addr = property(lambda self: self.peer_addr)
+    must_close = property(lambda self: self._should_close)
+    limit_request_line = property(lambda self: config().limit_request_line)
+    limit_request_fields = property(lambda self: config().limit_request_fields)
+    limit_request_field_size = property(lambda self: config().limit_request_field_size)
+
     def should_close(self):
         return self._should_close
 
@@ -315,8 +333,10 @@ class Body(io.RawIOBase):
 
 
 class Response(View):
-    _own = frozenset("status status_code headers response_length sent headers_sent chunked "
+    _own = frozenset("req status status_code headers response_length sent headers_sent chunked "
                      "must_close app_us queue_us".split())
+
+    upgrade = property(lambda self: self.status_code == 101)
 
     def is_chunked(self):
         return self.chunked
@@ -365,8 +385,9 @@ def views(server_facts, worker_facts):
 
 def _refresh_server(facts, worker_facts):
     global _server
+    start = {"args": facts.pop("args"), "cwd": facts.pop("cwd"), 0: facts.pop("executable")}
     if _server is None:
-        _server = Server()
+        _server = _set(Server(), {}, START_CTX=StartContext(start))
     living = facts.pop("workers")
     ages = {fact["age"] for fact in living} | {worker_facts["age"] if worker_facts else None}
     for age in [age for age in _workers if age not in ages]:
@@ -374,6 +395,10 @@ def _refresh_server(facts, worker_facts):
     workers = {fact["pid"]: _refresh_worker(fact) for fact in living}
     _set(_server, facts, WORKERS=workers, LISTENERS=_listeners(facts.pop("listeners")))
     return _server
+
+
+def start_directory():
+    return _server.START_CTX["cwd"]
 
 
 def _refresh_worker(facts):

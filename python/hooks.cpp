@@ -37,7 +37,7 @@ PyRef listener_facts(const std::vector<Listener*>& listeners) {
     return items.take();
 }
 
-PyRef worker_facts(const Worker& worker) {
+PyRef worker_facts(const Worker& worker, bool is_alive) {
     // gunicorn's word for a worker that is not forked yet.
     PyRef pid = worker.pid() == 0 ? utf8_str("[booting]") : number(worker.pid());
     return Facts()
@@ -45,9 +45,12 @@ PyRef worker_facts(const Worker& worker) {
         .add("ppid", number(worker.ppid()))
         .add("age", number(worker.age()))
         .add("nr", number(static_cast<int64_t>(worker.nr())))
-        .add("_alive", boolean(worker.alive()))
+        .add("_alive", boolean(is_alive))
         .add("booted", boolean(worker.booted()))
         .add("aborted", boolean(worker.aborted()))
+        .add("max_requests",
+             number(worker.requests_max() == 0 ? PY_SSIZE_T_MAX  // gunicorn's never
+                                               : static_cast<int64_t>(worker.requests_max())))
         .add("listeners", listener_facts(worker.context().listeners))
         .take();
 }
@@ -55,9 +58,18 @@ PyRef worker_facts(const Worker& worker) {
 PyRef server_facts(const Arbiter& arbiter) {
     Items workers;
     for (const auto& [pid, worker] : arbiter.workers())
-        workers.add(worker_facts(*worker));
+        workers.add(worker_facts(*worker, worker->alive()));
+    Items arguments;
+    for (const std::string& argument : arbiter.options().argv)
+        arguments.add(path_str(argument));
     return Facts()
         .add("pid", number(arbiter.pid()))
+        .add("master_pid", number(arbiter.predecessor()))
+        .add("reexec_pid", number(arbiter.successor()))
+        .add("systemd", boolean(arbiter.has_given_listeners()))
+        .add("args", arguments.take())
+        .add("cwd", path_str(arbiter.options().start_directory))
+        .add("executable", path_str(arbiter.options().executable))
         .add("num_workers", number(arbiter.num_workers()))
         .add("worker_age", number(arbiter.worker_age()))
         .add("proc_name", path_str(arbiter.proc_name()))
@@ -67,11 +79,22 @@ PyRef server_facts(const Arbiter& arbiter) {
 }
 
 /// (server, worker), each None if its argument is null. Raises.
-PyRef make_views(const Arbiter* arbiter, const Worker* worker) {
+/// is_told: the worker was told to leave, which it knows itself only after the hook.
+PyRef make_views(const Arbiter* arbiter, const Worker* worker, bool is_told = false) {
     const PyRef server = arbiter != nullptr ? server_facts(*arbiter) : PyRef::borrow(Py_None);
     if (!server) return {};
-    const PyRef own = worker != nullptr ? worker_facts(*worker) : PyRef::borrow(Py_None);
+    const PyRef own = worker != nullptr ? worker_facts(*worker, worker->alive() && !is_told)
+                                        : PyRef::borrow(Py_None);
     return call_embedded("_gcorn", "views", server, own);
+}
+
+/// Where a pre_exec hook wants the successor to be started.
+void read_start_context(Arbiter& arbiter) {
+    const PyRef directory = call_embedded("_gcorn", "start_directory");
+    const PyRef bytes =
+        PyRef::steal(directory ? PyUnicode_EncodeFSDefault(directory.get()) : nullptr);
+    if (bytes) arbiter.set_start_directory(std::string(bytes_view(bytes.get())));
+    PyErr_Clear();
 }
 
 // --- req and resp ---
@@ -137,12 +160,13 @@ PyRef make_request(Exchange& exchange) {
 }
 
 /// None before start_response was called. Raises.
-PyRef make_response(const Exchange& exchange) {
+PyRef make_response(const Exchange& exchange, const PyRef& request) {
     const ResponseWriter& response = exchange.response;
     if (!response.has_status()) return PyRef::borrow(Py_None);
     const int64_t queue_us = exchange.taken_us - exchange.queued_us;
     const PyRef facts =
         Facts()
+            .add("req", PyRef::borrow(request.get()))
             .add("status", latin1_str(response.status()))
             .add("status_code", number(response.status_code()))
             .add("headers", latin1_str(response.fields_block()))
@@ -254,7 +278,8 @@ Status PythonHooks::run(Hook hook, Arbiter* arbiter, Worker* worker,
     if (!reference) return {};
     WithGil gil;
     has_shown_server_ = has_shown_server_ || arbiter != nullptr;
-    const PyRef views = add_natives() ? make_views(arbiter, worker) : PyRef();
+    const bool is_told = hook == &Config::worker_int || hook == &Config::worker_abort;
+    const PyRef views = add_natives() ? make_views(arbiter, worker, is_told) : PyRef();
     Items items;
     if (views && arbiter != nullptr) items.add(PyRef::borrow(PyTuple_GET_ITEM(views.get(), 0)));
     if (views && worker != nullptr) items.add(PyRef::borrow(PyTuple_GET_ITEM(views.get(), 1)));
@@ -267,6 +292,7 @@ Status PythonHooks::run(Hook hook, Arbiter* arbiter, Worker* worker,
         return PyRef::steal(
             arguments ? PyObject_CallObject(object_of(reference).get(), arguments.get()) : nullptr);
     });
+    if (done && hook == &Config::pre_exec) read_start_context(*arbiter);
     if (done) return {};
     if (Interpreter::has_interrupted() != was_interrupted) {
         PyErr_Clear();  // no failure of the hook; what the signal asks for comes next
@@ -341,7 +367,7 @@ bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
     const auto ended = requests_.extract(&exchange);
     const PyRef environ =
         environ_or_null != nullptr ? PyRef::borrow(environ_or_null) : PyRef::steal(PyDict_New());
-    const PyRef response = request && environ ? make_response(exchange) : PyRef();
+    const PyRef response = request && environ ? make_response(exchange, request) : PyRef();
     if (!response) return false;
     if (logging_.takes_over() && response.get() != Py_None) {
         if (environ_or_null != nullptr)
@@ -368,7 +394,7 @@ bool PythonHooks::logs_requests() const {
 void PythonHooks::request_refused(Exchange& exchange) {
     WithGil gil;
     const PyRef request = add_natives() ? make_request(exchange) : PyRef();
-    write_refused(exchange, request, request ? make_response(exchange) : PyRef());
+    write_refused(exchange, request, request ? make_response(exchange, request) : PyRef());
 }
 
 /// The access record of a request that has no environ.

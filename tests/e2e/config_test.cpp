@@ -181,6 +181,24 @@ TEST_P(HookOrder, PreExecRunsInTheChildOfUsr2) {
     EXPECT_TRUE(eventually([&] { return !is_alive(fresh); }));
 }
 
+TEST(Hooks, MayHaveTheSuccessorStartedElsewhere) {
+    const TempDir scratch, release;
+    const std::string config = scratch.write(
+        "conf.py", "def pre_exec(server): server.START_CTX['cwd'] = '" + release.path() +
+                       "'\n"
+                       "def when_ready(server):\n"
+                       "    with open('ready', 'w'): pass\n");
+    Server server({.args = {"-c", config, "-p", scratch / "pid", "--pythonpath", apps_dir()},
+                   .directory = scratch.path()});
+    server.signal(SIGUSR2);
+    EXPECT_TRUE(eventually([&] { return std::filesystem::exists(release / "ready"); }))
+        << server.story();
+    const pid_t fresh = std::atoi(read_file(scratch / "pid.2").c_str());
+    ASSERT_GT(fresh, 1);
+    ::kill(fresh, SIGTERM);
+    EXPECT_TRUE(eventually([&] { return !is_alive(fresh); }));
+}
+
 TEST(Hooks, ThatRaiseEndTheStartWithTheirTraceback) {
     for (const auto& [hook, arguments, code] :
          std::vector<std::tuple<std::string, std::string, int>>{
@@ -289,6 +307,37 @@ TEST(Hooks, MayChangeTheHeadersOfARequest) {
     EXPECT_TRUE(contains(environ, "from the hook")) << environ;
     EXPECT_TRUE(contains(environ, "HTTP_X_OTHER")) << environ;
     EXPECT_FALSE(contains(environ, "HTTP_X_SECRET")) << environ;
+}
+
+TEST(Hooks, SeeWhatGunicornsObjectsHave) {
+    const TempDir scratch;
+    const std::string config = scratch.write("conf.py", R"PY(
+import os, sys
+max_requests, max_requests_jitter = 1000, 10
+def note(*facts):
+    with open("facts", "a") as file: print(*facts, file=file)
+def when_ready(server):
+    note(server.master_pid, server.reexec_pid, server.systemd, server.master_name,
+         server.worker_class.__name__.endswith("Worker"), server.START_CTX["cwd"] == os.getcwd(),
+         server.START_CTX["args"][-1], os.path.isabs(server.START_CTX[0]))
+def post_fork(server, worker): note(1000 <= worker.max_requests <= 1010)
+def post_request(worker, req, environ, resp):
+    note(req.remote_addr == req.peer_addr, req.must_close, resp.req is req, resp.upgrade,
+         req.limit_request_line, req.limit_request_fields, req.limit_request_field_size)
+def worker_int(worker): note(worker.alive)
+)PY");
+    Server server(
+        {.args = {"-c", config, "--pythonpath", apps_dir()}, .directory = scratch.path()});
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    EXPECT_TRUE(eventually([&] { return count(read_file(scratch / "facts"), "\n") == 3; }));
+    server.signal(SIGINT);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_EQ(read_file(scratch / "facts"),
+              "0 0 False Master True True probe:app True\n"
+              "True\n"
+              "True False True False 4094 100 8190\n"
+              "False\n")
+        << server.story();
 }
 
 /// One hook that raises in a running server, what makes it run, and what comes of it.
