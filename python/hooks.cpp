@@ -252,6 +252,7 @@ PythonHooks::PythonHooks(Logger& log, const PythonLogging& logging, const WsgiAp
 PythonHooks::~PythonHooks() {
     for (auto& [exchange, view] : requests_)
         drop_reference(std::move(view));
+    drop_reference(std::move(own_view_));
 }
 
 bool PythonHooks::add_natives() {
@@ -332,10 +333,18 @@ PyObject* PythonHooks::request_view(Exchange& exchange) {
     return (requests_[&exchange] = std::move(made)).get();
 }
 
-/// The Worker view, refreshed. Raises.
-PyRef PythonHooks::worker_view() const {
-    const PyRef views = make_views(nullptr, worker_);
-    return views ? PyRef::borrow(PyTuple_GET_ITEM(views.get(), 1)) : PyRef();
+/// The Worker view, refreshed: once made, with what requests change. Raises.
+PyRef PythonHooks::worker_view() {
+    if (own_view_) {
+        const PyRef facts = attribute(own_view_.get(), "__dict__");
+        const PyRef nr = number(static_cast<int64_t>(worker_->nr()));
+        if (!facts || !nr || PyDict_SetItemString(facts.get(), "nr", nr.get()) < 0 ||
+            PyDict_SetItemString(facts.get(), "_alive", boolean(worker_->alive()).get()) < 0)
+            return {};
+    } else if (const PyRef views = make_views(nullptr, worker_)) {
+        own_view_ = PyRef::borrow(PyTuple_GET_ITEM(views.get(), 1));
+    }
+    return PyRef::borrow(own_view_.get());
 }
 
 bool PythonHooks::pre_request(Exchange& exchange) {

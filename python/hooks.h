@@ -61,13 +61,14 @@ private:
     void write_access(const Exchange& exchange, const PyRef& request, const PyRef& environ,
                       const PyRef& response);
     void write_refused(const Exchange& exchange, const PyRef& request, const PyRef& response);
-    [[nodiscard]] PyRef worker_view() const;
+    [[nodiscard]] PyRef worker_view();
     PyObject* request_view(Exchange& exchange);
 
     Logger& log_;
     const PythonLogging& logging_;
     const WsgiApp* app_;
     Worker* worker_ = nullptr;  ///< in a worker: itself
+    PyRef own_view_;            ///< its Worker view; guarded by the GIL
     bool has_natives_ = false;
     bool has_shown_server_ = false;
     /// The `req` of each request between its two hooks. Guarded by the GIL.
