@@ -311,7 +311,9 @@ Status Server::open_logs(const Config& cfg) {
     const bool takes_over = logging_takes_over(cfg);
     if (takes_over) {
         if (Status configured = logging_.configure(cfg); !configured) return configured;
-        options->errorlog = options->accesslog = "";
+        options->is_for_output = true;
+        options->accesslog = "";
+        if (!cfg.capture_output || cfg.errorlog == "-") options->errorlog = "";
     }
     if (Status opened = log_.open(*options); !opened) return opened;
     if (!metrics)

@@ -404,7 +404,7 @@ bool Logger::enabled(Level level) const {
 void Logger::write(Level level, std::string_view message) {
     Impl& d = *impl_;
     if (enabled(level)) {
-        d.put(d.error, d.record(level, message));
+        if (!d.options.is_for_output) d.put(d.error, d.record(level, message));
         if (d.syslog) d.put_syslog("error", level, message);
     }
     if (LogObserver* counter = d.counter.load()) counter->error_record(level, message);

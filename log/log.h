@@ -28,11 +28,12 @@ enum class Level : uint8_t { Debug, Info, Warning, Error, Critical };
 inline constexpr std::string_view kTracebackStart = "\nTraceback (most recent call last):";
 
 struct LogOptions {
-    std::string errorlog = "-";  ///< path, "-" = stderr, "" = none (logconfig: only the observer)
+    std::string errorlog = "-";  ///< path, "-" = stderr, "" = none
     std::string accesslog;       ///< path, "-" = stdout, "" = off
     Level level = Level::Info;
     bool json = false;            ///< --error-logformat json
     bool capture_output = false;  ///< dup the error log over stdout and stderr (files only)
+    bool is_for_output = false;   ///< errorlog gets what is captured, records only the observer
     bool syslog = false;
     bool access_to_syslog = true;  ///< !disable_redirect_access_to_syslog
     std::string syslog_addr = "udp://localhost:514";

@@ -593,6 +593,28 @@ TEST_P(Logs, CapturesOutputInTheErrorLog) {
     EXPECT_EQ(server.out(), "");
 }
 
+TEST_P(Logs, CapturesOutputAlsoWhereALogconfigTakesOver) {
+    const TempDir directory;
+    directory.write("noisy.py", kNoisy);
+    const std::string config = directory.write(
+        "conf.py",
+        "logconfig_dict = {'loggers': {'gunicorn.error': {'propagate': True}}, 'root': {'level': "
+        "'INFO', 'handlers': ['out']}, "
+        "'handlers': {'out': {'class': 'logging.StreamHandler', 'stream': 'ext://sys.stdout'}}}\n");
+    ServerOptions options =
+        with({"-c", config, "--capture-output", "--log-file", directory / "log"});
+    options.app = "noisy:app";
+    options.directory = directory.path();
+    const Server server(options);
+    EXPECT_EQ(server.get("/print?x").status, 200);
+    EXPECT_TRUE(eventually([&] {
+        const std::string log = read_file(directory / "log");
+        return contains(log, "printed x\n") && count(log, "Using worker: ") == 1;
+    })) << read_file(directory / "log")
+        << server.story();
+    EXPECT_EQ(server.out(), "");
+}
+
 std::vector<std::string> lines_of(const std::string& text) {
     std::istringstream stream(text);
     std::vector<std::string> lines;
