@@ -346,6 +346,11 @@ PyRef untaken_attribute(SocketObject* self, PyObject* name) {
     const PyRef looks = client_function("LOOKS");
     const int is_look = looks ? PySet_Contains(looks.get(), name) : -1;
     if (is_look < 0) return {};
+    // What comes over TLS is no text to peek at.
+    const Exchange* exchange = self->bound.exchange;
+    if (exchange != nullptr && exchange->facts->peer.is_tls &&
+        PyUnicode_CompareWithASCIIString(name, "recv") == 0)
+        return {};
     if (is_look == 0) {
         PyRef method =
             call_object(client_function("method"), PyRef::borrow(reinterpret_cast<PyObject*>(self)),
