@@ -257,6 +257,7 @@ class Worker(View):
     app = property(lambda self: Application())
     wsgi = property(lambda self: native.wsgi())
     tmp = property(lambda self: self)
+    reloader = property(lambda self: Reloader() if config().reload else None)
 
     def notify(self):
         """Tells the arbiter that this worker is not stuck, as a long post_fork may want to."""
@@ -264,6 +265,11 @@ class Worker(View):
 
     def __str__(self):
         return f"<Worker {self.pid}>"
+
+
+class Reloader:
+    def add_extra_file(self, filename):
+        extra_files.append(os.path.abspath(filename))
 
 
 class Application(View):
@@ -345,6 +351,7 @@ class Response(View):
         return self.must_close
 
 
+extra_files = []  # of this process; loader.py hands them to --reload
 _config = None   # the Config view; C++ sets it to None when the configuration changed
 _server = None
 _workers = {}    # Worker views by age, which unlike a pid is known before the fork

@@ -114,6 +114,7 @@ def source_files():
     # Through __dict__, for getattr would make lazy modules import themselves.
     names = [getattr(module, "__dict__", {}).get("__file__")
              for module in list(sys.modules.values())]
+    names += getattr(sys.modules.get("_gcorn"), "extra_files", ())
     return [name[:-1] if name.endswith((".pyc", ".pyo")) else name
             for name in names if isinstance(name, str)]
 

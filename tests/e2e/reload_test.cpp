@@ -242,6 +242,15 @@ TEST_P(Reload, WatchesExtraFilesWithGlobsOfAnyDepth) {
     EXPECT_TRUE(server.logs("one.html modified")) << server.story();
 }
 
+TEST_P(Reload, WatchesFilesThatAHookAdds) {
+    site_.write("page.html", "a");
+    const std::string config = site_.write(
+        "conf.py", "def post_worker_init(worker): worker.reloader.add_extra_file('page.html')\n");
+    Server& server = start("auto", {"-c", config});
+    save_in_place("page.html", "b");
+    EXPECT_TRUE(server.logs("page.html modified")) << server.story();
+}
+
 TEST_P(Reload, WatchesAnExtraDirectory) {
     site_.write("locale/en.mo", "a");
     Server& server = start("auto", {"--reload-extra-file", site_ / "locale"});

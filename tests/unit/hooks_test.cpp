@@ -293,7 +293,7 @@ TEST_F(HooksTest, RefusesChangesAndNamesWhatExists) {
     EXPECT_EQ(
         eval_python("seen[4]"),
         "gcorn's worker object has no 'reload'; it has aborted, age, alive, app, booted, cfg, "
-        "log, max_requests, notify, nr, pid, ppid, sockets, timeout, tmp, wsgi");
+        "log, max_requests, notify, nr, pid, ppid, reloader, sockets, timeout, tmp, wsgi");
     EXPECT_EQ(eval_python("seen[5]"), "False");
 }
 
