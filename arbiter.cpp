@@ -371,7 +371,8 @@ Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool
         if (error.code == EADDRNOTAVAIL) log().error("Invalid address: %s", where.c_str());
         const bool may_get_free = error.code == EADDRINUSE || error.code == EADDRNOTAVAIL;
         log().error("connection to %s failed: [Errno %d] %s", where.c_str(), error.code,
-                    may_get_free ? std::strerror(error.code) : error.message.c_str());
+                    // gunicorn names the reason only, which ends the sentence.
+                    error.message.substr(may_get_free ? error.message.rfind(": ") + 2 : 0).c_str());
         if (!is_patient || !may_get_free || attempt == kBindAttempts) break;
         log().debug("Retrying in 1 second.");
         sleep_until(monotonic_ms() + 1000);

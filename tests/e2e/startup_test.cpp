@@ -293,6 +293,13 @@ TEST(Listening, EndsWithOneWhenTheAddressIsTaken) {
     EXPECT_EQ(first.get("/").status, 200);
 }
 
+TEST(Listening, NamesWhyAHostIsNoAddress) {
+    const Finished finished = run_server({"-b", "no such host:1", "probe:app"});
+    EXPECT_EQ(finished.code, 1) << finished;
+    EXPECT_TRUE(contains(finished.err, "connection to ('no such host', 1) failed: ")) << finished;
+    EXPECT_TRUE(contains(finished.err, "Name or service not known")) << finished;
+}
+
 TEST(Listening, ReplacesAStaleSocketFileButNoOtherFile) {
     const TempDir scratch;
     const std::string path = scratch.write("file", "precious");
