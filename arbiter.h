@@ -108,8 +108,12 @@ public:
     [[nodiscard]] pid_t successor() const { return successor_; }
     [[nodiscard]] bool has_given_listeners() const { return has_given_listeners_; }
     [[nodiscard]] const ArbiterOptions& options() const { return options_; }
-    /// Where the successor is started; in its own process, before the exec.
-    void set_start_directory(std::string path) { options_.start_directory = std::move(path); }
+    /// How the successor is started; in its own process, before the exec.
+    void set_start(std::string directory, std::string executable, std::vector<std::string> argv) {
+        options_.start_directory = std::move(directory);
+        options_.executable = std::move(executable);
+        options_.argv = std::move(argv);
+    }
 
 private:
     enum class State : uint8_t { Running, Reloading, Stopping };

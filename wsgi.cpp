@@ -216,18 +216,6 @@ PyType_Spec early_hints_spec = {"gcorn.EarlyHints", sizeof(RequestBound), 0,
                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
                                 early_hints_slots};
 
-/// A list of str as file names; empty, and the exception cleared, if it is none.
-std::vector<std::string> paths_of(const PyRef& list) {
-    std::vector<std::string> paths;
-    for (Py_ssize_t i = 0; list && i < PyList_Size(list.get()); ++i) {
-        PyRef path = PyRef::steal(PyUnicode_EncodeFSDefault(PyList_GET_ITEM(list.get(), i)));
-        if (path) paths.emplace_back(bytes_view(path.get()));
-        PyErr_Clear();
-    }
-    PyErr_Clear();
-    return paths;
-}
-
 }  // namespace
 
 /// What load() makes once: types, shared objects, the environ's maker.

@@ -233,15 +233,6 @@ class Server(View):
             pass
 
 
-class StartContext(dict):
-    """How the server was started, and is again by USR2."""
-
-    def __setitem__(self, name, value):
-        if name != "cwd":
-            raise AttributeError(f"gcorn's START_CTX[{name!r}] is read-only: only its cwd can be changed")
-        super().__setitem__(name, os.fspath(value))
-
-
 class Worker(View):
     _own = frozenset("pid ppid age nr max_requests booted aborted sockets timeout".split())
 
@@ -394,7 +385,7 @@ def _refresh_server(facts, worker_facts):
     global _server
     start = {"args": facts.pop("args"), "cwd": facts.pop("cwd"), 0: facts.pop("executable")}
     if _server is None:
-        _server = _set(Server(), {}, START_CTX=StartContext(start))
+        _server = _set(Server(), {}, START_CTX=start)
     living = facts.pop("workers")
     ages = {fact["age"] for fact in living} | {worker_facts["age"] if worker_facts else None}
     for age in [age for age in _workers if age not in ages]:
@@ -404,8 +395,10 @@ def _refresh_server(facts, worker_facts):
     return _server
 
 
-def start_directory():
-    return _server.START_CTX["cwd"]
+def start_context():
+    """What USR2 starts after a pre_exec hook saw it: directory, program, arguments."""
+    start = _server.START_CTX
+    return [os.fspath(item) for item in (start["cwd"], start[0], *start["args"])]
 
 
 def _refresh_worker(facts):

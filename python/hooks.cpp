@@ -88,13 +88,12 @@ PyRef make_views(const Arbiter* arbiter, const Worker* worker, bool is_told = fa
     return call_embedded("_gcorn", "views", server, own);
 }
 
-/// Where a pre_exec hook wants the successor to be started.
-void read_start_context(Arbiter& arbiter) {
-    const PyRef directory = call_embedded("_gcorn", "start_directory");
-    const PyRef bytes =
-        PyRef::steal(directory ? PyUnicode_EncodeFSDefault(directory.get()) : nullptr);
-    if (bytes) arbiter.set_start_directory(std::string(bytes_view(bytes.get())));
-    PyErr_Clear();
+/// How a pre_exec hook wants the successor to be started. Raises.
+PyRef read_start_context(Arbiter& arbiter) {
+    PyRef list = call_embedded("_gcorn", "start_context");
+    const std::vector<std::string> texts = list ? paths_of(list) : std::vector<std::string>();
+    if (texts.size() > 2) arbiter.set_start(texts[0], texts[1], {texts.begin() + 2, texts.end()});
+    return list;
 }
 
 // --- req and resp ---
@@ -289,11 +288,11 @@ Status PythonHooks::run(Hook hook, Arbiter* arbiter, Worker* worker,
     const PyRef list = items.take();
     const PyRef arguments = views && list ? PyRef::steal(PyList_AsTuple(list.get())) : PyRef();
     const bool was_interrupted = Interpreter::has_interrupted();
-    const PyRef done = ending_copies([&] {  // before they take down what is their parent's
+    PyRef done = ending_copies([&] {  // before they take down what is their parent's
         return PyRef::steal(
             arguments ? PyObject_CallObject(object_of(reference).get(), arguments.get()) : nullptr);
     });
-    if (done && hook == &Config::pre_exec) read_start_context(*arbiter);
+    if (done && hook == &Config::pre_exec) done = read_start_context(*arbiter);
     if (done) return {};
     if (Interpreter::has_interrupted() != was_interrupted) {
         PyErr_Clear();  // no failure of the hook; what the signal asks for comes next

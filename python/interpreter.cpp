@@ -452,6 +452,17 @@ void Interpreter::report(const std::string& context) {
     }
 }
 
+std::vector<std::string> paths_of(const PyRef& list) {
+    std::vector<std::string> paths;
+    for (Py_ssize_t i = 0; list && i < PyList_Size(list.get()); ++i) {
+        PyRef path = PyRef::steal(PyUnicode_EncodeFSDefault(PyList_GET_ITEM(list.get(), i)));
+        if (path) paths.emplace_back(bytes_view(path.get()));
+        PyErr_Clear();
+    }
+    PyErr_Clear();
+    return paths;
+}
+
 std::string joined_lines(const PyRef& lines) {
     const PyRef empty = lines ? utf8_str("") : PyRef();
     const PyRef text = empty ? PyRef::steal(PyUnicode_Join(empty.get(), lines.get())) : PyRef();

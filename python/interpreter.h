@@ -136,6 +136,9 @@ private:
     PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;  ///< between before_fork and after_fork_…
 };
 
+/// A list of str as file names; empty, and the exception cleared, if it is none. GIL held.
+[[nodiscard]] std::vector<std::string> paths_of(const PyRef& list);
+
 /// The strings of a list, joined, without final newlines; lone surrogates, which source lines and
 /// file names may hold, are escaped. "" if `lines` is null or holds something else. Never raises,
 /// and clears what was raised before. GIL held.

@@ -182,16 +182,24 @@ TEST_P(HookOrder, PreExecRunsInTheChildOfUsr2) {
 }
 
 TEST(Hooks, MayHaveTheSuccessorStartedElsewhere) {
+    SKIP_ON_GUNICORN("its program is Python");
     const TempDir scratch, release;
-    const std::string config = scratch.write(
-        "conf.py", "def pre_exec(server): server.START_CTX['cwd'] = '" + release.path() +
-                       "'\n"
-                       "def when_ready(server):\n"
-                       "    with open('ready', 'w'): pass\n");
+    const std::string config =
+        scratch.write("conf.py",
+                      "def pre_exec(server):\n"
+                      "    server.START_CTX['cwd'] = '" +
+                          release.path() +
+                          "'\n"
+                          "    server.START_CTX[0] = server.START_CTX['args'][0] = '" +
+                          release / "gcorn" +
+                          "'\n"
+                          "def when_ready(server):\n"
+                          "    open('ready', 'w').write(server.START_CTX[0])\n");
+    std::filesystem::create_symlink(server_command().at(0), release / "gcorn");
     Server server({.args = {"-c", config, "-p", scratch / "pid", "--pythonpath", apps_dir()},
                    .directory = scratch.path()});
     server.signal(SIGUSR2);
-    EXPECT_TRUE(eventually([&] { return std::filesystem::exists(release / "ready"); }))
+    EXPECT_TRUE(eventually([&] { return read_file(release / "ready") == release / "gcorn"; }))
         << server.story();
     const pid_t fresh = std::atoi(read_file(scratch / "pid.2").c_str());
     ASSERT_GT(fresh, 1);
