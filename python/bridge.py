@@ -158,12 +158,12 @@ class View:
         if name.startswith("__"):
             raise AttributeError(name)
         raise AttributeError(
-            f"gcorn's {type(self).__name__.lower()} object has no {name!r}; it has "
+            f"gcorn's {self._kind} object has no {name!r}; it has "
             + ", ".join(sorted(self._own.union(n for n in dir(type(self)) if n[0] != "_"))))
 
     def __setattr__(self, name, value):
         if name in self._own or hasattr(type(self), name):
-            raise AttributeError(f"{name!r} of gcorn's {type(self).__name__.lower()} object is read-only")
+            raise AttributeError(f"{name!r} of gcorn's {self._kind} object is read-only")
         object.__setattr__(self, name, value)
 
     def __delattr__(self, name):
@@ -176,6 +176,7 @@ class View:
         return _gcorn_logging.current()
 
     cfg = property(lambda self: config())
+    _kind = property(lambda self: type(self).__name__.lower())
 
 
 class Config(View):
@@ -223,7 +224,7 @@ class Server(View):
     address = property(lambda self: config().address)
     app = property(lambda self: Application())
     timeout = property(lambda self: config().timeout)
-    worker_class = property(lambda self: Worker)
+    worker_class = property(lambda self: WORKER_CLASSES[config().worker_class])
     master_name = property(lambda self: "Master.2" if self.master_pid else "Master")
 
     def kill_worker(self, pid, sig):
@@ -234,6 +235,7 @@ class Server(View):
 
 
 class Worker(View):
+    _kind = "worker"
     _own = frozenset("pid ppid age nr max_requests booted aborted sockets timeout".split())
 
     def __setattr__(self, name, value):
@@ -256,6 +258,14 @@ class Worker(View):
 
     def __str__(self):
         return f"<Worker {self.pid}>"
+
+
+# Their names under gunicorn; a config file's worker_class may be one of the classes.
+WORKER_CLASSES = {
+    name: type(class_name, (Worker,), {"__module__": f"gunicorn.workers.{module}"})
+    for name, module, class_name in (
+        ("sync", "sync", "SyncWorker"), ("gthread", "gthread", "ThreadWorker"),
+        ("gevent", "ggevent", "GeventWorker"), ("eventlet", "geventlet", "EventletWorker"))}
 
 
 class Reloader:
@@ -404,7 +414,7 @@ def start_context():
 def _refresh_worker(facts):
     view = _workers.get(facts["age"])
     if view is None:
-        view = _workers[facts["age"]] = Worker()
+        view = _workers[facts["age"]] = WORKER_CLASSES[config().worker_class]()
         _set(view, {}, sockets=_listeners(facts["listeners"]), timeout=config().timeout / 2)
     del facts["listeners"]
     return _set(view, facts)

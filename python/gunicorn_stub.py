@@ -53,12 +53,6 @@ class BaseApplication:
         raise RuntimeError("gcorn cannot be started from Python: run `gcorn module:application`")
 
 
-# worker_class may be one of the classes.
-WORKERS = {module: type(name, (_gcorn.Worker,), {"__module__": f"gunicorn.workers.{module}"})
-           for module, name in (("sync", "SyncWorker"), ("gthread", "ThreadWorker"),
-                                ("ggevent", "GeventWorker"), ("geventlet", "EventletWorker"))}
-
-
 def _glogging():
     import _gcorn_logging as module
     return {name: getattr(module, name) for name in ("Logger", "SafeAtoms", "CONFIG_DEFAULTS")}
@@ -82,10 +76,10 @@ MODULES = {
     "gunicorn.instrument": {},
     "gunicorn.instrument.statsd": lambda: {"Statsd": _glogging()["Logger"]},
     "gunicorn.util": {"import_app": _gcorn.import_object},
-    "gunicorn.workers": {"SUPPORTED_WORKERS": dict.fromkeys(("sync", "gthread", "gevent", "eventlet"))},
+    "gunicorn.workers": {"SUPPORTED_WORKERS": dict.fromkeys(_gcorn.WORKER_CLASSES)},
     "gunicorn.workers.base": {"Worker": _gcorn.Worker},
     "gunicorn.workers.base_async": {"ALREADY_HANDLED": object()},
-    **{worker.__module__: {worker.__name__: worker} for worker in WORKERS.values()},
+    **{worker.__module__: {worker.__name__: worker} for worker in _gcorn.WORKER_CLASSES.values()},
 }
 
 

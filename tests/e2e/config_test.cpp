@@ -326,9 +326,10 @@ def note(*facts):
     with open("facts", "a") as file: print(*facts, file=file)
 def when_ready(server):
     note(server.master_pid, server.reexec_pid, server.systemd, server.master_name,
-         server.worker_class.__name__.endswith("Worker"), server.START_CTX["cwd"] == os.getcwd(),
+         server.worker_class.__name__, server.START_CTX["cwd"] == os.getcwd(),
          server.START_CTX["args"][-1], os.path.isabs(server.START_CTX[0]))
-def post_fork(server, worker): note(1000 <= worker.max_requests <= 1010)
+def post_fork(server, worker):
+    note(1000 <= worker.max_requests <= 1010, isinstance(worker, server.worker_class))
 def post_request(worker, req, environ, resp):
     note(req.remote_addr == req.peer_addr, req.must_close, resp.req is req, resp.upgrade,
          req.limit_request_line, req.limit_request_fields, req.limit_request_field_size)
@@ -341,8 +342,8 @@ def worker_int(worker): note(worker.alive)
     server.signal(SIGINT);
     EXPECT_EQ(server.exit_code(), 0) << server.story();
     EXPECT_EQ(read_file(scratch / "facts"),
-              "0 0 False Master True True probe:app True\n"
-              "True\n"
+              "0 0 False Master SyncWorker True probe:app True\n"
+              "True True\n"
               "True False True False 4094 100 8190\n"
               "False\n")
         << server.story();
