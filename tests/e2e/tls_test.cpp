@@ -373,7 +373,7 @@ TEST_F(TlsTest, ChoosesTheCertificateByNameWithTheHook) {
         "import ssl\n"
         "def ssl_context(config, default):\n"
         "    context = default()\n"
-        "    other = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)\n"
+        "    other = ssl.SSLContext(config.ssl_version)\n"
         "    other.load_cert_chain('" +
             (certificates() / "other.pem") + "', '" + (certificates() / "other.key") +
             "')\n"
