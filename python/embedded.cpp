@@ -34,9 +34,6 @@ constexpr Text kTexts[] = {
 {"eventlet_hub",
 #include "python/eventlet_hub.py"
 },
-{"file_wrapper",
-#include "python/file_wrapper.py"
-},
 {"finder",
 #include "python/finder.py"
 },
@@ -54,6 +51,9 @@ constexpr Text kTexts[] = {
 },
 {"spew",
 #include "python/spew.py"
+},
+{"streams",
+#include "python/streams.py"
 },
 {"tls",
 #include "python/tls.py"

@@ -1,12 +1,10 @@
 #include "python/streams.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <unordered_map>
 
 #include "python/embedded.h"
 
@@ -274,162 +272,36 @@ PyRef new_input(const PyRef& type, Exchange* exchange) {
     return input;
 }
 
-}  // namespace
-
-// --------------------------------------------------------------------------------- wsgi.errors
-
-/// Unfinished lines, one per thread, so that what two threads print is never mixed in one line.
-class Streams::ErrorsBuffer {
-public:
-    explicit ErrorsBuffer(Logger& log) : log_(log) {}
-
-    void write(std::string_view text) {
-        std::string& line = lines_[PyThread_get_thread_ident()];
-        line += text;
-        const size_t end = line.size() > kErrorsLineBytesMax ? line.size() - 1 : line.rfind('\n');
-        if (end == std::string::npos) return;
-        const std::string whole = line.substr(0, end + 1);
-        line.erase(0, end + 1);
-        if (line.empty()) lines_.erase(PyThread_get_thread_ident());
-        emit(whole);
+/// For streams.py: bytes into the error log, as they are.
+PyObject* write_raw(PyObject* log, PyObject* bytes) {
+    {
+        const WithoutGil nogil;
+        native_self<Logger>(log).write_raw(bytes_view(bytes));
     }
-
-    void flush() {
-        const auto found = lines_.find(PyThread_get_thread_ident());
-        if (found != lines_.end()) emit(lines_.extract(found).mapped() + '\n');
-    }
-
-    /// Those of threads that never ended theirs, too.
-    void flush_all() {
-        while (!lines_.empty())
-            emit(lines_.extract(lines_.begin()).mapped() + '\n');
-    }
-
-private:
-    void emit(const std::string& text) {
-        WithoutGil nogil;
-        log_.write_raw(text);
-    }
-
-    Logger& log_;
-    std::unordered_map<unsigned long, std::string>
-        lines_;  // guarded by the GIL or the object's lock
-};
-
-namespace {
-
-struct ErrorsObject {
-    PyObject_HEAD Streams::ErrorsBuffer* buffer;  ///< null once its owner is gone
-};
-
-Streams::ErrorsBuffer* buffer_of(PyObject* object) {
-    return reinterpret_cast<ErrorsObject*>(object)->buffer;
-}
-
-bool write_text(PyObject* self, PyObject* text) {
-    if (!PyUnicode_Check(text)) {
-        PyErr_Format(PyExc_TypeError, "wsgi.errors takes str, not %.100s", Py_TYPE(text)->tp_name);
-        return false;
-    }
-    // Lone surrogates (PEP 383 file names) are common in error messages and must not raise here.
-    PyRef bytes = PyRef::steal(PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace"));
-    if (!bytes) return false;
-    GCORN_BEGIN_CRITICAL_SECTION(self);
-    if (buffer_of(self) != nullptr) buffer_of(self)->write(bytes_view(bytes.get()));
-    GCORN_END_CRITICAL_SECTION();
-    return true;
-}
-
-PyObject* errors_write(PyObject* self, PyObject* text) {
-    if (!write_text(self, text)) return nullptr;
-    return PyLong_FromSsize_t(PyUnicode_GET_LENGTH(text));
-}
-
-PyObject* errors_writelines(PyObject* self, PyObject* lines) {
-    PyRef iterator = PyRef::steal(PyObject_GetIter(lines));
-    if (!iterator) return nullptr;
-    while (PyRef line = PyRef::steal(PyIter_Next(iterator.get())))
-        if (!write_text(self, line.get())) return nullptr;
-    if (PyErr_Occurred() != nullptr) return nullptr;
     Py_RETURN_NONE;
-}
-
-PyObject* errors_flush(PyObject* self, PyObject*) {
-    GCORN_BEGIN_CRITICAL_SECTION(self);
-    if (buffer_of(self) != nullptr) buffer_of(self)->flush();
-    GCORN_END_CRITICAL_SECTION();
-    Py_RETURN_NONE;
-}
-
-PyObject* errors_false(PyObject*, PyObject*) {
-    Py_RETURN_FALSE;
-}
-
-PyObject* errors_closed(PyObject*, void*) {
-    Py_RETURN_FALSE;
-}
-
-PyMethodDef errors_methods[] = {
-    {"write", errors_write, METH_O, "write(text): into the error log, whole lines at a time"},
-    {"writelines", errors_writelines, METH_O, "writelines(lines)"},
-    {"flush", errors_flush, METH_NOARGS, "flush(): ends an unfinished line"},
-    {"isatty", errors_false, METH_NOARGS, "isatty(): False"},
-    {nullptr, nullptr, 0, nullptr},
-};
-PyGetSetDef errors_properties[] = {
-    {"closed", errors_closed, nullptr, "False", nullptr},
-    {nullptr, nullptr, nullptr, nullptr, nullptr},
-};
-PyType_Slot errors_slots[] = {
-    {Py_tp_methods, errors_methods},
-    {Py_tp_getset, errors_properties},
-    {Py_tp_dealloc, slot(plain_dealloc)},
-    {0, nullptr},
-};
-PyType_Spec errors_spec = {"gcorn.Errors", sizeof(ErrorsObject), 0,
-                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, errors_slots};
-
-// --------------------------------------------------------------------------- wsgi.file_wrapper
-
-/// An integer that a method without arguments returns; false, without exception, if it has none.
-bool call_for_integer(const PyRef& object, const char* name, long long& value) {
-    PyRef result = PyRef::steal(PyObject_CallMethod(object.get(), name, nullptr));
-    value = result ? PyLong_AsLongLong(result.get()) : -1;
-    if (PyErr_Occurred() == nullptr) return value >= 0;
-    PyErr_Clear();
-    return false;
-}
-
-bool is_exactly(const PyRef& object, const PyRef& type) {
-    return reinterpret_cast<PyObject*>(Py_TYPE(object.get())) == type.get();
 }
 
 }  // namespace
 
 // ------------------------------------------------------------------------------------- Streams
 
-Streams::Streams() = default;
-
 Streams::~Streams() {
-    if (!errors_) return;
-    errors_buffer_->flush_all();
-    reinterpret_cast<ErrorsObject*>(errors_.get())->buffer = nullptr;
+    if (errors_ && !PyRef::steal(PyObject_CallMethod(errors_.get(), "_end", nullptr)))
+        PyErr_Clear();
 }
 
 bool Streams::prepare(Logger& log) {
-    errors_buffer_ = std::make_unique<ErrorsBuffer>(log);
+    static PyMethodDef write = {"write_raw", write_raw, METH_O, nullptr};
     input_type_.reset(PyType_FromSpec(&input_spec));
-    errors_type_.reset(input_type_ ? PyType_FromSpec(&errors_spec) : nullptr);
-    if (errors_type_) file_wrapper_ = name_in(run_embedded("file_wrapper"), "FileWrapper");
-    if (!file_wrapper_) return false;
+    const PyRef names = input_type_ ? run_embedded("streams") : PyRef();
+    if (!names) return false;
+    file_wrapper_ = name_in(names, "FileWrapper");
+    real_file_ = name_in(names, "real_file");
     no_input_ = new_input(input_type_, nullptr);
-    errors_ = new_object(errors_type_);
-    if (!errors_) return false;
-    reinterpret_cast<ErrorsObject*>(errors_.get())->buffer = errors_buffer_.get();
-    file_io_ = import("io", "FileIO");
-    buffered_reader_ = file_io_ ? import("io", "BufferedReader") : PyRef();
-    buffered_random_ = buffered_reader_ ? import("io", "BufferedRandom") : PyRef();
-    return no_input_ && buffered_random_;
+    unfinished_lines_ = PyRef::steal(PyDict_New());
+    errors_ =
+        call_object(name_in(names, "Errors"), native_function(write, &log), unfinished_lines_);
+    return no_input_ && errors_;
 }
 
 PyRef Streams::make_input(Exchange& exchange) const {
@@ -449,29 +321,21 @@ int Streams::input_error(PyObject* input) const {
 }
 
 void Streams::flush_errors() const {
-    GCORN_BEGIN_CRITICAL_SECTION(errors_.get());
-    errors_buffer_->flush();
-    GCORN_END_CRITICAL_SECTION();
+    if (PyDict_GET_SIZE(unfinished_lines_.get()) == 0) return;
+    if (!PyRef::steal(PyObject_CallMethod(errors_.get(), "flush", nullptr))) PyErr_Clear();
 }
 
 bool Streams::real_file(PyObject* wrapper, FileRange& range) const {
-    const PyRef file = attribute(wrapper, "filelike");
-    const bool is_buffered =
-        file && (is_exactly(file, buffered_reader_) || is_exactly(file, buffered_random_));
-    const PyRef raw = is_buffered ? attribute(file.get(), "raw") : PyRef::borrow(file.get());
-    // What a BufferedRandom was given to write must be in the file before the kernel reads it.
-    if (!raw || !is_exactly(raw, file_io_) ||
-        !PyRef::steal(PyObject_CallMethod(file.get(), "flush", nullptr))) {
+    const PyRef found = call_object(real_file_, PyRef::borrow(wrapper));
+    long long offset = 0;
+    if (!found || found.get() == Py_None ||
+        !PyArg_ParseTuple(found.get(), "iL", &range.fd, &offset)) {
         PyErr_Clear();
         return false;
     }
-    long long fd = -1, offset = -1;
     struct stat status;
-    if (!call_for_integer(file, "fileno", fd) || !call_for_integer(file, "tell", offset) ||
-        ::fstat(static_cast<int>(fd), &status) != 0 || !S_ISREG(status.st_mode))
-        return false;
+    if (::fstat(range.fd, &status) != 0 || !S_ISREG(status.st_mode)) return false;
     if (status.st_size == 0) return false;  // a file of /proc is longer than it says
-    range.fd = static_cast<int>(fd);
     range.offset = static_cast<off_t>(offset);
     range.size = static_cast<uint64_t>(std::max<long long>(status.st_size - offset, 0));
     return true;

@@ -18,9 +18,6 @@
 
 namespace gcorn {
 
-/// What an application may leave unfinished on one line of wsgi.errors before it is written anyway.
-constexpr size_t kErrorsLineBytesMax = 64 * 1024;
-
 /// A stretch of a real file that the kernel can send. The descriptor is borrowed.
 struct FileRange {
     int fd = -1;
@@ -31,7 +28,7 @@ struct FileRange {
 /// The types and shared objects of this room. One per WsgiApp.
 class Streams {
 public:
-    Streams();
+    Streams() = default;
     /// Writes what wsgi.errors still holds; the object itself may live on and then drops what it is
     /// given.
     ~Streams();
@@ -65,14 +62,11 @@ public:
     /// Never leaves an exception set.
     [[nodiscard]] bool real_file(PyObject* wrapper, FileRange& range) const;
 
-    class ErrorsBuffer;
-
 private:
-    PyRef input_type_, errors_type_, file_wrapper_;
-    PyRef no_input_;  ///< wsgi.input of every request without a body
-    PyRef errors_;
-    PyRef file_io_, buffered_reader_, buffered_random_;  ///< types of io
-    std::unique_ptr<ErrorsBuffer> errors_buffer_;
+    PyRef input_type_;
+    PyRef no_input_;                           ///< wsgi.input of every request without a body
+    PyRef file_wrapper_, real_file_, errors_;  ///< of streams.py
+    PyRef unfinished_lines_;                   ///< of errors_, by thread
 };
 
 }  // namespace gcorn
