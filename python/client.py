@@ -1,5 +1,5 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
-"""gunicorn.socket while it is still the server's (environ.cpp): the module `_gcorn_client`.
+"""gunicorn.socket while it is still the server's (client_socket.py): the module `_gcorn_client`.
 
 An application may look at its client's socket and have its response sent all the same: ask for
 addresses and options, set a timeout, or watch by select() and MSG_PEEK whether the client is there.

@@ -31,6 +31,9 @@ constexpr Text kTexts[] = {
 {"_gcorn_stand_in",
 #include "python/gunicorn_stub.py"
 },
+{"client_socket",
+#include "python/client_socket.py"
+},
 {"eventlet_hub",
 #include "python/eventlet_hub.py"
 },

@@ -242,29 +242,20 @@ namespace {
 
 // ------------------------------------------------------------------------------ gunicorn.socket
 
-/// A stand-in that becomes the client's socket when the application reads or writes it, or hands it
-/// on. Until then the connection stays the server's, also while it is looked at (client.py). A TLS
-/// connection is never given away, but tells getpeercert(), cipher(), version() … as an
-/// ssl.SSLSocket does.
-struct SocketObject {
+/// What ClientSocket of client_socket.py derives from.
+struct Client {
     RequestBound bound;
-    PyObject* socket;   ///< socket.socket once it is taken; owned
-    PyObject* watched;  ///< what shows it before that; owned
-    bool is_lent;       ///< the application knows the descriptor's number
+    bool is_used;   ///< some of its methods was called: it is for this request only
+    bool is_taken;  ///< from the server
 };
 
-SocketObject* as_socket(PyObject* object) {
-    return reinterpret_cast<SocketObject*>(object);
-}
-
-PyRef client_function(const char* name) {
-    const PyRef module = embedded_module("_gcorn_client");
-    return module ? attribute(module.get(), name) : PyRef();
+Client* as_client(PyObject* object) {
+    return reinterpret_cast<Client*>(object);
 }
 
 /// The Exchange, which another thread of the application may end meanwhile. Raises.
-std::shared_ptr<Exchange> exchange_of(SocketObject* self) {
-    if (self->bound.exchange != nullptr) return self->bound.exchange->shared_from_this();
+std::shared_ptr<Exchange> exchange_of(PyObject* client) {
+    if (Exchange* exchange = as_bound(client)->exchange) return exchange->shared_from_this();
     PyErr_SetString(PyExc_ValueError, "gunicorn.socket was not taken before its request ended");
     return nullptr;
 }
@@ -273,132 +264,56 @@ PyObject* raise_os_error(const Error& error) {
     return PyErr_Format(PyExc_OSError, "%s", error.message.c_str());
 }
 
-/// The real socket, taken from the server now if it was not yet. Borrowed. Raises.
-PyObject* real_socket(SocketObject* self) {
-    if (self->socket != nullptr) return self->socket;
+/// _detach(own): own(descriptor) makes the socket, and tells whether it took the descriptor.
+PyObject* client_detach(PyObject* self, PyObject* own) {
     const std::shared_ptr<Exchange> exchange = exchange_of(self);
     if (!exchange) return nullptr;
     const SendTurn turn(*exchange);
-    // Another thread may have been faster.
-    if (self->socket != nullptr || self->bound.exchange == nullptr) return real_socket(self);
-    const PyRef taken = client_function("taken");
-    if (!taken) return nullptr;
+    if (as_client(self)->is_taken) Py_RETURN_NONE;  // another thread was faster
+    if (!exchange_of(self)) return nullptr;
     Result<Fd> fd = [&] {
         WithoutGil nogil;
         return exchange->detach();
     }();
     if (!fd) return raise_os_error(fd.error());
-    const PyRef watched = PyRef::steal(std::exchange(self->watched, nullptr));
-    PyRef socket =
-        watched ? call_object(taken, number(-1), watched) : call_object(taken, number(fd->get()));
-    if (!socket) return nullptr;
-    if (!watched) (void)fd->release();  // the socket object closes it
-    self->socket = socket.release();
-    return self->socket;
+    as_client(self)->is_used = true;
+    const PyRef is_owned = call_object(PyRef::borrow(own), number(fd->get()));
+    if (!is_owned) return nullptr;
+    as_client(self)->is_taken = true;
+    if (is_owned.get() == Py_True) (void)fd->release();  // the socket object closes it
+    Py_RETURN_NONE;
 }
 
-PyObject* socket_take(PyObject* self, PyObject*) {
-    return PyRef::borrow(real_socket(as_socket(self))).release();
-}
-
-/// What shows the socket without taking it. Raises.
-PyRef watched_socket(SocketObject* self) {
+/// _copy(): a new descriptor, for who only looks.
+PyObject* client_copy(PyObject* self, PyObject*) {
     const std::shared_ptr<Exchange> exchange = exchange_of(self);
-    if (!exchange) return {};
+    if (!exchange) return nullptr;
+    as_client(self)->is_used = true;
     Result<Fd> fd = exchange->copy_socket();
-    if (!fd) return PyRef::steal(raise_os_error(fd.error()));
-    const PyRef take = attribute(reinterpret_cast<PyObject*>(self), "__take__");
-    PyRef watched = call_object(client_function("Watched"), number(fd->get()), take);
-    if (!watched) return {};
-    (void)fd->release();
-    GCORN_BEGIN_CRITICAL_SECTION(reinterpret_cast<PyObject*>(self));
-    if (self->watched != nullptr || self->bound.exchange == nullptr)
-        watched = PyRef::borrow(self->watched);  // another thread was faster
-    else
-        self->watched = PyRef::borrow(watched.get()).release();
-    GCORN_END_CRITICAL_SECTION();
-    return watched ? std::move(watched) : watched_socket(self);
+    return fd ? number(fd->release()).release() : raise_os_error(fd.error());
 }
 
-/// The request is over: nobody looks any more. Never raises.
-void end_watch(SocketObject* self) {
-    self->is_lent = false;
-    const PyRef watched = PyRef::steal(std::exchange(self->watched, nullptr));
-    if (watched && !PyRef::steal(PyObject_CallMethod(watched.get(), "close", nullptr)))
-        PyErr_Clear();
+/// _peer(): what a TLS connection tells about its peer, or None.
+PyObject* client_peer(PyObject* self, PyObject*) {
+    const Exchange* exchange = as_bound(self)->exchange;
+    void* peer = exchange != nullptr ? exchange->facts->tls_peer : nullptr;
+    return PyRef::borrow(peer != nullptr ? static_cast<PyObject*>(peer) : Py_None).release();
 }
 
-/// Looking at an object (repr, copy, isinstance) is no use of the socket: dunder names stay ours.
-bool is_dunder(PyObject* name) {
-    std::string_view text;
-    return latin1_view(name, text) && text.starts_with("__");
-}
-
-/// What a TLS connection tells about its peer, as an ssl.SSLSocket does; null without an exception
-/// if there is nothing of that name. Raises.
-bool peer_attribute(const Exchange* exchange, PyObject* name, PyRef& value) {
-    if (exchange == nullptr || exchange->facts->tls_peer == nullptr) return true;
-    return optional_attribute(static_cast<PyObject*>(exchange->facts->tls_peer), name, value);
-}
-
-/// An attribute of a socket that is not taken yet. Raises.
-PyRef untaken_attribute(SocketObject* self, PyObject* name) {
-    const PyRef looks = client_function("LOOKS");
-    const int is_look = looks ? PySet_Contains(looks.get(), name) : -1;
-    if (is_look < 0) return {};
-    // What comes over TLS is no text to peek at.
-    const Exchange* exchange = self->bound.exchange;
-    if (exchange != nullptr && exchange->facts->peer.is_tls &&
-        PyUnicode_CompareWithASCIIString(name, "recv") == 0)
-        return {};
-    if (is_look == 0) {
-        PyRef method =
-            call_object(client_function("method"), PyRef::borrow(reinterpret_cast<PyObject*>(self)),
-                        PyRef::borrow(name));
-        return method.get() == Py_None ? PyRef() : std::move(method);
-    }
-    if (PyUnicode_CompareWithASCIIString(name, "fileno") == 0) self->is_lent = true;
-    const PyRef watched =
-        self->watched != nullptr ? PyRef::borrow(self->watched) : watched_socket(self);
-    return watched ? PyRef::steal(PyObject_GetAttr(watched.get(), name)) : PyRef();
-}
-
-PyObject* socket_getattr(PyObject* object, PyObject* name) {
-    if (is_dunder(name)) return PyObject_GenericGetAttr(object, name);
-    SocketObject* self = as_socket(object);
-    PyRef value;
-    if (!peer_attribute(self->bound.exchange, name, value)) return nullptr;
-    if (!value && self->socket == nullptr) value = untaken_attribute(self, name);
-    if (value || PyErr_Occurred() != nullptr) return value.release();
-    PyObject* socket = real_socket(self);
-    return socket == nullptr ? nullptr : PyObject_GetAttr(socket, name);
-}
-
-PyObject* socket_repr(PyObject* self) {
-    SocketObject* me = as_socket(self);
-    if (me->socket != nullptr) return PyObject_Repr(me->socket);
-    return PyUnicode_FromString("<gunicorn.socket, not taken>");
-}
-
-void socket_dealloc(PyObject* self) {
-    Py_XDECREF(as_socket(self)->socket);
-    Py_XDECREF(as_socket(self)->watched);
-    plain_dealloc(self);
-}
-
-PyMethodDef socket_methods[] = {
-    {"__take__", socket_take, METH_NOARGS, "the real socket, taken from the server"},
+PyMethodDef client_methods[] = {
+    {"_detach", client_detach, METH_O, nullptr},
+    {"_copy", client_copy, METH_NOARGS, nullptr},
+    {"_peer", client_peer, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
-PyType_Slot socket_slots[] = {
-    {Py_tp_methods, socket_methods},
-    {Py_tp_getattro, slot(socket_getattr)},
-    {Py_tp_repr, slot(socket_repr)},
-    {Py_tp_dealloc, slot(socket_dealloc)},
+PyType_Slot client_slots[] = {
+    {Py_tp_methods, client_methods},
+    {Py_tp_dealloc, slot(plain_dealloc)},
     {0, nullptr},
 };
-PyType_Spec socket_spec = {"gcorn.ClientSocket", sizeof(SocketObject), 0,
-                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, socket_slots};
+PyType_Spec client_spec = {
+    "gcorn.Client", sizeof(Client), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, client_slots};
 
 // ------------------------------------------------------------------------------------- patterns
 
@@ -488,7 +403,9 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
         set(t, n.wsgi_file_wrapper, PyRef::borrow(constants.file_wrapper));
     if (is_set) wide_template_ = widened(t);
     early_hints_type_ = PyRef::borrow(constants.early_hints_type);
-    socket_type_.reset(PyType_FromSpec(&socket_spec));
+    PyRef names = Facts().add("Client", PyRef::steal(PyType_FromSpec(&client_spec))).take();
+    if (!install_gunicorn_stub()) return false;  // finds client.py
+    socket_type_ = name_in(run_embedded("client_socket", std::move(names)), "ClientSocket");
     patterns_ = std::make_unique<Pattern[]>(kPatterns);
     return wide_template_ && socket_type_;
 }
@@ -571,25 +488,27 @@ bool EnvironMaker::add_bound(RequestEnviron& environ) {
 }
 
 bool EnvironMaker::take_lent_socket(const RequestEnviron& environ) {
-    SocketObject* self = environ.socket ? as_socket(environ.socket.get()) : nullptr;
-    if (self == nullptr || !self->is_lent) return false;
-    if (real_socket(self) != nullptr) return true;
+    if (!environ.socket || !as_client(environ.socket.get())->is_used) return false;
+    const PyRef is_taken =
+        PyRef::steal(PyObject_CallMethod(environ.socket.get(), "_take_lent", nullptr));
     PyErr_Clear();
-    return false;
+    return is_taken.get() == Py_True;
 }
 
 void EnvironMaker::end(RequestEnviron environ) {
     if (!environ.dict) return;
+    PyObject* client = environ.socket.get();
     as_bound(environ.early_hints.get())->exchange = nullptr;
-    as_bound(environ.socket.get())->exchange = nullptr;
-    end_watch(as_socket(environ.socket.get()));
-    if (is_reusable(environ)) {
+    as_bound(client)->exchange = nullptr;
+    const bool is_used = as_client(client)->is_used;
+    if (is_used && !PyRef::steal(PyObject_CallMethod(client, "_end", nullptr))) PyErr_Clear();
+    if (!is_used && is_reusable(environ)) {
         patterns_[environ.place].spare = std::move(environ);
         return;
     }
     environ.dict.reset();
     early_hints_.give(std::move(environ.early_hints));
-    if (as_socket(environ.socket.get())->socket == nullptr) socket_.give(std::move(environ.socket));
+    if (!is_used) socket_.give(std::move(environ.socket));
 }
 
 /// Whether the dict is what it was when it was made, and nobody else has it or what is bound in it.
@@ -597,7 +516,7 @@ bool EnvironMaker::is_reusable(const RequestEnviron& environ) const {
     PyObject* e = environ.dict.get();
     return environ.edition != 0 && DictWatch::is_unchanged(e, environ.version) &&
            environ.edition == patterns_[environ.place].edition && is_unshared(environ) &&
-           as_socket(environ.socket.get())->socket == nullptr && restore(environ);
+           restore(environ);
 }
 
 /// Makes the dict equal to its pattern again.

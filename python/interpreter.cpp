@@ -190,7 +190,8 @@ void Interpreter::before_fork() {
 void Interpreter::share_with_workers() {
     for (const char* used_by_every_worker : {"atexit", "faulthandler", "_signal"})
         if (!import(used_by_every_worker)) PyErr_Clear();  // only a saving
-    if (!embedded_code("streams")) PyErr_Clear();
+    for (const char* text : {"client_socket", "streams"})
+        if (!embedded_code(text)) PyErr_Clear();
     if (!call_object(import("gc", "freeze"))) PyErr_Clear();
 }
 

@@ -343,7 +343,7 @@ template <typename Function>
 /// Py_tp_dealloc of objects that own nothing any more.
 inline void plain_dealloc(PyObject* object) {
     PyTypeObject* type = Py_TYPE(object);
-    PyObject_Free(object);
+    type->tp_free(object);  // a class derived in Python has its own
     Py_DECREF(type);
 }
 
