@@ -36,17 +36,13 @@ struct StartResponse {
     RequestBound bound;
     vectorcallfunc call;
     KnownAnswers* known;
-    bool is_started;  ///< status and fields are set
-    bool is_ended;    ///< the last piece of the response is framed, or an error page sent
+    PyObject* sort_arguments;  ///< of streams.py; borrowed
+    bool is_started;           ///< status and fields are set
+    bool is_ended;             ///< the last piece of the response is framed, or an error page sent
 };
 
 StartResponse* as_start_response(PyObject* object) {
     return reinterpret_cast<StartResponse*>(object);
-}
-
-bool fail(PyObject* type, const std::string& message) {
-    PyErr_SetString(type, message.c_str());
-    return false;
 }
 
 /// The Exchange of a request that is still running. Raises.
@@ -54,39 +50,6 @@ Exchange* running(PyObject* callable, const char* name) {
     Exchange* exchange = as_bound(callable)->exchange;
     if (exchange == nullptr) PyErr_Format(PyExc_ValueError, "%s() after its request ended", name);
     return exchange;
-}
-
-struct StartArguments {
-    PyObject* status = nullptr;
-    PyObject* headers = nullptr;
-    PyObject* exc_info = nullptr;
-};
-
-/// (status, headers, exc_info=None), by position or name. Raises.
-bool parse_arguments(PyObject* const* values, size_t positional, PyObject* names,
-                     StartArguments& arguments) {
-    PyObject** const slots[] = {&arguments.status, &arguments.headers, &arguments.exc_info};
-    static constexpr const char* kNames[] = {"status", "headers", "exc_info"};
-    const size_t named = names == nullptr ? 0 : static_cast<size_t>(PyTuple_GET_SIZE(names));
-    if (positional + named > std::size(slots))
-        return fail(PyExc_TypeError, "start_response() takes at most 3 arguments");
-    for (size_t i = 0; i < positional; ++i)
-        *slots[i] = values[i];
-    for (size_t i = 0; i < named; ++i) {
-        PyObject* name = PyTuple_GET_ITEM(names, static_cast<Py_ssize_t>(i));
-        size_t at = 0;
-        while (at < std::size(slots) && PyUnicode_CompareWithASCIIString(name, kNames[at]) != 0)
-            ++at;
-        if (at == std::size(slots) || *slots[at] != nullptr) {
-            PyErr_Format(PyExc_TypeError, "start_response() got an unexpected argument %R", name);
-            return false;
-        }
-        *slots[at] = values[positional + i];
-    }
-    if (arguments.status == nullptr || arguments.headers == nullptr)
-        return fail(PyExc_TypeError, "start_response() needs a status and headers");
-    if (arguments.exc_info == Py_None) arguments.exc_info = nullptr;
-    return true;
 }
 
 /// Raises the application's own exception again: the head is out, it is too late to replace it.
@@ -128,6 +91,7 @@ PyObject* write(StartResponse* start, Exchange* exchange, PyObject* bytes) {
     Py_RETURN_NONE;
 }
 
+/// (status, headers, exc_info=None), by position or name.
 PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t flagged,
                               PyObject* names) {
     StartResponse* me = as_start_response(self);
@@ -135,30 +99,35 @@ PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t fl
                           (me->is_started || PyBytes_Check(values[0]));
     Exchange* exchange = running(self, is_write ? "write" : "start_response");
     if (exchange != nullptr && is_write) return write(me, exchange, values[0]);
-    StartArguments arguments;
-    if (exchange == nullptr ||
-        !parse_arguments(values, static_cast<size_t>(PyVectorcall_NARGS(flagged)), names,
-                         arguments))
-        return nullptr;
-    const PyRef headers = plain_headers(arguments.headers);
+    if (exchange == nullptr) return nullptr;
+    Py_ssize_t count = PyVectorcall_NARGS(flagged);
+    PyRef sorted;
+    if (names != nullptr || count < 2 || count > 3) {
+        sorted.reset(PyObject_Vectorcall(me->sort_arguments, values, flagged, names));
+        if (!sorted) return nullptr;
+        values = PySequence_Fast_ITEMS(sorted.get());
+        count = PyTuple_GET_SIZE(sorted.get());
+    }
+    PyObject* const status = values[0];
+    PyObject* const exc_info = count == 3 && values[2] != Py_None ? values[2] : nullptr;
+    const PyRef headers = plain_headers(values[1]);
     if (!headers || running(self, "start_response") == nullptr) return nullptr;
-    arguments.headers = headers.get();
     ResponseWriter& response = exchange->response;
-    if (arguments.exc_info != nullptr && response.head_sent()) {
-        raise_again(arguments.exc_info);
+    if (exc_info != nullptr && response.head_sent()) {
+        raise_again(exc_info);
         return nullptr;
     }
-    if (me->is_ended || (arguments.exc_info == nullptr && me->is_started))
+    if (me->is_ended || (exc_info == nullptr && me->is_started))
         return PyErr_Format(PyExc_AssertionError, "Response headers already set!");
     me->is_started = false;  // stays so if anything below is refused
-    KnownAnswer& known = (*me->known)[KnownAnswer::place(arguments.headers, me->known->size())];
-    if (!known.repeat(arguments.status, arguments.headers, response)) {
-        std::string_view status;
-        if (!field_text(arguments.status, "status", false, status)) return nullptr;
-        if (const Status accepted = response.set_status(status); !accepted)
+    KnownAnswer& known = (*me->known)[KnownAnswer::place(headers.get(), me->known->size())];
+    if (!known.repeat(status, headers.get(), response)) {
+        std::string_view text;
+        if (!field_text(status, "status", false, text)) return nullptr;
+        if (const Status accepted = response.set_status(text); !accepted)
             return PyErr_Format(PyExc_ValueError, "%s", accepted.message().c_str());
-        if (!add_headers(response, arguments.headers, false)) return nullptr;
-        known.keep(arguments.status, arguments.headers, response);
+        if (!add_headers(response, headers.get(), false)) return nullptr;
+        known.keep(status, headers.get(), response);
     }
     me->is_started = true;
     return PyRef::borrow(self).release();
@@ -247,6 +216,7 @@ public:
         self->bound.exchange = &exchange;
         self->call = start_response_call;
         self->known = &known_answers;
+        self->sort_arguments = streams.sort_arguments();
         self->is_started = self->is_ended = false;
         return object;
     }

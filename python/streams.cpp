@@ -297,6 +297,7 @@ bool Streams::prepare(Logger& log) {
     if (!names) return false;
     file_wrapper_ = name_in(names, "FileWrapper");
     real_file_ = name_in(names, "real_file");
+    sort_arguments_ = name_in(names, "start_response");
     no_input_ = new_input(input_type_, nullptr);
     unfinished_lines_ = PyRef::steal(PyDict_New());
     errors_ =

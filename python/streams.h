@@ -56,6 +56,9 @@ public:
     [[nodiscard]] bool is_file_wrapper(PyObject* object) const {
         return reinterpret_cast<PyObject*>(Py_TYPE(object)) == file_wrapper_.get();
     }
+    /// Gives the arguments of start_response() in their order, or raises. Borrowed.
+    [[nodiscard]] PyObject* sort_arguments() const { return sort_arguments_.get(); }
+
     /// True if the wrapped object is a plain binary file of the io module, open on a regular file:
     /// `range` is then what reading it to its end would give. Anything else (a subclass or another
     /// object with fileno(), such as a GzipFile, whose descriptor holds other bytes) is false.
@@ -64,9 +67,9 @@ public:
 
 private:
     PyRef input_type_;
-    PyRef no_input_;                           ///< wsgi.input of every request without a body
-    PyRef file_wrapper_, real_file_, errors_;  ///< of streams.py
-    PyRef unfinished_lines_;                   ///< of errors_, by thread
+    PyRef no_input_;  ///< wsgi.input of every request without a body
+    PyRef file_wrapper_, real_file_, errors_, sort_arguments_;  ///< of streams.py
+    PyRef unfinished_lines_;                                    ///< of errors_, by thread
 };
 
 }  // namespace gcorn

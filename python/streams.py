@@ -1,5 +1,5 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
-"""wsgi.errors and wsgi.file_wrapper (PEP 3333), as far as they are no business of C++."""
+"""wsgi.errors and wsgi.file_wrapper (PEP 3333), and the signature of start_response."""
 
 from _thread import get_ident
 from io import BufferedRandom, BufferedReader, FileIO
@@ -49,6 +49,10 @@ class Errors:
     def _emit(self, text):
         # Lone surrogates (PEP 383 file names) are common in error messages and must not raise here.
         self._write(text.encode("utf-8", "backslashreplace"))
+
+
+def start_response(status, headers, exc_info=None):
+    return status, headers, exc_info
 
 
 def real_file(wrapper):

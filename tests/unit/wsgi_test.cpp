@@ -576,9 +576,10 @@ def application(environ, start_response):
 )");
     EXPECT_EQ(body(), "1\r\nx\r\n0\r\n\r\n");
     EXPECT_EQ(eval("outcome[:2]"), "['AssertionError', 'TypeError']");
-    EXPECT_EQ(eval("said[:3]"),
-              "['write() outside of the response', 'start_response() needs a status and headers', "
-              "'write() takes one bytes object']");
+    EXPECT_EQ(
+        eval("said[:3]"),
+        "['write() outside of the response', \"start_response() missing 1 required positional "
+        "argument: 'headers'\", 'write() takes one bytes object']");
     EXPECT_EQ(eval("outcome[2:]"),
               "['TypeError', 'TypeError', 'AssertionError', 'AssertionError']");
     run_python("attempt(kept[0], b'x'); attempt(kept[1], '200 OK', []); attempt(kept[2], [])",
