@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <vector>
@@ -99,11 +98,10 @@ std::span<PollEvent> Poller::wait(int timeout_ms) {
 
 struct Poller::Impl {
     WakeUp wake_up;
-    // fds[i] is watched for tags[i]; 0 is the wake-up. Order is free: remove() moves the last one.
+    // Both by descriptor; poll(2) passes over those that are not watched, whose fd is -1.
     std::vector<pollfd> fds;
     std::vector<void*> tags;
-    std::vector<int> index_of;  // by descriptor; -1 = not watched
-    size_t next = 1;            // where the next scan starts, so that low indices do not win always
+    size_t next = 0;  // where the next scan starts, so that low numbers do not win always
     std::array<PollEvent, kEventsMax> events;
     size_t count = 0;  // of the span handed out last
     bool was_interrupted = false;
@@ -113,31 +111,22 @@ struct Poller::Impl {
                                   (wants(interest, Interest::Write) ? POLLOUT : 0));
     }
     [[nodiscard]] bool is_watched(int fd) const {
-        return fd >= 0 && static_cast<size_t>(fd) < index_of.size() &&
-               index_of[static_cast<size_t>(fd)] >= 0;
+        return fd >= 0 && static_cast<size_t>(fd) < fds.size() &&
+               fds[static_cast<size_t>(fd)].fd == fd;
     }
-    [[nodiscard]] size_t index(int fd) const {
-        GCORN_CHECK(is_watched(fd));
-        return static_cast<size_t>(index_of[static_cast<size_t>(fd)]);
-    }
-    void watch(int fd, short events_mask, void* tag) {
-        if (static_cast<size_t>(fd) >= index_of.size())
-            index_of.resize(static_cast<size_t>(fd) + 1, -1);
-        index_of[static_cast<size_t>(fd)] = static_cast<int>(fds.size());
-        fds.push_back({.fd = fd, .events = events_mask, .revents = 0});
-        tags.push_back(tag);
-    }
-    void unwatch(int fd) {
-        const size_t hole = index(fd);
-        index_of[static_cast<size_t>(fds.back().fd)] = static_cast<int>(hole);
-        index_of[static_cast<size_t>(fd)] = -1;
-        fds[hole] = fds.back();
-        tags[hole] = tags.back();
-        fds.pop_back();
-        tags.pop_back();
+    void watch(int fd, Interest interest, void* tag) {
+        const auto place = static_cast<size_t>(fd);
+        if (place >= fds.size()) {
+            fds.resize(place + 1, {.fd = -1, .events = 0, .revents = 0});
+            tags.resize(place + 1);
+        }
+        fds[place] = {.fd = fd, .events = mask(interest), .revents = 0};
+        tags[place] = tag;
     }
     void take(size_t i) {
         const int got = fds[i].revents;
+        // The wake-up is registered under the address of its owner, which no caller can know.
+        if (tags[i] == this) return wake_up.drain();
         events[count++] = {
             .tag = tags[i],
             // Not every system adds POLLIN to the POLLHUP of an ended stream.
@@ -149,7 +138,7 @@ struct Poller::Impl {
 
 Status Poller::open() {
     if (Status status = impl_->wake_up.open(); !status) return status;
-    impl_->watch(impl_->wake_up.fd(), POLLIN, nullptr);
+    impl_->watch(impl_->wake_up.fd(), Interest::Read, impl_.get());
     return Status::ok();
 }
 
@@ -157,18 +146,18 @@ Status Poller::add(int fd, Interest interest, void* tag) {
     // What epoll_ctl refuses, poll(2) has to be asked about.
     if (::fcntl(fd, F_GETFD) < 0) return errno_error(errno, "poll");
     if (impl_->is_watched(fd)) return errno_error(EEXIST, "poll");
-    impl_->watch(fd, Impl::mask(interest), tag);
+    impl_->watch(fd, interest, tag);
     return Status::ok();
 }
 
 void Poller::set(int fd, Interest interest, void* tag) {
-    const size_t i = impl_->index(fd);
-    impl_->fds[i].events = Impl::mask(interest);
-    impl_->tags[i] = tag;
+    GCORN_CHECK(impl_->is_watched(fd));
+    impl_->watch(fd, interest, tag);
 }
 
 void Poller::remove(int fd, void* tag) {
-    impl_->unwatch(fd);
+    GCORN_CHECK(impl_->is_watched(fd));
+    impl_->fds[static_cast<size_t>(fd)] = {.fd = -1, .events = 0, .revents = 0};
     forget_events(tag);
 }
 
@@ -178,15 +167,8 @@ std::span<PollEvent> Poller::wait(int timeout_ms) {
     const int ready = ::poll(fds.data(), static_cast<nfds_t>(fds.size()), timeout_ms);
     GCORN_CHECK(ready >= 0 || errno == EINTR || errno == EAGAIN);
     impl_->was_interrupted = ready < 0;
-    int left = std::max(ready, 0);
-    if (left > 0 && fds[0].revents != 0) {
-        impl_->wake_up.drain();
-        --left;
-    }
-    const size_t watched = fds.size() - 1;
-    for (size_t step = 0; step < watched && left > 0 && impl_->count < kEventsMax; ++step) {
-        if (impl_->next >= fds.size()) impl_->next = 1;
-        const size_t i = impl_->next++;
+    for (int left = ready; left > 0 && impl_->count < kEventsMax;) {
+        const size_t i = impl_->next++ % fds.size();
         if (fds[i].revents == 0) continue;
         impl_->take(i);
         --left;
