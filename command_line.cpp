@@ -211,8 +211,7 @@ private:
                 return argument_error(option, "invalid int value: '" + text +
                                                   "' (allowed: " + allowed_text(setting) + ")");
             store(setting, *number);
-        } else if (std::holds_alternative<StringList Config::*>(setting.field) &&
-                   setting.form != Form::Csv) {
+        } else if (setting.is_repeatable()) {
             Assignment* earlier = find_assignment(setting);
             if (earlier == nullptr)
                 store(setting, StringList{std::move(text)});

@@ -17,7 +17,7 @@ namespace gcorn {
 
 inline constexpr std::string_view kUsageLine = "usage: gcorn [OPTIONS] [APP_MODULE]";
 
-/// What --help=FORM can print besides the help for a terminal (settings.h: help_in_form).
+/// What --help=FORM can print besides the help for a terminal: functions of python/help.py.
 inline constexpr std::string_view kHelpForms = "markdown, man, bash, zsh, fish";
 
 struct Assignment {

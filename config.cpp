@@ -225,8 +225,7 @@ std::string allowed_text(const Setting& setting) {
         return "True or False";
     if (std::holds_alternative<StringMap Config::*>(setting.field))
         return "a dictionary of strings";
-    if (std::holds_alternative<StringList Config::*>(setting.field) && setting.form != Form::Csv)
-        return "a string or a list of strings";
+    if (setting.is_repeatable()) return "a string or a list of strings";
     return "a string";
 }
 

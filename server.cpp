@@ -120,6 +120,7 @@ public:
 
 private:
     Status read_command_line();
+    int print_help(const std::string& form);
     Status start_python();
     Result<ResolvedConfig> resolve();
     Status apply_directories(const Config& cfg);
@@ -152,7 +153,7 @@ private:
 int Server::run() {
     if (Status read = read_command_line(); !read) return fail(read.error());
     for (const CommandLine* line : {&command_line_, &environment_line_})
-        if (line->help) return print(help_in_form(line->help_form, terminal_width()));
+        if (line->help) return print_help(line->help_form);
     if (command_line_.version || environment_line_.version)
         return print("gcorn (version " GCORN_VERSION ")\n");
     if (Status started = start_python(); !started) return fail(started.error());
@@ -212,6 +213,13 @@ Status Server::read_command_line() {
     if (!more) return more.error();
     environment_line_ = std::move(*more);
     return {};
+}
+
+int Server::print_help(const std::string& form) {
+    if (form.empty()) return print(help_text(terminal_width()));
+    if (Status started = start_python(); !started) return fail(started.error());
+    const Result<std::string> text = help_in_form(form);
+    return text ? print(*text) : fail(text.error());
 }
 
 Status Server::start_python() {

@@ -1,4 +1,4 @@
-// The settings table: its row type, access to it, and the texts made from it alone.
+// The settings table: its row type, access to it, and the help made from it alone.
 //
 // A setting exists in exactly one row of settings.cpp; command line, config file, environment
 // defaults, help, manual page, completions and docs/settings.md all come from that row.
@@ -81,6 +81,15 @@ struct Setting {
     [[nodiscard]] bool is_hook() const { return section == Section::ServerHooks; }
     /// An option that takes no value on the command line.
     [[nodiscard]] bool is_switch() const { return metavar.empty(); }
+    /// An option that may be given several times: each adds to the list.
+    [[nodiscard]] bool is_repeatable() const {
+        return std::holds_alternative<StringList Config::*>(field) && form != Form::Csv;
+    }
+    /// "INT", "[MODE]" for a value that may be left out, "" for a switch.
+    [[nodiscard]] std::string value_name() const {
+        const std::string word(metavar);
+        return form == Form::OptionalValue ? "[" + word + "]" : word;
+    }
 };
 
 /// All rows, by section in the order of Section.
@@ -98,8 +107,13 @@ Status assign_field(Config& cfg, const Setting& setting, const Value& value,
 /// The value of a setting as Python sees it (an unset text is None).
 [[nodiscard]] Value field_value(const Config& cfg, const Setting& setting);
 
-/// What --help=FORM prints: one of kHelpForms, or "" for the plain help, wrapped to `width` columns
-/// (60 to 120).
-[[nodiscard]] std::string help_in_form(std::string_view form, size_t width);
+/// The default as people say it: "off", "none", "127.0.0.1:8000, or $PORT".
+[[nodiscard]] std::string default_text(const Setting& setting);
+
+inline constexpr std::string_view kAppModule =
+    "APP_MODULE is MODULE, MODULE:NAME or MODULE:FACTORY(ARGS); without NAME it is 'application'.";
+
+/// --help for a terminal, wrapped to `width` columns (60 to 120).
+[[nodiscard]] std::string help_text(size_t width);
 
 }  // namespace gcorn

@@ -236,4 +236,33 @@ PyRef make_config_view(const Config& cfg) {
     return call_embedded("_gcorn", "make_config", values.take());
 }
 
+Result<std::string> help_in_form(const std::string& form) {
+    const WithGil gil;
+    Items rows;
+    for (const Setting& setting : settings()) {
+        rows.add(Facts()
+                     .add("name", utf8_str(setting.name))
+                     .add("section", utf8_str(section_title(setting.section)))
+                     .add("flags", utf8_str(setting.flags))
+                     .add("metavar", utf8_str(setting.metavar))
+                     .add("value", utf8_str(setting.value_name()))
+                     .add("default", utf8_str(default_text(setting)))
+                     .add("choices", utf8_str(setting.choices))
+                     .add("help", utf8_str(setting.help))
+                     .add("note", utf8_str(setting.note))
+                     .add("needs", utf8_str(setting.needs))
+                     .add("refused", utf8_str(setting.refused))
+                     .add("needs_restart", boolean(setting.on_reload == OnReload::NeedsRestart))
+                     .add("is_hook", boolean(setting.is_hook()))
+                     .add("is_optional", boolean(setting.form == Form::OptionalValue))
+                     .add("is_repeatable", boolean(setting.is_repeatable()))
+                     .take());
+    }
+    const PyRef text =
+        call_object(name_in(run_embedded("help"), form.c_str()), utf8_str(kAppModule), rows.take());
+    std::string out;
+    if (!text || !text_of(text.get(), out)) return python_error("--help=" + form);
+    return out;
+}
+
 }  // namespace gcorn

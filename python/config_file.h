@@ -54,4 +54,7 @@ struct ConfigFile {
 /// GIL held. Raises.
 [[nodiscard]] PyRef make_config_view(const Config& cfg);
 
+/// What --help=FORM prints, one of kHelpForms. Takes the GIL.
+[[nodiscard]] Result<std::string> help_in_form(const std::string& form);
+
 }  // namespace gcorn

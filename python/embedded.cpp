@@ -43,6 +43,9 @@ constexpr Text kTexts[] = {
 {"gevent_hub",
 #include "python/gevent_hub.py"
 },
+{"help",
+#include "python/help.py"
+},
 {"hub",
 #include "python/hub.py"
 },

@@ -6,9 +6,12 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <thread>
 
+#include "base/text.h"
 #include "command_line.h"
 #include "python/embedded.h"
 #include "settings.h"
@@ -630,6 +633,54 @@ TEST_F(ConfigFileTest, ReadsAnnotatedHooksAndAWorkerClassObject) {
     EXPECT_EQ(cfg.worker_class, "gthread");
     EXPECT_EQ(cfg.threads, 8);
     EXPECT_TRUE(cfg.when_ready && cfg.pre_fork && cfg.post_request);
+}
+
+// ------------------------------------------------------------------------------ forms of the help
+
+using HelpForms = PythonTest;
+
+TEST_F(HelpForms, EachNamesTheOptions) {
+    for (const std::string_view form : split_list(kHelpForms)) {
+        const Result<std::string> text = help_in_form(std::string(form));
+        ASSERT_TRUE(text) << text.message();
+        EXPECT_NE(text->find("workers"), std::string::npos) << form;
+    }
+}
+
+/// docs/settings.md is generated: `make docs`, or this test with GCORN_UPDATE_DOCS=1, renews it.
+TEST_F(HelpForms, TheReferenceInDocsIsUpToDate) {
+    const std::string path = GCORN_SOURCE_DIR "/docs/settings.md";
+    if (std::getenv("GCORN_UPDATE_DOCS") != nullptr)
+        std::ofstream(path) << *help_in_form("markdown");
+    EXPECT_EQ(read_file(path), *help_in_form("markdown")) << "run: make docs";
+}
+
+TEST_F(HelpForms, ManualPageEscapesWhatRoffWouldRead) {
+    const std::string page = *help_in_form("man");
+    EXPECT_NE(page.find("\\fB\\-w\\fR, \\fB\\-\\-workers\\fR \\fIINT\\fR\n"), page.npos);
+    EXPECT_NE(page.find(".SH EXIT STATUS\n"), page.npos);
+    EXPECT_NE(page.find("\\fBpost_fork\\fR\n"), page.npos);
+    std::istringstream lines(page);
+    for (std::string line; std::getline(lines, line);)
+        if (line.starts_with('.')) {
+            EXPECT_TRUE(line.starts_with(".T") || line.starts_with(".S") ||
+                        line.starts_with(".B") || line.starts_with(".\\\""))
+                << line;
+        }
+}
+
+TEST_F(HelpForms, CompletionsKnowEveryOfferedOption) {
+    for (const char* shell : {"bash", "zsh", "fish"}) {
+        const std::string script = *help_in_form(shell);
+        for (const Setting& setting : settings()) {
+            if (setting.flags.empty()) continue;
+            const std::string name(split(setting.flags, ' ').back().substr(2));
+            const std::string flag = (script.starts_with("complete") ? "-l " : "--") + name;
+            EXPECT_EQ(script.find(flag) != script.npos, setting.section != Section::OutOfScope)
+                << shell << ' ' << flag;
+        }
+        EXPECT_NE(script.find("drop refuse dangerous"), script.npos);
+    }
 }
 
 }  // namespace

@@ -2,9 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <set>
 #include <sstream>
 
@@ -306,7 +303,7 @@ TEST(SettingsChecks, LoggerClassOfGunicornIsOurs) {
 
 TEST(SettingsTexts, HelpNamesEveryOptionAndFitsTheWidth) {
     for (const size_t width : {size_t{60}, size_t{80}, size_t{120}}) {
-        const std::string help = help_in_form("", width);
+        const std::string help = help_text(width);
         std::istringstream lines(help);
         for (std::string line; std::getline(lines, line);) {
             const bool is_one_word = line.find(' ', line.find_first_not_of(' ')) == line.npos;
@@ -319,67 +316,16 @@ TEST(SettingsTexts, HelpNamesEveryOptionAndFitsTheWidth) {
                 EXPECT_NE(help.find(split(setting.flags, ' ').back()), help.npos) << setting.name;
             }
     }
-    EXPECT_EQ(help_in_form("", 1), help_in_form("", 60));
-    EXPECT_EQ(help_in_form("", 500), help_in_form("", 120));
+    EXPECT_EQ(help_text(1), help_text(60));
+    EXPECT_EQ(help_text(500), help_text(120));
 }
 
 TEST(SettingsTexts, HelpStartsWithUsageAndAnExample) {
-    const std::string help = help_in_form("", 80);
+    const std::string help = help_text(80);
     EXPECT_TRUE(help.starts_with(kUsageLine));
     EXPECT_NE(help.find("\n  gcorn -w 2 -b :8000 app:app "), help.npos);
     EXPECT_NE(help.find("[default: 127.0.0.1:8000, or $PORT]"), help.npos);
     EXPECT_EQ(help.find("asgi"), help.npos);
-}
-
-TEST(SettingsTexts, HelpComesInEveryForm) {
-    for (const std::string_view form : split_list(kHelpForms))
-        EXPECT_NE(help_in_form(form, 80), help_in_form("", 80)) << form;
-}
-
-/// The top of the source tree, from wherever in it the test runs.
-std::filesystem::path source_dir() {
-    std::filesystem::path dir = std::filesystem::current_path();
-    while (!std::filesystem::exists(dir / "settings.cpp") && dir.has_relative_path())
-        dir = dir.parent_path();
-    return dir;
-}
-
-/// docs/settings.md is generated: `make docs`, or this test with GCORN_UPDATE_DOCS=1, renews it.
-TEST(SettingsTexts, TheReferenceInDocsIsUpToDate) {
-    const auto path = source_dir() / "docs/settings.md";
-    if (std::getenv("GCORN_UPDATE_DOCS") != nullptr)
-        std::ofstream(path) << help_in_form("markdown", 80);
-    std::ostringstream text;
-    text << std::ifstream(path).rdbuf();
-    EXPECT_EQ(text.str(), help_in_form("markdown", 80)) << "run: make docs";
-}
-
-TEST(SettingsTexts, ManualPageEscapesWhatRoffWouldRead) {
-    const std::string page = help_in_form("man", 80);
-    EXPECT_NE(page.find("\\fB\\-w\\fR, \\fB\\-\\-workers\\fR \\fIINT\\fR\n"), page.npos);
-    EXPECT_NE(page.find(".SH EXIT STATUS\n"), page.npos);
-    EXPECT_NE(page.find("\\fBpost_fork\\fR\n"), page.npos);
-    std::istringstream lines(page);
-    for (std::string line; std::getline(lines, line);)
-        if (line.starts_with('.')) {
-            EXPECT_TRUE(line.starts_with(".T") || line.starts_with(".S") ||
-                        line.starts_with(".B") || line.starts_with(".\\\""))
-                << line;
-        }
-}
-
-TEST(SettingsTexts, CompletionsKnowEveryOfferedOption) {
-    for (const char* shell : {"bash", "zsh", "fish"}) {
-        const std::string script = help_in_form(shell, 80);
-        for (const Setting& setting : settings()) {
-            if (setting.flags.empty()) continue;
-            const std::string name(split(setting.flags, ' ').back().substr(2));
-            const std::string flag = (script.starts_with("complete") ? "-l " : "--") + name;
-            EXPECT_EQ(script.find(flag) != script.npos, setting.section != Section::OutOfScope)
-                << shell << ' ' << flag;
-        }
-        EXPECT_NE(script.find("drop refuse dangerous"), script.npos);
-    }
 }
 
 }  // namespace
