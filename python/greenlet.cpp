@@ -94,23 +94,13 @@ Status load_greenlet_library(const Config& cfg) {
     const Library* library = library_of(cfg);
     if (library == nullptr) return {};
     const std::string name = library->worker_class;
-    const std::string wanted = name + " " + std::to_string(library->major) + "." +
-                               std::to_string(library->minor) + " or newer";
-    const std::string hint =
-        ": install python3-" + name + " (Debian, Ubuntu), or run 'pip install " + name + "'";
     const WithGil gil;
-    const PyRef version = call_object(name_in(run_embedded("hub"), "version_of"), utf8_str(name));
-    int major = 0, minor = 0;
-    if (!version) return python_error("worker class " + name, kExitBootFailed);
-    if (version.get() == Py_None)
-        return Error{kExitConfigError,
-                     "worker class " + name + " needs the package " + wanted + hint};
-    if (PyArg_ParseTuple(version.get(), "ii", &major, &minor) == 0)
-        return python_error("version of " + name, kExitBootFailed);
-    if (std::pair(major, minor) < std::pair(library->major, library->minor))
-        return Error{kExitConfigError, "worker class " + name + " needs " + wanted + ", found " +
-                                           std::to_string(major) + "." + std::to_string(minor) +
-                                           hint};
+    const PyRef refusal = call_object(name_in(run_embedded("hub"), "refusal"), utf8_str(name),
+                                      number(library->major), number(library->minor));
+    if (!refusal) return python_error("worker class " + name, kExitBootFailed);
+    std::string_view sentence;
+    if (refusal.get() != Py_None && utf8_view(refusal.get(), sentence))
+        return Error{kExitConfigError, "worker class " + name + " " + std::string(sentence)};
     if (!run_embedded(library->hub)) return python_error("worker class " + name, kExitBootFailed);
     return {};
 }

@@ -5,15 +5,18 @@ import os
 import sys
 
 
-def version_of(name):
-    """(major, minor) of the package of that name; None if it is not installed."""
+def refusal(name, *least):
+    """Why the library of that name cannot be used; None if it can."""
+    wanted = "%s %d.%d or newer" % (name, *least)
+    hint = f": install python3-{name} (Debian, Ubuntu), or run 'pip install {name}'"
     try:
         text = __import__(name).__version__
     except ModuleNotFoundError as error:
         if error.name == name:
-            return None
+            return f"needs the package {wanted}{hint}"
         raise
-    return tuple(int(part) for part in text.split(".")[:2])
+    found = tuple(int(part) for part in text.split(".")[:2])
+    return None if found >= least else "needs %s, found %d.%d" % (wanted, *found) + hint
 
 
 def serve(fd, begin, is_left, run, look_around, tend):
