@@ -1,5 +1,10 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
-"""gunicorn.socket. Client, of environ.cpp, knows the request: _copy(), _detach() and _peer()."""
+"""gunicorn.socket: the module `_gcorn_client_socket`.
+
+Client, of environ.cpp, knows the request: _copy(), _detach() and _peer().
+"""
+
+from _gcorn_native import Client
 
 
 class ClientSocket(Client):

@@ -25,14 +25,17 @@ constexpr Text kTexts[] = {
 {"_gcorn_client",
 #include "python/client.py"
 },
+{"_gcorn_client_socket",
+#include "python/client_socket.py"
+},
 {"_gcorn_logging",
 #include "python/glogging.py"
 },
 {"_gcorn_stand_in",
 #include "python/gunicorn_stub.py"
 },
-{"client_socket",
-#include "python/client_socket.py"
+{"_gcorn_streams",
+#include "python/streams.py"
 },
 {"eventlet_hub",
 #include "python/eventlet_hub.py"
@@ -57,9 +60,6 @@ constexpr Text kTexts[] = {
 },
 {"spew",
 #include "python/spew.py"
-},
-{"streams",
-#include "python/streams.py"
 },
 {"tls",
 #include "python/tls.py"
@@ -104,7 +104,7 @@ std::optional<std::string> changed_text(PyObject* module, const char* name,
 
 }  // namespace
 
-PyRef embedded_code(const char* name) {
+PyRef run_embedded(const char* name, PyRef names) {
     static PyObject* compiled[std::size(kTexts)];  // they live as long as Python does
     const Text* text = find_text(name);
     GCORN_CHECK(text != nullptr);
@@ -113,14 +113,9 @@ PyRef embedded_code(const char* name) {
         const std::string file = std::string("<gcorn ") + name + ">";
         code = Py_CompileString(lines_of(*text), file.c_str(), Py_file_input);
     }
-    return PyRef::borrow(code);
-}
-
-PyRef run_embedded(const char* name, PyRef names) {
-    const PyRef code = embedded_code(name);
-    if (!names || !code ||
+    if (!names || code == nullptr ||
         PyDict_SetItemString(names.get(), "__builtins__", PyEval_GetBuiltins()) != 0 ||
-        !PyRef::steal(PyEval_EvalCode(code.get(), names.get(), names.get())))
+        !PyRef::steal(PyEval_EvalCode(code, names.get(), names.get())))
         return {};
     return names;
 }
@@ -147,10 +142,13 @@ bool is_imported(const char* name) {
     return PyDict_GetItemString(modules, name) != nullptr;
 }
 
+bool add_to_natives(const char* name, const PyRef& value) {
+    PyObject* module = value ? PyImport_AddModule("_gcorn_native") : nullptr;  // borrowed
+    return module != nullptr && PyObject_SetAttrString(module, name, value.get()) == 0;
+}
+
 bool add_native(PyMethodDef& definition, void* self) {
-    PyObject* module = PyImport_AddModule("_gcorn_native");  // borrowed
-    const PyRef function = module != nullptr ? native_function(definition, self) : PyRef();
-    return function && PyObject_SetAttrString(module, definition.ml_name, function.get()) == 0;
+    return add_to_natives(definition.ml_name, native_function(definition, self));
 }
 
 std::optional<std::string> patched_server_name() {

@@ -1,11 +1,12 @@
 // The Python texts that gcorn carries, the files python/*.py, and how they are run.
 //
-// Modules, imported on first need: bridge.py (`_gcorn`), glogging.py (`_gcorn_logging`) and
-// gunicorn_stub.py (`_gcorn_stand_in`), the stand-in for the package `gunicorn` that config files
-// and applications import. It is found only where no real package is (finder.py is last on
-// sys.meta_path) and offers what config files really use; anything else fails with a sentence that
-// says so. A server without config file, hooks and logging never pays for them. Functions of C++
-// that the modules call live in `_gcorn_native`.
+// Modules, imported on first need: bridge.py (`_gcorn`), glogging.py (`_gcorn_logging`), client.py
+// (`_gcorn_client`), client_socket.py, streams.py and gunicorn_stub.py (`_gcorn_stand_in`), the
+// stand-in for the package `gunicorn` that config files and applications import. It is found only
+// where no real package is (finder.py is last on sys.meta_path) and offers what config files really
+// use; anything else fails with a sentence that says so. A server without config file, hooks and
+// logging pays for client_socket.py and streams.py only. Functions of C++ that the modules call live
+// in `_gcorn_native`.
 //
 // The other texts are no modules: their users run them and take names from them. In tracebacks the
 // file of a text is "<gcorn NAME>". GIL held in all functions but the last; once Python runs, on
@@ -19,10 +20,8 @@
 
 namespace gcorn {
 
-/// python/NAME.py compiled, once in a process and its children. Raises.
-[[nodiscard]] PyRef embedded_code(const char* name);
-
-/// Runs python/NAME.py, no module, in the dict `names`; returns that. Null if `names` is. Raises.
+/// Runs python/NAME.py, no module, in the dict `names`; returns that. Null if `names` is. It is
+/// compiled once in a process and its children. Raises.
 [[nodiscard]] PyRef run_embedded(const char* name, PyRef names = PyRef::steal(PyDict_New()));
 /// One of those names; null if `names` is.
 [[nodiscard]] PyRef name_in(const PyRef& names, const char* name);
@@ -45,7 +44,10 @@ template <typename... Arguments>
 /// True if sys.modules has `name`. Never raises.
 [[nodiscard]] bool is_imported(const char* name);
 
-/// Adds a native_function() to `_gcorn_native`. Raises.
+/// Sets an attribute of `_gcorn_native`. Raises.
+[[nodiscard]] bool add_to_natives(const char* name, const PyRef& value);
+
+/// Adds a native_function() to it. Raises.
 [[nodiscard]] bool add_native(PyMethodDef& definition, void* self);
 
 /// What the config file made of gunicorn.SERVER, or else of gunicorn.SERVER_SOFTWARE: the value for

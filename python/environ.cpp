@@ -374,6 +374,15 @@ private:
     }
 };
 
+PyRef client_socket_type() {
+    if (!is_imported("_gcorn_client_socket")) {
+        const PyRef type = PyRef::steal(PyType_FromSpec(&client_spec));
+        if (!type || !add_to_natives("Client", type)) return {};
+    }
+    const PyRef module = embedded_module("_gcorn_client_socket");
+    return module ? attribute(module.get(), "ClientSocket") : PyRef();
+}
+
 EnvironMaker::EnvironMaker() = default;
 EnvironMaker::~EnvironMaker() = default;
 
@@ -403,9 +412,7 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
         set(t, n.wsgi_file_wrapper, PyRef::borrow(constants.file_wrapper));
     if (is_set) wide_template_ = widened(t);
     early_hints_type_ = PyRef::borrow(constants.early_hints_type);
-    PyRef names = Facts().add("Client", PyRef::steal(PyType_FromSpec(&client_spec))).take();
-    if (!install_gunicorn_stub()) return false;  // finds client.py
-    socket_type_ = name_in(run_embedded("client_socket", std::move(names)), "ClientSocket");
+    socket_type_ = client_socket_type();
     patterns_ = std::make_unique<Pattern[]>(kPatterns);
     return wide_template_ && socket_type_;
 }

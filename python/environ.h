@@ -52,6 +52,9 @@ struct RequestEnviron {
     uint64_t own_fields = 0;  ///< 1 << FieldId
 };
 
+/// The type of gunicorn.socket. Raises.
+[[nodiscard]] PyRef client_socket_type();
+
 class SortedFields;
 
 class EnvironMaker {

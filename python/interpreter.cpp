@@ -14,6 +14,7 @@
 #include "os/process.h"
 #include "os/signals.h"
 #include "python/embedded.h"
+#include "python/environ.h"
 
 #ifdef GCORN_WITHOUT_SHA2  // CMakeLists.txt says when
 extern "C" PyObject* PyInit__sha2();
@@ -190,8 +191,7 @@ void Interpreter::before_fork() {
 void Interpreter::share_with_workers() {
     for (const char* used_by_every_worker : {"atexit", "faulthandler", "_signal"})
         if (!import(used_by_every_worker)) PyErr_Clear();  // only a saving
-    for (const char* text : {"client_socket", "streams"})
-        if (!embedded_code(text)) PyErr_Clear();
+    if (!embedded_module("_gcorn_streams") || !client_socket_type()) PyErr_Clear();
     if (!call_object(import("gc", "freeze"))) PyErr_Clear();
 }
 

@@ -293,15 +293,15 @@ Streams::~Streams() {
 bool Streams::prepare(Logger& log) {
     static PyMethodDef write = {"write_raw", write_raw, METH_O, nullptr};
     input_type_.reset(PyType_FromSpec(&input_spec));
-    const PyRef names = input_type_ ? run_embedded("streams") : PyRef();
-    if (!names) return false;
-    file_wrapper_ = name_in(names, "FileWrapper");
-    real_file_ = name_in(names, "real_file");
-    sort_arguments_ = name_in(names, "start_response");
+    const PyRef module = input_type_ ? embedded_module("_gcorn_streams") : PyRef();
+    if (!module) return false;
+    file_wrapper_ = attribute(module.get(), "FileWrapper");
+    real_file_ = attribute(module.get(), "real_file");
+    sort_arguments_ = attribute(module.get(), "start_response");
     no_input_ = new_input(input_type_, nullptr);
     unfinished_lines_ = PyRef::steal(PyDict_New());
-    errors_ =
-        call_object(name_in(names, "Errors"), native_function(write, &log), unfinished_lines_);
+    errors_ = call_object(attribute(module.get(), "Errors"), native_function(write, &log),
+                          unfinished_lines_);
     return no_input_ && errors_;
 }
 

@@ -1,5 +1,6 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
-"""wsgi.errors and wsgi.file_wrapper (PEP 3333), and the signature of start_response."""
+"""wsgi.errors and wsgi.file_wrapper (PEP 3333), and the signature of start_response: the module
+`_gcorn_streams`."""
 
 from _thread import get_ident
 from io import BufferedRandom, BufferedReader, FileIO
