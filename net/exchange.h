@@ -111,8 +111,8 @@ public:
     /// Values of the access format's %({name}e)s, captured by wsgi.cpp when the format has any.
     std::vector<std::pair<std::string, std::string>> logged_environ;
 
-    /// A thread of the application frames and sends right now. Changed with the GIL held only.
-    bool has_sender = false;
+    /// A thread of the application frames and sends right now.
+    std::atomic<bool> has_sender{false};
 
     // Monotonic µs, 0 = not yet: first byte of the head, queued, taken, last byte handed out.
     int64_t received_us = 0, queued_us = 0, taken_us = 0, done_us = 0;

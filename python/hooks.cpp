@@ -325,54 +325,63 @@ bool PythonHooks::has_request_hooks(const Config& cfg) const {
            log_.enabled(Level::Debug);
 }
 
-PyObject* PythonHooks::request_view(Exchange& exchange) {
-    PyRef& view = requests_[&exchange];
-    if (view) return view.get();
-    PyRef made = add_natives() ? make_request(exchange) : PyRef();  // runs Python: `view` may move
-    return (requests_[&exchange] = std::move(made)).get();
+/// It holds the Exchange, so the caller drops it: without the lock.
+PyRef PythonHooks::take_request(const Exchange& exchange) {
+    const std::lock_guard lock(mutex_);
+    auto ended = requests_.extract(&exchange);
+    return ended ? std::move(ended.mapped()) : PyRef();
 }
 
 /// The Worker view, refreshed: once made, with what requests change. Raises.
 PyRef PythonHooks::worker_view() {
-    if (own_view_) {
-        const PyRef facts = attribute(own_view_.get(), "__dict__");
+    PyRef view = [this] {
+        const std::lock_guard lock(mutex_);
+        return PyRef::borrow(own_view_.get());
+    }();
+    if (view) {
+        const PyRef facts = attribute(view.get(), "__dict__");
         const PyRef nr = number(static_cast<int64_t>(worker_->nr()));
         if (!facts || !nr || PyDict_SetItemString(facts.get(), "nr", nr.get()) < 0 ||
             PyDict_SetItemString(facts.get(), "_alive", boolean(worker_->alive()).get()) < 0)
             return {};
     } else if (const PyRef views = make_views(nullptr, worker_)) {
-        own_view_ = PyRef::borrow(PyTuple_GET_ITEM(views.get(), 1));
+        view = PyRef::borrow(PyTuple_GET_ITEM(views.get(), 1));
+        const std::lock_guard lock(mutex_);
+        if (!own_view_) own_view_ = PyRef::borrow(view.get());
     }
-    return PyRef::borrow(own_view_.get());
+    return view;
 }
 
 bool PythonHooks::pre_request(Exchange& exchange) {
-    requests_.erase(&exchange);  // of an earlier request that never came to its end
+    (void)take_request(exchange);  // of an earlier request that never came to its end
     const HookRef hook = worker_->context().cfg.pre_request;
     if (!hook) {
         if (log_.enabled(Level::Debug)) log_.debug("%s", request_label(exchange).c_str());
         return true;
     }
     const PyRef worker = add_natives() ? worker_view() : PyRef();
-    const PyRef request = PyRef::borrow(worker ? request_view(exchange) : nullptr);
+    const PyRef request = worker ? make_request(exchange) : PyRef();
+    if (request) {
+        const std::lock_guard lock(mutex_);
+        requests_[&exchange] = PyRef::borrow(request.get());
+    }
     return static_cast<bool>(call_object(object_of(hook), worker, request));
 }
 
 bool PythonHooks::environ_made(Exchange& exchange, PyObject* environ) {
-    const auto found = requests_.find(&exchange);
-    if (found == requests_.end()) return true;  // no pre_request hook
-    const PyRef request = PyRef::borrow(found->second.get());
-    return static_cast<bool>(call_embedded("_gcorn", "adjust", request, PyRef::borrow(environ)));
+    const PyRef request = [&] {  // null: there is no pre_request hook
+        const std::lock_guard lock(mutex_);
+        const auto found = requests_.find(&exchange);
+        return PyRef::borrow(found != requests_.end() ? found->second.get() : nullptr);
+    }();
+    return !request || call_embedded("_gcorn", "adjust", request, PyRef::borrow(environ));
 }
 
 bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
     const HookRef hook = worker_->context().cfg.post_request;
-    if (!hook && !logging_.takes_over()) {
-        const auto ended = requests_.extract(&exchange);  // its `req` holds the Exchange
-        return true;
-    }
-    const PyRef request = PyRef::borrow(request_view(exchange));
-    const auto ended = requests_.extract(&exchange);
+    PyRef request = take_request(exchange);
+    if (!hook && !logging_.takes_over()) return true;
+    if (!request && add_natives()) request = make_request(exchange);
     const PyRef environ =
         environ_or_null != nullptr ? PyRef::borrow(environ_or_null) : PyRef::steal(PyDict_New());
     const PyRef response = request && environ ? make_response(exchange, request) : PyRef();

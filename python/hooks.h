@@ -16,6 +16,7 @@
 #include "python/pyref.h"
 
 #include <initializer_list>
+#include <mutex>
 #include <unordered_map>
 
 #include "app.h"
@@ -62,16 +63,18 @@ private:
                       const PyRef& response);
     void write_refused(const Exchange& exchange, const PyRef& request, const PyRef& response);
     [[nodiscard]] PyRef worker_view();
-    PyObject* request_view(Exchange& exchange);
+    [[nodiscard]] PyRef take_request(const Exchange& exchange);
 
     Logger& log_;
     const PythonLogging& logging_;
     const WsgiApp* app_;
     Worker* worker_ = nullptr;  ///< in a worker: itself
-    PyRef own_view_;            ///< its Worker view; guarded by the GIL
     bool has_natives_ = false;
     bool has_shown_server_ = false;
-    /// The `req` of each request between its two hooks. Guarded by the GIL.
+
+    std::mutex mutex_;  ///< for what follows; nothing of Python runs under it
+    PyRef own_view_;    ///< the Worker view of worker_
+    /// The `req` of each request between its two hooks.
     std::unordered_map<const Exchange*, PyRef> requests_;
 
     friend struct HookNatives;

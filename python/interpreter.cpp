@@ -65,7 +65,8 @@ Result<bool> take_venv(const std::string& directory, PythonChoice& choice) {
     if (!settings || settings->empty()) return false;
     std::string version = venv_version(*settings);
     if (version.empty() &&
-        ::access((directory + "/lib/python" + kPythonVersion).c_str(), F_OK) == 0)
+        ::access((directory + "/lib/python" + kPythonVersion + (kHasGil ? "" : "t")).c_str(),
+                 F_OK) == 0)
         version = kPythonVersion;
     if (version != kPythonVersion)
         return Error{0,

@@ -16,14 +16,13 @@ class SendTurn {
 public:
     /// Waits. The request may have ended then: ask for what it is about once more.
     explicit SendTurn(Exchange& exchange) : exchange_(exchange) {
-        while (exchange.has_sender) {
+        while (exchange.has_sender.exchange(true, std::memory_order_acquire)) {
             kept_ = exchange.shared_from_this();
             WithoutGil nogil;
             exchange.pause();
         }
-        exchange.has_sender = true;
     }
-    ~SendTurn() { exchange_.has_sender = false; }
+    ~SendTurn() { exchange_.has_sender.store(false, std::memory_order_release); }
     SendTurn(SendTurn&&) = delete;
 
 private:

@@ -21,6 +21,7 @@ namespace {
 #define GCORN_TEXT2(x) #x
 #define GCORN_TEXT(x) GCORN_TEXT2(x)
 const std::string kOurVersion = GCORN_TEXT(PY_MAJOR_VERSION) "." GCORN_TEXT(PY_MINOR_VERSION);
+const std::string kOurLibrary = "/lib/python" + kOurVersion + (kHasGil ? "" : "t");
 
 // ------------------------------------------------------------------------------ choose_python
 
@@ -99,7 +100,7 @@ TEST_F(ChoosePython, WithoutAVersionTheLibraryDirectoryDecides) {
     const std::string venv = make_venv("w", "home = /usr/bin\n");
     EXPECT_FALSE(choose_python(venv, "").is_ok());
     ASSERT_EQ(::mkdir((venv + "/lib").c_str(), 0700), 0);
-    ASSERT_EQ(::mkdir((venv + "/lib/python" + kOurVersion).c_str(), 0700), 0);
+    ASSERT_EQ(::mkdir((venv + kOurLibrary).c_str(), 0700), 0);
     EXPECT_TRUE(choose_python(venv, "").is_ok());
 }
 
@@ -132,7 +133,7 @@ std::unique_ptr<Interpreter> start_here(PythonChoice choice) {
 TEST_F(ChoosePython, AStartedEnvironmentIsTheProgramsOwn) {
     const std::string venv = std::string(root_) + "/real";
     ASSERT_EQ(std::system((GCORN_PYTHON " -m venv --without-pip " + venv).c_str()), 0);
-    const std::string site = venv + "/lib/python" + kOurVersion + "/site-packages";
+    const std::string site = venv + kOurLibrary + "/site-packages";
     std::ofstream(site + "/only_here.py") << "value = 42\n";
     std::ofstream(site + "/extra.pth") << root_ << "\n";
     std::ofstream(std::string(root_) + "/by_pth.py") << "value = 43\n";
