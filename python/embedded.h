@@ -5,8 +5,8 @@
 // stand-in for the package `gunicorn` that config files and applications import. It is found only
 // where no real package is (finder.py is last on sys.meta_path) and offers what config files really
 // use; anything else fails with a sentence that says so. A server without config file, hooks and
-// logging pays for client_socket.py and streams.py only. Functions of C++ that the modules call live
-// in `_gcorn_native`.
+// logging pays for client_socket.py and streams.py only. Functions of C++ that the modules call
+// live in `_gcorn_native`.
 //
 // The other texts are no modules: their users run them and take names from them. In tracebacks the
 // file of a text is "<gcorn NAME>". GIL held in all functions but the last; once Python runs, on
