@@ -29,8 +29,9 @@ class ClientSocket(Client):
             import _gcorn_client as client
             # What comes over TLS is no text to peek at.
             if name in client.LOOKS and (name != "recv" or peer is None):
+                watched = self._look(client)  # raises once the request is over
                 self._is_lent = self._is_lent or name == "fileno"
-                return getattr(self._look(client), name)
+                return getattr(watched, name)
             method = client.method(self, name)
             if method is not None:
                 return method

@@ -461,6 +461,22 @@ TEST_F(Environ, WhoTakesTheSocketMayKeepIt) {
     run_python("s.close(); del s");
 }
 
+TEST_F(Environ, WhatWasAskedTooLateDoesNotConcernTheNextRequest) {
+    make(kGet);
+    {
+        WithGil gil;
+        run_python("s = e.pop('gunicorn.socket')");
+        maker_->end(std::move(environ_));
+        EXPECT_TRUE(eval_python("s.fileno()").starts_with("raised ValueError"));
+        run_python("del s");
+    }
+    make(kGet);
+    WithGil gil;
+    run_python("e['gunicorn.socket'].getpeername()");
+    EXPECT_FALSE(EnvironMaker::take_lent_socket(environ_)) << "its number is not known";
+    maker_->end(std::move(environ_));
+}
+
 TEST_F(Environ, LookingAtTheSocketEndsWithTheRequest) {
     make(kGet);
     run_python("s = e['gunicorn.socket']; number = s.fileno(); peek = s.recv");
