@@ -8,41 +8,66 @@
 
 namespace gcorn {
 
+/// Freed under the GIL.
 struct TlsContext {
-    PyRef connect;  ///< makes a Connection of tls.py
-    ~TlsContext() { drop_reference(std::move(connect)); }
+    PyRef context;      ///< ssl.SSLContext
+    PyRef memory_bio;   ///< ssl.MemoryBIO
+    PyRef want_read;    ///< ssl.SSLWantReadError
+    PyRef zero_return;  ///< ssl.SSLZeroReturnError: the peer said goodbye
+    PyRef peer_info;    ///< PeerInfo of tls.py
+    bool suppresses_ragged_eofs = true;
+
+    ~TlsContext() {
+        for (PyRef* reference : {&context, &memory_bio, &want_read, &zero_return, &peer_info})
+            drop_reference(std::move(*reference));
+    }
 };
 
 namespace {
 
-constexpr size_t kRecordBytes = 16 * 1024;  // RECORD_BYTES of tls.py
+/// A TLS record carries at most so many bytes (RFC 8446 §5.1). All goes in and out in pieces of
+/// this size: a MemoryBIO keeps for ever the memory that it once needed.
+constexpr size_t kRecordBytes = 16 * 1024;
 
-/// A Connection of tls.py, and what of it is known without the GIL.
+PyRef as_bytes(std::string_view bytes) {
+    return PyRef::steal(
+        PyBytes_FromStringAndSize(bytes.data(), static_cast<Py_ssize_t>(bytes.size())));
+}
+
 class TlsTransform final : public ByteTransform {
 public:
-    explicit TlsTransform(PyRef connection) : connection_(std::move(connection)) {}
+    TlsTransform(std::shared_ptr<const TlsContext> tls, PyRef incoming, PyRef outgoing,
+                 PyRef object)
+        : tls_(std::move(tls)),
+          incoming_(std::move(incoming)),
+          outgoing_(std::move(outgoing)),
+          object_(std::move(object)) {}
+
     ~TlsTransform() override {
-        drop_reference(std::move(connection_));
-        drop_reference(std::move(info_));
+        for (PyRef* reference : {&object_, &incoming_, &outgoing_, &info_})
+            drop_reference(std::move(*reference));
     }
 
     Status feed(std::string_view wire, bool is_eof, std::string& plain) override {
         const WithGil gil;
         Status fed;
-        for (bool goes_on = true; goes_on && fed;) {
-            const bool was_open = is_open_;
-            fed = take(next_record(wire), is_eof, plain);
-            // What follows the handshake may have come with it.
-            goes_on = !wire.empty() || was_open != is_open_;
-        }
+        do {
+            const std::string_view piece = wire.substr(0, kRecordBytes);
+            wire.remove_prefix(piece.size());
+            fed = take(piece, is_eof, plain);
+        } while (fed && !wire.empty());
         collect();  // answers of the handshake, or the alert that says what was wrong
         return fed;
     }
 
     Status write(std::string_view plain) override {
         const WithGil gil;
+        // Into memory, so all of it is taken.
         while (!plain.empty()) {
-            if (!call("write", next_record(plain))) return python_error("TLS");
+            const PyRef bytes = as_bytes(plain.substr(0, kRecordBytes));
+            const PyRef taken = bytes ? call(object_.get(), "write", bytes.get()) : PyRef();
+            if (!taken) return python_error("TLS");
+            plain.remove_prefix(PyLong_AsSize_t(taken.get()));
             collect();
         }
         return {};
@@ -63,51 +88,65 @@ public:
     void close() override {
         if (!is_open_) return;
         const WithGil gil;
-        // Nobody waits for the peer's goodbye, which is what SSLWantReadError asks for.
-        if (!call("close")) PyErr_Clear();
+        // Sends our close_notify; waiting for the peer's is what SSLWantReadError asks for.
+        if (!call(object_.get(), "unwrap")) PyErr_Clear();
         collect();
     }
 
 private:
-    template <typename... Arguments>
-    PyRef call(const char* method, const Arguments&... arguments) const {
-        return call_object(attribute(connection_.get(), method), arguments...);
+    static PyRef call(PyObject* object, const char* method, PyObject* argument = nullptr) {
+        const PyRef name = PyRef::steal(PyUnicode_InternFromString(method));
+        if (!name) return {};
+        return PyRef::steal(argument == nullptr
+                                ? PyObject_CallMethodNoArgs(object, name.get())
+                                : PyObject_CallMethodOneArg(object, name.get(), argument));
     }
 
-    /// Takes as many bytes as fit a record off the front.
-    static PyRef next_record(std::string_view& bytes) {
-        const std::string_view piece = bytes.substr(0, kRecordBytes);
-        bytes.remove_prefix(piece.size());
-        return PyRef::steal(
-            PyBytes_FromStringAndSize(piece.data(), static_cast<Py_ssize_t>(piece.size())));
+    Status take(std::string_view wire, bool is_eof, std::string& plain) {
+        const PyRef bytes = as_bytes(wire);
+        if (!bytes || !call(incoming_.get(), "write", bytes.get())) return python_error("TLS");
+        if (is_eof && !call(incoming_.get(), "write_eof")) return python_error("TLS");
+        if (!is_open_) {
+            if (!call(object_.get(), "do_handshake")) return wants_more("TLS handshake", false);
+            is_open_ = true;
+            info_ = PyRef::steal(PyObject_CallOneArg(tls_->peer_info.get(), object_.get()));
+            if (!info_) return python_error("TLS handshake");
+        }
+        const PyRef size = number(kRecordBytes);
+        while (!is_ended_) {
+            const PyRef data = size ? call(object_.get(), "read", size.get()) : PyRef();
+            if (!data) return wants_more("TLS", is_eof);
+            plain += bytes_view(data.get());
+            is_ended_ = PyBytes_GET_SIZE(data.get()) == 0;
+        }
+        return {};
     }
 
-    Status take(const PyRef& wire, bool is_eof, std::string& plain) {
-        const PyRef result = call("feed", wire, boolean(is_eof));
-        PyObject *data = nullptr, *peer = nullptr;  // borrowed
-        int is_ended = 0;
-        if (!result || !PyArg_ParseTuple(result.get(), "SOp", &data, &peer, &is_ended))
-            return python_error(is_open_ ? "TLS" : "TLS handshake");
-        plain += bytes_view(data);
-        is_ended_ = is_ended != 0;
-        if (peer == Py_None || is_open_) return {};
-        info_ = PyRef::borrow(peer);
-        is_open_ = true;
+    /// An exception of handshake or read: only those that are no failure give ok. Versions of ssl
+    /// name an end without close_notify differently; once TCP ended it can be nothing else.
+    Status wants_more(const char* what, bool is_eof) {
+        const auto is = [](const PyRef& type) { return PyErr_ExceptionMatches(type.get()) != 0; };
+        const bool is_end = is(tls_->zero_return) || (is_eof && tls_->suppresses_ragged_eofs);
+        if (!is(tls_->want_read) && !is_end) return python_error(what);
+        is_ended_ = is_ended_ || is_end;
+        PyErr_Clear();
         return {};
     }
 
     /// Keeps what goes on the wire where drain() finds it without the GIL.
     void collect() {
-        const PyRef data = call("drain");
+        const PyRef data = call(outgoing_.get(), "read");
         if (data)
             wire_ += bytes_view(data.get());
         else
-            PyErr_Clear();  // fails only without memory
+            PyErr_Clear();  // MemoryBIO.read fails only without memory
     }
 
-    PyRef connection_;
-    PyRef info_;        ///< PeerInfo of tls.py, once open
-    std::string wire_;  ///< not drained yet
+    std::shared_ptr<const TlsContext> tls_;
+    PyRef incoming_, outgoing_;  ///< ssl.MemoryBIO
+    PyRef object_;               ///< ssl.SSLObject
+    PyRef info_;                 ///< PeerInfo, once open
+    std::string wire_;           ///< not drained yet
     bool is_open_ = false;
     bool is_ended_ = false;
 };
@@ -142,10 +181,17 @@ Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg) {
     if (!names) return python_error("cannot set up TLS");
     auto tls = std::make_shared<TlsContext>();
     const PyRef refusal = name_in(names, "Refusal");
-    if (refusal) tls->connect = make_ssl_context(cfg, name_in(names, "make_context"));
-    if (refusal && !tls->connect && PyErr_ExceptionMatches(refusal.get()) != 0)
+    if (refusal) tls->context = make_ssl_context(cfg, name_in(names, "make_context"));
+    if (refusal && !tls->context && PyErr_ExceptionMatches(refusal.get()) != 0)
         return Error{1, take_error_sentence()};
-    if (!tls->connect) return python_error(files_of(cfg));
+    if (!tls->context) return python_error(files_of(cfg));
+    tls->peer_info = name_in(names, "PeerInfo");
+    tls->memory_bio = import("ssl", "MemoryBIO");
+    tls->want_read = import("ssl", "SSLWantReadError");
+    tls->zero_return = import("ssl", "SSLZeroReturnError");
+    tls->suppresses_ragged_eofs = cfg.suppress_ragged_eofs;
+    if (!tls->memory_bio || !tls->want_read || !tls->zero_return)
+        return python_error("cannot set up TLS");
     return tls;
 }
 
@@ -153,10 +199,14 @@ TransformMaker tls_transform_maker(std::shared_ptr<TlsContext> context) {
     if (context == nullptr) return {};
     return [tls = std::move(context)]() -> Result<std::unique_ptr<ByteTransform>> {
         const WithGil gil;
-        PyRef connection = call_object(tls->connect);
-        if (!connection) return python_error("cannot make a TLS connection");
-        return std::unique_ptr<ByteTransform>(
-            std::make_unique<TlsTransform>(std::move(connection)));
+        PyRef incoming = PyRef::steal(PyObject_CallNoArgs(tls->memory_bio.get()));
+        PyRef outgoing = PyRef::steal(PyObject_CallNoArgs(tls->memory_bio.get()));
+        if (!incoming || !outgoing) return python_error("cannot make a TLS connection");
+        PyRef object = PyRef::steal(PyObject_CallMethod(tls->context.get(), "wrap_bio", "OOi",
+                                                        incoming.get(), outgoing.get(), 1));
+        if (!object) return python_error("cannot make a TLS connection");
+        return std::unique_ptr<ByteTransform>(std::make_unique<TlsTransform>(
+            tls, std::move(incoming), std::move(outgoing), std::move(object)));
     };
 }
 

@@ -1,11 +1,8 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
-"""TLS: the context of the settings or of the ssl_context hook, its connections, and what gunicorn.socket
-shows of them."""
+"""TLS: the context of the settings or of the ssl_context hook, and what gunicorn.socket shows of a
+connection."""
 
-import functools
 import ssl
-
-RECORD_BYTES = 16 * 1024  # most that a record carries (RFC 8446 §5.1)
 
 
 class Refusal(Exception):
@@ -60,7 +57,6 @@ def default_context(certfile, keyfile, ca_certs, cert_reqs, ciphers):
 
 
 def make_context(config, hook, suppress_ragged_eofs, *settings):
-    """Returns what makes its connections."""
     if hook is None:  # which may use the settings, or not, as it likes
         check_files(*settings)
         context = default_context(*settings)
@@ -77,58 +73,7 @@ def make_context(config, hook, suppress_ragged_eofs, *settings):
     if not suppress_ragged_eofs:
         # Some versions of Python set this by themselves where OpenSSL 3 has it.
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-    return functools.partial(Connection, context, suppress_ragged_eofs)
-
-
-class Connection:
-    """The server's end of one connection; nothing in here waits. Bytes go in and come out in pieces of a
-    TLS record at most: a MemoryBIO keeps for ever the memory that it once needed."""
-
-    __slots__ = "incoming", "outgoing", "object", "suppresses_ragged_eofs", "peer", "is_ended"
-
-    def __init__(self, context, suppress_ragged_eofs):
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.object = context.wrap_bio(self.incoming, self.outgoing, server_side=True)
-        self.suppresses_ragged_eofs = suppress_ragged_eofs
-        self.peer = None  # a PeerInfo once the handshake is done
-        self.is_ended = False
-
-    def feed(self, wire, is_eof):
-        """Goes on with the handshake, or decrypts."""
-        self.incoming.write(wire)
-        if is_eof:
-            self.incoming.write_eof()
-        plain = []
-        try:
-            if self.peer is None:
-                self.object.do_handshake()
-                self.peer = PeerInfo(self.object)
-            else:
-                while not self.is_ended:
-                    plain.append(self.object.read(RECORD_BYTES))
-                    self.is_ended = not plain[-1]
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:  # the peer said goodbye
-            self.is_ended = True
-        except Exception:
-            # Versions of ssl name an end without close_notify differently; once TCP ended it can be
-            # nothing else.
-            if not (is_eof and self.peer and self.suppresses_ragged_eofs):
-                raise
-            self.is_ended = True
-        return b"".join(plain), self.peer, self.is_ended
-
-    def write(self, plain):
-        while plain:
-            plain = plain[self.object.write(plain):]
-
-    def drain(self):
-        """What must go on the wire."""
-        return self.outgoing.read()
-
-    def close(self):
-        self.object.unwrap()  # sends our close_notify
+    return context
 
 
 class PeerInfo:
