@@ -254,7 +254,8 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     {.name = "worker_connections", .flags = "--worker-connections",
      .field = &Config::worker_connections, .fallback = "1000",
      .help = "Open client connections of one worker, and greenlets of a gevent or eventlet worker.",
-     .note = "Every class obeys it; the longest-idle connection makes room for a new one."},
+     .note = "Every class obeys it. A new connection takes the place of the one idle longest, or "
+             "else of the client slowest with its request."},
     {.name = "max_requests", .flags = "--max-requests", .field = &Config::max_requests,
      .fallback = "0",
      .help = "Replace a worker after this many requests, against slow memory leaks; 0 is never."},

@@ -222,6 +222,44 @@ void Connection::on_deadline(int64_t now_ms) {
     update_interest();
 }
 
+int64_t Connection::late_ms() const {
+    const int64_t waits_ms = loop_.now_ms() - since_ms_;
+    const auto if_above = [](int64_t late, int64_t patience) {
+        return late >= patience ? late : 0;
+    };
+    switch (state_) {
+        case State::Preamble:
+        case State::Handshake:
+        case State::Head:
+        case State::Linger: return if_above(waits_ms, kRequestPatienceMs);
+        case State::Body: {
+            const auto received = static_cast<int64_t>(exchange_->body.size());
+            return if_above(waits_ms - received * 1000 / kBodyBytesPerSecondMin,
+                            kRequestPatienceMs);
+        }
+        case State::Reply: return if_above(waits_ms, kReplyPatienceMs);
+        case State::Idle:
+        case State::App:
+        case State::Closed: return 0;
+    }
+    return 0;
+}
+
+bool Connection::give_way() {
+    if (state_ == State::Idle) {
+        read_more();
+        if (state_ != State::Idle) return state_ == State::Closed;
+    }
+    if (state_ == State::Body || (state_ == State::Head && !in_.empty()))
+        refuse(408, "too slow, while others wait for its place (worker_connections)");
+    else if (state_ == State::Reply)
+        peer_gone();
+    else
+        leave();
+    close();  // no time for Linger
+    return true;
+}
+
 void Connection::on_stop(int64_t now_ms) {
     if (state_ == State::App && exchange_->is_finished()) settle();
     const auto is_waiting = [this] {
@@ -661,7 +699,7 @@ bool Connection::flush_output() {
 
 /// The deadlines that count from the last byte count from here.
 void Connection::bytes_moved() {
-    since_ms_ = loop_.now_ms();
+    if (state_ != State::Body) since_ms_ = loop_.now_ms();
     if (state_ == State::Body || state_ == State::Reply) set_deadline(deadline_for(state_));
 }
 

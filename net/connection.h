@@ -49,6 +49,13 @@ constexpr size_t kLingerBytesMax = 64 * 1024 * 1024;
 /// tell.
 constexpr int64_t kHalfCloseMs = 100;
 
+/// When every place is taken, a newcomer gets that of the peer that has kept us waiting longest: at
+/// least so long for the rest of a request, whose body should come at this rate, and so long
+/// without taking a byte of an answer, of which the kernel may hold megabytes yet.
+constexpr int64_t kRequestPatienceMs = 2000;
+constexpr int64_t kReplyPatienceMs = 10'000;
+constexpr int64_t kBodyBytesPerSecondMin = 500;
+
 /// Whatever a Poller reports events for.
 class EventTarget {
 public:
@@ -87,8 +94,12 @@ public:
 
     [[nodiscard]] State state() const { return state_; }
     [[nodiscard]] int64_t deadline() const { return deadline_ms_; }  ///< 0: none
-    /// When the state was entered, or the last byte moved.
+    /// When the state was entered; in App and Reply, when the last byte moved.
     [[nodiscard]] int64_t since() const { return since_ms_; }
+    /// How long the peer has been late with what it owes us, in ms; 0: it may keep its place.
+    [[nodiscard]] int64_t late_ms() const;
+    /// Closes, as somebody else needs the place. False: its request has just come. Never in App.
+    bool give_way();
 
     /// Tells the poller about a connection that needed no polling so far (most short ones never
     /// do).

@@ -376,24 +376,28 @@ void EventLoop::out_of_resources(int error) {
                  std::strerror(error));
 }
 
-/// Closes the connection that has been idle longest. False: none is idle.
+/// Closes the connection that has been idle longest; if none is idle, the one whose peer is late
+/// longest with its request, or with taking our answer. False: there is none.
 bool EventLoop::make_room() {
     Connection* longest = nullptr;
     int64_t longest_since = 0;
+    Connection* latest = nullptr;
     for (size_t i = 0; i < connections_.size(); ++i) {
         Connection& connection = *connections_[i];
         // An answer that went out unseen counts from its request: settling would make it look new.
         const int64_t since = connection.since();
         if (connection.state() == Connection::State::App) connection.on_exchange();
-        if (connection.state() != Connection::State::Idle) continue;
-        if (longest == nullptr || since < longest_since) {
+        if (connection.state() == Connection::State::Idle &&
+            (longest == nullptr || since < longest_since)) {
             longest = &connection;
             longest_since = since;
         }
+        if (connection.late_ms() > (latest != nullptr ? latest->late_ms() : 0))
+            latest = &connection;
     }
+    if (longest == nullptr) longest = latest;
     if (longest == nullptr) return false;
-    longest->leave();
-    return true;
+    return longest->give_way();
 }
 
 // -------------------------------------------------------------------------------------- stopping

@@ -200,5 +200,17 @@ TEST_P(Load, LetsANewcomerInWhenWorkerConnectionsAreAllIdle) {
     EXPECT_EQ(server.get("/").status, 200);
 }
 
+TEST_P(Load, LetsANewcomerInWhenWorkerConnectionsAreAllSlow) {
+    const Server server(with({"--worker-connections", "20"}));
+    std::vector<Client> slow;
+    for (size_t i = 0; i < 40 * GetParam().workers; ++i) {
+        slow.push_back(server.connect());
+        slow.back().send(i % 2 == 0 ? "GET / HTTP/1.1\r\nHost: x\r\n"
+                                    : "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1");
+    }
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    EXPECT_NE(server.err().find("too slow, while others wait for its place"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace gcorn::e2e

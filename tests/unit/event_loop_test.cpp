@@ -394,6 +394,84 @@ TEST_P(EventLoopTest, LongestIdleConnectionYieldsToANewcomer) {
     EXPECT_TRUE(second.is_silent_for(20));
 }
 
+TEST_P(EventLoopTest, IdleConnectionWhoseRequestHasComeKeepsItsPlace) {
+    engine.options.worker_connections = 2;
+    engine.options.keepalive_ms = 60'000;
+    std::unique_ptr<Client> idle, newcomer;
+    std::atomic<int> calls{0};
+    app = [&](Exchange& exchange) {
+        if (++calls == 2) {
+            // Inline, the loop hears of both in one turn, and of the newcomer first.
+            const bool is_last = GetParam() == 0;
+            EXPECT_TRUE(is_last || idle->send(kGet));
+            newcomer = std::make_unique<Client>(engine.address());
+            EXPECT_TRUE(newcomer->send(kGet));
+            EXPECT_TRUE(!is_last || idle->send(kGet));
+        }
+        answer(exchange, "hello");
+    };
+    start();
+    idle = std::make_unique<Client>(engine.address());
+    ASSERT_TRUE(idle->send(kGet));
+    idle->read_until("hello");
+    idle->forget();
+    Client busy(engine.address());
+    ASSERT_TRUE(busy.send(kGet));
+    busy.read_until("hello");
+    EXPECT_NE(idle->read_until("hello").find("200 OK"), std::string::npos);
+    EXPECT_NE(newcomer->read_until("hello").find("200 OK"), std::string::npos);
+}
+
+TEST_P(EventLoopTest, SlowestHeadYieldsToANewcomer) {
+    engine.options.worker_connections = 2;
+    start();
+    Client first(engine.address());
+    ASSERT_TRUE(first.send("GET / HTTP/1.1\r\n"));
+    ASSERT_TRUE(eventually([&] { return engine.connections() == 1; }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));  // the clock's step
+    Client second(engine.address());
+    ASSERT_TRUE(second.send("GET / HTTP/1.1\r\n"));
+    Client third(engine.address());
+    ASSERT_TRUE(third.send(kGet));
+    EXPECT_NE(third.read_until("hello").find("200 OK"), std::string::npos);
+    EXPECT_EQ(first.read_all().substr(0, 13), "HTTP/1.1 408 ");
+    ASSERT_TRUE(second.send("Host: a\r\n\r\n"));
+    EXPECT_NE(second.read_until("hello").find("200 OK"), std::string::npos);
+    EXPECT_EQ(count(engine.log_text(), "too slow, while others wait for its place"), 1u);
+}
+
+TEST_P(EventLoopTest, BodyThatComesByDropsYieldsButNotOneThatFlows) {
+    engine.options.worker_connections = 2;
+    start();
+    Client flowing(engine.address()), dropping(engine.address());
+    const std::string head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
+    ASSERT_TRUE(flowing.send(head + std::string(99'999, 'x')));  // good for 200 s
+    ASSERT_TRUE(dropping.send(head));
+    Client newcomer(engine.address());
+    ASSERT_TRUE(newcomer.send(kGet));
+    for (int i = 0; newcomer.is_silent_for(100) && i < gcorn::testing::kPatienceMs / 100; ++i)
+        (void)dropping.send("x");
+    EXPECT_NE(newcomer.read_until("hello").find("200 OK"), std::string::npos);
+    EXPECT_EQ(dropping.read_all().substr(0, 13), "HTTP/1.1 408 ");
+    ASSERT_TRUE(flowing.send("x"));
+    EXPECT_NE(flowing.read_until("hello").find("200 OK"), std::string::npos);
+}
+
+TEST_P(EventLoopTest, NewcomerWaitsForWhoIsInTime) {
+    engine.options.worker_connections = 1;
+    start();
+    Client flowing(engine.address());
+    ASSERT_TRUE(flowing.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" +
+                             std::string(99'999, 'x')));
+    ASSERT_TRUE(eventually([&] { return engine.connections() == 1; }));
+    Client newcomer(engine.address());
+    ASSERT_TRUE(newcomer.send(kGet));
+    EXPECT_TRUE(newcomer.is_silent_for(200));
+    ASSERT_TRUE(flowing.send("x"));
+    EXPECT_NE(flowing.read_until("hello").find("200 OK"), std::string::npos);
+    EXPECT_NE(newcomer.read_until("hello").find("200 OK"), std::string::npos);
+}
+
 TEST_P(EventLoopTest, StopAnswersWhatWaitsAndClosesTheIdle) {
     engine.options.keepalive_ms = 60'000;
     start();
