@@ -234,8 +234,7 @@ int64_t Connection::late_ms() const {
         case State::Linger: return if_above(waits_ms, kRequestPatienceMs);
         case State::Body: {
             const auto received = static_cast<int64_t>(exchange_->body.size());
-            return if_above(waits_ms - received * 1000 / kBodyBytesPerSecondMin,
-                            kRequestPatienceMs);
+            return if_above(waits_ms - received * 1000 / kBytesPerSecondMin, kRequestPatienceMs);
         }
         case State::Reply: return if_above(waits_ms, kReplyPatienceMs);
         case State::Idle:
@@ -316,7 +315,7 @@ void Connection::read_more() {
 
 void Connection::on_bytes(std::string_view bytes) {
     if (state_ == State::Linger || state_ == State::Closed) return;
-    if (state_ == State::Body || body_open_) bytes_moved();
+    if (state_ == State::Body || body_open_) bytes_moved(bytes.size());
     if (tls_ && state_ != State::Preamble) {
         std::string plain;
         if (!decrypt(bytes, plain)) return;
@@ -681,8 +680,8 @@ bool Connection::flush_output() {
     if (state_ == State::Closed) return false;
     if (tls_) return flush_tls();
     if (!exchange_) return true;
-    bool progressed = false;
-    const Exchange::Flush outcome = exchange_->flush(fd_.get(), progressed);
+    size_t moved = 0;
+    const Exchange::Flush outcome = exchange_->flush(fd_.get(), moved);
     if (outcome == Exchange::Flush::Failed) {
         peer_gone();
         return false;
@@ -691,16 +690,25 @@ bool Connection::flush_output() {
         loop_.watch_held(exchange_);
         return true;
     }
-    const bool is_blocked = outcome == Exchange::Flush::Blocked;
-    if (progressed || (is_blocked && !output_blocked_)) bytes_moved();
-    output_blocked_ = is_blocked;
+    output_moved(moved, outcome == Exchange::Flush::Blocked);
     return true;
 }
 
-/// The deadlines that count from the last byte count from here.
-void Connection::bytes_moved() {
-    if (state_ != State::Body) since_ms_ = loop_.now_ms();
+/// The deadlines that count from the last byte count from here. While a worker may have to wait for
+/// the peer (see kBodyBytesInFlightMax), a byte now and then is not enough: each buys its time.
+void Connection::bytes_moved(size_t bytes) {
+    const auto bought_ms = static_cast<int64_t>(bytes) * 1000 / kBytesPerSecondMin;
+    if (state_ == State::App)
+        since_ms_ = std::min(loop_.now_ms(), since_ms_ + bought_ms);
+    else if (state_ != State::Body)
+        since_ms_ = loop_.now_ms();
     if (state_ == State::Body || state_ == State::Reply) set_deadline(deadline_for(state_));
+}
+
+void Connection::output_moved(size_t bytes, bool is_blocked) {
+    if (is_blocked && !output_blocked_) since_ms_ = loop_.now_ms();
+    if (bytes > 0) bytes_moved(bytes);
+    output_blocked_ = is_blocked;
 }
 
 bool Connection::flush_tls() {
@@ -733,10 +741,10 @@ bool Connection::flush_tls() {
         }
         if (sent > 0) wire.erase(0, static_cast<size_t>(sent));
         if (wire.empty()) std::string().swap(wire);  // most connections are idle, most of the time
-        if (sent > 0 || !output_blocked_) bytes_moved();
         has_more = has_more || (exchange_ && exchange_->has_output());
         // The poller says at once that the socket takes more: in the next turn.
-        output_blocked_ = !wire.empty() || (has_more && total >= kSendBytesPerTurn);
+        output_moved(static_cast<size_t>(std::max<ssize_t>(sent, 0)),
+                     !wire.empty() || (has_more && total >= kSendBytesPerTurn));
         if (output_blocked_ || !has_more) return true;
     }
 }

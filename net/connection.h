@@ -54,7 +54,9 @@ constexpr int64_t kHalfCloseMs = 100;
 /// without taking a byte of an answer, of which the kernel may hold megabytes yet.
 constexpr int64_t kRequestPatienceMs = 2000;
 constexpr int64_t kReplyPatienceMs = 10'000;
-constexpr int64_t kBodyBytesPerSecondMin = 500;
+/// A client may be as slow as it likes while it holds memory only: with less it loses its place to
+/// newcomers, and the deadlines of what the application may have to wait for pass.
+constexpr int64_t kBytesPerSecondMin = 500;
 
 /// Whatever a Poller reports events for.
 class EventTarget {
@@ -145,7 +147,8 @@ private:
     bool flush_output();
     bool flush_tls();
     [[nodiscard]] bool has_wire() const { return tls_ && !tls_->wire.empty(); }
-    void bytes_moved();
+    void bytes_moved(size_t bytes);
+    void output_moved(size_t bytes, bool is_blocked);
     void finish_connection();
     void leave();
     void linger();

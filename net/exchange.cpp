@@ -204,8 +204,8 @@ bool Exchange::send_held() {
     std::unique_lock lock(mutex_);
     if (!held_) return !is_aborted();
     held_ = false;
-    bool progressed = false;
-    const Flush outcome = send_queued(lock, fd_, progressed);
+    size_t moved = 0;
+    const Flush outcome = send_queued(lock, fd_, moved);
     if (outcome == Flush::Failed) return fail(lock);
     last_block_us_ = monotonic_us();
     if (outcome == Flush::Blocked) {
@@ -491,12 +491,12 @@ void Exchange::consume_front(size_t bytes) {
     }
 }
 
-Exchange::Flush Exchange::flush(int fd, bool& progressed) {
+Exchange::Flush Exchange::flush(int fd, size_t& moved) {
     std::unique_lock lock(mutex_);
     leader_watches_ = held_ && monotonic_us() - held_since_us_ < kHoldUs;
     if (leader_watches_) return Flush::Held;
     held_ = false;
-    return send_queued(lock, fd, progressed);
+    return send_queued(lock, fd, moved);
 }
 
 bool Exchange::may_stay_held() {
@@ -508,9 +508,8 @@ bool Exchange::may_stay_held() {
 }
 
 /// flush() with the lock held, before and after; it is dropped around system calls.
-Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd,
-                                      bool& progressed) {
-    for (size_t total = 0; total < kSendBytesMax;) {
+Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd, size_t& moved) {
+    for (moved = 0; moved < kSendBytesMax;) {
         if (segments_.empty()) return Flush::Drained;
         if (in_flight_) return Flush::Blocked;
         Segment& front = segments_.front();
@@ -547,8 +546,7 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
         while (!segments_.empty() && !segments_.front().is_range() &&
                segments_.front().start == segments_.front().bytes.size())
             segments_.pop_front();
-        total += static_cast<size_t>(sent);
-        progressed = progressed || sent > 0;
+        moved += static_cast<size_t>(sent);
         changed_.notify_all();
         if (sent == 0) break;
     }

@@ -200,9 +200,9 @@ private:
     // Leader only.
     void prepare(const ConnectionFacts* connection_facts, int fd, std::string_view spool_dir);
     void reset_for_reuse();
-    /// Sends queued output until drained or the socket is full; progressed: some bytes went out.
+    /// Sends queued output until drained or the socket is full; moved: bytes that went out.
     /// Held: there is some, but the application side may want to add to it; look again later.
-    Flush flush(int fd, bool& progressed);
+    Flush flush(int fd, size_t& moved);
     /// Of what flush() called Held: true if it still has time.
     [[nodiscard]] bool may_stay_held();
     Flush take_for_transform(std::string& plain, size_t bytes_max);  ///< the same for TLS
@@ -231,7 +231,7 @@ private:
     bool fail(std::unique_lock<std::mutex>& lock);
     void tell_file_failure(int error) const;
     bool send_copies(int file, off_t offset, uint64_t length);
-    Flush send_queued(std::unique_lock<std::mutex>& lock, int fd, bool& progressed);
+    Flush send_queued(std::unique_lock<std::mutex>& lock, int fd, size_t& moved);
     Flush end_of_flush(std::unique_lock<std::mutex>& lock);
     bool enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes);
     void wait_a_moment(std::unique_lock<std::mutex>& lock);

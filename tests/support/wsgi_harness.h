@@ -145,8 +145,8 @@ public:
         char bytes[65536];
         bool is_drained = false;
         while (!is_drained) {
-            bool progressed = false;
-            is_drained = exchange->flush(server_.get(), progressed) != Exchange::Flush::Blocked;
+            size_t moved = 0;
+            is_drained = exchange->flush(server_.get(), moved) != Exchange::Flush::Blocked;
             for (ssize_t n = 0; (n = ::recv(client_.get(), bytes, sizeof bytes, MSG_DONTWAIT)) > 0;)
                 all.append(bytes, static_cast<size_t>(n));
         }

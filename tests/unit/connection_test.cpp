@@ -283,11 +283,14 @@ TEST_F(StreamedBody, IsTakenWhileItArrives) {
     engine.options.body_timeout_ms = kShortMs;
     engine.start(1);
     Client client(engine.address());
-    ASSERT_TRUE(client.send(head("Content-Length: " + std::to_string(kStored + 8))));
+    const std::string block(4 * kBytesPerSecondMin * kStepMs / 1000, 'x');  // for a busy machine
+    ASSERT_TRUE(client.send(head("Content-Length: " + std::to_string(kStored + 8 * block.size()))));
     ASSERT_TRUE(send_stored(client));
-    drip(client, "8 bytes.");
+    for (int i = 0; i < 8 && client.is_silent_for(kStepMs); ++i)
+        ASSERT_TRUE(client.send(block));
     const std::string reply = client.read_until(" bytes");
-    EXPECT_NE(reply.find("\r\n\r\n" + std::to_string(kStored + 8) + " bytes"), std::string::npos)
+    EXPECT_NE(reply.find("\r\n\r\n" + std::to_string(kStored + 8 * block.size()) + " bytes"),
+              std::string::npos)
         << reply;
     EXPECT_NE(reply.find("Connection: keep-alive\r\n"), std::string::npos);
 }
@@ -316,6 +319,20 @@ TEST_F(StreamedBody, ThatEndsBadlyEndsItsConnection) {
         EXPECT_TRUE(client.is_closed());
         EXPECT_NE(reply.find("Connection: close\r\n"), std::string::npos) << reply;
     }
+}
+
+/// Or a byte now and then would hold the worker for as long as the client likes.
+TEST_F(StreamedBody, ThatComesByDropsEnds) {
+    app = [](Exchange& exchange) { answer(exchange, take_all(exchange)); };
+    engine.options.body_timeout_ms = kStallMs;
+    engine.start(1);
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(head("Content-Length: 999999999")) && send_stored(client));
+    const int64_t end_ms = monotonic_ms() + gcorn::testing::kPatienceMs;
+    while (client.is_silent_for(kStepMs) && monotonic_ms() < end_ms)
+        (void)client.send("x");
+    const std::string reply = client.read_all();
+    EXPECT_NE(reply.find("error Connection timed out"), std::string::npos) << reply;
 }
 
 TEST_F(StreamedBody, WhoseRestNobodyTakesIsNoFurtherRequest) {

@@ -67,8 +67,8 @@ protected:
         active_.store(1);
     }
     Exchange::Flush flush() {
-        bool progressed = false;
-        return exchange->flush(server_.get(), progressed);
+        size_t moved = 0;
+        return exchange->flush(server_.get(), moved);
     }
     void mark_aborted() { exchange->mark_aborted(); }
     void body_arrived(std::string_view bytes, bool is_complete, int error = 0) {
