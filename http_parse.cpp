@@ -17,6 +17,9 @@ namespace gcorn {
 static_assert(FieldId::Expect == static_cast<FieldId>(6), "the deciding fields come first");
 static_assert(static_cast<size_t>(FieldId::Count) <= 64, "sets of FieldIds are 64-bit masks");
 
+/// More memory than this of a large head is not kept for the next.
+constexpr size_t kKeptBytesMax = 16 * 1024;
+
 const Field* RequestHead::find(FieldId id) const {
     const auto found = std::ranges::find(fields, id, &Field::id);
     return found == fields.end() ? nullptr : &*found;
@@ -37,6 +40,11 @@ void RequestHead::clear() {
     is_https = keep_alive = expects_continue = is_upgrade = false;
     block_.clear();
     line_ends_.clear();
+    if (block_.capacity() > kKeptBytesMax) {
+        std::string().swap(block_);
+        std::vector<Field>().swap(fields);
+        std::vector<uint32_t>().swap(line_ends_);
+    }
 }
 
 std::string_view RequestHead::request_line() const {

@@ -120,7 +120,7 @@ public:
     /// The first field with this id; nullptr if there is none.
     [[nodiscard]] const Field* find(FieldId id) const;
 
-    /// Forgets everything but keeps the memory, for the next request of the connection.
+    /// Forgets everything but keeps the memory, unless it is large, for the next request.
     void clear();
     /// All that a refused request's log line can say: method, target, path, query and protocol, as
     /// far as the first line of `in` has them; nothing else is set, and nothing was checked.

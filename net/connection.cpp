@@ -35,6 +35,9 @@ constexpr int64_t kJoinMs = 2;
 /// Bytes of a refused client's own text that a log line quotes.
 constexpr size_t kQuotedBytesMax = 200;
 
+/// A head, or a part of one, that counts among the large ones. Heads have few KiB.
+constexpr size_t kLargeHeadBytes = 64 * 1024;
+
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
 }  // namespace
@@ -460,6 +463,8 @@ bool Connection::step_head(std::string_view in, size_t& used) {
     if (result == Parse::Bad) return refuse(error, in);
     if (result == Parse::NeedMore) {
         used = 0;
+        if (in.size() > kLargeHeadBytes && !loop_.has_room_for_heads())
+            return refuse(503, "no room for so large a head beside those of others");
         return false;
     }
     parser_.reset();

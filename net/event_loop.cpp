@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/text.h"
+#include "os/process.h"
 
 namespace gcorn {
 
@@ -38,6 +39,13 @@ constexpr int kHeldLookMs = 1;
 /// up.
 constexpr int kTurnsGivenMax = 100;
 constexpr size_t kScratchBytes = 64 * 1024;
+/// Received bytes of all connections past which a large head is refused (the limits of a single one
+/// allow 800 KiB).
+constexpr size_t kUnusedInputMax = 32 << 20;
+/// Output that waits in memory past which the worker gives free memory back, so long after it was
+/// needed last.
+constexpr size_t kMuchOutput = 8 << 20;
+constexpr int64_t kReleaseMs = 30'000;
 /// Smaller bodies are copied: they need not keep a block of scratch memory each.
 constexpr size_t kHandOverBytesMin = 4 * 1024;
 
@@ -130,6 +138,11 @@ void EventLoop::turn(int timeout_ms) {
     }
     serve_signalled();
     if (next_deadline_ms_ != 0 && now_ms_ >= next_deadline_ms_) run_deadlines(now_ms_);
+    if (output_memory() > kMuchOutput) plan_release();
+    if (release_ms_ != 0 && now_ms_ >= release_ms_) {
+        release_ms_ = 0;
+        release_free_memory();
+    }
     if (has_queued_) ready_.announce(now_ms_);
     closed_.clear();
     if (stop_seen_) drained_.store(connections_.empty(), std::memory_order_relaxed);
@@ -138,7 +151,8 @@ void EventLoop::turn(int timeout_ms) {
 
 int EventLoop::wait_ms(int timeout_ms, int64_t now) const {
     int64_t due = next_deadline_ms_;
-    if (accept_again_ms_ != 0 && (due == 0 || accept_again_ms_ < due)) due = accept_again_ms_;
+    for (const int64_t other : {accept_again_ms_, release_ms_})
+        if (other != 0 && (due == 0 || other < due)) due = other;
     if (due == 0) return timeout_ms;
     const int64_t until = std::max<int64_t>(due - now, 0);
     if (timeout_ms < 0) return static_cast<int>(std::min<int64_t>(until, INT32_MAX));
@@ -148,6 +162,18 @@ int EventLoop::wait_ms(int timeout_ms, int64_t now) const {
 void EventLoop::schedule(int64_t deadline_ms) {
     if (deadline_ms == 0) return;
     if (next_deadline_ms_ == 0 || deadline_ms < next_deadline_ms_) next_deadline_ms_ = deadline_ms;
+}
+
+bool EventLoop::has_room_for_heads() {
+    size_t unused = 0;
+    for (const auto& connection : connections_)
+        unused += connection->in_.size();
+    if (unused > kUnusedInputMax / 4) plan_release();
+    return unused < kUnusedInputMax;
+}
+
+void EventLoop::plan_release() {
+    release_ms_ = now_ms_ + kReleaseMs;
 }
 
 void EventLoop::run_deadlines(int64_t now) {
@@ -455,7 +481,7 @@ std::shared_ptr<Exchange> EventLoop::make_exchange(Connection& connection) {
 void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
     exchange->connection_ = nullptr;
     exchange->facts = nullptr;
-    if (exchange.use_count() != 1 || pool_.size() >= kPoolMax) return;
+    if (exchange.use_count() != 1 || pool_.size() >= kPoolMax) return exchange->forget_output();
         // Pairs with the release of the last other owner's reference. The thread sanitizer knows no
         // fences; it does understand that taking a reference acquires.
 #if defined(__SANITIZE_THREAD__)

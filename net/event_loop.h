@@ -145,6 +145,9 @@ private:
     // For Connection.
     [[nodiscard]] int64_t now_ms() const { return now_ms_; }
     void schedule(int64_t deadline_ms);
+    /// Whether what all connections received and could not use yet is far from filling the memory.
+    [[nodiscard]] bool has_room_for_heads();
+    void plan_release();
     void connection_closed(Connection& connection);
     void connection_unregistered(Connection& connection) { unregistered_.push_back(&connection); }
     [[nodiscard]] std::shared_ptr<Exchange> make_exchange(Connection& connection);
@@ -182,6 +185,7 @@ private:
     int64_t now_ms_ = 0;
     int64_t next_deadline_ms_ = 0;  ///< no deadline is due before; 0: none known
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
+    int64_t release_ms_ = 0;        ///< much memory was needed: see kReleaseMs
     size_t accept_budget_ = 0;
     int turns_given_ = 0;        ///< in which a newcomer was left to a sibling
     uint64_t queued_total_ = 0;  ///< requests given to the application side

@@ -269,7 +269,7 @@ bool Exchange::send_copies(int file, off_t offset, uint64_t length) {
 bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes) {
     if (bytes.empty()) return true;
     const bool is_spilling = !segments_.empty() && segments_.back().in_spill;
-    if (is_spilling || queued_memory_ + bytes.size() > kOutboxMemoryMax) {
+    if (is_spilling || queued_memory_ + bytes.size() > memory_max()) {
         // Only this side appends to the spill file, so writing needs no lock; the leader learns of
         // the bytes when the segment is published.
         lock.unlock();
@@ -303,8 +303,23 @@ bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view byte
         piece += bytes;
     }
     queued_bytes_ += bytes.size();
-    queued_memory_ += bytes.size();
+    count_memory(queued_memory_ + bytes.size());
     return !is_aborted();
+}
+
+size_t Exchange::memory_max() const {
+    return owner_.output_memory() < kOutboxMemoryOfAllMax ? kOutboxMemoryMax : kOutboxMemoryLeast;
+}
+
+void Exchange::count_memory(size_t now_queued) {
+    owner_.output_memory_.fetch_add(now_queued - std::exchange(queued_memory_, now_queued),
+                                    std::memory_order_relaxed);
+}
+
+void Exchange::clear_output() {
+    segments_.clear();
+    queued_bytes_ = 0;
+    count_memory(0);
 }
 
 /// Until something changed, a second at most; the worker keeps beating, and greenlets keep running.
@@ -486,7 +501,7 @@ void Exchange::consume_front(size_t bytes) {
         front.start += cut;
         bytes -= cut;
         queued_bytes_ -= cut;
-        queued_memory_ -= cut;
+        count_memory(queued_memory_ - cut);
         if (front.start == front.bytes.size()) segments_.pop_front();
     }
 }
@@ -597,20 +612,18 @@ Exchange::Flush Exchange::take_for_transform(std::string& plain, size_t bytes_ma
 }
 
 void Exchange::mark_aborted() {
-    {
-        const std::lock_guard lock(mutex_);
-        aborted_.store(true, std::memory_order_relaxed);
-        if (!in_flight_) {
-            segments_.clear();
-            queued_bytes_ = queued_memory_ = 0;
-        }
-    }
+    aborted_.store(true, std::memory_order_relaxed);
+    forget_output();
     changed_.notify_all();
 }
 
+void Exchange::forget_output() {
+    const std::lock_guard lock(mutex_);
+    if (!in_flight_) clear_output();
+}
+
 void Exchange::drop_output() {
-    segments_.clear();
-    queued_bytes_ = queued_memory_ = 0;
+    clear_output();
     if (spill_.size() > 0) spill_.clear();
     fd_ = -1;
 }

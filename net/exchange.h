@@ -35,8 +35,11 @@ namespace gcorn {
 
 class Connection;
 
-/// Output waiting in memory before it continues in an unlinked file, per response.
+/// Output waiting in memory before it continues in an unlinked file, per response; and once all
+/// responses of the worker have so much there, with which a thousand slow readers cost no GiB.
 constexpr size_t kOutboxMemoryMax = 1 << 20;
+constexpr size_t kOutboxMemoryLeast = 64 * 1024;
+constexpr size_t kOutboxMemoryOfAllMax = 32 << 20;
 /// Past this much waiting (output of one response, or unread input of one request) whoever produces
 /// waits for whoever consumes: the one bounded exception to "never wait for a client".
 constexpr uint64_t kBodyBytesInFlightMax = uint64_t{256} << 20;
@@ -85,10 +88,15 @@ public:
 
     /// Queued or inside the application; the accept budget counts them.
     [[nodiscard]] size_t active() const { return active_.load(std::memory_order_relaxed); }
+    /// Output of all responses that waits in memory, in bytes.
+    [[nodiscard]] size_t output_memory() const {
+        return output_memory_.load(std::memory_order_relaxed);
+    }
 
 protected:
     friend class Exchange;
     std::atomic<size_t> active_{0};
+    std::atomic<size_t> output_memory_{0};
     /// Every finish() must be told: the loop stops, or waits for a free slot before it accepts.
     std::atomic<bool> wants_every_finish_{false};
 };
@@ -207,6 +215,7 @@ private:
     [[nodiscard]] bool may_stay_held();
     Flush take_for_transform(std::string& plain, size_t bytes_max);  ///< the same for TLS
     void mark_aborted();
+    void forget_output();
     void drop_output();  ///< for the pool: nothing of the old connection stays
     /// What is there of the body. Before queue(): nobody else looks at it yet.
     void body_begins(bool is_complete);
@@ -239,6 +248,9 @@ private:
     [[nodiscard]] bool is_output_full() const { return queued_bytes_ > kBodyBytesInFlightMax; }
     [[nodiscard]] bool is_sending() const { return in_flight_ || !segments_.empty(); }
     [[nodiscard]] bool is_memory_full() const { return queued_memory_ > kOutboxMemoryMax; }
+    [[nodiscard]] size_t memory_max() const;
+    void clear_output();
+    void count_memory(size_t now_queued);
     void consume_front(size_t bytes);
     void request_leader() { owner_.exchange_needs_leader(*this); }
 
@@ -277,6 +289,7 @@ private:
 
 /// Largest response end that waits for a pipelined successor instead of being sent by itself.
 constexpr size_t kCorkBytesMax = 64 * 1024;
+static_assert(kCorkBytesMax <= kOutboxMemoryLeast);
 
 /// Complete Exchanges in arrival order. push, announce: leader; pop: application side, any thread.
 ///

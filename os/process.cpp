@@ -14,6 +14,9 @@
 #include <pwd.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "base/text.h"
 
@@ -233,6 +236,12 @@ Result<Pipe> make_pipe() {
 }
 
 // --- working directory ---
+
+void release_free_memory() {
+#ifdef __GLIBC__
+    ::malloc_trim(0);
+#endif
+}
 
 Result<std::string> current_directory() {
     std::error_code error;

@@ -64,6 +64,10 @@ struct Pipe {
 /// A close-on-exec, non-blocking pipe. Any thread.
 Result<Pipe> make_pipe();
 
+/// Gives back what the allocator holds free. glibc by itself returns only the end of its heap; what
+/// lies before a block that is still used stays. Takes some milliseconds for 100 MiB. Any thread.
+void release_free_memory();
+
 /// The working directory: $PWD if that is the same directory (it keeps the symlinks an operator
 /// typed, so a deployed "current" link is followed again after USR2), else what the kernel says.
 /// Error: errno in code, e.g. the directory was removed.

@@ -472,6 +472,31 @@ TEST_P(EventLoopTest, NewcomerWaitsForWhoIsInTime) {
     EXPECT_NE(newcomer.read_until("hello").find("200 OK"), std::string::npos);
 }
 
+TEST_P(EventLoopTest, LargeHeadsDoNotFillTheMemory) {
+    start();
+    std::string head = "GET / HTTP/1.1\r\nHost: a\r\n";
+    for (int i = 0; i < 98; ++i)
+        head += "A" + std::to_string(i) + ": " + std::string(8170, 'x') + "\r\n";
+    std::vector<Client> clients;
+    for (size_t sent = 0; sent < size_t{40} << 20; sent += head.size())
+        EXPECT_TRUE(clients.emplace_back(engine.address()).send(head));
+    const auto is_answered = [](Client& client) { return !client.is_silent_for(0); };
+    EXPECT_TRUE(eventually([&] { return std::ranges::any_of(clients, is_answered); }));
+    size_t served = 0, refused = 0;
+    for (Client& client : clients) {
+        (void)client.send("\r\n");
+        const std::string reply = client.read_until("hello");
+        served += count(reply, "HTTP/1.1 200 ");
+        refused += count(reply, "HTTP/1.1 503 ");
+    }
+    EXPECT_GT(refused, 0u);
+    EXPECT_LT(refused, served);
+    EXPECT_EQ(refused + served, clients.size());
+    Client small(engine.address());
+    ASSERT_TRUE(small.send(kGet));
+    EXPECT_NE(small.read_until("hello").find("200 OK"), std::string::npos);
+}
+
 TEST_P(EventLoopTest, StopAnswersWhatWaitsAndClosesTheIdle) {
     engine.options.keepalive_ms = 60'000;
     start();

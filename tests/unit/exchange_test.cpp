@@ -220,6 +220,27 @@ TEST_F(ExchangeTest, OutputPastTheMemoryLimitContinuesInAFileAndInOrder) {
     EXPECT_EQ(receive(4), "next");
 }
 
+TEST_F(ExchangeTest, ResponsesTogetherKeepLittleInMemory) {
+    output_memory_ = kOutboxMemoryOfAllMax - 1;
+    const std::string first = pattern(300'000), second = pattern(kOutboxMemoryLeast + 1);
+    ASSERT_TRUE(exchange->send({}, first, {}, false));
+    EXPECT_GT(output_memory(), kOutboxMemoryOfAllMax);  // its place was there yet
+    const size_t before = output_memory();
+    ASSERT_TRUE(exchange->send({}, second, {}, false));
+    ASSERT_TRUE(exchange->send({}, "last", {}, true));
+    EXPECT_EQ(output_memory(), before);
+    EXPECT_TRUE(receive(first.size() + second.size() + 4) == first + second + "last");
+    EXPECT_EQ(flush(), Exchange::Flush::Drained);
+    EXPECT_EQ(output_memory(), kOutboxMemoryOfAllMax - 1);
+}
+
+TEST_F(ExchangeTest, OutputOfWhoIsGoneIsNotCounted) {
+    ASSERT_TRUE(exchange->send({}, pattern(300'000), {}, false));
+    EXPECT_GT(output_memory(), 0u);
+    mark_aborted();
+    EXPECT_EQ(output_memory(), 0u);
+}
+
 /// Or a long download to a slow client would stop for ever at kBodyBytesInFlightMax.
 TEST_F(ExchangeTest, OutputThatWasSentFromTheFileIsNoLongerCounted) {
     const std::string all = pattern(3 * kMiB);

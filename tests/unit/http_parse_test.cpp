@@ -81,6 +81,22 @@ protected:
 };
 std::vector<CorpusCase>* HttpParseCorpus::cases_ = nullptr;
 
+TEST(RequestHead, KeepsNoMemoryOfALargeHead) {
+    std::string bytes = "GET / HTTP/1.1\r\nHost: a\r\n";
+    const size_t small = bytes.size() + 2;
+    for (int i = 0; i < 98; ++i)
+        bytes += "A" + std::to_string(i) + ": " + std::string(8000, 'x') + "\r\n";
+    RequestHead head;
+    for (const std::string& in : {bytes + "\r\n", bytes.substr(0, small - 2) + "\r\n"}) {
+        HeadParser parser;
+        HttpError error;
+        size_t used = 0;
+        ASSERT_EQ(parser.parse(in, {}, {}, head, used, error), Parse::Done);
+        head.clear();
+        EXPECT_EQ(head.fields.capacity() == 0, in.size() > small);
+    }
+}
+
 TEST_F(HttpParseCorpus, IsThere) {
     EXPECT_GE(cases_->size(), 150u);
 }

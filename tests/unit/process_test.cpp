@@ -101,6 +101,29 @@ DaemonReport run_daemon(bool enable_stdio_inheritance) {
     return result;
 }
 
+/// Bytes of this process that are in memory (statm, proc(5)).
+size_t resident_bytes() {
+    size_t size = 0, resident = 0;
+    std::ifstream("/proc/self/statm") >> size >> resident;
+    return resident * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+TEST(Process, FreeMemoryBehindABlockInUseIsGivenBack) {
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    constexpr size_t kBlocks = 1000, kSize = 64 * 1024;
+    std::vector<std::string> blocks;
+    for (size_t i = 0; i < kBlocks; ++i)
+        blocks.emplace_back(kSize, 'x');
+    const std::string last(1000, 'x');  // the end of the heap, and in use
+    blocks.clear();
+    const size_t before = resident_bytes();
+    release_free_memory();
+    EXPECT_LT(resident_bytes() + kBlocks * kSize / 2, before);
+#else
+    GTEST_SKIP() << "another allocator";
+#endif
+}
+
 TEST(Process, DaemonGivesUpTerminalSessionAndStreams) {
     const DaemonReport daemon = run_daemon(false);
     EXPECT_EQ(daemon.text.substr(0, 16), "follows 22 null ");
