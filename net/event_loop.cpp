@@ -10,6 +10,7 @@
 #include <utility>
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -398,8 +399,12 @@ void EventLoop::out_of_resources(int error) {
         options_.on_starved();
     if (out_of_resources_told_) return;
     out_of_resources_told_ = true;
-    log_.warning("Cannot accept connections: %s. They wait in the backlog meanwhile",
-                 std::strerror(error));
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    const std::string setting =
+        error == EMFILE ? " (ulimit -n is " + std::to_string(limit.rlim_cur) + ")" : "";
+    log_.warning("Cannot accept connections: %s%s. They wait in the backlog meanwhile",
+                 std::strerror(error), setting.c_str());
 }
 
 /// Closes the connection that has been idle longest; if none is idle, the one whose peer is late
