@@ -35,6 +35,9 @@ constexpr int64_t kJoinMs = 2;
 /// Bytes of a refused client's own text that a log line quotes.
 constexpr size_t kQuotedBytesMax = 200;
 
+/// Pieces of a body up to this size are stored together: chunks of a byte each would cost a
+/// write(2) each, once the body is in a file.
+constexpr size_t kSmallPieceBytes = 1024;
 /// A head, or a part of one, that counts among the large ones. Heads have few KiB.
 constexpr size_t kLargeHeadBytes = 64 * 1024;
 
@@ -502,12 +505,22 @@ void Connection::break_body(int error) {
 bool Connection::step_body(std::string_view in, size_t& used) {
     std::string_view data;
     HttpError error;
-    const Parse result = body_.next(in, used, data, error);
+    Parse result = body_.next(in, used, data, error);
+    std::string& pieces = loop_.pieces_;
+    pieces.clear();
+    for (size_t taken = 1; result == Parse::NeedMore && used < in.size() && taken > 0;
+         used += taken) {
+        if (data.size() > kSmallPieceBytes) break;
+        pieces += data;
+        result = body_.next(in.substr(used), taken, data, error);
+    }
     if (result == Parse::Bad) {
         if (!body_open_) return refuse(error, {});
+        (void)exchange_->body.append(pieces);
         break_body(EPROTO);
         return false;
     }
+    if (!pieces.empty()) data = pieces.append(data);
     const bool is_whole = result == Parse::Done && exchange_->body.size() == 0;
     if (!data.empty() && !(is_whole && loop_.hand_over(data, exchange_->body))) {
         const Status stored = exchange_->body.append(data);

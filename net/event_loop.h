@@ -175,6 +175,7 @@ private:
     std::vector<std::shared_ptr<Exchange>> pool_;      ///< empty Exchanges, for reuse
     std::vector<std::shared_ptr<Exchange>> held_;      ///< hold output back for a moment (kHoldUs)
     std::unique_ptr<char[]> scratch_;                  ///< where every recv(2) goes first
+    std::string pieces_;                               ///< small ones of a body, on their way
     std::set<std::string> dropped_names_;              ///< reported already (header_map)
     std::atomic<Exchange*> signalled_{nullptr};        ///< stack of Exchanges that need the leader
     std::atomic<bool> polling_{false};                 ///< a wake() is needed to be heard

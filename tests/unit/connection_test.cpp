@@ -247,6 +247,26 @@ TEST_F(ConnectionTest, ARefusedUploadIsNotListenedToForEver) {
     EXPECT_LT(sent, 2 * kLingerBytesMax);
 }
 
+TEST_F(ConnectionTest, ChunksOfAllSizesMakeOneBody) {
+    std::string body, in = "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (int i = 0; i < 60; ++i) {
+        // Around what is stored together (1 KiB), and in a file soon.
+        for (const size_t size : {1, 1, 1023, 1024, 1025, 2, 7000, 1}) {
+            const std::string data(size, static_cast<char>('a' + body.size() % 26));
+            char head[32];
+            std::snprintf(head, sizeof head, "%zx\r\n", size);
+            in += head + data + "\r\n";
+            body += data;
+        }
+    }
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(in + "0\r\n\r\n" + std::string(kGet)));
+    const std::string reply = client.read_until(body + "!");
+    EXPECT_NE(reply.find("\r\n\r\n" + body + "!"), std::string::npos);
+    EXPECT_NE(client.read_until("\r\n\r\n!").find("\r\n\r\n!"), std::string::npos);
+}
+
 // ------------------------------------------------------------------ bodies too large to be stored
 
 /// The application, on a thread of its own, is called while its request's body still arrives.
