@@ -162,7 +162,8 @@ int Server::run() {
     const Config& cfg = resolved->config;
     if (cfg.print_config || cfg.check_config) return check(*resolved);
 
-    if (Status detached = detach(cfg); !detached) return fail(detached.error());
+    if (Status detached = detach(cfg); !detached)
+        return fail({kExitConfigError, detached.message()});
     app_ = std::make_unique<WsgiApp>(log_, wsgi_options(cfg, false));
     hooks_ = std::make_unique<PythonHooks>(log_, logging_, app_.get());
     if (Status used = use(cfg); !used) return fail({kExitConfigError, used.message()});

@@ -342,6 +342,18 @@ TEST(Daemon, DetachesAndWritesItsPidFile) {
     EXPECT_TRUE(eventually([&] { return !is_alive(pid); })) << read_file(scratch / "log");
 }
 
+TEST(Daemon, ThatCannotForkEndsWithOne) {
+    SKIP_ON_GUNICORN("a traceback there");
+    const TempDir scratch;
+    const std::string config =
+        scratch.write("conf.py",
+                      "import os, resource\n"
+                      "if os.geteuid() == 0: os.setuid(54321)\n"  // root has no limit
+                      "resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))\n");
+    expect_failure({"-D", "-c", config, "probe:app"}, 1,
+                   "\nError: fork: Resource temporarily unavailable\n");
+}
+
 TEST(VirtualEnvironment, IsHonoured) {
     SKIP_ON_GUNICORN("it runs in the interpreter that was started");
     const TempDir scratch;
