@@ -44,7 +44,6 @@ constexpr int64_t kBackoffMaxMs = 30000;
 constexpr int64_t kRelativeTickMs = 1000;  // looks at our predecessor, only while there is one
 constexpr int64_t kBacklogTickMs = 1000;   // enable_backlog_metric
 constexpr size_t kSlotsMin = 256;          // room for TTIN and for two generations
-constexpr int kExitCannotExec = 127;       // as the shell's
 
 /// In milliseconds; beyond thirty thousand years all durations are alike.
 int64_t seconds(int64_t count) {
@@ -849,9 +848,7 @@ void Arbiter::report_activities(const Child& child) {
 
 void Arbiter::successor_ended(int status) {
     const int pid = static_cast<int>(std::exchange(successor_, 0));
-    if (WIFEXITED(status) && WEXITSTATUS(status) == kExitCannotExec) {
-        log().error("Upgrade failed: cannot execute %s", options_.executable.c_str());
-    } else if (WIFEXITED(status)) {
+    if (WIFEXITED(status)) {
         log().warning("The new master (pid:%d) exited with code %d; this one goes on", pid,
                       WEXITSTATUS(status));
     } else {
@@ -1014,13 +1011,8 @@ void Arbiter::run_successor(signals::Hold& hold) {
     log().after_fork();
     signals::reset_to_defaults();
     hold.release();
-    const auto give_up = [&](const Status& status) {
-        log().error("Upgrade failed: %s", status.message().c_str());
-        std::fflush(nullptr);
-        ::_exit(1);
-    };
-    if (Status status = options_.hooks.run(&Config::pre_exec, this); !status) give_up(status);
-    if (Status status = change_directory(options_.start_directory); !status) give_up(status);
+    Status status = options_.hooks.run(&Config::pre_exec, this);
+    if (status) status = change_directory(options_.start_directory);
 
     // WATCHDOG_PID names the old master; without it the new one keeps the watchdog quiet later.
     Environment environment = options_.environment;
@@ -1030,11 +1022,13 @@ void Arbiter::run_successor(signals::Hold& hold) {
                name == "WATCHDOG_PID";
     });
     environment.push_back("GUNICORN_PID=" + std::to_string(::getppid()));
-    if (Status status = pass_listeners(environment); !status) give_up(status);
+    if (status) status = pass_listeners(environment);
 
     std::fflush(nullptr);
-    execute(options_.executable, options_.argv, environment);
-    ::_exit(kExitCannotExec);  // told by our parent: the log's descriptor may be a listener by now
+    if (status) status = execute(options_.executable, options_.argv, environment);
+    log().error("Upgrade failed: %s", status.message().c_str());
+    std::fflush(nullptr);
+    ::_exit(1);
 }
 
 /// Makes the listeners survive the exec, in the way they were given to us.

@@ -1336,8 +1336,10 @@ TEST_F(ArbiterUpgrade, ABinaryThatIsGoneIsOneErrorLine) {
     start();
     ASSERT_TRUE(eventually([&] { return version_there() == "1"; }));
     signal(SIGUSR2);
-    ASSERT_TRUE(logged("Upgrade failed: cannot execute " + directory_ + "/noexec"));
+    ASSERT_TRUE(logged("Upgrade failed: execute " + directory_ + "/noexec: Permission denied"));
+    ASSERT_TRUE(logged("exited with code 1; this one goes on"));
     EXPECT_EQ(version_there(), "1");
+    EXPECT_EQ(count("[ERROR]"), 1u);
 }
 
 }  // namespace
