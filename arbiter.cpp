@@ -753,6 +753,13 @@ void Arbiter::kill_worker(Child& child, const char* because) {
 
 void Arbiter::reap() {
     bool has_looked = false;
+    const auto take = [&](Children::iterator it, int status) {
+        Child child = std::move(it->second);
+        children_.erase(it);
+        options_.hooks.workers_changed(*this);
+        if (!std::exchange(has_looked, true)) oom_kills_->look(monotonic_ms());
+        bury(std::move(child), status);
+    };
     for (;;) {
         int status = 0;
         const pid_t pid = retry_on_eintr([&] { return ::waitpid(-1, &status, WNOHANG); });
@@ -767,11 +774,17 @@ void Arbiter::reap() {
             log().debug("Reaped a foreign child (pid:%d)", static_cast<int>(pid));
             continue;
         }
-        Child child = std::move(it->second);
-        children_.erase(it);
-        options_.hooks.workers_changed(*this);
-        if (!std::exchange(has_looked, true)) oom_kills_->look(monotonic_ms());
-        bury(std::move(child), status);
+        take(it, status);
+    }
+    // A hook or a library waits for every child, or ignores SIGCHLD: a zombie would still be there.
+    const auto is_gone = [](const auto& entry) {
+        return ::kill(entry.first, 0) != 0 && errno == ESRCH;
+    };
+    for (Children::iterator it;
+         (it = std::ranges::find_if(children_, is_gone)) != children_.end();) {
+        log().error("Worker (pid:%d) has ended, and something else in this process was told how",
+                    static_cast<int>(it->first));
+        take(it, 0);
     }
 }
 

@@ -892,6 +892,24 @@ TEST_F(ArbiterRoom, SleepsWhenThereIsNothingToDo) {
     EXPECT_LE(wakeups() - before, 4);
 }
 
+// As a library's handler that waits for all children, or none at all, in the config file.
+TEST_F(ArbiterRoom, AWorkerWhoseEndIsLostIsReplacedAllTheSame) {
+    cfg.timeout = 1;
+    reload_config = [this]() -> Result<Config> {
+        ::signal(SIGCHLD, SIG_IGN);
+        return cfg;
+    };
+    start_ready();
+    signal(SIGHUP);
+    ASSERT_TRUE(logged(") is ready after ", 2));
+    ASSERT_TRUE(eventually([&] { return !is_alive(booted().at(0)); }));
+    ASSERT_EQ(::kill(booted().at(1), SIGKILL), 0);
+    EXPECT_TRUE(logged("(pid:" + std::to_string(booted().at(1)) + ") has ended, and something"));
+    EXPECT_TRUE(settles_at(1));
+    EXPECT_EQ(count("WORKER TIMEOUT"), 0u);
+    EXPECT_EQ(stop(), 0);
+}
+
 TEST_F(ArbiterRoom, WorkersLeaveWhenTheirArbiterIsKilled) {
     start_ready(2);
     const std::vector<int> pids = booted();
