@@ -495,6 +495,12 @@ std::string take_error_text(bool with_traceback) {
     if (!exception) return "unknown error";
     const char* formatter = with_traceback ? "format_exception" : "format_exception_only";
     PyRef strings = call_object(import("traceback", formatter), exception);
+    if (!strings) {  // the import may need a descriptor, and the error be that none is left
+        PyErr_Clear();
+        strings = PyRef::steal(Py_BuildValue(
+            "[N]",
+            PyUnicode_FromFormat("%s: %S", Py_TYPE(exception.get())->tp_name, exception.get())));
+    }
     if (!with_traceback) strings = naming_string(strings);
     std::string text = joined_lines(strings);
     if (text.empty()) return Py_TYPE(exception.get())->tp_name;

@@ -500,6 +500,23 @@ TEST(InterpreterShared, AnErrorThatCannotBePrintedIsNamed) {
     EXPECT_EQ(take_error_text(false), "ValueError: \\udcff");
 }
 
+// The module is imported for the first error, which may be that no descriptor is left.
+TEST(InterpreterShared, AnErrorSaysWhatItCanWithoutTheModuleThatPrintsIt) {
+    interpreter();
+    WithGil gil;
+    PyObject* const modules = PyImport_GetModuleDict();
+    const PyRef before = import("traceback");
+    ASSERT_TRUE(before);
+    PyDict_SetItemString(modules, "traceback", Py_None);  // the import fails
+    errno = EMFILE;
+    PyErr_SetFromErrno(PyExc_OSError);
+    EXPECT_EQ(take_error_text(), "OSError: [Errno 24] Too many open files");
+    PyErr_SetString(PyExc_ValueError, "two\nlines");
+    EXPECT_EQ(take_error_text(false), "ValueError: two lines");
+    EXPECT_EQ(PyErr_Occurred(), nullptr);
+    PyDict_SetItemString(modules, "traceback", before.get());
+}
+
 TEST(InterpreterShared, AnErrorInOneLineSaysAllThatTheExceptionSays) {
     interpreter();
     WithGil gil;
