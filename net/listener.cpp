@@ -180,7 +180,8 @@ BindSpec spec_of(const Address& address) {
 }
 
 /// Errors of accept(2) that concern the one connection, not the listener: accept(2) "Error
-/// handling" wants those of the network layer retried, EPERM comes from a firewall rule.
+/// handling" wants those of the network layer retried. EPERM is none of them: who forbids the call
+/// (seccomp, a security module) leaves the connection in the queue.
 AcceptStatus classify(int error) {
     switch (error) {
         case EAGAIN:
@@ -194,7 +195,6 @@ AcceptStatus classify(int error) {
         case ENOMEM: return AcceptStatus::OutOfResources;
         case EINTR:
         case ECONNABORTED:
-        case EPERM:
         case EPROTO:
         case ENOPROTOOPT:
         case ENETDOWN:

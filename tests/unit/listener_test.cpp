@@ -225,12 +225,12 @@ TEST(Listener, AcceptTellsLostConnectionsFromBrokenListeners) {
         EXPECT_EQ(accepted.peer.host(), "");
         return accepted.status;
     };
-    for (const int error : {ECONNABORTED, EINTR, EPROTO, EPERM, ENETDOWN, EHOSTUNREACH, ENONET,
+    for (const int error : {ECONNABORTED, EINTR, EPROTO, ENETDOWN, EHOSTUNREACH, ENONET,
                             ENOPROTOOPT, EHOSTDOWN, ENETUNREACH, EOPNOTSUPP, ETIMEDOUT})
         EXPECT_EQ(status_of(error), AcceptStatus::Aborted) << std::strerror(error);
     for (const int error : {EMFILE, ENFILE, ENOBUFS, ENOMEM})
         EXPECT_EQ(status_of(error), AcceptStatus::OutOfResources) << std::strerror(error);
-    for (const int error : {EBADF, EINVAL, ENOTSOCK})
+    for (const int error : {EBADF, EINVAL, ENOTSOCK, EPERM})
         EXPECT_EQ(status_of(error), AcceptStatus::Failed) << std::strerror(error);
     EXPECT_EQ(status_of(EAGAIN), AcceptStatus::Nothing);
 }
