@@ -427,9 +427,11 @@ Result<Fd> Exchange::detach() {
         (void)wait_while(lock, &Exchange::is_sending);
     }
     if (is_aborted()) return Error{ECONNRESET, "the client is gone"};
+    Result<Fd> copy = copy_socket();
+    if (!copy) return copy;
     detached_.store(true, std::memory_order_relaxed);
     response.must_close();
-    return copy_socket();
+    return copy;
 }
 
 Result<Fd> Exchange::copy_socket() const {

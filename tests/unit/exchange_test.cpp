@@ -529,6 +529,20 @@ TEST_F(ExchangeTest, WhatIsQueuedLeavesBeforeTheSocketIsHandedOut) {
     application.get();
 }
 
+TEST_F(ExchangeTest, WithoutADescriptorForItTheSocketIsNotTaken) {
+    struct rlimit before {};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    const Fd highest(::dup(client_.get()));  // every lower number is taken
+    const struct rlimit full = {static_cast<rlim_t>(highest.get()), before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &full), 0);
+    const Result<Fd> socket = exchange->detach();
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_EQ(socket.error().code, EMFILE);
+    EXPECT_FALSE(exchange->is_detached()) << "the failure is answered";
+    ASSERT_TRUE(exchange->send("answer", {}, {}, true));
+    EXPECT_EQ(receive(6), "answer");
+}
+
 TEST_F(ExchangeTest, ADetachedOneIsFreshForItsNextConnection) {
     EXPECT_TRUE(exchange->detach().is_ok());
     exchange->finish();
