@@ -78,6 +78,7 @@ Status EventLoop::open(const std::vector<Listener*>& listeners) {
             add_watch(listeners_, listener->fd(), [this, listener] { accept_from(*listener); });
         if (!added) return added;
     }
+    accepts_from_ = listeners;
     listening_ = true;
     now_ms_ = monotonic_ms();
     last_turn_.store(now_ms_, std::memory_order_relaxed);
@@ -453,6 +454,9 @@ void EventLoop::stop_now() {
     for (const auto& target : listeners_)
         poller_.remove(target->fd, static_cast<EventTarget*>(target.get()));
     listeners_.clear();
+    // Who comes from now on is a sibling's or is refused; here they would wait until we are gone.
+    for (Listener* listener : accepts_from_)
+        listener->close();
     for (size_t i = 0; i < connections_.size();) {
         const Connection* connection = connections_[i].get();
         connections_[i]->on_stop(now_ms_);  // may remove itself

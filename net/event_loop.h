@@ -66,7 +66,7 @@ public:
               Statsd& statsd);
     ~EventLoop() override;
 
-    /// Opens the poller and takes the listeners. After fork.
+    /// Opens the poller and takes the listeners, which a stop closes. After fork.
     Status open(const std::vector<Listener*>& listeners);
 
     /// The lead: whoever holds it may call turn() and the other leader-only members.
@@ -168,6 +168,7 @@ private:
     Poller poller_;
     std::mutex lead_;
     std::vector<std::unique_ptr<Watch>> listeners_;  ///< polled while the accept budget lasts
+    std::vector<Listener*> accepts_from_;            ///< closed by a stop
     std::vector<std::unique_ptr<Watch>> watches_;
     std::vector<std::unique_ptr<Connection>> connections_;
     std::vector<std::unique_ptr<Connection>> closed_;  ///< destroyed at the end of the turn

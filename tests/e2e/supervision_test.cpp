@@ -136,6 +136,24 @@ TEST(ReusePort, NobodyWaitsForAWorkerThatImports) {
     EXPECT_EQ(server.get("/").status, 200) << server.story();
 }
 
+TEST(ReusePort, NobodyWaitsForAWorkerThatLeaves) {
+    SKIP_ON_GUNICORN("its workers share one socket");
+    Server server({.args = {"-w", "2", "--reuse-port"}});
+    ASSERT_TRUE(server.has_workers(2));
+    Client busy = server.connect();
+    busy.send(make_request("GET", "/sleep?s=4"));
+    const std::vector<pid_t> old = server.workers();
+    const auto old_ones = [&] {
+        return std::count_if(old.begin(), old.end(), [](pid_t pid) { return is_alive(pid); });
+    };
+    server.signal(SIGHUP);
+    ASSERT_TRUE(eventually([&] { return old_ones() == 1; })) << server.story();
+    for (int i = 0; i < 40; ++i)
+        ASSERT_EQ(server.get("/").status, 200) << i << server.story();
+    EXPECT_EQ(old_ones(), 1) << "too late to show anything" << server.story();
+    EXPECT_EQ(busy.read_response().body, "slept");
+}
+
 TEST(ReusePort, SaysWhatItCosts) {
     SKIP_ON_GUNICORN("it says nothing");
     const OwnNetwork network;

@@ -505,7 +505,6 @@ TEST_P(EventLoopTest, StopAnswersWhatWaitsAndClosesTheIdle) {
     idle.read_until("hello");
     engine.loop->stop();
     EXPECT_TRUE(idle.is_closed());
-    Client late(engine.address());  // the kernel still completes the handshake: nobody accepts
     EXPECT_TRUE(eventually([&] { return engine.connections() == 0; }));
 }
 
@@ -750,6 +749,18 @@ TEST_F(EventLoopAccept, AStopTakesInWhoIsInTheBacklog) {
     turn_until([&] { return engine.loop->connection_count() == 0; });
     for (const auto& client : clients_)
         EXPECT_TRUE(client->read_all().ends_with("hello"));
+}
+
+TEST_F(EventLoopAccept, AStopRefusesWhoComesWhileTheLastOnesAreAnswered) {
+    engine.open();
+    connect(1, true);
+    turn_until([&] { return engine.ready.look() == 1; });
+    engine.loop->stop();
+    engine.loop->turn(0);
+    EXPECT_FALSE(Client(engine.address()).is_connected()) << "nobody would accept it";
+    answer_all();
+    turn_until([&] { return engine.loop->connection_count() == 0; });
+    EXPECT_TRUE(clients_[0]->read_all().ends_with("hello"));
 }
 
 TEST_F(EventLoopAccept, LeavesThemToAnIdleSibling) {

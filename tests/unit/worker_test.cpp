@@ -142,10 +142,6 @@ protected:
         log_options.errorlog = path;
         ASSERT_TRUE(log_.open(log_options).is_ok());
         ASSERT_TRUE(signals::open().is_ok());
-        auto spec = parse_bind("127.0.0.1:0");
-        auto opened = Listener::open(*spec, {});
-        ASSERT_TRUE(opened.is_ok()) << opened.message();
-        listener_ = std::move(*opened);
         slot_ = scoreboard_.claim();
         cfg.threads = static_cast<int64_t>(std::max<size_t>(GetParam(), 1));
         cfg.graceful_timeout = 10;
@@ -163,6 +159,10 @@ protected:
     }
 
     void start() {
+        auto spec = parse_bind("127.0.0.1:0");
+        auto opened = Listener::open(*spec, {});
+        ASSERT_TRUE(opened.is_ok()) << opened.message();
+        listener_ = std::move(*opened);
         auto compiled = AccessLog::compile(kDefaultAccessFormat);
         ASSERT_TRUE(compiled.is_ok());
         access_log_ = std::make_unique<AccessLog>(std::move(*compiled));
