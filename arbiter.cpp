@@ -326,8 +326,10 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
         if (is_complete && !is_workers_own) continue;
         Listener* kept = nullptr;
         if (before != nullptr && !is_workers_own) {
-            for (Listener* old : before->listeners)
-                if (is_same_place(old->spec(), spec)) kept = old;
+            // Or one of a reload that was given up just now: its workers still hold the address.
+            for (const auto& old : listeners_)
+                if (old->fd() >= 0 && is_same_place(old->spec(), spec) && !uses(generation, *old))
+                    kept = old.get();
         }
         if (kept != nullptr)
             generation.listeners.push_back(kept);
@@ -389,11 +391,12 @@ bool Arbiter::uses(const Generation& generation, const Listener& listener) {
     return std::ranges::find(generation.listeners, &listener) != generation.listeners.end();
 }
 
-/// Closes what the configuration in force does not use. The objects stay until prune(), because
-/// Worker objects may refer to them; old workers keep their own copies of the sockets.
+/// Closes what neither the configuration in force uses nor the one that may follow. The objects
+/// stay until prune(), because Worker objects may refer to them; old workers keep their own copies
+/// of the sockets.
 void Arbiter::close_unused_listeners() {
     for (const auto& listener : listeners_) {
-        if (uses(target(), *listener)) continue;
+        if (uses(target(), *listener) || uses(*current_, *listener)) continue;
         if (!has_relative()) note_error("unlink", listener->unlink_path());
         listener->close();
     }
@@ -900,6 +903,7 @@ Status Arbiter::begin_reload() {
     apply_environment(cfg());
     log().reopen();
     if (Status status = open_listeners(*pending_, current_); !status) return status;
+    close_unused_listeners();
     if (app_is_loaded_) {
         log().warning(
             "The application was preloaded: its code stays as it is until a restart or USR2");
@@ -924,7 +928,7 @@ void Arbiter::commit_reload() {
     announce_ready();
 }
 
-/// Back to the generation that serves. "" = without a word.
+/// Back to the generation that serves. "" = without a word, and the next one takes what it can use.
 void Arbiter::abandon_reload(const std::string& why) {
     undo_environment();
     apply_environment(current_->cfg);
@@ -932,12 +936,13 @@ void Arbiter::abandon_reload(const std::string& why) {
     if (const Generation* failed = std::exchange(pending_, nullptr)) {
         for (auto& [pid, child] : children_)
             if (child.generation == failed) retire(child, SIGTERM);
-        close_unused_listeners();
         if (options_.use_config) note_error("old configuration", options_.use_config(cfg()));
         if (num_workers_ != num_workers_before_) change_num_workers(num_workers_before_);
     }
-    if (!why.empty())
+    if (!why.empty()) {
+        close_unused_listeners();
         log().error("Reload failed, going on with the old workers and settings: %s", why.c_str());
+    }
     announce_ready();
 }
 

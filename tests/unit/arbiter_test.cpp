@@ -991,6 +991,30 @@ TEST_F(ArbiterRoom, AnotherHupReplacesAReloadThatHangs) {
     EXPECT_EQ(count("Reload failed"), 0u);
 }
 
+TEST_F(ArbiterRoom, AnotherHupTakesTheNewAddressesOfAReloadThatHangs) {
+    const uint16_t fresh_port = free_port();
+    const std::string unix_path = directory_ + "/sock";
+    reload_config = [=, this]() -> Result<Config> {
+        Config fresh = cfg;
+        fresh.bind = {"127.0.0.1:" + std::to_string(fresh_port)};
+        if (!exists(directory_ + "/no_unix")) fresh.bind.push_back("unix:" + unix_path);
+        return fresh;
+    };
+    start_ready();
+    set_app("hangs");
+    signal(SIGHUP);
+    ASSERT_TRUE(eventually([&] { return booted().size() == 2; }));
+    EXPECT_TRUE(exists(unix_path));
+    touch("no_unix");
+    set_app("2");
+    signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] { return get("/", fresh_port).substr(0, 2) == "2 "; }));
+    EXPECT_TRUE(settles_at(1));
+    EXPECT_EQ(count("Reload failed"), 0u);
+    EXPECT_FALSE(exists(unix_path));
+    EXPECT_EQ(stop(), 0);
+}
+
 TEST_F(ArbiterRoom, ManyHupsEndWithOneGeneration) {
     start_ready(2);
     for (int i = 0; i < 20; ++i) {
