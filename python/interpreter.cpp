@@ -497,9 +497,11 @@ std::string take_error_text(bool with_traceback) {
     PyRef strings = call_object(import("traceback", formatter), exception);
     if (!strings) {  // the import may need a descriptor, and the error be that none is left
         PyErr_Clear();
+        const PyRef said = PyRef::steal(PyObject_Str(exception.get()));
+        const char* form = said && PyUnicode_GET_LENGTH(said.get()) > 0 ? "%s: %U" : "%s";
+        PyErr_Clear();
         strings = PyRef::steal(Py_BuildValue(
-            "[N]",
-            PyUnicode_FromFormat("%s: %S", Py_TYPE(exception.get())->tp_name, exception.get())));
+            "[N]", PyUnicode_FromFormat(form, Py_TYPE(exception.get())->tp_name, said.get())));
     }
     if (!with_traceback) strings = naming_string(strings);
     std::string text = joined_lines(strings);
@@ -510,7 +512,8 @@ std::string take_error_text(bool with_traceback) {
 
 std::string take_error_sentence() {
     const std::string text = take_error_text(false);
-    return text.substr(std::min(text.find(": ") + 2, text.size()));
+    const size_t colon = text.find(": ");
+    return colon == text.npos ? text : text.substr(colon + 2);
 }
 
 Error python_error(const std::string& what, int code) {

@@ -513,6 +513,8 @@ TEST(InterpreterShared, AnErrorSaysWhatItCanWithoutTheModuleThatPrintsIt) {
     EXPECT_EQ(take_error_text(), "OSError: [Errno 24] Too many open files");
     PyErr_SetString(PyExc_ValueError, "two\nlines");
     EXPECT_EQ(take_error_text(false), "ValueError: two lines");
+    PyErr_SetNone(PyExc_MemoryError);
+    EXPECT_EQ(take_error_text(), "MemoryError");
     EXPECT_EQ(PyErr_Occurred(), nullptr);
     PyDict_SetItemString(modules, "traceback", before.get());
 }
@@ -524,6 +526,10 @@ TEST(InterpreterShared, AnErrorInOneLineSaysAllThatTheExceptionSays) {
     EXPECT_EQ(take_error_text(false), "ValueError: two lines");
     (void)PyRef::steal(Py_CompileString("1 +", "f.py", Py_eval_input));
     EXPECT_EQ(take_error_text(false), "SyntaxError: invalid syntax");
+    PyErr_SetNone(PyExc_MemoryError);
+    EXPECT_EQ(take_error_sentence(), "MemoryError");
+    PyErr_SetString(PyExc_ValueError, "bad value");
+    EXPECT_EQ(take_error_sentence(), "bad value");
     PyErr_SetString(PyExc_ValueError, "bad value");
     const PyRef exception = take_exception();
     const PyRef noted =
