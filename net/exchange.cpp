@@ -59,7 +59,7 @@ SendResult result_of(ssize_t sent) {
 SendResult send_vector(int fd, iovec* parts, size_t count, int flags = kSendFlags) {
     msghdr message{};
     message.msg_iov = parts;
-    message.msg_iovlen = count;
+    message.msg_iovlen = static_cast<decltype(message.msg_iovlen)>(count);  // POSIX: an int
     return result_of(retry_on_eintr([&] { return ::sendmsg(fd, &message, flags); }));
 }
 
