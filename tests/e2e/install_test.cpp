@@ -1,9 +1,11 @@
 // Which interpreter the build embeds and whether extension modules find it in the binary; what
 // `make install` and `make deb` put in place, and what the installed binary needs to start.
 
+#include <link.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <set>
 
@@ -174,6 +176,24 @@ TEST_F(Install, StartsWithNothingButTheStandardLibrary) {
     EXPECT_TRUE(eventually([&] { return Client({.port = port}).connected(); })) << gcorn.output();
     const Response got = fetch({.port = port}, "GET", "/");
     EXPECT_EQ(got.body, "Hello, world!\n") << got << gcorn.output();
+}
+
+/// Python and OpenSSL run in the program's own threads. How much stack those get is in its header
+/// for musl, whose 128 KiB are too few; glibc takes it from elsewhere.
+TEST_F(Install, AsksForAsMuchStackAsPythonNeeds) {
+    const std::string program = read_file(binary());
+    ElfW(Ehdr) header{};
+    ASSERT_GE(program.size(), sizeof header);
+    std::memcpy(&header, program.data(), sizeof header);
+    uint64_t stack_bytes = 0;
+    for (size_t i = 0; i < header.e_phnum; ++i) {
+        ElfW(Phdr) part{};
+        const size_t at = header.e_phoff + i * sizeof part;
+        ASSERT_GE(program.size(), at + sizeof part);
+        std::memcpy(&part, program.data() + at, sizeof part);
+        if (part.p_type == PT_GNU_STACK) stack_bytes = part.p_memsz;
+    }
+    EXPECT_GE(stack_bytes, 1U << 20);
 }
 
 /// Modules in shared objects resolve Python's symbols in the program (static) or in libpython.
