@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include <netdb.h>
 #include <unistd.h>
 
 #include "tests/support/e2e.h"
@@ -297,7 +298,7 @@ TEST(Listening, NamesWhyAHostIsNoAddress) {
     const Finished finished = run_server({"-b", "no such host:1", "probe:app"});
     EXPECT_EQ(finished.code, 1) << finished;
     EXPECT_TRUE(contains(finished.err, "connection to ('no such host', 1) failed: ")) << finished;
-    EXPECT_TRUE(contains(finished.err, "Name or service not known")) << finished;
+    EXPECT_TRUE(contains(finished.err, ::gai_strerror(EAI_NONAME))) << finished;
 }
 
 TEST(Listening, ReplacesAStaleSocketFileButNoOtherFile) {
