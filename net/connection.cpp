@@ -731,11 +731,12 @@ void Connection::output_moved(size_t bytes, bool is_blocked) {
 
 bool Connection::flush_tls() {
     std::string& wire = tls_->wire;
+    std::string plain;
     for (size_t total = 0;;) {
         tls_->transform->drain(wire);
         bool has_more = false;
         if (wire.empty() && exchange_ && tls_->transform->is_open()) {
-            std::string plain;
+            plain.clear();
             const Exchange::Flush taken = exchange_->take_for_transform(plain, kReadBytesMax);
             if (taken == Exchange::Flush::Failed ||
                 (!plain.empty() && !tls_->transform->write(plain))) {
