@@ -28,6 +28,7 @@ public:
 class DictWatch {
 public:
     static uint64_t begin(PyObject* dict) {
+        changed().erase(dict);  // one that died here while it was watched, without an end
         const bool is_watched = PyDict_Watch(id(), dict) == 0;
         if (!is_watched) PyErr_Clear();
         return is_watched ? 1 : 0;
