@@ -5,8 +5,10 @@
 #include "arbiter.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -471,7 +473,9 @@ TEST_F(ArbiterRoom, TriesAUsedAddressFiveTimes) {
     start();
     EXPECT_EQ(exit_code(), 1);
     EXPECT_EQ(count("Connection in use: " + where), 5u);
-    EXPECT_EQ(count("connection to " + where + " failed: [Errno 98] Address already in use\n"), 5u);
+    EXPECT_EQ(
+        count("connection to " + where + " failed: [Errno 98] " + std::strerror(EADDRINUSE) + "\n"),
+        5u);
     EXPECT_EQ(count("Can't connect to " + where), 1u);
     EXPECT_FALSE(exists(cfg.pidfile));
 }

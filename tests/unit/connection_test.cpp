@@ -1,5 +1,6 @@
 #include "net/connection.h"
 
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 
@@ -317,11 +318,12 @@ TEST_F(StreamedBody, IsTakenWhileItArrives) {
 
 TEST_F(StreamedBody, ThatEndsBadlyEndsItsConnection) {
     const struct {
-        const char *framing, *start, *end, *error;
+        const char *framing, *start, *end;
+        int error;
     } rows[] = {
-        {"Content-Length: 999999999", "", "", "error Connection reset by peer"},
-        {"Transfer-Encoding: chunked", "10100000\r\n", "no CRLF", "error Protocol error"},
-        {"Content-Length: 999999999", "", nullptr, "error Connection timed out"},
+        {"Content-Length: 999999999", "", "", ECONNRESET},
+        {"Transfer-Encoding: chunked", "10100000\r\n", "no CRLF", EPROTO},
+        {"Content-Length: 999999999", "", nullptr, ETIMEDOUT},
     };
     static_assert(kStored == 0x10100000);
     app = [](Exchange& exchange) { answer(exchange, take_all(exchange)); };
@@ -335,7 +337,7 @@ TEST_F(StreamedBody, ThatEndsBadlyEndsItsConnection) {
             client.shut();
         }
         const std::string reply = client.read_all();
-        EXPECT_NE(reply.find(row.error), std::string::npos) << reply;
+        EXPECT_TRUE(reply.ends_with(std::string("error ") + std::strerror(row.error))) << reply;
         EXPECT_TRUE(client.is_closed());
         EXPECT_NE(reply.find("Connection: close\r\n"), std::string::npos) << reply;
     }
