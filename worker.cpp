@@ -448,8 +448,10 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
     slot.busy.fetch_add(1, std::memory_order_relaxed);
     if (loop_->options().measures_time) exchange.taken_us = monotonic_us();
     // Others wait here for slow calls while a sibling has nothing to do: send this client there.
-    const bool is_behind = context_.scoreboard.has_idle_sibling(context_.slot) &&
-                           ready_->oldest_ms() < monotonic_ms() - kBehindMs;
+    // The siblings' memory comes last: with many of them it costs more than the rest.
+    const int64_t oldest_ms = ready_->oldest_ms();
+    const bool is_behind = oldest_ms != INT64_MAX && oldest_ms < monotonic_ms() - kBehindMs &&
+                           context_.scoreboard.has_idle_sibling(context_.slot);
     if (loop_->is_stopping() || is_behind) exchange.response.must_close();
     count_request();  // before the call, so that worker.nr includes it (gunicorn's does)
     call_app(exchange);
