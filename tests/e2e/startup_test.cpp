@@ -351,8 +351,9 @@ TEST(Daemon, ThatCannotForkEndsWithOne) {
                       "import os, resource\n"
                       "if os.geteuid() == 0: os.setuid(54321)\n"  // root has no limit
                       "resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))\n");
-    expect_failure({"-D", "-c", config, "probe:app"}, 1,
-                   "\nError: fork: Resource temporarily unavailable\n");
+    // "/": that user may not enter where the tests lie.
+    expect_failure({"-D", "-c", config, "--chdir", "/", "wsgiref.simple_server:demo_app"}, 1,
+                   "Error: fork: Resource temporarily unavailable\n");
 }
 
 TEST(VirtualEnvironment, IsHonoured) {
