@@ -146,6 +146,35 @@ TEST_F(Environ, JoinsRepeatedFieldsInOrder) {
     EXPECT_EQ(value("HTTP_COOKIE"), "'a=1; b=2'");
 }
 
+TEST_F(Environ, JoiningManyFieldsDoesNotCopyThemEachTime) {
+    if (!kHasGil) GTEST_SKIP() << "objects have another allocator there";
+    std::string head = "GET / HTTP/1.1\r\nHost: a\r\n";
+    for (int i = 0; i < 98; ++i)
+        head += "Accept: " + std::string(8000, 'x') + "\r\n";
+    // Bytes of new objects, but not of those that grow.
+    static size_t bytes;
+    static PyMemAllocatorEx before;
+    bytes = 0;
+    {
+        const WithGil gil;
+        PyMem_GetAllocator(PYMEM_DOMAIN_OBJ, &before);
+        PyMemAllocatorEx counting = before;
+        counting.malloc = [](void* context, size_t size) {
+            bytes += size;
+            return before.malloc(context, size);
+        };
+        PyMem_SetAllocator(PYMEM_DOMAIN_OBJ, &counting);
+    }
+    make(head + "\r\n");
+    {
+        const WithGil gil;
+        PyMem_SetAllocator(PYMEM_DOMAIN_OBJ, &before);
+    }
+    EXPECT_GT(bytes, head.size() / 2);
+    EXPECT_LT(bytes, 3 * head.size());
+    EXPECT_EQ(eval_python("len(e['HTTP_ACCEPT'])"), std::to_string(98 * 8001 - 1));
+}
+
 TEST_F(Environ, NamesThatMeetInOneKeyAreJoinedInOrder) {
     request_ = std::make_unique<ExchangeTest>("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     auto& fields = request_->exchange->head.fields;  // as header_map = dangerous lets them pass
