@@ -146,6 +146,7 @@ void Connection::on_event(const PollEvent& event) {
         case State::Idle:
         case State::Head:
         case State::Body:
+            if (is_costly() && loop_.turn_is_long()) break;  // the poller tells again
             if (event.writable && !flush_output()) break;
             if (event.readable || event.hangup) read_more();
             break;
@@ -172,6 +173,7 @@ void Connection::on_event_in_app(const PollEvent& event) {
     if (event.hangup) return peer_gone();
     if (event.writable && !flush_output()) return;
     if (!event.readable) return;
+    if (body_open_ && loop_.turn_is_long()) return;  // the poller tells again
     if (body_open_)
         read_more();
     else if (has_given_up())
@@ -315,7 +317,7 @@ void Connection::read_more() {
         on_bytes(bytes);
         // A short read emptied the socket. Only a body is worth another call at once.
         const bool wants_more = state_ == State::Body || (state_ == State::App && body_open_);
-        if (!was_full || !wants_more) return;
+        if (!was_full || !wants_more || loop_.turn_is_long()) return;
     }
 }
 

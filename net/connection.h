@@ -121,6 +121,10 @@ private:
     void set_deadline(int64_t deadline_ms);
     void update_interest();
     [[nodiscard]] int64_t deadline_for(State state) const;
+    /// What the peer sends next may cost much more than a small request does.
+    [[nodiscard]] bool is_costly() const {
+        return state_ == State::Handshake || state_ == State::Body || !in_.empty();
+    }
 
     void read_more();
     bool receive(std::string_view& bytes, bool& is_eof);

@@ -28,6 +28,9 @@ constexpr int64_t kDeadlineStepMs = 50;
 constexpr int64_t kOutOfResourcesMs = 500;
 /// A worker that can accept nobody for so long, and has no connection to close, is replaced.
 constexpr int64_t kStarvedMs = 3000;
+/// A turn that lasts so long leaves handshakes, bodies and the rest of large heads to the next one.
+/// 256 of them (a TLS handshake takes a millisecond) would keep who waits for an answer waiting.
+constexpr int64_t kLongTurnMs = 10;
 /// Turns that may skip the poll because answered pipelined requests left others ready.
 constexpr int kPollsSkippedMax = 32;
 /// Empty Exchanges kept for reuse; more than are ever active at once in most workers.
@@ -164,6 +167,10 @@ int EventLoop::wait_ms(int timeout_ms, int64_t now) const {
 void EventLoop::schedule(int64_t deadline_ms) {
     if (deadline_ms == 0) return;
     if (next_deadline_ms_ == 0 || deadline_ms < next_deadline_ms_) next_deadline_ms_ = deadline_ms;
+}
+
+bool EventLoop::turn_is_long() const {
+    return monotonic_ms() - now_ms_ >= kLongTurnMs;
 }
 
 bool EventLoop::has_room_for_heads() {

@@ -145,6 +145,8 @@ private:
     // For Connection.
     [[nodiscard]] int64_t now_ms() const { return now_ms_; }
     void schedule(int64_t deadline_ms);
+    /// Small requests should go first: bodies and handshakes can wait for the next turn.
+    [[nodiscard]] bool turn_is_long() const;
     /// Whether what all connections received and could not use yet is far from filling the memory.
     [[nodiscard]] bool has_room_for_heads();
     void plan_release();

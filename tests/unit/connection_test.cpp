@@ -446,6 +446,8 @@ public:
         for (const char byte : wire) {
             if (byte == kAsk)
                 wire_.append(1024, 'k');
+            else if (byte == kWork)
+                std::this_thread::sleep_for(std::chrono::milliseconds(20));
             else
                 plain += byte;
         }
@@ -463,6 +465,7 @@ public:
         if (!std::exchange(is_closed_, true)) wire_ += kGoodbye;
     }
     static constexpr char kAsk = '\x02';
+    static constexpr char kWork = '\x03';  ///< takes a while
     static constexpr std::string_view kGoodbye = "goodbye";
 
 private:
@@ -555,6 +558,41 @@ TEST_F(TransformedConnection, AFastReaderDoesNotHoldTheLeader) {
     }));
     reader.join();
     EXPECT_GT(client.read_all().size(), big.size());
+}
+
+/// Those of 256 clients would be one turn.
+TEST_F(TransformedConnection, LongWorkForOneClientPutsOthersOffUntilTheNextTurn) {
+    engine.options.slots = 8;
+    engine.open();
+    std::vector<Client> clients;
+    for (int i = 0; i < 8; ++i)
+        EXPECT_TRUE(clients.emplace_back(engine.address()).send("\x01" + std::string(kPost)));
+    Client small(engine.address());
+    ASSERT_TRUE(small.send("\x01"));
+    ASSERT_TRUE(eventually([&] {
+        engine.loop->turn(0);
+        return engine.loop->connection_count() == 9;
+    }));
+    for (int i = 0; i < 5; ++i)
+        engine.loop->turn(0);  // all of them were read, too
+    for (Client& client : clients)
+        EXPECT_TRUE(client.send(OpenTransform::kWork + std::string(8, 'x')));
+    ASSERT_TRUE(small.send(kGet));
+    const auto take = [&] {
+        engine.loop->turn(0);
+        size_t taken_now = 0;
+        for (; const std::shared_ptr<Exchange> exchange = engine.ready.try_pop(); ++taken_now)
+            answer(*exchange, "hello");
+        return taken_now;
+    };
+    size_t answered = take();
+    EXPECT_LE(answered, 2u);  // the small one, and one of the long ones
+    EXPECT_TRUE(eventually([&] {
+        const size_t taken_now = take();
+        EXPECT_LE(taken_now, 1u);
+        EXPECT_FALSE(small.is_silent_for(0));
+        return (answered += taken_now) == 9;
+    }));
 }
 
 /// The last block is with the transform, not with the Exchange, when the answer is cut.
