@@ -137,8 +137,11 @@ void EventLoop::turn(int timeout_ms) {
     polling_.store(false, std::memory_order_relaxed);
     now_ms_ = monotonic_ms();
 
-    // A handler may remove other descriptors: their tags turn null in this very span.
-    for (PollEvent& event : events) {
+    // Each is the first at some time, for a long turn puts the last ones off (see kLongTurnMs). A
+    // handler may remove other descriptors: their tags turn null in this very span.
+    const size_t first = events.empty() ? 0 : ++turns_ % events.size();
+    for (size_t i = 0; i < events.size(); ++i) {
+        const PollEvent& event = events[(first + i) % events.size()];
         if (event.tag != nullptr) static_cast<EventTarget*>(event.tag)->on_event(event);
     }
     serve_signalled();

@@ -195,6 +195,7 @@ private:
     uint64_t queued_total_ = 0;  ///< requests given to the application side
     uint64_t answered_ = 0;      ///< of these, answered when accepting was planned last
     int polls_skipped_ = 0;
+    size_t turns_ = 0;         ///< that found events
     bool has_queued_ = false;  ///< in this turn
     bool listening_ = false;
     bool stop_seen_ = false;

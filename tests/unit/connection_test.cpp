@@ -595,6 +595,27 @@ TEST_F(TransformedConnection, LongWorkForOneClientPutsOthersOffUntilTheNextTurn)
     }));
 }
 
+TEST_F(TransformedConnection, NobodyIsPutOffForEver) {
+    engine.open();
+    std::vector<Client> clients;
+    const std::string head = "\x01POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n";
+    for (int i = 0; i < 3; ++i)
+        EXPECT_TRUE(clients.emplace_back(engine.address()).send(head));
+    ASSERT_TRUE(eventually([&] {
+        engine.loop->turn(0);
+        return engine.loop->connection_count() == 3;
+    }));
+    for (int i = 0; i < 5; ++i)
+        engine.loop->turn(0);  // all heads were read
+    for (int i = 0; i < 6 && engine.ready.is_empty(); ++i) {
+        for (Client* busy : {&clients[0], &clients[1]})
+            EXPECT_TRUE(busy->send(OpenTransform::kWork + std::string(1, 'x')));
+        EXPECT_TRUE(i > 0 || clients.back().send(std::string(99, 'x')));
+        engine.loop->turn(0);
+    }
+    EXPECT_FALSE(engine.ready.is_empty());
+}
+
 /// The last block is with the transform, not with the Exchange, when the answer is cut.
 TEST_F(TransformedConnection, WhatWasSentBeforeACutGoesOut) {
     engine.open();
