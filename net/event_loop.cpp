@@ -137,9 +137,10 @@ void EventLoop::turn(int timeout_ms) {
     polling_.store(false, std::memory_order_relaxed);
     now_ms_ = monotonic_ms();
 
-    // Each is the first at some time, for a long turn puts the last ones off (see kLongTurnMs). A
-    // handler may remove other descriptors: their tags turn null in this very span.
-    const size_t first = events.empty() ? 0 : ++turns_ % events.size();
+    // In the order of arrival; but a long turn puts the last ones off (see kLongTurnMs), so after
+    // one each is the first at some time. A handler may remove other descriptors: their tags turn
+    // null in this very span.
+    const size_t first = std::exchange(is_long_, false) ? ++long_turns_ : 0;
     for (size_t i = 0; i < events.size(); ++i) {
         const PollEvent& event = events[(first + i) % events.size()];
         if (event.tag != nullptr) static_cast<EventTarget*>(event.tag)->on_event(event);
@@ -172,8 +173,9 @@ void EventLoop::schedule(int64_t deadline_ms) {
     if (next_deadline_ms_ == 0 || deadline_ms < next_deadline_ms_) next_deadline_ms_ = deadline_ms;
 }
 
-bool EventLoop::turn_is_long() const {
-    return monotonic_ms() - now_ms_ >= kLongTurnMs;
+bool EventLoop::turn_is_long() {
+    is_long_ = is_long_ || monotonic_ms() - now_ms_ >= kLongTurnMs;
+    return is_long_;
 }
 
 bool EventLoop::has_room_for_heads() {

@@ -146,7 +146,7 @@ private:
     [[nodiscard]] int64_t now_ms() const { return now_ms_; }
     void schedule(int64_t deadline_ms);
     /// Small requests should go first: bodies and handshakes can wait for the next turn.
-    [[nodiscard]] bool turn_is_long() const;
+    [[nodiscard]] bool turn_is_long();
     /// Whether what all connections received and could not use yet is far from filling the memory.
     [[nodiscard]] bool has_room_for_heads();
     void plan_release();
@@ -195,7 +195,8 @@ private:
     uint64_t queued_total_ = 0;  ///< requests given to the application side
     uint64_t answered_ = 0;      ///< of these, answered when accepting was planned last
     int polls_skipped_ = 0;
-    size_t turns_ = 0;         ///< that found events
+    size_t long_turns_ = 0;
+    bool is_long_ = false;     ///< this turn: see kLongTurnMs
     bool has_queued_ = false;  ///< in this turn
     bool listening_ = false;
     bool stop_seen_ = false;
