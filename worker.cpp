@@ -582,6 +582,8 @@ void Worker::look_for_changes() {
         reloader_->watch(context_.app.source_files(), context_.cfg.reload_extra_files);
         path = context_.runtime.changed_since_import();  // before watch() saw it the first time
         next_look_ms_ = monotonic_ms() + kReloadLookMs;
+        if (!reloader_->trouble().empty() && !std::exchange(reloader_trouble_is_told_, true))
+            context_.log.warning("%s; looking once a second instead", reloader_->trouble().c_str());
     }
     if (path.empty()) path = reloader_->changed();
     if (path.empty() || !alive() || board().wants_replacement.exchange(true)) return;

@@ -151,6 +151,7 @@ private:
 
     std::vector<std::unique_ptr<Listener>> own_listeners_;
     std::unique_ptr<Reloader> reloader_;
+    bool reloader_trouble_is_told_ = false;
     // Made when it serves. Calls that did not end in time use both until the process ends.
     std::unique_ptr<ReadyQueue> ready_;
     std::unique_ptr<EventLoop> loop_;

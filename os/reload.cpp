@@ -37,12 +37,6 @@ std::string join(const std::string& directory, std::string_view name) {
     return out += name;
 }
 
-/// "/a/b.py" → "/a", "b.py".
-std::pair<std::string, std::string> split_path(const std::string& path) {
-    const size_t slash = path.rfind('/');
-    return {slash == 0 ? "/" : path.substr(0, slash), path.substr(slash + 1)};
-}
-
 bool matches_name(const std::string& pattern, const std::string& name) {
     return ::fnmatch(pattern.c_str(), name.c_str(), FNM_PERIOD | FNM_NOESCAPE) == 0;
 }
@@ -89,7 +83,10 @@ Status Reloader::start(std::string_view engine) {
     if (engine == "poll") return {};
 #ifdef __linux__
     inotify_.reset(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-    if (!inotify_ && engine == "inotify") return errno_error(errno, "reloader: inotify_init1");
+    if (inotify_) return {};
+    const Error error = errno_error(errno, "reloader: inotify_init1");
+    if (engine == "inotify") return error;
+    trouble_ = error.message;
 #else
     if (engine == "inotify") return Error{0, "reload_engine 'inotify' needs Linux; use 'poll'"};
 #endif
@@ -115,7 +112,7 @@ void Reloader::watch(std::vector<std::string> files, std::vector<std::string> ex
     if (files != given_files_) {
         for (std::string path : files) {
             if (path.ends_with(".pyc") || path.ends_with(".pyo")) path.pop_back();
-            if (!path.empty()) add_file(absolute(path));
+            if (!path.empty()) add_file(absolute(path), false);
         }
         given_files_ = std::move(files);
     }
@@ -125,49 +122,46 @@ void Reloader::watch(std::vector<std::string> files, std::vector<std::string> ex
             if (is_glob(path))
                 globs_.push_back(components(absolute(path)));
             else if (!path.empty())
-                add_file(absolute(path));
+                add_file(absolute(path), false);
         }
         given_extra_ = std::move(extra);
-        is_first_expansion_ = true;
-        expand_globs();
-        is_first_expansion_ = false;
+        expand_globs(true);
     }
 }
 
-void Reloader::add_file(const std::string& path) {
-    const auto [directory, name] = split_path(path);
-    watch_directory(directory);
-    if (!directories_[directory].files.try_emplace(name, look(path)).second) return;
+/// is_new: to be reported, so nothing of it counts as seen.
+void Reloader::add_file(const std::string& path, bool is_new) {
+    const size_t slash = path.rfind('/');
+    watch_directory(slash == 0 ? "/" : path.substr(0, slash));
+    if (!files_.try_emplace(path, is_new ? Signature() : look(path)).second) return;
     struct stat info {};
-    if (::lstat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) always_polled_.insert(path);
+    if (::lstat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) has_links_ = true;
 }
 
-/// Knows the directory from now on. One that lost its inotify watch gets a new one in poll_files
-/// only, which then looks at all its files.
 void Reloader::watch_directory(const std::string& path) {
-    const auto [place, is_new] = directories_.try_emplace(path);
+    const auto [place, is_new] = directories_.try_emplace(path, -1);
     if (is_new) attach(path, place->second);
 }
 
 /// True if the directory has an inotify watch that it did not have before.
-bool Reloader::attach([[maybe_unused]] const std::string& path,
-                      [[maybe_unused]] Directory& directory) {
+bool Reloader::attach([[maybe_unused]] const std::string& path, [[maybe_unused]] int& watch) {
 #ifdef __linux__
-    if (!inotify_) return false;
-    const int watch = ::inotify_add_watch(inotify_.get(), path.c_str(), kEvents);
-    if (std::exchange(directory.watch, watch) == watch || watch < 0) return false;
-    by_watch_[watch].push_back(path);
     char real[PATH_MAX];
-    directory.is_linked = ::realpath(path.c_str(), real) != nullptr && path != real;
-    return true;
-#else
-    return false;
+    // Behind a link, events would come of where it led once.
+    if (!inotify_ || ::realpath(path.c_str(), real) == nullptr || path != real) return false;
+    watch = ::inotify_add_watch(inotify_.get(), path.c_str(), kEvents);
+    if (watch >= 0) return true;
+    if (errno != ENOENT && errno != ENOTDIR && trouble_.empty())
+        trouble_ = errno_error(errno, "reloader: inotify_add_watch " + path).message;
 #endif
+    return false;
 }
 
 // ------------------------------------------------------------------------------------------- globs
 
-void Reloader::expand_globs() {
+/// is_first: what is found is recorded, and otherwise to be reported.
+void Reloader::expand_globs(bool is_first) {
+    is_first_expansion_ = is_first;
     are_globs_stale_ = false;
     listings_left_ = kListingsMax;
     for (const Pattern& pattern : globs_)
@@ -186,7 +180,7 @@ void Reloader::expand(const std::string& directory, const Pattern& pattern, size
         if (!is_last)
             expand(join(directory, part), pattern, component + 1);
         else if (look(join(directory, part)).size >= 0)
-            found(directory, part);
+            add_file(join(directory, part), !is_first_expansion_);
         return;
     }
     if (listings_left_ == 0) return;
@@ -201,21 +195,11 @@ void Reloader::expand(const std::string& directory, const Pattern& pattern, size
         } else if (entry.is_directory != is_last &&
                    (is_any_depth || matches_name(part, entry.name))) {
             if (is_last)
-                found(directory, entry.name);
+                add_file(path, !is_first_expansion_);
             else if (!is_any_depth)
                 expand(path, pattern, component + 1);
         }
     }
-}
-
-/// A glob matches this file, which exists.
-void Reloader::found(const std::string& directory, const std::string& name) {
-    if (is_compiled(name)) return;
-    const std::string path = join(directory, name);
-    if (is_first_expansion_)
-        add_file(path);
-    else if (!directories_[directory].files.contains(name))
-        suspect(path);
 }
 
 // ------------------------------------------------------------------------------------------ events
@@ -238,116 +222,72 @@ void Reloader::drain_events() {
 }
 
 void Reloader::handle_event(int watch, uint32_t mask, std::string_view name) {
-    if (mask & IN_Q_OVERFLOW) {
-        // Anything may have happened.
-        are_globs_stale_ = !globs_.empty();
-        for (const auto& [path, directory] : directories_)
-            for (const auto& [file, seen] : directory.files)
-                suspect(join(path, file));
-        return;
+    if (is_compiled(name)) return;
+    // What appeared may match a glob; what was lost with an overflow, too.
+    if (mask & (IN_CREATE | IN_MOVED_TO | IN_Q_OVERFLOW)) are_globs_stale_ = true;
+    if (mask & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT)) {
+        // The directory is gone or has another name: its path is polled until one is there again.
+        // The watch of one that was only renamed is still there.
+        static_cast<void>(::inotify_rm_watch(inotify_.get(), watch));
+        for (auto& [path, number] : directories_)
+            if (number == watch) number = -1;
+        next_poll_ms_ = monotonic_ms() + kQuietMs;
     }
-    if (mask & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT)) return unwatch(watch);
-    const auto known = by_watch_.find(watch);
-    if (known == by_watch_.end() || is_compiled(name)) return;
-    // What appeared may be a file of a glob, or a directory of some; one that went away tells
-    // itself.
-    const bool has_appeared = (mask & (IN_CREATE | IN_MOVED_TO)) != 0;
-    if (has_appeared && !globs_.empty()) are_globs_stale_ = true;
-    for (const std::string& directory : known->second) {
-        const std::string path = join(directory, name);
-        const bool is_known = directories_[directory].files.contains(std::string(name));
-        if (is_known || suspects_.contains(path)) suspect(path);
-    }
-}
-
-/// The directory behind a watch is gone or has another name: from now on the path is polled, until
-/// a directory is there again.
-void Reloader::unwatch(int watch) {
-    const auto known = by_watch_.find(watch);
-    if (known == by_watch_.end()) return;
-    for (const std::string& path : known->second)
-        directories_[path].watch = -1;
-    by_watch_.erase(known);
-    // Of a directory that was only renamed; the watch of a deleted one is gone already (EINVAL).
-    static_cast<void>(::inotify_rm_watch(inotify_.get(), watch));
-    next_poll_ms_ = monotonic_ms() + kQuietMs;
+    note_event();
 }
 #else
 void Reloader::drain_events() {}
 #endif
 
-void Reloader::suspect(const std::string& path) {
+void Reloader::note_event() {
     last_event_ms_ = monotonic_ms();
-    if (suspects_.empty()) first_event_ms_ = last_event_ms_;
-    suspects_.insert(path);
+    if (first_event_ms_ == 0) first_event_ms_ = last_event_ms_;
 }
 
 // ----------------------------------------------------------------------------------------- looking
 
 bool Reloader::is_polling() const {
-    return !inotify_ || !always_polled_.empty() ||
-           std::any_of(directories_.begin(), directories_.end(), [](const auto& item) {
-               return item.second.watch < 0 || item.second.is_linked;
-           });
+    return !inotify_ || has_links_ ||
+           std::ranges::any_of(directories_, [](const auto& item) { return item.second < 0; });
 }
 
 void Reloader::poll_files() {
-    std::vector<std::string> polled(always_polled_.begin(), always_polled_.end());
-    for (auto& [path, directory] : directories_) {
-        if (directory.watch >= 0 && !directory.is_linked) continue;
-        // First the watch, then the look at the files, so that no change falls in between. A link
-        // that still leads where it did gives the same watch, which tells of every change itself.
-        const bool is_new = attach(path, directory);
-        if (is_new) are_globs_stale_ = !globs_.empty();
-        if (!is_new && directory.watch >= 0) continue;
-        for (const auto& [name, seen] : directory.files)
-            polled.push_back(join(path, name));
-    }
-    for (const std::string& path : polled) {
-        const auto [directory, name] = split_path(path);
-        if (!suspects_.contains(path) && look(path) != directories_[directory].files[name])
-            suspect(path);
-    }
-    if (!inotify_) expand_globs();
+    // First the watch, then the look at the files, so that no change falls in between.
+    if (!inotify_) are_globs_stale_ = true;
+    for (auto& [path, watch] : directories_)
+        if (watch < 0 && attach(path, watch)) are_globs_stale_ = true;
+    const auto differs = [](const auto& file) { return look(file.first) != file.second; };
+    if (are_globs_stale_) expand_globs(false);
+    if (std::ranges::any_of(files_, differs)) note_event();
 }
 
-/// When the suspects are judged.
+/// When the files are looked at after events.
 int64_t Reloader::judgement_ms() const {
     return std::min(last_event_ms_ + kQuietMs, first_event_ms_ + kBurstMs);
 }
 
-/// Compares the suspects with what was seen last; the path of one that really changed, or "".
+/// Looks at all files; the path of one that changed, or "".
 std::string Reloader::judge() {
-    const int64_t now_ms = monotonic_ms();
-    const bool is_patient = now_ms < first_event_ms_ + kBurstMs;
-    std::set<std::string> missing;
-    std::string report;
-    for (const std::string& path : suspects_) {
-        const auto [directory, name] = split_path(path);
+    if (are_globs_stale_) expand_globs(false);
+    const bool is_patient = monotonic_ms() < first_event_ms_ + kBurstMs;
+    std::map<std::string, Signature> changes;
+    for (const auto& [path, seen] : files_) {
         const Signature now = look(path);
-        auto& files = directories_[directory].files;
-        const auto known = files.find(name);
-        const bool is_known = known != files.end();
-        if (is_known ? now == known->second : now.size < 0) continue;
-        if (now.size < 0 && is_patient) {
-            missing.insert(path);  // an editor may be about to put it back
-            continue;
+        if (now == seen) continue;
+        if (now.size < 0 && is_patient) {  // an editor may be about to put it back
+            note_event();
+            return "";
         }
-        if (is_known)
-            known->second = now;
-        else
-            add_file(path);
-        if (report.empty()) report = path;
+        changes[path] = now;
     }
-    suspects_ = std::move(missing);
-    last_event_ms_ = now_ms;
-    return report;
+    first_event_ms_ = 0;
+    for (const auto& [path, now] : changes)
+        files_[path] = now;
+    return changes.empty() ? "" : changes.begin()->first;
 }
 
 int Reloader::next_check_ms() const {
-    int64_t due_ms = INT64_MAX;
-    if (!suspects_.empty()) due_ms = judgement_ms();
-    if (are_globs_stale_) due_ms = 0;
+    int64_t due_ms = first_event_ms_ != 0 ? judgement_ms() : INT64_MAX;
     if (is_polling()) due_ms = std::min(due_ms, next_poll_ms_);
     if (due_ms == INT64_MAX) return -1;
     return static_cast<int>(std::clamp<int64_t>(due_ms - monotonic_ms(), 0, poll_ms_));
@@ -360,9 +300,7 @@ std::string Reloader::changed() {
         poll_files();
         next_poll_ms_ = now_ms + poll_ms_;
     }
-    if (are_globs_stale_) expand_globs();
-    if (suspects_.empty() || monotonic_ms() < judgement_ms()) return "";
-    return judge();
+    return first_event_ms_ != 0 && monotonic_ms() >= judgement_ms() ? judge() : "";
 }
 
 }  // namespace gcorn

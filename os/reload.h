@@ -1,21 +1,21 @@
 // The reloader's eyes: tells when a watched source file was saved.
 //
-// Two engines with one meaning. inotify (Linux) watches the directories of the files and says when
-// to look; polling looks about once a second. What counts is always the same: a watched file, or a
-// file matching a watched glob, differs from what was recorded (mtime in ns, inode, size),
-// appeared, or stayed away. Compiled files (.pyc, .pyo, __pycache__) never count. Saves that follow
-// each other closely are one change: it is reported after kQuietMs without an event, kBurstMs at
-// the latest. Where inotify can't help (no watches left, a directory that does not exist, a file
-// that is a symbolic link) the same files are polled. Runs in the worker's event loop (leader's
-// thread), no Python, nothing blocks: the caller polls fd() if there is one, and calls changed()
-// when it is readable or next_check_ms() has passed. Deviation: gunicorn's inotify engine reports
-// any event in those directories, ours only the files. Limit: re-pointing a symbolic link to a
-// directory is not seen. "**" follows no such links and, like all wildcards, no hidden names.
+// A look compares every watched file with what was recorded of it (mtime in ns, inode, size). What
+// differs, appeared, or stayed away is a change; so is a new file that a watched glob matches.
+// Compiled files (.pyc, .pyo, __pycache__) never count. Two engines say when to look: inotify
+// (Linux), which watches the directories of the files, and the clock, about once a second. The
+// clock also helps where inotify cannot: no watches left, a directory that does not exist, anything
+// that a symbolic link leads to. Saves that follow each other closely are one change: the look
+// waits for kQuietMs without an event, kBurstMs at the latest.
+//
+// Runs in the worker's event loop (leader's thread), no Python, nothing blocks: the caller polls
+// fd() if there is one, and calls changed() when it is readable or next_check_ms() has passed.
+// Deviation: gunicorn's inotify engine reports any event in those directories, ours only the files.
+// "**" follows no symbolic links and, like all wildcards, no hidden names.
 #pragma once
 
 #include <cstdint>
 #include <map>
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -55,6 +55,9 @@ public:
     /// The path of a changed file, or "". After a report everything counts as seen.
     [[nodiscard]] std::string changed();
 
+    /// Why inotify cannot watch something that it should, in one sentence; "" = it can.
+    [[nodiscard]] const std::string& trouble() const { return trouble_; }
+
 private:
     struct Signature {
         int64_t mtime_ns = 0;
@@ -62,26 +65,19 @@ private:
         int64_t size = -1;  ///< -1: there is no such file
         bool operator==(const Signature&) const = default;
     };
-    struct Directory {
-        int watch = -1;                          ///< inotify's number; -1: polled
-        bool is_linked = false;                  ///< a symbolic link leads there: may change
-        std::map<std::string, Signature> files;  ///< by name, as last seen
-    };
     using Pattern =
         std::vector<std::string>;  ///< a glob's components; the first is "" (from the root)
 
     static Signature look(const std::string& path);
     [[nodiscard]] std::string absolute(std::string_view path) const;
-    void add_file(const std::string& path);
-    void expand_globs();
+    void add_file(const std::string& path, bool is_new);
+    void expand_globs(bool is_first);
     void expand(const std::string& directory, const Pattern& pattern, size_t component);
-    void found(const std::string& directory, const std::string& name);
     void watch_directory(const std::string& path);
-    bool attach(const std::string& path, Directory& directory);
-    void unwatch(int watch);
+    bool attach(const std::string& path, int& watch);
     void drain_events();
     void handle_event(int watch, uint32_t mask, std::string_view name);
-    void suspect(const std::string& path);
+    void note_event();
     void poll_files();
     std::string judge();
     [[nodiscard]] bool is_polling() const;
@@ -89,17 +85,17 @@ private:
 
     const int poll_ms_;
     Fd inotify_;
+    std::string trouble_;
     std::string start_directory_;
     std::vector<std::string> given_files_, given_extra_;  ///< as last given to watch()
     std::vector<Pattern> globs_;
-    std::map<std::string, Directory> directories_;      ///< by absolute path
-    std::map<int, std::vector<std::string>> by_watch_;  ///< paths of a watch: several with links
-    std::set<std::string> always_polled_;  ///< symbolic links, directories given as files
-    std::set<std::string> suspects_;       ///< paths with an event, to be judged
-    bool are_globs_stale_ = false;         ///< something appeared that one may match
-    bool is_first_expansion_ = false;      ///< what it finds is recorded, not suspected
-    size_t listings_left_ = 0;             ///< of one expansion
-    int64_t first_event_ms_ = 0, last_event_ms_ = 0;  ///< of the suspects
+    std::map<std::string, Signature> files_;  ///< by absolute path, as last seen
+    std::map<std::string, int> directories_;  ///< inotify's number by absolute path; -1: polled
+    bool has_links_ = false;                  ///< where a link leads may change without an event
+    bool are_globs_stale_ = false;            ///< something appeared that one may match
+    bool is_first_expansion_ = false;         ///< what it finds is recorded, not reported
+    size_t listings_left_ = 0;                ///< of one expansion
+    int64_t first_event_ms_ = 0, last_event_ms_ = 0;  ///< since the last look; 0: none
     int64_t next_poll_ms_ = 0;
 };
 

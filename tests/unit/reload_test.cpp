@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -82,6 +83,25 @@ TEST(Reload, KnowsItsEngines) {
     EXPECT_TRUE(reloader.start("auto").is_ok());
     EXPECT_TRUE(Reloader().start("poll").is_ok());
 }
+
+#ifdef __linux__
+TEST(Reload, TellsWhyItPolls) {
+    Reloader inotify;
+    ASSERT_TRUE(inotify.start("auto").is_ok());
+    inotify.watch({"/etc/passwd", "/nonexistent/x.py"}, {});
+    EXPECT_EQ(inotify.trouble(), "") << "a directory may come later";
+    struct rlimit before {};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    const struct rlimit none = {0, before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+    Reloader polling;
+    const Status automatic = polling.start("auto"), asked = Reloader().start("inotify");
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_TRUE(automatic.is_ok());
+    EXPECT_EQ(polling.trouble(), "reloader: inotify_init1: Too many open files");
+    EXPECT_EQ(asked.message(), "reloader: inotify_init1: Too many open files");
+}
+#endif
 
 TEST(Reload, HasADescriptorOnlyWithInotify) {
     Reloader polling;
