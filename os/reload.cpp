@@ -152,7 +152,9 @@ bool Reloader::attach([[maybe_unused]] const std::string& path, [[maybe_unused]]
     watch = ::inotify_add_watch(inotify_.get(), path.c_str(), kEvents);
     if (watch >= 0) return true;
     if (errno != ENOENT && errno != ENOTDIR && trouble_.empty())
-        trouble_ = errno_error(errno, "reloader: inotify_add_watch " + path).message;
+        trouble_ = errno == ENOSPC
+                       ? "reloader: the limit fs.inotify.max_user_watches (sysctl) is reached"
+                       : errno_error(errno, "reloader: inotify_add_watch " + path).message;
 #endif
     return false;
 }
