@@ -43,7 +43,10 @@ constexpr int64_t kBackoffMinMs = 1000;
 constexpr int64_t kBackoffMaxMs = 30000;
 constexpr int64_t kRelativeTickMs = 1000;  // looks at our predecessor, only while there is one
 constexpr int64_t kBacklogTickMs = 1000;   // enable_backlog_metric
-constexpr size_t kSlotsMin = 256;          // room for TTIN and for two generations
+constexpr int64_t kMemoryTickMs = 1000;    // max_worker_memory
+/// A limit below what the application needs at all makes a restart now and then, not a storm.
+constexpr int64_t kMemoryPatienceMs = 5000;
+constexpr size_t kSlotsMin = 256;  // room for TTIN and for two generations
 
 /// In milliseconds; beyond thirty thousand years all durations are alike.
 int64_t seconds(int64_t count) {
@@ -221,6 +224,8 @@ Status Arbiter::prepare(Generation& generation) {
         cfg.access_log_format.empty() ? kDefaultAccessFormat : cfg.access_log_format);
     if (!access_log) return access_log.error();
     generation.access_log.emplace(std::move(*access_log));
+    if (cfg.max_worker_memory > 0 && resident_mib(pid_) < 0)
+        return Error{0, "max_worker_memory: /proc/PID/statm cannot be read here"};
     bool has_fd = false;
     for (const std::string& text : cfg.bind) {
         Result<BindSpec> spec = parse_bind(text);
@@ -435,7 +440,7 @@ int64_t Arbiter::turn() {
         Child& child = (it++)->second;  // watch_child() may drop it
         wake_ms = std::min(wake_ms, watch_child(child));
     }
-    wake_ms = std::min(wake_ms, watch_host());
+    wake_ms = std::min({wake_ms, watch_host(), watch_memory()});
     prune();
     return wake_ms;
 }
@@ -621,6 +626,31 @@ int64_t Arbiter::watch_host() {
         wake_ms = std::min(wake_ms, next_backlog_ms_);
     }
     return wake_ms;
+}
+
+/// Has the largest worker above max_worker_memory replaced. One at a time: all of them together
+/// would need twice their memory.
+int64_t Arbiter::watch_memory() {
+    if (cfg().max_worker_memory == 0 || state_ == State::Stopping) return kNever;
+    const int64_t now = monotonic_ms();
+    if (now < next_memory_ms_) return next_memory_ms_;
+    next_memory_ms_ = now + kMemoryTickMs;
+    Child* largest = nullptr;
+    int64_t most_mib = cfg().max_worker_memory;
+    for (auto& [pid, child] : children_) {
+        const bool is_settled = child.was_ready() && is_active(child);
+        if (!is_settled || slot(child).wants_replacement.load()) return next_memory_ms_;
+        const int64_t mib = now - child.ready_ms < kMemoryPatienceMs ? 0 : resident_mib(pid);
+        if (mib <= most_mib) continue;
+        most_mib = mib;
+        largest = &child;
+    }
+    if (largest == nullptr) return next_memory_ms_;
+    log().info("Worker (pid:%d) has %lld MiB in memory (max_worker_memory is %lld): replacing it",
+               static_cast<int>(largest->worker->pid()), static_cast<long long>(most_mib),
+               static_cast<long long>(cfg().max_worker_memory));
+    slot(*largest).wants_replacement.store(true);
+    return now;
 }
 
 /// Drops generations without workers, then listeners without a generation.

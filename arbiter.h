@@ -172,6 +172,7 @@ private:
     int64_t manage_workers();
     int64_t watch_child(Child& child);
     int64_t watch_host();
+    int64_t watch_memory();
     void prune();
 
     // One worker.
@@ -243,6 +244,7 @@ private:
     int64_t thawed_ms_ = 0;      // when we last woke up far too late: heartbeats count from then
     int64_t next_watchdog_ms_ = 0;
     int64_t next_backlog_ms_ = 0;
+    int64_t next_memory_ms_ = 0;
 
     int exit_code_ = 0;
     std::string reason_;

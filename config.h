@@ -83,6 +83,7 @@ public:
     int64_t workers{};
     std::string worker_class;  ///< sync, gthread, gevent or eventlet, whatever alias was given
     int64_t threads{}, worker_connections{}, max_requests{}, max_requests_jitter{};
+    int64_t max_worker_memory{};
     int64_t timeout{}, graceful_timeout{}, keepalive{};
     int64_t header_timeout{}, body_timeout{}, write_timeout{}, request_timeout{}, boot_timeout{};
     // Security

@@ -264,6 +264,11 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Add a random number up to this to max_requests, so that workers do not restart "
              "together.",
      .needs = "max_requests"},
+    {.name = "max_worker_memory", .flags = "--max-worker-memory", .metavar = "MIB",
+     .field = &Config::max_worker_memory, .fallback = "0",
+     .help = "Replace a worker that has more than this many MiB in memory (RSS), one at a time; 0 "
+             "is never.",
+     .note = "Not in gunicorn."},
     {.name = "timeout", .flags = "-t --timeout", .field = &Config::timeout, .fallback = "30",
      .help = "Seconds without a heartbeat after which a worker is killed; 0 is never. For sync this "
              "is the longest application call."},

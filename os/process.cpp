@@ -316,6 +316,15 @@ std::optional<std::string> read_small_file(const std::string& path) {
     return text;
 }
 
+int64_t resident_mib(pid_t pid) {
+    // proc(5): size, resident, … in pages.
+    const std::string text =
+        read_small_file("/proc/" + std::to_string(pid) + "/statm").value_or("");
+    const auto numbers = split(text, ' ');
+    const auto pages = numbers.size() > 1 ? parse_decimal(numbers[1]) : std::nullopt;
+    return pages ? static_cast<int64_t>(*pages) * ::sysconf(_SC_PAGESIZE) >> 20 : -1;
+}
+
 int64_t cgroup_oom_kills(const std::string& root) {
     const std::string membership = read_small_file(root + "/proc/self/cgroup").value_or("");
     for (const std::string_view line : split(membership, '\n')) {

@@ -105,6 +105,9 @@ Error execute(const std::string& path, std::vector<std::string> argv, Environmen
 /// thread.
 std::optional<std::string> read_small_file(const std::string& path);
 
+/// What of a process is in memory (RSS), in MiB; -1 where /proc does not tell. Any thread.
+[[nodiscard]] int64_t resident_mib(pid_t pid);
+
 /// How many processes of our cgroup (v2: and those below it) the out-of-memory killer has killed so
 /// far: "oom_kill" in memory.events, or in cgroup v1's memory.oom_control; -1 where that cannot be
 /// known. `root` is put before the absolute paths, for tests. Any thread.

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -213,6 +214,58 @@ TEST_P(Supervision, RecyclingLosesNoRequest) {
     load.stop();
     EXPECT_EQ(load.bad_count(), 0u) << load.bad();
     EXPECT_TRUE(server.logs("Autorestarting worker after current request."));
+}
+
+TEST(WorkerMemory, TooMuchHasAWorkerReplacedOneAtATime) {
+    SKIP_ON_GUNICORN("it does not look at memory");
+    TempDir directory;
+    directory.write("growing.py",
+                    "import os\n"
+                    "kept = []\n"
+                    "def app(environ, start_response):\n"
+                    "    start_response('200 OK', [])\n"
+                    "    if environ['PATH_INFO'] != '/grow':\n"
+                    "        return [b'Hello, world!\\n']\n"
+                    "    kept[:] = kept or [b'x' * (int(environ['QUERY_STRING']) << 20)]\n"
+                    "    return [b'%d' % os.getpid()]\n");
+    ServerOptions options;
+    options.args = {"-w", "3", "--max-worker-memory", "200"};
+    options.app = "growing:app";
+    options.directory = directory.path();
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(3));
+    // Two grow beyond the limit, the third not quite.
+    std::set<std::string> large, small;
+    ASSERT_TRUE(eventually([&] {
+        if (large.size() < 2)
+            large.insert(server.get("/grow?250").body);
+        else if (const std::string pid = server.get("/grow?100").body; !large.contains(pid))
+            small.insert(pid);
+        return !small.empty();
+    }));
+    Load load(server.at());
+    ASSERT_TRUE(eventually(
+        [&] {
+            const std::vector<pid_t> now = server.workers();
+            return now.size() == 3 && std::ranges::none_of(now, [&](pid_t pid) {
+                       return large.contains(std::to_string(pid));
+                   });
+        },
+        kLoadPatience))
+        << server.story();
+    load.stop();
+    EXPECT_EQ(load.bad_count(), 0u) << load.bad();
+    const std::vector<pid_t> now = server.workers();
+    EXPECT_TRUE(std::ranges::any_of(now, [&](pid_t pid) {
+        return small.contains(std::to_string(pid));
+    })) << server.story();
+    EXPECT_TRUE(server.logs("(max_worker_memory is 200): replacing it"));
+    // The second one's turn comes when the first one is gone.
+    const std::string log = server.err();
+    const size_t first = log.find("replacing it"), second = log.rfind("replacing it");
+    const size_t left = log.find("Worker exiting");
+    EXPECT_LT(first, left) << log;
+    EXPECT_LT(left, second) << log;
 }
 
 TEST_P(Supervision, ABrokenDeployIsRefusedAndTheOldCodeServes) {

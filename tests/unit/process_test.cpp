@@ -433,5 +433,18 @@ TEST_F(TemporaryDirectory, ACounterThatIsUnknownOrFallsExplainsNothing) {
     EXPECT_TRUE(kills.explains_a_death());
 }
 
+#ifdef __linux__
+TEST(Process, KnowsWhatIsInMemory) {
+    const int64_t before = resident_mib(::getpid());
+    EXPECT_GT(before, 0);
+    const std::vector<char> block(100 << 20, 'x');
+    EXPECT_NEAR(static_cast<double>(resident_mib(::getpid()) - before), 100, 20) << block[1];
+}
+#endif
+
+TEST(Process, KnowsNoMemoryOfNobody) {
+    EXPECT_EQ(resident_mib(-1), -1);
+}
+
 }  // namespace
 }  // namespace gcorn
