@@ -172,7 +172,9 @@ void ResponseWriter::render_head() {
     body_kind_ = body_kind();
     if (body_kind_ == BodyKind::UntilClose) must_close();
     const bool is_kept = keeps_alive();
-    const bool says_upgrade = answer_.is_upgrade && (is_kept || answer_.code == 101);
+    // An HTTP/1.0 client has to be told that the connection stays (RFC 9112 §9.3).
+    const bool says_upgrade =
+        answer_.is_upgrade && head_->is_http_11() && (is_kept || answer_.code == 101);
 
     out_.assign(head_->is_http_11() ? "HTTP/1.1 " : "HTTP/1.0 ").append(answer_.status);
     if (answer_.status.size() == 3)

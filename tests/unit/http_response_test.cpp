@@ -440,6 +440,15 @@ TEST(HttpResponse, SaysUpgradeOnAnOrdinaryAnswerOnlyIfItStaysOpen) {
     EXPECT_TRUE(closing.has("Connection: close"));
 }
 
+/// Without "keep-alive" it would wait for the end of the connection (RFC 9112 §9.3).
+TEST(HttpResponse, SaysNothingOfUpgradeToHttp10) {
+    Answer answer("GET / HTTP/1.0", "Connection: keep-alive\r\n");
+    answer.status("200 OK").field("Connection", "upgrade");
+    answer.field("Content-Length", "0").finish();
+    EXPECT_TRUE(answer.has("Connection: keep-alive"));
+    EXPECT_TRUE(answer.writer.keeps_alive());
+}
+
 // ------------------------------------------------------------------------------- replacing
 
 TEST(HttpResponse, ASecondStatusForgetsStatusFieldsAndClose) {
