@@ -684,9 +684,10 @@ bool HeadParser::build(std::string_view in, const HttpPolicy& policy, const Peer
     for (size_t i = 1; i < ends.size(); ++i) {
         char* start = block + ends[i - 1] + 2;
         char* end = block + ends[i];
-        // RFC 9112 §5.2: CRLF and the blanks around it become one blank; there is room for it.
+        // RFC 9112 §5.2: CRLF and the blanks around it become one blank; there is room for it. Only
+        // a value is folded: without a colon the line is refused as it stands.
         while (policy.permit_obsolete_folding && i + 1 < ends.size() &&
-               is_blank(block[ends[i] + 2])) {
+               is_blank(block[ends[i] + 2]) && std::find(start, end, ':') != end) {
             const std::string_view rest = trim_blanks(block + ends[i] + 2, block + ends[i + 1]);
             while (end != start && is_blank(end[-1]))
                 --end;
