@@ -43,6 +43,11 @@ constexpr size_t kLargeHeadBytes = 64 * 1024;
 
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
+/// Of a request something is there: more than the empty line that RFC 9112 §2.2 has us ignore.
+bool is_begun(std::string_view in) {
+    return !in.empty() && in != "\r\n";
+}
+
 }  // namespace
 
 Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& listener)
@@ -199,11 +204,11 @@ void Connection::on_deadline(int64_t now_ms) {
         case State::Preamble:
         case State::Handshake: leave(); break;
         case State::Head:
-            // A peer that never sent a byte asked nothing: it gets no answer (RFC 9110 §15.5.9).
-            if (in_.empty())
-                finish_connection();
-            else
+            // Who asked nothing gets no answer (RFC 9110 §15.5.9).
+            if (is_begun(in_.view()))
                 refuse(408, "timeout while receiving the request head");
+            else
+                finish_connection();
             break;
         case State::Body: refuse(408, "timeout while receiving the request body"); break;
         case State::App:
@@ -257,7 +262,7 @@ bool Connection::give_way() {
         read_more();
         if (state_ != State::Idle) return state_ == State::Closed;
     }
-    if (state_ == State::Body || (state_ == State::Head && !in_.empty()))
+    if (state_ == State::Body || (state_ == State::Head && is_begun(in_.view())))
         refuse(408, "too slow, while others wait for its place (worker_connections)");
     else if (state_ == State::Reply)
         peer_gone();
@@ -271,7 +276,7 @@ void Connection::on_stop(int64_t now_ms) {
     if (state_ == State::App && exchange_->is_finished()) settle();
     const auto is_waiting = [this] {
         return state_ == State::Idle || state_ == State::Preamble || state_ == State::Handshake ||
-               (state_ == State::Head && in_.empty());
+               (state_ == State::Head && !is_begun(in_.view()));
     };
     if (is_waiting()) {
         // A request may lie in the kernel already; one more may be on its way.
@@ -414,7 +419,10 @@ void Connection::advance() {
 bool Connection::step(std::string_view in, size_t& used) {
     switch (state_) {
         case State::Preamble: return step_preamble(in, used);
-        case State::Idle: enter(State::Head); return step_head(in, used);
+        case State::Idle:
+            if (!is_begun(in)) return false;
+            enter(State::Head);
+            return step_head(in, used);
         case State::Head: return step_head(in, used);
         case State::Body: return step_body(in, used);
         case State::App: return body_open_ && step_body(in, used);
@@ -674,7 +682,7 @@ void Connection::after_reply() {
     read_paused_ = false;
     if (exchange_->is_aborted()) return close();
     if (!exchange_->response.keeps_alive()) return finish_connection();
-    if (in_.empty()) {
+    if (!is_begun(in_.view())) {
         loop_.recycle(std::move(exchange_));
         if (saw_eof_) return leave();
         enter(State::Idle);

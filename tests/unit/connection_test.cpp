@@ -179,6 +179,32 @@ TEST_F(ConnectionTest, TheNextHeadHasADeadlineOfItsOwn) {
     EXPECT_EQ(client.read_all().substr(0, 13), "HTTP/1.1 408 ");
 }
 
+/// RFC 9112 §2.2 has it ignored, and so it asks for no answer: a client could take that for the
+/// answer to its next request.
+TEST_F(ConnectionTest, AnEmptyLineIsNoRequest) {
+    engine.options.header_timeout_ms = kShortMs;
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("\r\n"));
+    EXPECT_EQ(client.read_all(), "");
+    EXPECT_TRUE(client.is_closed());
+}
+
+/// Some clients send one. It neither keeps the connection open nor takes time off the next head.
+TEST_F(ConnectionTest, AnEmptyLineBehindABodyLeavesTheConnectionIdle) {
+    engine.options.keepalive_ms = kShortMs;
+    engine.start();
+    Client client(engine.address());
+    for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(client.send(std::string(kPost) + "8 bytes.\r\n"));
+        EXPECT_TRUE(client.read_until("!").ends_with("\r\n\r\n8 bytes.!"));
+        client.forget();
+        EXPECT_TRUE(client.is_silent_for(kStepMs));
+    }
+    EXPECT_EQ(client.read_all(), "");
+    EXPECT_TRUE(client.is_closed());
+}
+
 TEST_F(ConnectionTest, ZeroTurnsADeadlineOff) {
     engine.options.header_timeout_ms = engine.options.body_timeout_ms = 0;
     engine.start();
@@ -719,6 +745,15 @@ TEST_F(ConnectionTest, AStopDoesNotListenToARefusedClientForLong) {
     engine.loop->stop();
     EXPECT_TRUE(has_no_connection());
     EXPECT_LT(monotonic_ms() - start_ms, kLingerMs - 500);
+}
+
+TEST_F(ConnectionTest, AStopDoesNotWaitBehindAnEmptyLine) {
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(std::string(kGet) + "\r\n"));
+    client.read_until("!");
+    engine.loop->stop();
+    EXPECT_TRUE(client.is_closed());
 }
 
 TEST_F(ConnectionTest, AStopWaitsForWhatIsArriving) {
