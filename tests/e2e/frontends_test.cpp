@@ -76,6 +76,17 @@ TEST(Frontends, NginxTellsTheApplicationWhoAsked) {
     EXPECT_EQ(big.body, "bytes=3000000\n") << big;
 }
 
+/// Towards gcorn nginx speaks HTTP/1.1, where a request without Host is none.
+TEST(Frontends, NginxNamesAHostForClientsThatDoNot) {
+    NEEDS_PROGRAM("nginx", "nginx-light");
+    const Server server({.app = "edge:app", .args = {}, .on_unix_socket = true});
+    const Nginx nginx(server.at().path);
+    Client client(nginx.at());
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    const Response got = client.read_response();
+    EXPECT_EQ(got.status, 200) << got;
+}
+
 class FrontendsProxy : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Headers, FrontendsProxy, ::testing::Values("v1", "v2"),
                          [](const auto& version) { return version.param; });
