@@ -1072,6 +1072,8 @@ void Arbiter::run_successor(signals::Hold& hold) {
     environment.push_back("GUNICORN_PID=" + std::to_string(::getppid()));
     if (status) status = pass_listeners(environment);
 
+    for (const int signal : {SIGHUP, SIGUSR2})
+        ::signal(signal, SIG_IGN);  // exec keeps that until the new binary has handlers
     std::fflush(nullptr);
     if (status) status = execute(options_.executable, options_.argv, environment);
     log().error("Upgrade failed: %s", status.message().c_str());

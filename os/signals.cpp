@@ -31,6 +31,10 @@ volatile sig_atomic_t overflowed[kSignalsMax + 1];
 void (*volatile interrupt_python)(void*, int) = nullptr;
 void* volatile interrupt_argument = nullptr;
 
+/// Not SIG_IGN: programs that the application starts would inherit that, and a shell could not even
+/// trap the signal.
+void disregard(int) {}
+
 void end_without_core(int) {
     static_cast<void>(::raise(SIGTERM));  // at its default where this is a handler
 }
@@ -154,7 +158,7 @@ void catch_for_worker(void (*interrupter)(void*, int), void* argument) {
     for (const int signal : {SIGINT, SIGQUIT, SIGABRT})
         set_action(signal, note_and_interrupt, 0);
     for (const int signal : {SIGHUP, SIGUSR2, SIGWINCH})
-        set_action(signal, SIG_IGN, 0);
+        set_action(signal, disregard, SA_RESTART);
     for (const int signal : {SIGCHLD, SIGTTIN, SIGTTOU})
         set_action(signal, SIG_DFL, 0);
     ignore_write_failures();
@@ -179,7 +183,7 @@ void reset_to_defaults() {
     set_action(SIGABRT, SIG_DFL, 0);
     set_action(SIGQUIT, end_without_core, 0);
     for (const int signal : {SIGHUP, SIGUSR2})
-        set_action(signal, SIG_IGN, 0);
+        set_action(signal, disregard, SA_RESTART);
     interrupt_python = nullptr;
 }
 

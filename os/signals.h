@@ -45,9 +45,9 @@ void catch_for_arbiter();
 
 /// TERM and USR1 are queued. INT, QUIT and ABRT are queued, then interrupter(argument, signal) runs
 /// inside the handler, so it must be async-signal-safe (null: none); they also break off slow
-/// system calls. `argument` is borrowed for the life of the process. HUP, USR2, WINCH, PIPE and
-/// XFSZ are ignored: a signal for the whole family hurts no worker. CHLD, TTIN and TTOU get their
-/// default action: the application may have children.
+/// system calls. `argument` is borrowed for the life of the process. HUP, USR2 and WINCH have a
+/// handler that does nothing, PIPE and XFSZ are ignored: a signal for the whole family hurts no
+/// worker. CHLD, TTIN and TTOU get their default action: the application may have children.
 void catch_for_worker(void (*interrupter)(void* argument, int signal), void* argument);
 
 /// From here on this process outlives its parent, the thread that forked it, by two seconds at
@@ -57,7 +57,7 @@ void catch_for_worker(void (*interrupter)(void* argument, int signal), void* arg
 void end_soon_after_parent();
 
 /// For a fresh child, before open(): every signal named above back to its default action, but HUP
-/// and USR2, which are ignored from here on (a signal for the whole family hurts no booting worker,
+/// and USR2, which do nothing from here on (a signal for the whole family hurts no booting worker,
 /// either), PIPE and XFSZ, which stay as they are, and QUIT, which ends a child that still boots as
 /// TERM does: its default action would leave a core file behind.
 void reset_to_defaults();

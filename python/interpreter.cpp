@@ -349,10 +349,10 @@ Status Interpreter::keep_listening(const PyRef& set_handler) {
     static PyMethodDef note = {"gcorn_note", handle_note, METH_VARARGS, nullptr};
     static PyMethodDef forget = {"gcorn_forget_note_fd", forget_note_fd, METH_NOARGS, nullptr};
     const PyRef handler = native_function(note, this);
-    const PyRef ignore = import("_signal", "SIG_IGN"), standard = import("_signal", "SIG_DFL");
+    const PyRef standard = import("_signal", "SIG_DFL");
     const std::pair<int, const PyRef&> table[] = {
-        {SIGTERM, handler}, {SIGUSR1, handler},  {SIGHUP, ignore},    {SIGUSR2, ignore},
-        {SIGWINCH, ignore}, {SIGCHLD, standard}, {SIGTTIN, standard}, {SIGTTOU, standard},
+        {SIGTERM, handler},  {SIGUSR1, handler},  {SIGHUP, handler},   {SIGUSR2, handler},
+        {SIGWINCH, handler}, {SIGCHLD, standard}, {SIGTTIN, standard}, {SIGTTOU, standard},
     };
     for (const auto& [signal, action] : table)
         if (!call_object(set_handler, number(signal), action))
