@@ -153,7 +153,10 @@ bool add_native(PyMethodDef& definition, void* self) {
 
 std::optional<std::string> patched_server_name() {
     WithGil gil;
-    PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "gunicorn");  // borrowed
+    PyObject* modules = PyImport_GetModuleDict();  // borrowed, as what it holds
+    if (PyObject* answers = PyDict_GetItemString(modules, "gunicorn.http.wsgi"))
+        if (auto server = changed_text(answers, "SERVER", "gunicorn")) return server;
+    PyObject* module = PyDict_GetItemString(modules, "gunicorn");
     if (module == nullptr) return std::nullopt;
     if (auto server = changed_text(module, "SERVER", "gunicorn")) return server;
     const auto version = changed_text(module, "__version__", "");

@@ -50,9 +50,9 @@ template <typename... Arguments>
 /// Adds a native_function() to it. Raises.
 [[nodiscard]] bool add_native(PyMethodDef& definition, void* self);
 
-/// What the config file made of gunicorn.SERVER, or else of gunicorn.SERVER_SOFTWARE: the value for
-/// the Server field ("" leaves it out). nullopt if it changed neither, or to what cannot stand in a
-/// field (no str, control bytes). Takes the GIL.
+/// What the config file made of gunicorn.http.wsgi.SERVER, or else of gunicorn.SERVER, or else of
+/// gunicorn.SERVER_SOFTWARE: the value for the Server field ("" leaves it out). nullopt if it
+/// changed none of them, or to what cannot stand in a field (no str, control bytes). Takes the GIL.
 [[nodiscard]] std::optional<std::string> patched_server_name();
 
 }  // namespace gcorn

@@ -59,9 +59,9 @@ def _glogging():
 
 
 # What each module offers; a function where that costs an import.
+SERVER = {"SERVER": "gunicorn", "SERVER_SOFTWARE": f"gunicorn/{VERSION_TEXT}"}
 MODULES = {
-    "gunicorn": {"SERVER": "gunicorn", "SERVER_SOFTWARE": f"gunicorn/{VERSION_TEXT}",
-                 "__version__": VERSION_TEXT, "version_info": VERSION},
+    "gunicorn": {**SERVER, "__version__": VERSION_TEXT, "version_info": VERSION},
     "gunicorn.app": {},
     "gunicorn.app.base": {"BaseApplication": BaseApplication, "Application": BaseApplication},
     "gunicorn.app.wsgiapp": {"WSGIApplication": BaseApplication},
@@ -72,7 +72,7 @@ MODULES = {
     "gunicorn.glogging": _glogging,
     "gunicorn.http": {"Request": _gcorn.Request},
     "gunicorn.http.message": {"Request": _gcorn.Request},
-    "gunicorn.http.wsgi": {"Response": _gcorn.Response},
+    "gunicorn.http.wsgi": {**SERVER, "Response": _gcorn.Response},
     "gunicorn.instrument": {},
     "gunicorn.instrument.statsd": lambda: {"Statsd": _glogging()["Logger"]},
     "gunicorn.util": {"import_app": _gcorn.import_object},

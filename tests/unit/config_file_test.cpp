@@ -513,6 +513,10 @@ TEST_F(ConfigFileTest, TellsTheServerNameThatTheFileChose) {
         load("import gunicorn\ngunicorn.SERVER = None\n"
              "gunicorn.SERVER_SOFTWARE = 'gunicorn/26.1.0'\n"));
     EXPECT_EQ(patched_server_name(), std::nullopt);
+    ASSERT_TRUE(load("from gunicorn.http import wsgi\nold, wsgi.SERVER = wsgi.SERVER, 'web/2'\n"));
+    EXPECT_EQ(patched_server_name(), "web/2");
+    ASSERT_TRUE(load("from gunicorn.http import wsgi\nwsgi.SERVER = 'gunicorn'\n"));
+    EXPECT_EQ(patched_server_name(), std::nullopt);
 }
 
 TEST_F(ConfigFileTest, PrefersTheRealPackage) {
