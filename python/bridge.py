@@ -36,6 +36,9 @@ def run_config(location, directory, settings):
     try:
         names = _import_afresh(location[len("python:"):]) if is_module else _run_file(full_path)
         _import_lazy(names, settings)
+        if "gunicorn.glogging" in sys.modules and not names.get("logger_class"):
+            import _gcorn_logging
+            names["logger_class"] = _gcorn_logging.patched_class()
     except BaseException as error:
         if os.getpid() != pid:  # a child that the file forked; load_config_file() ends it
             raise

@@ -43,8 +43,12 @@ CONFIG_DEFAULTS = {
 }
 
 
-DEFAULT_FORMATTER = logging.Formatter("%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
-                                      "[%Y-%m-%d %H:%M:%S %z]")
+# By their names in the logger class.
+FORMATS = {"error_fmt": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+           "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
+           "access_fmt": "%(message)s",
+           "syslog_fmt": "[%(process)d] %(message)s"}
+DEFAULT_FORMATTER = logging.Formatter(FORMATS["error_fmt"], FORMATS["datefmt"])
 
 
 class NativeStream:
@@ -113,10 +117,7 @@ class Logger:
     LOG_LEVELS = {"critical": logging.CRITICAL, "error": logging.ERROR, "warning": logging.WARNING,
                   "info": logging.INFO, "debug": logging.DEBUG}
     loglevel = logging.INFO
-    error_fmt = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
-    datefmt = "[%Y-%m-%d %H:%M:%S %z]"
-    access_fmt = "%(message)s"
-    syslog_fmt = "[%(process)d] %(message)s"
+    vars().update(FORMATS)
     atoms_wrapper_class = SafeAtoms
 
     def __init__(self, cfg):
@@ -340,6 +341,16 @@ def _drop_syslog_handlers():
             if getattr(handler, "_gunicorn", False) and hasattr(handler, "facility"):
                 log.removeHandler(handler)
                 handler.close()
+
+
+def patched_class():
+    """What to take for logger_class where a config file patched gunicorn.glogging.Logger, or None."""
+    logger = sys.modules["gunicorn.glogging"].Logger
+    own = logger.__module__
+    if (all(getattr(logger, name, text) == text for name, text in FORMATS.items())
+            and all(getattr(value, "__module__", own) == own for value in vars(logger).values())):
+        return None
+    return type("Logger", (logger,), {"__module__": "__config__"})  # by its name it is the user's
 
 
 def _logger_class(cfg):

@@ -912,7 +912,15 @@ TEST_P(Logs, GoWhereTheLoggingConfigurationSays) {
                     "        super().info('OWN gunicorn.error INFO ' + msg, *args, **kwargs)\n"
                     "    def access(self, resp, req, environ, request_time):\n"
                     "        super().info('OWN gunicorn.access INFO %s', environ['RAW_URI'])\n");
+    directory.write("patch.py",
+                    "from gunicorn.glogging import Logger\n"
+                    "format = ' PATCH %(name)s %(levelname)s %(message)s'\n"
+                    "Logger.access_fmt = Logger.access_fmt + format\n"
+                    "Logger.error_fmt = Logger.error_fmt + format\n"
+                    "errorlog = accesslog = '" +
+                        file + "'\n");
     const std::vector<std::pair<std::string, std::vector<std::string>>> ways = {
+        {"PATCH", {"-c", directory / "patch.py"}},
         {"INI", {"--log-config", directory / "log.ini"}},
         {"JSON", {"--log-config-json", directory / "log.json"}},
         {"DICT", {"-c", directory / "conf.py"}},

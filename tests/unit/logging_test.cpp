@@ -171,6 +171,21 @@ TEST_F(LoggingTest, KnowsWhenPythonTakesOver) {
     EXPECT_TRUE(logging_takes_over(config("logconfig_json = 'log.json'")));
 }
 
+TEST_F(LoggingTest, TakesAPatchedLoggerClassForOneOfTheUsers) {
+    EXPECT_FALSE(logging_takes_over(config("from gunicorn.glogging import Logger")));
+    for (const char* patch : {"error_fmt = 'x'", "datefmt = ''", "access = lambda *_: None",
+                              "access_fmt = 'gu.acc ' + Logger.access_fmt"}) {
+        const std::string name(patch, std::string_view(patch).find(' '));
+        ASSERT_TRUE(
+            run_python("from gunicorn.glogging import Logger\nbefore = Logger." + name + "\n"));
+        EXPECT_TRUE(logging_takes_over(
+            config("from gunicorn.glogging import Logger\nLogger." + std::string(patch) + "\n")))
+            << patch;
+        ASSERT_TRUE(run_python("Logger." + name + " = before\n"));
+    }
+    EXPECT_FALSE(logging_takes_over(config("from gunicorn.glogging import Logger")));
+}
+
 TEST_F(LoggingTest, RefusesJsonThatPythonWouldNotWrite) {
     for (const char* format : {"access_log_format = 'json'", "access_log_format = 'json:s,D'",
                                "error_log_format = 'json'"}) {
