@@ -16,6 +16,8 @@ namespace {
 /// Buffer: the used part in front is cut off once it is this large and at least half of everything,
 /// so that each byte is moved at most once or so in its life.
 constexpr size_t kCompactBytesMin = 4096;
+/// Buffer: so much memory in front of what is left goes back to the allocator at once.
+constexpr size_t kLargeBytesMin = size_t{64} * 1024;
 /// Spool: memory worth keeping between two bodies of a connection.
 constexpr size_t kKeptBytesMax = size_t{16} * 1024;
 /// Spool: blocks are freed in steps of this size, one system call each.
@@ -47,7 +49,12 @@ void Buffer::append(std::string_view bytes) {
 void Buffer::consume(size_t n) {
     GCORN_CHECK(n <= size());
     start_ += n;
-    if (start_ == bytes_.size()) clear();
+    if (start_ == bytes_.size()) {
+        clear();
+    } else if (start_ >= kLargeBytesMin && start_ >= size()) {
+        bytes_ = std::string(view());
+        start_ = 0;
+    }
 }
 
 void Buffer::release() {

@@ -78,6 +78,18 @@ TEST(Buffer, MemoryFollowsWhatWaitsNotWhatPassed) {
     EXPECT_EQ(buffer.view(), piece.substr(999));
 }
 
+TEST(Buffer, WhatIsLeftOfMuchKeepsItsBytes) {
+    const std::string bytes = pattern(300'000);
+    Buffer buffer;
+    buffer.append(bytes);
+    for (const size_t used : {65'535, 65'536, 65'537, 150'000, 299'999}) {
+        buffer.consume(used - (bytes.size() - buffer.size()));
+        EXPECT_EQ(buffer.view(), bytes.substr(used));
+    }
+    buffer.append("more");
+    EXPECT_EQ(buffer.view(), bytes.substr(299'999) + "more");
+}
+
 TEST(Buffer, ReleaseGivesMemoryBackAndTheBufferGoesOn) {
     Buffer buffer;
     buffer.append(pattern(100'000));
