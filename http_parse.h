@@ -120,6 +120,8 @@ public:
     /// The first field with this id; nullptr if there is none.
     [[nodiscard]] const Field* find(FieldId id) const;
 
+    /// Bytes of the head that are kept here; 0 before it is complete.
+    [[nodiscard]] size_t size() const { return block_.size(); }
     /// Forgets everything but keeps the memory, unless it is large, for the next request.
     void clear();
     /// All that a refused request's log line can say: method, target, path, query and protocol, as

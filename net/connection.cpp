@@ -40,6 +40,8 @@ constexpr size_t kQuotedBytesMax = 200;
 constexpr size_t kSmallPieceBytes = 1024;
 /// A head, or a part of one, that counts among the large ones. Heads have few KiB.
 constexpr size_t kLargeHeadBytes = 64 * 1024;
+/// A large head is judged each time it grew by so much: one may come in single bytes.
+constexpr size_t kHeadStepBytes = 16 * 1024;
 
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -387,8 +389,14 @@ void Connection::on_tcp_eof() {
 
 void Connection::on_plain_bytes(std::string_view bytes) {
     if (!in_.empty()) {
+        const size_t before = in_.size();
         in_.append(bytes);
-        advance();
+        const bool is_to_judge = state_ == State::Head && in_.size() > kLargeHeadBytes &&
+                                 in_.size() / kHeadStepBytes > before / kHeadStepBytes;
+        if (is_to_judge && !loop_.has_room_for_heads())
+            refuse(503, "no room for so large a head beside those of others");
+        else
+            advance();
         return;
     }
     // Straight from the scratch memory; only what stays incomplete is kept.
@@ -476,8 +484,6 @@ bool Connection::step_head(std::string_view in, size_t& used) {
     if (result == Parse::Bad) return refuse(error, in);
     if (result == Parse::NeedMore) {
         used = 0;
-        if (in.size() > kLargeHeadBytes && !loop_.has_room_for_heads())
-            return refuse(503, "no room for so large a head beside those of others");
         return false;
     }
     parser_.reset();

@@ -180,8 +180,11 @@ bool EventLoop::turn_is_long() {
 
 bool EventLoop::has_room_for_heads() {
     size_t unused = 0;
-    for (const auto& connection : connections_)
+    for (const auto& connection : connections_) {
         unused += connection->in_.size();
+        // One that is complete waits for the application.
+        if (connection->exchange_) unused += connection->exchange_->head.size();
+    }
     if (unused > kUnusedInputMax / 4) plan_release();
     return unused < kUnusedInputMax;
 }

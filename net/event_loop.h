@@ -147,7 +147,8 @@ private:
     void schedule(int64_t deadline_ms);
     /// Small requests should go first: bodies and handshakes can wait for the next turn.
     [[nodiscard]] bool turn_is_long();
-    /// Whether what all connections received and could not use yet is far from filling the memory.
+    /// Whether what all connections received and could not use yet, and heads that the application
+    /// has not answered yet, are far from filling the memory. Looks at all connections.
     [[nodiscard]] bool has_room_for_heads();
     void plan_release();
     void connection_closed(Connection& connection);

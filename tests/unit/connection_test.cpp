@@ -1,5 +1,6 @@
 #include "net/connection.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -88,6 +89,44 @@ TEST_F(ConnectionTest, ManyPipelinedRequestsWaitForNothing) {
         client.forget();
     }
     EXPECT_LT(monotonic_ms() - start_ms, kPatienceMs);
+}
+
+// --------------------------------------------------------------------------------- what may wait
+
+/// Each has a byte of the next request behind it.
+TEST_F(ConnectionTest, LargeHeadsThatWaitForTheApplicationDoNotFillTheMemory) {
+    engine.options.keepalive_ms = 60'000;
+    std::atomic<bool> goes_on{false};
+    app = [&](Exchange& exchange) {
+        EXPECT_TRUE(exchange.head.target == "/x" || eventually([&] { return goes_on.load(); }));
+        answer(exchange, "!");
+    };
+    engine.start(1);
+    std::string head = "GET /large HTTP/1.1\r\nHost: a\r\n";
+    for (int i = 0; i < 98; ++i)
+        head += "A" + std::to_string(i) + ": " + std::string(8170, 'x') + "\r\n";
+    head += "\r\nG";
+    std::vector<Client> clients;
+    for (size_t sent = 0; sent < size_t{40} << 20; sent += head.size()) {
+        Client& client = clients.emplace_back(engine.address());
+        ASSERT_TRUE(client.send(kGet));
+        ASSERT_NE(client.read_until("\r\n\r\n!").find("200 OK"), std::string::npos);
+        client.forget();
+    }
+    for (Client& client : clients)
+        (void)client.send(head);
+    const auto is_answered = [](Client& client) { return !client.is_silent_for(0); };
+    EXPECT_TRUE(eventually([&] { return std::ranges::any_of(clients, is_answered); }));
+    goes_on = true;
+    size_t served = 0, refused = 0;
+    for (Client& client : clients) {
+        const std::string reply = client.read_until("!");
+        served += reply.find("HTTP/1.1 200 ") != std::string::npos ? 1 : 0;
+        refused += reply.find("HTTP/1.1 503 ") != std::string::npos ? 1 : 0;
+    }
+    EXPECT_GT(refused, 0u);
+    EXPECT_LT(refused, served);
+    EXPECT_EQ(refused + served, clients.size());
 }
 
 // ---------------------------------------------------------------------------------------- bodies
