@@ -245,8 +245,8 @@ int64_t Connection::late_ms() const {
     switch (state_) {
         case State::Preamble:
         case State::Handshake:
-        case State::Head:
-        case State::Linger: return if_above(waits_ms, kRequestPatienceMs);
+        case State::Head: return if_above(waits_ms, kRequestPatienceMs);
+        case State::Linger: return if_above(waits_ms, kLingerPatienceMs);
         case State::Body: {
             const auto received = static_cast<int64_t>(exchange_->body.size());
             return if_above(waits_ms - received * 1000 / kBytesPerSecondMin, kRequestPatienceMs);

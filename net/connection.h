@@ -54,6 +54,8 @@ constexpr int64_t kHalfCloseMs = 100;
 /// without taking a byte of an answer, of which the kernel may hold megabytes yet.
 constexpr int64_t kRequestPatienceMs = 2000;
 constexpr int64_t kReplyPatienceMs = 10'000;
+/// ... or, with its last answer sent, to close.
+constexpr int64_t kLingerPatienceMs = 100;
 /// A client may be as slow as it likes while it holds memory only: with less it loses its place to
 /// newcomers, and the deadlines of what the application may have to wait for pass.
 constexpr int64_t kBytesPerSecondMin = 500;

@@ -459,6 +459,22 @@ TEST_P(EventLoopTest, BodyThatComesByDropsYieldsButNotOneThatFlows) {
     EXPECT_NE(flowing.read_until("hello").find("200 OK"), std::string::npos);
 }
 
+TEST_P(EventLoopTest, RefusedClientThatDoesNotCloseYieldsSoon) {
+    engine.options.worker_connections = 1;
+    start();
+    int64_t fastest_ms = INT64_MAX;  // one slow machine may spoil some of them
+    for (int i = 0; i < 3; ++i) {
+        Client refused(engine.address()), newcomer(engine.address());
+        ASSERT_TRUE(refused.send("GET\r\n\r\n"));
+        EXPECT_EQ(refused.read_until("\r\n\r\n").substr(0, 13), "HTTP/1.1 400 ");
+        const int64_t start_ms = monotonic_ms();
+        ASSERT_TRUE(newcomer.send(kGetClose));
+        EXPECT_NE(newcomer.read_all().find("200 OK"), std::string::npos);
+        fastest_ms = std::min(fastest_ms, monotonic_ms() - start_ms);
+    }
+    EXPECT_LT(fastest_ms, kLingerMs / 2);
+}
+
 TEST_P(EventLoopTest, NewcomerWaitsForWhoIsInTime) {
     engine.options.worker_connections = 1;
     start();
