@@ -24,9 +24,11 @@ namespace {
 /// Deadlines are looked at no more often than this, so a thousand connections whose times differ by
 /// a millisecond each do not cost a thousand looks.
 constexpr int64_t kDeadlineStepMs = 50;
-/// Pause after EMFILE and friends; meanwhile running connections may free descriptors.
+/// Pause after EMFILE and friends with nothing to close; meanwhile running connections may free
+/// descriptors.
 constexpr int64_t kOutOfResourcesMs = 500;
-/// A worker that can accept nobody for so long, and has no connection to close, is replaced.
+/// A worker that can accept nobody for so long, and has no connection to close, is replaced; one
+/// that could accept everybody for so long says so.
 constexpr int64_t kStarvedMs = 3000;
 /// A turn that lasts so long leaves handshakes, bodies and the rest of large heads to the next one.
 /// 256 of them (a TLS handshake takes a millisecond) would keep who waits for an answer waiting.
@@ -371,9 +373,9 @@ void EventLoop::accept_from(const Listener& listener) {
         }
         --accept_budget_;
         starved_since_ms_ = 0;
-        if (out_of_resources_told_) {
+        if (out_of_resources_ms_ != 0 && now_ms_ - out_of_resources_ms_ >= kStarvedMs) {
             log_.info("Accepting connections again");
-            out_of_resources_told_ = false;
+            out_of_resources_ms_ = 0;
         }
         connections_.push_back(std::make_unique<Connection>(*this, std::move(accepted), listener));
         Connection& connection = *connections_.back();
@@ -406,15 +408,15 @@ void EventLoop::pause_accepting(int64_t pause_ms) {
 }
 
 void EventLoop::out_of_resources(int error) {
-    pause_accepting(kOutOfResourcesMs);
-    make_room();
+    // Who made room gives its descriptor to the next turn.
+    const bool has_room = make_room() && error == EMFILE;
+    pause_accepting(has_room ? 0 : kOutOfResourcesMs);
     if (starved_since_ms_ == 0) starved_since_ms_ = now_ms_;
     // None of them is ours to close: the application keeps them, and only its end frees them.
     if (error == EMFILE && connections_.empty() && now_ms_ - starved_since_ms_ >= kStarvedMs &&
         options_.on_starved)
         options_.on_starved();
-    if (out_of_resources_told_) return;
-    out_of_resources_told_ = true;
+    if (std::exchange(out_of_resources_ms_, now_ms_) != 0) return;
     rlimit limit{};
     ::getrlimit(RLIMIT_NOFILE, &limit);
     const std::string setting =

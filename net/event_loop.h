@@ -201,8 +201,8 @@ private:
     bool has_queued_ = false;  ///< in this turn
     bool listening_ = false;
     bool stop_seen_ = false;
-    int64_t starved_since_ms_ = 0;  ///< accept() finds no descriptor; 0 = it did last time
-    bool out_of_resources_told_ = false;
+    int64_t starved_since_ms_ = 0;     ///< accept() finds no descriptor; 0 = it did last time
+    int64_t out_of_resources_ms_ = 0;  ///< it was last; 0: not since it was told that it ended
 };
 
 }  // namespace gcorn

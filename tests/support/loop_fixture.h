@@ -40,11 +40,14 @@ inline bool eventually(const std::function<bool()>& condition) {
 /// One client connection. Reads never block longer than kPatienceMs.
 class Client {
 public:
-    explicit Client(const Address& address, int receive_buffer = 0) {
+    explicit Client(const Address& address, int receive_buffer = 0, bool connects = true) {
         fd_ = Fd(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
         if (receive_buffer > 0)
             ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer);
-        connected_ = ::connect(fd_.get(), address.raw(), address.size) == 0;
+        if (connects) (void)connect(address);
+    }
+    [[nodiscard]] bool connect(const Address& address) {
+        return connected_ = ::connect(fd_.get(), address.raw(), address.size) == 0;
     }
     [[nodiscard]] bool is_connected() const { return connected_; }
     [[nodiscard]] int fd() const { return fd_.get(); }

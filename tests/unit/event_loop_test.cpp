@@ -552,6 +552,38 @@ TEST_P(EventLoopTest, TheLongestIdleConnectionGivesItsDescriptorToANewcomer) {
     EXPECT_GE(count(engine.log_text(), warning + " (ulimit -n is 200)"), 1u);
 }
 
+TEST_P(EventLoopTest, IdleConnectionsGiveTheirDescriptorsAtOnce) {
+    engine.options.keepalive_ms = 60'000;
+    start();
+    std::vector<Client> idle;
+    for (int i = 0; i < 10; ++i) {
+        ASSERT_TRUE(idle.emplace_back(engine.address()).send(kGet));
+        idle.back().read_until("hello");
+    }
+    std::vector<Client> newcomers;
+    for (int i = 0; i < 10; ++i)
+        newcomers.emplace_back(engine.address(), 0, false);
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    rlimit few = before;
+    few.rlim_cur = 200;
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+    std::vector<Fd> hoard;
+    for (int fd = 0; (fd = ::dup(idle[0].fd())) >= 0;)
+        hoard.emplace_back(fd);
+    const int64_t start_ms = monotonic_ms();
+    size_t served = 0;
+    for (Client& newcomer : newcomers)
+        if (newcomer.connect(engine.address()) && newcomer.send(kGet))
+            served += count(newcomer.read_until("hello"), "200 OK");
+    const int64_t took_ms = monotonic_ms() - start_ms;
+    hoard.clear();
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_EQ(served, newcomers.size());
+    EXPECT_LT(took_ms, 2000);
+    EXPECT_EQ(count(engine.log_text(), "Cannot accept connections"), 1u);
+}
+
 TEST_P(EventLoopTest, TheLastOfRepeatedFieldsIsLogged) {
     const std::string path = engine.error_path + ".access";
     LogOptions log_options;
