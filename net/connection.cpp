@@ -264,8 +264,8 @@ bool Connection::give_way() {
         read_more();
         if (state_ != State::Idle) return state_ == State::Closed;
     }
-    if (state_ == State::Body || (state_ == State::Head && is_begun(in_.view())))
-        refuse(408, "too slow, while others wait for its place (worker_connections)");
+    if (state_ == State::Body || (state_ == State::Head && has_begun()))
+        refuse(408, "too slow, while others wait for its place (worker_connections, ulimit -n)");
     else if (state_ == State::Reply)
         peer_gone();
     else
