@@ -25,6 +25,11 @@ constexpr size_t kSendBytesPerTurn = 256 * 1024;
 /// TLS: encrypted bytes that may wait. Those of an answer are fewer; but a peer can ask for answers
 /// of the protocol's own without end, and take none (KeyUpdate, RFC 8446 §4.6.3).
 constexpr size_t kWireBytesMax = 256 * 1024;
+/// TLS: received bytes that may carry nothing, once it is open: a record that is not complete has
+/// 16 KiB at most, and one of KeyUpdate, of 27 bytes, costs as much time as a small request. A byte
+/// of content has less than so many bytes around it.
+constexpr size_t kEmptyBytesMax = 32 * 1024;
+constexpr size_t kWireBytesPerByte = 96;
 /// A stopping worker waits so long for the next request of a connection that was busy just now:
 /// closing it in that moment would cost the client a request that is on its way.
 constexpr int64_t kStopPatienceMs = 500;
@@ -350,7 +355,14 @@ bool Connection::decrypt(std::string_view wire, std::string& plain) {
     // A TLS record starts with its type, 22 for a handshake (RFC 8446 §5.1): never a letter.
     if (is_first && is_alpha(wire[0]))
         return refuse_plainly(400, "plain HTTP request to a TLS port");
-    const Status fed = tls_->transform->feed(wire, false, plain);
+    const bool was_open = tls_->transform->is_open();
+    Status fed = tls_->transform->feed(wire, false, plain);
+    if (was_open && !tls_->transform->is_ended()) {  // what follows the goodbye is ignored
+        const size_t received = tls_->empty_bytes + wire.size();
+        tls_->empty_bytes = received - std::min(received, plain.size() * kWireBytesPerByte);
+        if (fed && tls_->empty_bytes > kEmptyBytesMax)
+            fed = Error{EPROTO, "TLS: too many records that carry nothing"};
+    }
     if (!flush_tls()) return false;
     if (tls_->wire.size() > kWireBytesMax) {
         loop_.log_.warning("Invalid request from ip=%s: TLS: the client takes no answers",

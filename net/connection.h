@@ -116,6 +116,7 @@ private:
     struct Tls {
         std::unique_ptr<ByteTransform> transform;
         std::string wire;        ///< encrypted, not sent yet
+        size_t empty_bytes = 0;  ///< received that carried nothing (yet); see kEmptyBytesMax
         bool has_bytes = false;  ///< the peer sent something
     };
 
@@ -125,7 +126,8 @@ private:
     [[nodiscard]] int64_t deadline_for(State state) const;
     /// What the peer sends next may cost much more than a small request does.
     [[nodiscard]] bool is_costly() const {
-        return state_ == State::Handshake || state_ == State::Body || !in_.empty();
+        return state_ == State::Handshake || state_ == State::Body || !in_.empty() ||
+               (tls_ && tls_->empty_bytes > 0);
     }
 
     void read_more();

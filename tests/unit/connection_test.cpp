@@ -511,6 +511,8 @@ public:
         for (const char byte : wire) {
             if (byte == kAsk)
                 wire_.append(1024, 'k');
+            else if (byte == kNothing)
+                continue;
             else if (byte == kWork)
                 std::this_thread::sleep_for(std::chrono::milliseconds(20));
             else
@@ -531,6 +533,7 @@ public:
     }
     static constexpr char kAsk = '\x02';
     static constexpr char kWork = '\x03';  ///< takes a while
+    static constexpr char kNothing = '\x04';
     static constexpr std::string_view kGoodbye = "goodbye";
 
 private:
@@ -623,6 +626,27 @@ TEST_F(TransformedConnection, AFastReaderDoesNotHoldTheLeader) {
     }));
     reader.join();
     EXPECT_GT(client.read_all().size(), big.size());
+}
+
+/// What TLS calls KeyUpdate: as many as one likes, each as dear as a request.
+TEST_F(TransformedConnection, AClientMayNotSendRecordsWithoutContentForEver) {
+    engine.start();
+    Client client(engine.address());
+    const std::string much(30'000, OpenTransform::kNothing), little(9000, OpenTransform::kNothing);
+    ASSERT_TRUE(client.send("\x01" + std::string(kPost)));
+    for (int i = 0; i < 8; ++i)  // beside content they are no matter
+        ASSERT_TRUE(client.send("x" + little.substr(0, 95)));
+    EXPECT_NE(client.read_until("xxxxxxxx!").find("200 OK"), std::string::npos);
+    client.forget();
+    ASSERT_TRUE(client.send(much + std::string(kGet)));
+    EXPECT_NE(client.read_until("\r\n\r\n!").find("200 OK"), std::string::npos);
+    client.forget();
+    ASSERT_TRUE(client.send(little.substr(0, 4000)));
+    EXPECT_TRUE(client.is_silent_for(kStepMs));
+    (void)client.send(little);
+    EXPECT_TRUE(client.is_closed());
+    EXPECT_NE(engine.log_text().find("TLS: too many records that carry nothing"),
+              std::string::npos);
 }
 
 /// Those of 256 clients would be one turn.
