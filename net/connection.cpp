@@ -269,7 +269,7 @@ bool Connection::give_way() {
         read_more();
         if (state_ != State::Idle) return state_ == State::Closed;
     }
-    if (state_ == State::Body || (state_ == State::Head && has_begun()))
+    if (state_ == State::Body || (state_ == State::Head && is_begun(in_.view())))
         refuse(408, "too slow, while others wait for its place (worker_connections, ulimit -n)");
     else if (state_ == State::Reply)
         peer_gone();
@@ -701,8 +701,8 @@ void Connection::after_reply() {
     if (exchange_->is_aborted()) return close();
     if (!exchange_->response.keeps_alive()) return finish_connection();
     if (!is_begun(in_.view())) {
-        loop_.recycle(std::move(exchange_));
         if (saw_eof_) return leave();
+        loop_.recycle(std::move(exchange_));
         enter(State::Idle);
         if (loop_.is_stopping()) on_stop(loop_.now_ms());
         return;

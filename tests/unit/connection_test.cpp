@@ -513,6 +513,8 @@ public:
                 wire_.append(1024, 'k');
             else if (byte == kNothing)
                 continue;
+            else if (byte == kEnd)
+                is_ended_ = true;
             else if (byte == kWork)
                 std::this_thread::sleep_for(std::chrono::milliseconds(20));
             else
@@ -527,19 +529,20 @@ public:
     }
     void drain(std::string& wire) override { wire += std::exchange(wire_, {}); }
     [[nodiscard]] bool is_open() const override { return is_open_; }
-    [[nodiscard]] bool is_ended() const override { return false; }
+    [[nodiscard]] bool is_ended() const override { return is_ended_; }
     void close() override {
         if (!std::exchange(is_closed_, true)) wire_ += kGoodbye;
     }
     static constexpr char kAsk = '\x02';
     static constexpr char kWork = '\x03';  ///< takes a while
     static constexpr char kNothing = '\x04';
+    static constexpr char kEnd = '\x05';  ///< the peer's goodbye
     static constexpr std::string_view kGoodbye = "goodbye";
 
 private:
     size_t& taken_;  ///< plain bytes written
     std::string wire_;
-    bool is_open_ = false, is_closed_ = false;
+    bool is_open_ = false, is_ended_ = false, is_closed_ = false;
 };
 
 class TransformedConnection : public ConnectionTest {
@@ -626,6 +629,29 @@ TEST_F(TransformedConnection, AFastReaderDoesNotHoldTheLeader) {
     }));
     reader.join();
     EXPECT_GT(client.read_all().size(), big.size());
+}
+
+/// It ended the worker.
+TEST_F(TransformedConnection, AResetMeetsTheGoodbyeToAPeerThatSaidItsOwn) {
+    engine.open();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("\x01" + std::string(kGet) + OpenTransform::kEnd));
+    std::shared_ptr<Exchange> exchange;
+    ASSERT_TRUE(eventually([&] {
+        engine.loop->turn(0);
+        return (exchange = engine.ready.try_pop()) != nullptr;
+    }));
+    ASSERT_TRUE(exchange->response.set_status("200 OK").is_ok());
+    ASSERT_TRUE(exchange->response.add_field("Content-Length", "1").is_ok());
+    ASSERT_TRUE(exchange->send(exchange->response.body(1, true), "!", true));
+    engine.loop->turn(0);
+    ASSERT_NE(client.read_until("\r\n\r\n!").find("200 OK"), std::string::npos);
+    client.reset();
+    exchange->finish();
+    EXPECT_TRUE(eventually([&] {
+        engine.loop->turn(0);
+        return engine.loop->connection_count() == 0;
+    }));
 }
 
 /// What TLS calls KeyUpdate: as many as one likes, each as dear as a request.
