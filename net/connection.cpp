@@ -724,6 +724,8 @@ void Connection::after_reply() {
 /// Sends what is queued. False: the connection is gone. output_blocked_ tells whether some is left.
 bool Connection::flush_output() {
     if (state_ == State::Closed) return false;
+    // Who reads an answer slowly shall not keep its request's body on our disk as long.
+    if (state_ == State::Reply && exchange_.use_count() == 1) exchange_->body.clear();
     if (tls_) return flush_tls();
     if (!exchange_) return true;
     size_t moved = 0;

@@ -500,6 +500,31 @@ TEST_F(ConnectionTest, AnEndThatOnlyTheServerWantsWaitsForTheClientsBytes) {
     }
 }
 
+TEST_F(ConnectionTest, ABodyGoesWhileItsAnswerIsReadSlowly) {
+    engine.open();
+    Client client(engine.address(), 4096);
+    const std::string body(2 * kSpoolMemoryMax, 'b'), big(8 << 20, 'z');
+    ASSERT_TRUE(client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " +
+                            std::to_string(body.size()) + "\r\n\r\n"));
+    std::thread sender([&] { EXPECT_TRUE(client.send(body)); });
+    std::shared_ptr<Exchange> taken;
+    EXPECT_TRUE(eventually([&] {
+        engine.loop->turn(0);
+        return (taken = engine.ready.try_pop()) != nullptr;
+    }));
+    sender.join();
+    ASSERT_TRUE(taken);
+    answer(*taken, big);
+    const Exchange* const exchange = std::exchange(taken, nullptr).get();  // the connection's
+    size_t read = 0;
+    EXPECT_TRUE(eventually([&] {
+        client.read_size(read += 64 * 1024);
+        engine.loop->turn(0);
+        return exchange->body.size() == 0;
+    }));
+    EXPECT_LT(read, big.size() / 2);
+}
+
 // ----------------------------------------------------------------------------------- transformed
 
 /// TLS without secrets: one byte opens it, a '\\x02' asks for an answer of the protocol's own.
