@@ -593,10 +593,11 @@ void Connection::dispatch(bool is_body_complete, bool has_rest) {
 void Connection::on_eof() {
     saw_eof_ = true;
     switch (state_) {
+        case State::Idle: leave(); break;
         case State::Preamble:
         case State::Handshake:
-        case State::Idle: leave(); break;
         case State::Head:
+            ++loop_.came_total_;
             loop_.log_.debug("Ignored premature client disconnection. (ip=%s)",
                              facts_.remote_addr.c_str());
             leave();
@@ -643,6 +644,7 @@ bool Connection::refuse(const HttpError& error, std::string_view in) {
     in_.release();
     parser_.reset();
     loop_.active_.fetch_add(1, std::memory_order_relaxed);  // finish() takes it off again
+    ++loop_.came_total_;
     state_ = State::App;
     exchange_->send(exchange_->response.error_page(error.status), {}, {}, true);
     exchange_->finish();

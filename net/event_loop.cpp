@@ -337,8 +337,9 @@ void EventLoop::plan_accepting(int64_t now) {
     const size_t busy = active();
     accept_budget_ = busy < options_.slots ? options_.slots - busy : 0;
     // Clients that are connected already keep a busy worker busy. A newcomer has the same right to
-    // be served next, so each answer given lets one in, unless a sibling could serve it at once.
-    const uint64_t answered = queued_total_ - busy;
+    // be served next, so each answer given lets one in, unless a sibling could serve it at once. So
+    // does who left without a request: many of them would take all turns.
+    const uint64_t answered = came_total_ - busy;
     const auto answered_now = static_cast<size_t>(answered - std::exchange(answered_, answered));
     if (answered_now > accept_budget_ &&
         !(options_.has_idle_sibling && options_.has_idle_sibling(SIZE_MAX)))
@@ -545,7 +546,7 @@ bool EventLoop::hand_over(std::string_view whole_body, Spool& body) {
 void EventLoop::queue(const std::shared_ptr<Exchange>& exchange) {
     active_.fetch_add(1, std::memory_order_relaxed);
     has_queued_ = true;
-    ++queued_total_;
+    ++came_total_;
     ready_.push(exchange, now_ms_);
 }
 

@@ -193,9 +193,10 @@ private:
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
     int64_t release_ms_ = 0;        ///< much memory was needed: see kReleaseMs
     size_t accept_budget_ = 0;
-    int turns_given_ = 0;        ///< in which a newcomer was left to a sibling
-    uint64_t queued_total_ = 0;  ///< requests given to the application side
-    uint64_t answered_ = 0;      ///< of these, answered when accepting was planned last
+    int turns_given_ = 0;  ///< in which a newcomer was left to a sibling
+    /// Requests given to the application side or refused, and connections that left without one.
+    uint64_t came_total_ = 0;
+    uint64_t answered_ = 0;  ///< of these, done with when accepting was planned last
     int polls_skipped_ = 0;
     size_t long_turns_ = 0;
     bool is_long_ = false;     ///< this turn: see kLongTurnMs

@@ -809,6 +809,19 @@ TEST_F(EventLoopAccept, LetsANewcomerInForEveryAnswer) {
     turn_until([&] { return engine.loop->connection_count() == 10; });
 }
 
+/// Health checks, or a flood: as many as answers are given would keep everybody else out.
+TEST_F(EventLoopAccept, WhoAsksNothingTakesNoNewcomersTurn) {
+    fill();
+    connect(10, false);
+    for (size_t i = 4; i < 9; ++i)
+        clients_[i]->close();
+    for (size_t i = 9; i < 14; ++i)
+        ASSERT_TRUE(clients_[i]->send("GET\r\n\r\n"));
+    connect(1, true);
+    answer(*engine.ready.try_pop(), "hello");  // the only one
+    turn_until([&] { return engine.ready.look() == 4; });
+}
+
 TEST_F(EventLoopAccept, AStopTakesInWhoIsInTheBacklog) {
     engine.open();
     connect(3, true);
