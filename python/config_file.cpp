@@ -41,7 +41,14 @@ Value other_value(PyObject* object) {
     return other;
 }
 
-/// A list, tuple or set of str; false without an exception if it has other members.
+/// What gunicorn iterates over where it wants a list. Of others, a network's addresses may be
+/// millions.
+bool is_list_like(PyObject* object) {
+    return PyList_Check(object) || PyTuple_Check(object) || PyAnySet_Check(object) ||
+           PyDictKeys_Check(object) || PyIter_Check(object);
+}
+
+/// Any of these with members of str; false without an exception if it has other members.
 bool string_list(PyObject* object, StringList& out) {
     const PyRef items = PyRef::steal(PySequence_List(object));
     for (Py_ssize_t i = 0; items && i < PyList_GET_SIZE(items.get()); i++) {
@@ -87,9 +94,7 @@ Value plain_value(PyObject* object) {
         if (text_of(object, text)) return text;
         PyErr_Clear();
     }
-    if (StringList list; PyList_Check(object) || PyTuple_Check(object) || PyAnySet_Check(object)) {
-        if (string_list(object, list)) return list;
-    }
+    if (StringList list; is_list_like(object) && string_list(object, list)) return list;
     if (StringMap map; PyDict_Check(object) && string_map(object, map)) return map;
     if (PyCallable_Check(object)) return make_hook_ref(object, dotted_name(object));
     return other_value(object);

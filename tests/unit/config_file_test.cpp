@@ -80,7 +80,9 @@ TEST_F(ConfigFileTest, ConvertsEachTypeASettingTakes) {
     const StringList both = {"h:1", "h:2"};
     EXPECT_EQ(value("bind = ['h:1', 'h:2']", "bind"), Value(both));
     EXPECT_EQ(value("bind = ('h:1', 'h:2')", "bind"), Value(both));
-    EXPECT_EQ(value("bind = {'h:1'}", "bind"), Value(StringList{"h:1"}));
+    for (const char* list : {"{'h:1'}", "('h:1',)", "{'h:1': 2}.keys()", "map(str, ['h:1'])",
+                             "(host + ':1' for host in 'h')"})
+        EXPECT_EQ(value(std::string("bind = ") + list, "bind"), Value(StringList{"h:1"})) << list;
     EXPECT_EQ(value("secure_scheme_headers = {'X': 'on'}", "secure_scheme_headers"),
               Value(StringMap{{"X", "on"}}));
 }
