@@ -41,27 +41,27 @@ Value other_value(PyObject* object) {
     return other;
 }
 
-/// What gunicorn iterates over where it wants a list. Of others, a network's addresses may be
-/// millions.
+/// What gunicorn iterates over where it wants a list.
 bool is_list_like(PyObject* object) {
     return PyList_Check(object) || PyTuple_Check(object) || PyAnySet_Check(object) ||
            PyDictKeys_Check(object) || PyIter_Check(object);
 }
 
-/// Any of these with members of str; false without an exception if it has other members.
+/// Any of these with members of str; false without an exception if it has other members, or more
+/// than any setting needs (itertools.cycle).
 bool string_list(PyObject* object, StringList& out) {
-    const PyRef items = PyRef::steal(PySequence_List(object));
-    for (Py_ssize_t i = 0; items && i < PyList_GET_SIZE(items.get()); i++) {
-        PyObject* item = PyList_GET_ITEM(items.get(), i);  // borrowed
-        std::string text;
-        if (!PyUnicode_Check(item) || !text_of(item, text)) {
-            PyErr_Clear();
-            return false;
-        }
-        out.push_back(std::move(text));
+    constexpr size_t kItemsMax = 100'000;
+    const PyRef iterator = PyRef::steal(PyObject_GetIter(object));
+    bool is_good = static_cast<bool>(iterator);
+    while (is_good) {
+        const PyRef item = PyRef::steal(PyIter_Next(iterator.get()));
+        if (!item) break;
+        is_good = out.size() < kItemsMax && PyUnicode_Check(item.get()) &&
+                  text_of(item.get(), out.emplace_back());
     }
+    is_good = is_good && PyErr_Occurred() == nullptr;
     PyErr_Clear();
-    return static_cast<bool>(items);
+    return is_good;
 }
 
 /// A dict of str to str; false without an exception if it has other members.

@@ -83,6 +83,10 @@ TEST_F(ConfigFileTest, ConvertsEachTypeASettingTakes) {
     for (const char* list : {"{'h:1'}", "('h:1',)", "{'h:1': 2}.keys()", "map(str, ['h:1'])",
                              "(host + ':1' for host in 'h')"})
         EXPECT_EQ(value(std::string("bind = ") + list, "bind"), Value(StringList{"h:1"})) << list;
+    for (const char* list : {"itertools.count()", "itertools.cycle(['h:1'])", "(1/0 for i in 'h')"})
+        EXPECT_TRUE(std::holds_alternative<OtherValue>(
+            value(std::string("import itertools\nbind = ") + list, "bind")))
+            << list;
     EXPECT_EQ(value("secure_scheme_headers = {'X': 'on'}", "secure_scheme_headers"),
               Value(StringMap{{"X", "on"}}));
 }
