@@ -224,6 +224,13 @@ Status Arbiter::prepare(Generation& generation) {
         cfg.access_log_format.empty() ? kDefaultAccessFormat : cfg.access_log_format);
     if (!access_log) return access_log.error();
     generation.access_log.emplace(std::move(*access_log));
+    // Not worth a line where the usual 1000 meet the usual 1024 descriptors.
+    const size_t places = connection_places(cfg);
+    if (places + places / 16 < static_cast<size_t>(cfg.worker_connections))
+        log().warning(
+            "Each worker takes %zu connections, not %lld: there are not more descriptors "
+            "(worker_connections, ulimit -n)",
+            places, static_cast<long long>(cfg.worker_connections));
     if (cfg.max_worker_memory > 0 && resident_mib(pid_) < 0)
         return Error{0, "max_worker_memory: /proc/PID/statm cannot be read here"};
     bool has_fd = false;

@@ -1,6 +1,7 @@
 #include "worker.h"
 
 #include <pthread.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -166,6 +167,17 @@ ListenerOptions listener_options(const Config& cfg) {
     return options;
 }
 
+size_t connection_places(const Config& cfg) {
+    // What else is open, what the application opens, and bodies in files.
+    constexpr rlim_t kKeptPart = 16, kKept = 16;
+    const auto wanted = static_cast<size_t>(cfg.worker_connections);
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted;
+    const rlim_t kept = limit.rlim_cur / kKeptPart + kKept;
+    const rlim_t left = limit.rlim_cur > kept ? limit.rlim_cur - kept : 1;
+    return static_cast<size_t>(std::min<rlim_t>(wanted, left));
+}
+
 Worker::Worker(WorkerContext context) : context_(std::move(context)) {
     const Config& cfg = context_.cfg;
     if (cfg.max_requests <= 0) return;
@@ -283,7 +295,7 @@ LoopOptions Worker::loop_options() {
     options.body_timeout_ms = milliseconds(cfg.body_timeout);
     options.write_timeout_ms = milliseconds(cfg.write_timeout);
     options.keepalive_ms = milliseconds(cfg.keepalive);
-    options.worker_connections = static_cast<size_t>(cfg.worker_connections);
+    options.worker_connections = connection_places(cfg);
     options.slots = slots();
     options.proxy_mode = proxy_mode(cfg);
     // Both lists were checked when the settings were applied.

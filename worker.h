@@ -57,6 +57,10 @@ struct WorkerContext {
 /// How listeners for `cfg` are opened, by the arbiter or, with reuse_port, by each worker.
 [[nodiscard]] ListenerOptions listener_options(const Config& cfg);
 
+/// Connections that a worker of `cfg` takes: worker_connections, or as many as there are
+/// descriptors for (ulimit -n). A 16th of those and some more are not for clients.
+[[nodiscard]] size_t connection_places(const Config& cfg);
+
 class Worker {
 public:
     explicit Worker(WorkerContext context);

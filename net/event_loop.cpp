@@ -27,10 +27,6 @@ constexpr int64_t kDeadlineStepMs = 50;
 /// Pause after EMFILE and friends with nothing to close; meanwhile running connections may free
 /// descriptors.
 constexpr int64_t kOutOfResourcesMs = 500;
-/// Clients do not get all descriptors: a 16th of them and some more stay for what is open besides,
-/// for the application, and for bodies in files.
-constexpr rlim_t kKeptDescriptorsPart = 16;
-constexpr rlim_t kKeptDescriptors = 16;
 /// A worker that can accept nobody for so long, and has no connection to close, is replaced; one
 /// that could accept everybody for so long says so.
 constexpr int64_t kStarvedMs = 3000;
@@ -68,7 +64,6 @@ EventLoop::EventLoop(LoopOptions options, ReadyQueue& ready, Logger& log,
       log_(log),
       access_log_(access_log),
       statsd_(statsd),
-      places_(options_.worker_connections),
       pid_(::getpid()),
       scratch_(std::make_unique_for_overwrite<char[]>(kScratchBytes)) {}
 
@@ -90,12 +85,6 @@ Status EventLoop::open(const std::vector<Listener*>& listeners) {
     }
     accepts_from_ = listeners;
     listening_ = true;
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        const rlim_t kept = limit.rlim_cur / kKeptDescriptorsPart + kKeptDescriptors;
-        const rlim_t left = limit.rlim_cur > kept ? limit.rlim_cur - kept : 1;
-        places_ = static_cast<size_t>(std::min<rlim_t>(places_, left));
-    }
     now_ms_ = monotonic_ms();
     last_turn_.store(now_ms_, std::memory_order_relaxed);
     return {};
@@ -361,7 +350,7 @@ void EventLoop::set_listening(bool is_listening) {
 void EventLoop::accept_from(const Listener& listener) {
     for (bool is_first = true; accept_budget_ > 0; is_first = false) {
         if (leaves_to_sibling()) return;
-        if (connections_.size() >= places_) {
+        if (connections_.size() >= options_.worker_connections) {
             // One waits for sure, so an idle connection yields; whether more wait, the next turn
             // tells.
             if (!is_first) return;
@@ -475,7 +464,7 @@ void EventLoop::stop_now() {
     // Whoever got through to the accept queue is served: first take them all, then stop listening.
     if ((listening_ || accept_again_ms_ == 0) && !leaves_queue_.load()) {
         for (const auto& target : listeners_) {
-            accept_budget_ = places_;
+            accept_budget_ = options_.worker_connections;
             target->handler();
         }
     }

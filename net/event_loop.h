@@ -167,7 +167,6 @@ private:
     Logger& log_;
     const AccessLog& access_log_;
     Statsd& statsd_;
-    size_t places_;    ///< worker_connections, or as many as there are descriptors for
     const pid_t pid_;  ///< for access lines; a getpid(2) each would cost more than they
     Poller poller_;
     std::mutex lead_;

@@ -874,6 +874,15 @@ TEST_F(ArbiterRoom, BootTimeoutEndsABootThatHangs) {
                   "it booted for longer than boot_timeout", "Reason: Worker failed to boot."}));
 }
 
+TEST_F(ArbiterRoom, SaysWhenDescriptorsAreFewerThanConnections) {
+    rlimit limit{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+    const rlim_t places = limit.rlim_cur - limit.rlim_cur / 16 - 16;
+    cfg.worker_connections = static_cast<int64_t>(limit.rlim_cur) * 2;
+    start_ready();
+    EXPECT_TRUE(logged("[WARNING] Each worker takes " + std::to_string(places) + " connections"));
+}
+
 TEST_F(ArbiterRoom, ForeignChildrenAreNoWorkers) {
     touch("foreign");
     start_ready();

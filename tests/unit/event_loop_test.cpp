@@ -552,26 +552,6 @@ TEST_P(EventLoopTest, TheLongestIdleConnectionGivesItsDescriptorToANewcomer) {
     EXPECT_GE(count(engine.log_text(), warning + " (ulimit -n is 200)"), 1u);
 }
 
-TEST_P(EventLoopTest, ClientsDoNotGetAllDescriptors) {
-    engine.options.keepalive_ms = 60'000;
-    rlimit before{};
-    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
-    rlimit few = before;
-    few.rlim_cur = 160;
-    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
-    start();
-    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
-    constexpr size_t kPlaces = 160 - 160 / 16 - 16;
-    std::vector<Client> idle;
-    for (size_t i = 0; i < kPlaces + 2; ++i) {
-        ASSERT_TRUE(idle.emplace_back(engine.address()).send(kGet));
-        EXPECT_NE(idle.back().read_until("hello").find("200 OK"), std::string::npos);
-    }
-    const auto is_open = [](Client& client) { return client.is_silent_for(0); };
-    EXPECT_TRUE(eventually(
-        [&] { return std::ranges::count_if(idle, is_open) == static_cast<ptrdiff_t>(kPlaces); }));
-}
-
 TEST_P(EventLoopTest, IdleConnectionsGiveTheirDescriptorsAtOnce) {
     engine.options.keepalive_ms = 60'000;
     start();

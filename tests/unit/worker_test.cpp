@@ -4,6 +4,7 @@
 #include "worker.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <array>
 #include <condition_variable>
@@ -582,6 +583,24 @@ TEST_P(WorkerTest, LooksForNoLongCallsUnlessItIsTold) {
     Client client(address());
     expect_hello(client);
     EXPECT_EQ(app.looks, 0);
+}
+
+TEST(ConnectionPlaces, AreNotAllDescriptors) {
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    const auto places = [&](rlim_t descriptors, int64_t wanted) {
+        const rlimit limit = {descriptors, before.rlim_max};
+        EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+        Config cfg;
+        cfg.worker_connections = wanted;
+        return connection_places(cfg);
+    };
+    EXPECT_EQ(places(160, 133), 133u);
+    EXPECT_EQ(places(160, 134), 134u);  // 160 - 10 - 16
+    EXPECT_EQ(places(160, 135), 134u);
+    EXPECT_EQ(places(before.rlim_cur, 0), 0u);
+    EXPECT_EQ(places(16, 1000), 1u);
+    EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 }  // namespace
