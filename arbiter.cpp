@@ -255,7 +255,9 @@ Status Arbiter::prepare(Generation& generation) {
                       [](const BindSpec& spec) { return spec.kind != BindSpec::Kind::Fd; });
         cfg.reuse_port = false;
     }
-    return {};
+    // With reuse_port workers share no connections either.
+    const bool relays = !cfg.reuse_port && !cfg.is_tls() && cfg.proxy_protocol == "off";
+    return relays ? generation.relay.open() : Status{};
 }
 
 std::string Arbiter::pidfile_path() const {
@@ -695,6 +697,7 @@ bool Arbiter::spawn_worker() {
                                                              .scoreboard = *scoreboard_,
                                                              .slot = slot_index,
                                                              .listeners = generation.listeners,
+                                                             .relay = &generation.relay,
                                                              .life_fd = life_.read.get(),
                                                              .age = ++age_,
                                                              .app_is_loaded = app_is_loaded_,
@@ -732,6 +735,8 @@ void Arbiter::run_child(Child& child, signals::Hold& hold) {
     // Worker objects of that generation, which hooks may look at, refer to them.
     for (const auto& listener : listeners_)
         if (!uses(*child.generation, *listener)) listener->close();
+    for (const auto& generation : generations_)
+        if (generation.get() != child.generation) generation->relay.close();
     log().after_fork();
     signals::reset_to_defaults();
     if (Status status = signals::open(); !status) {

@@ -44,6 +44,7 @@
 #include "log/statsd.h"
 #include "net/address.h"
 #include "net/listener.h"
+#include "net/relay.h"
 #include "os/pidfile.h"
 #include "os/process.h"
 #include "os/scoreboard.h"
@@ -126,6 +127,7 @@ private:
         std::vector<BindSpec> specs;
         std::vector<Listener*> listeners;  // owned by listeners_
         std::vector<std::string> addresses;
+        Relay relay;
     };
 
     /// One living worker process.

@@ -311,6 +311,7 @@ LoopOptions Worker::loop_options() {
             return context_.scoreboard.has_idle_sibling(context_.slot, with_fewer_than);
         };
     }
+    if (context_.relay != nullptr && context_.relay->fd() >= 0) options.relay = context_.relay;
     options.connections = &board().connections;
     options.reads_at_once = listener_options(cfg).defer_accept_s > 0;
     if (logs_requests)

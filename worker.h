@@ -43,6 +43,7 @@ struct WorkerContext {
     Scoreboard& scoreboard;
     size_t slot = 0;                   ///< this worker's scoreboard slot
     std::vector<Listener*> listeners;  ///< inherited; with reuse_port the worker opens its own
+    const Relay* relay = nullptr;      ///< for connections that go to a sibling, if it is open
     int life_fd = -1;            ///< read end of a pipe whose write end only the arbiter holds:
                                  ///< readable (EOF) when the arbiter is gone
     int age = 0;                 ///< counts all workers ever made

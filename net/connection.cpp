@@ -58,7 +58,7 @@ bool is_begun(std::string_view in) {
 }  // namespace
 
 Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& listener)
-    : loop_(loop), fd_(std::move(accepted.fd)), peer_(accepted.peer) {
+    : loop_(loop), listener_(&listener), fd_(std::move(accepted.fd)), peer_(accepted.peer) {
     facts_.is_unix = listener.is_unix();
     if (!facts_.is_unix) {
         facts_.remote_addr = peer_.host();
@@ -153,9 +153,11 @@ void Connection::ensure_registered() {
 
 void Connection::on_event(const PollEvent& event) {
     switch (state_) {
+        case State::Idle:
+            if (moves_on(event)) return;
+            [[fallthrough]];
         case State::Preamble:
         case State::Handshake:
-        case State::Idle:
         case State::Head:
         case State::Body:
             if (is_costly() && loop_.turn_is_long()) break;  // the poller tells again
@@ -175,10 +177,16 @@ void Connection::on_event(const PollEvent& event) {
     update_interest();
 }
 
+/// Idle: the next request may go to a sibling. True: we are closed here.
+bool Connection::moves_on(const PollEvent& event) {
+    return in_.empty() && !event.hangup && loop_.relays(*this);
+}
+
 void Connection::on_event_in_app(const PollEvent& event) {
     exchange_->leader_waits_.store(true, std::memory_order_seq_cst);
     if (exchange_->is_finished()) {
         settle();
+        if (state_ == State::Idle && moves_on(event)) return;
         if (state_ == State::Idle || state_ == State::Head) read_more();
         return;
     }

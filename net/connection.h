@@ -148,6 +148,7 @@ private:
     bool refuse(int status, const char* rule);
     bool refuse_plainly(int status, const char* rule);
 
+    bool moves_on(const PollEvent& event);
     void on_event_in_app(const PollEvent& event);
     [[nodiscard]] bool has_given_up() const;
     void settle();
@@ -166,6 +167,7 @@ private:
     void close();
 
     EventLoop& loop_;
+    const Listener* const listener_;
     Fd fd_;
     ConnectionFacts facts_;
     Address peer_;

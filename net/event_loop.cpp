@@ -30,6 +30,8 @@ constexpr int64_t kOutOfResourcesMs = 500;
 /// A worker that can accept nobody for so long, and has no connection to close, is replaced; one
 /// that could accept everybody for so long says so.
 constexpr int64_t kStarvedMs = 3000;
+/// All slots are taken by calls that last when none of them has ended for so long.
+constexpr int64_t kStuckMs = 5;
 /// A turn that lasts so long leaves handshakes, bodies and the rest of large heads to the next one.
 /// 256 of them (a TLS handshake takes a millisecond) would keep who waits for an answer waiting.
 constexpr int64_t kLongTurnMs = 10;
@@ -83,6 +85,10 @@ Status EventLoop::open(const std::vector<Listener*>& listeners) {
             add_watch(listeners_, listener->fd(), [this, listener] { accept_from(*listener); });
         if (!added) return added;
     }
+    if (options_.relay != nullptr)
+        if (Status added = add_watch(listeners_, options_.relay->fd(), [this] { take_relayed(); });
+            !added)
+            return added;
     accepts_from_ = listeners;
     listening_ = true;
     now_ms_ = monotonic_ms();
@@ -330,6 +336,7 @@ void EventLoop::plan_accepting(int64_t now) {
     // does who left without a request: many of them would take all turns.
     const uint64_t answered = came_total_ - busy;
     const auto answered_now = static_cast<size_t>(answered - std::exchange(answered_, answered));
+    if (answered_now > 0) stuck_since_ms_ = now;
     if (answered_now > accept_budget_ &&
         !(options_.has_idle_sibling && options_.has_idle_sibling(SIZE_MAX)))
         accept_budget_ = answered_now;
@@ -348,42 +355,71 @@ void EventLoop::set_listening(bool is_listening) {
 }
 
 void EventLoop::accept_from(const Listener& listener) {
-    for (bool is_first = true; accept_budget_ > 0; is_first = false) {
-        if (leaves_to_sibling()) return;
-        if (connections_.size() >= options_.worker_connections) {
-            // One waits for sure, so an idle connection yields; whether more wait, the next turn
-            // tells.
-            if (!is_first) return;
-            if (!make_room()) {
-                // All connections are busy: wait until one of them is not.
-                return pause_accepting(kDeadlineStepMs);
-            }
-        }
-        Accepted accepted = listener.accept();
-        switch (accepted.status) {
-            case AcceptStatus::Connection: break;
-            case AcceptStatus::Nothing: return;
-            case AcceptStatus::Aborted:
-                --accept_budget_;  // a rule that refuses every one must not hold us here
-                continue;
-            case AcceptStatus::OutOfResources: return out_of_resources(accepted.error);
-            case AcceptStatus::Failed:
-                log_.error("accept on %s: %s", listener.name().c_str(),
-                           std::strerror(accepted.error));
-                return pause_accepting(kOutOfResourcesMs);
-        }
-        --accept_budget_;
-        starved_since_ms_ = 0;
-        if (out_of_resources_ms_ != 0 && now_ms_ - out_of_resources_ms_ >= kStarvedMs) {
-            log_.info("Accepting connections again");
-            out_of_resources_ms_ = 0;
-        }
-        connections_.push_back(std::make_unique<Connection>(*this, std::move(accepted), listener));
-        Connection& connection = *connections_.back();
-        connection.index_ = connections_.size() - 1;
-        show_connections();
-        connection.start();
+    for (bool is_first = true; accept_budget_ > 0; is_first = false)
+        if (leaves_to_sibling() || !has_place(is_first) || !keep(listener.accept(), listener))
+            return;
+}
+
+/// Connections that a sibling had no time for.
+void EventLoop::take_relayed() {
+    for (bool is_first = true; accept_budget_ > 0 && has_place(is_first); is_first = false) {
+        size_t index = 0;
+        Accepted accepted = options_.relay->take(index);
+        if (accepted.status == AcceptStatus::Connection) GCORN_CHECK(index < accepts_from_.size());
+        if (!keep(std::move(accepted), *accepts_from_[index])) return;
     }
+}
+
+/// For one more connection.
+bool EventLoop::has_place(bool is_first) {
+    if (connections_.size() < options_.worker_connections) return true;
+    // One waits for sure, so an idle connection yields; whether more wait, the next turn tells.
+    if (is_first && make_room()) return true;
+    // All connections are busy: wait until one of them is not.
+    if (is_first) pause_accepting(kDeadlineStepMs);
+    return false;
+}
+
+/// False: there are no more, or none can be had now.
+bool EventLoop::keep(Accepted accepted, const Listener& listener) {
+    switch (accepted.status) {
+        case AcceptStatus::Connection: break;
+        case AcceptStatus::Nothing: return false;
+        case AcceptStatus::Aborted:
+            --accept_budget_;  // a rule that refuses every one must not hold us here
+            return true;
+        case AcceptStatus::OutOfResources: out_of_resources(accepted.error); return false;
+        case AcceptStatus::Failed:
+            log_.error("accept on %s: %s", listener.name().c_str(), std::strerror(accepted.error));
+            pause_accepting(kOutOfResourcesMs);
+            return false;
+    }
+    --accept_budget_;
+    starved_since_ms_ = 0;
+    if (out_of_resources_ms_ != 0 && now_ms_ - out_of_resources_ms_ >= kStarvedMs) {
+        log_.info("Accepting connections again");
+        out_of_resources_ms_ = 0;
+    }
+    connections_.push_back(std::make_unique<Connection>(*this, std::move(accepted), listener));
+    Connection& connection = *connections_.back();
+    connection.index_ = connections_.size() - 1;
+    show_connections();
+    connection.start();
+    return true;
+}
+
+bool EventLoop::relays(Connection& connection) {
+    const size_t busy = active();
+    const bool is_stuck = busy >= options_.slots && came_total_ - busy == answered_ &&
+                          now_ms_ - stuck_since_ms_ >= kStuckMs;
+    if (!is_stuck || options_.relay == nullptr || is_stopping() ||
+        !options_.has_idle_sibling(SIZE_MAX))
+        return false;
+    const auto listener = std::ranges::find(accepts_from_, connection.listener_);
+    const auto index = static_cast<size_t>(listener - accepts_from_.begin());
+    if (!options_.relay->give(connection.fd_.get(), index)) return false;
+    connection.close();
+    return true;
 }
 
 /// A newcomer is for the worker that has fewest connections, if that one is idle: it woke up for it
@@ -533,7 +569,7 @@ bool EventLoop::hand_over(std::string_view whole_body, Spool& body) {
 }
 
 void EventLoop::queue(const std::shared_ptr<Exchange>& exchange) {
-    active_.fetch_add(1, std::memory_order_relaxed);
+    if (active_.fetch_add(1, std::memory_order_relaxed) < options_.slots) stuck_since_ms_ = now_ms_;
     has_queued_ = true;
     ++came_total_;
     ready_.push(exchange, now_ms_);

@@ -28,6 +28,7 @@
 #include "net/listener.h"
 #include "net/poller.h"
 #include "net/proxy_protocol.h"
+#include "net/relay.h"
 #include "net/transform.h"
 
 namespace gcorn {
@@ -49,6 +50,7 @@ struct LoopOptions {
     /// Another worker on the same listeners could run a request at once, and holds fewer
     /// connections than that. Empty: there is none.
     std::function<bool(size_t with_fewer_than)> has_idle_sibling;
+    const Relay* relay = nullptr;  ///< for connections that go to a sibling, or come; null: none do
     std::atomic<uint32_t>* connections = nullptr;  ///< where the others see ours; may be null
     bool reads_at_once = false;  ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
     /// Called once a refused request was answered; empty: nobody wants to know.
@@ -133,6 +135,9 @@ private:
     bool leaves_to_sibling();
     void show_connections();
     void accept_from(const Listener& listener);
+    void take_relayed();
+    bool has_place(bool is_first);
+    bool keep(Accepted accepted, const Listener& listener);
     void pause_accepting(int64_t pause_ms);
     void out_of_resources(int error);
     bool make_room();
@@ -151,6 +156,9 @@ private:
     /// has not answered yet, are far from filling the memory. Looks at all connections.
     [[nodiscard]] bool has_room_for_heads();
     void plan_release();
+    /// Gives the connection to an idle sibling, if all slots are taken by calls that last. True: it
+    /// is closed here.
+    bool relays(Connection& connection);
     void connection_closed(Connection& connection);
     void connection_unregistered(Connection& connection) { unregistered_.push_back(&connection); }
     [[nodiscard]] std::shared_ptr<Exchange> make_exchange(Connection& connection);
@@ -195,7 +203,8 @@ private:
     int turns_given_ = 0;  ///< in which a newcomer was left to a sibling
     /// Requests given to the application side or refused, and connections that left without one.
     uint64_t came_total_ = 0;
-    uint64_t answered_ = 0;  ///< of these, done with when accepting was planned last
+    uint64_t answered_ = 0;       ///< of these, done with when accepting was planned last
+    int64_t stuck_since_ms_ = 0;  ///< a slot was free, or a call ended, last
     int polls_skipped_ = 0;
     size_t long_turns_ = 0;
     bool is_long_ = false;     ///< this turn: see kLongTurnMs

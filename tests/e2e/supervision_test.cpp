@@ -216,6 +216,80 @@ TEST_P(Supervision, RecyclingLosesNoRequest) {
     EXPECT_TRUE(server.logs("Autorestarting worker after current request."));
 }
 
+/// An application whose calls last at times.
+void write_slow_app(const TempDir& directory) {
+    directory.write("slow.py",
+                    "import itertools, os, time\n"
+                    "calls = itertools.count()\n"
+                    "here = os.path.dirname(__file__)\n"
+                    "def app(environ, start_response):\n"
+                    "    start_response('200 OK', [])\n"
+                    "    if environ['PATH_INFO'] == '/pid':\n"
+                    "        return [b'%d' % os.getpid()]\n"
+                    "    if environ['PATH_INFO'] == '/hang':\n"
+                    "        open(here + '/hangs', 'w').close()\n"
+                    "        while not os.path.exists(here + '/go'):\n"
+                    "            time.sleep(0.01)\n"
+                    "    elif next(calls) % 5 == 0:\n"
+                    "        time.sleep(0.02)\n"
+                    "    return [b'Hello, world!\\n']\n");
+}
+
+TEST(KeptConnections, DoNotWaitBehindACallThatHangs) {
+    SKIP_ON_GUNICORN("its sync class keeps no connections");
+    for (const char* bind : {"", "unix"}) {
+        for (const char* worker_class : {"sync", "gthread"}) {
+            SCOPED_TRACE(std::string(worker_class) + bind);
+            TempDir directory;
+            write_slow_app(directory);
+            ServerOptions options{.app = "slow:app",
+                                  .args = {"-k", worker_class, "-w", "2", "--keep-alive", "60"},
+                                  .directory = directory.path(),
+                                  .on_unix_socket = *bind != '\0'};
+            Server server(options);
+            ASSERT_TRUE(server.has_workers(2));
+            // More than one client of one worker.
+            std::vector<std::unique_ptr<Client>> clients;
+            std::map<std::string, std::vector<Client*>> by_worker;
+            ASSERT_TRUE(eventually([&] {
+                clients.push_back(std::make_unique<Client>(server.at()));
+                auto& same = by_worker[clients.back()->get("/pid").body];
+                same.push_back(clients.back().get());
+                return by_worker.size() == 2 && same.size() > 3;
+            }));
+            const auto crowd = std::ranges::max_element(
+                by_worker, {}, [](const auto& entry) { return entry.second.size(); });
+            Client& hanging = *crowd->second[0];
+            ASSERT_TRUE(hanging.send("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n"));
+            ASSERT_TRUE(eventually([&] { return std::filesystem::exists(directory / "hangs"); }));
+            for (size_t i = 1; i < crowd->second.size(); ++i)
+                EXPECT_NE(crowd->second[i]->get("/pid").body, crowd->first) << server.story();
+            directory.write("go", "");
+            EXPECT_EQ(hanging.read_response().body, "Hello, world!\n") << server.story();
+            EXPECT_EQ(hanging.get("/pid").body, crowd->first);
+        }
+    }
+}
+
+TEST_P(Supervision, ReloadsLoseNoRequestWhileCallsLast) {
+    TempDir directory;
+    write_slow_app(directory);
+    ServerOptions options = with({"-w", "3"});
+    options.app = "slow:app";
+    options.directory = directory.path();
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(3));
+    Load load(server.at());
+    for (size_t i = 0; i < rounds(10); ++i) {
+        ASSERT_TRUE(load.goes_on(20));
+        const std::vector<pid_t> old = server.workers();
+        server.signal(SIGHUP);
+        ASSERT_TRUE(has_other_workers(server, old, 3)) << server.story();
+    }
+    load.stop();
+    EXPECT_EQ(load.bad_count(), 0u) << load.bad();
+}
+
 TEST(WorkerMemory, TooMuchHasAWorkerReplacedOneAtATime) {
     SKIP_ON_GUNICORN("it does not look at memory");
     TempDir directory;

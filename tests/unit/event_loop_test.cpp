@@ -857,6 +857,80 @@ TEST_F(EventLoopAccept, LeavesThemToAnIdleSiblingWithFewerConnections) {
     turn_until([&] { return shown == 3; });
 }
 
+/// Two kept connections; the application is called for one of them and does not come back.
+class EventLoopRelay : public EventLoopAccept {
+protected:
+    void SetUp() override {
+        ASSERT_TRUE(relay.open());
+        engine.options.relay = &relay;
+        engine.options.keepalive_ms = 60'000;
+        engine.options.has_idle_sibling = [this](size_t with_fewer_than) {
+            return has_idle_sibling && with_fewer_than == SIZE_MAX;
+        };
+        engine.open();
+        connect(2, true);
+        for (size_t answered = 0; answered < 2;) {
+            turn_until([&] { return engine.ready.look() > 0; });
+            answer(*engine.ready.try_pop(), "hello");
+            ++answered;
+        }
+        for (const auto& client : clients_) {
+            client->read_until("hello");
+            client->forget();
+        }
+        ASSERT_TRUE(clients_[0]->send(kGet));
+        turn_until([&] { return engine.ready.look() == 1; });
+        taken = engine.ready.try_pop();
+        const int64_t start_ms = monotonic_ms();
+        ASSERT_TRUE(eventually([&] { return monotonic_ms() - start_ms > 20; }));
+        engine.loop->turn(0);
+        ASSERT_TRUE(clients_[1]->send(kGet));
+    }
+
+    Relay relay;
+    bool has_idle_sibling = true;
+    std::shared_ptr<Exchange> taken;
+};
+
+TEST_F(EventLoopRelay, GivesAKeptConnectionToAnIdleSibling) {
+    turn_until([&] { return engine.loop->connection_count() == 1; });
+    EXPECT_EQ(engine.ready.look(), 0u);
+    // The sibling took its time: the next one with a free slot takes it, be it ourselves.
+    answer(*std::exchange(taken, nullptr), "first");
+    turn_until([&] { return engine.ready.look() == 1; });
+    EXPECT_EQ(engine.loop->connection_count(), 2u);
+    answer_all();
+    EXPECT_TRUE(clients_[1]->read_until("hello").ends_with("hello"));
+    EXPECT_TRUE(clients_[0]->read_until("first").ends_with("first"));
+}
+
+TEST_F(EventLoopRelay, KeepsItWhereNoSiblingIsIdle) {
+    has_idle_sibling = false;
+    turn_until([&] { return engine.ready.look() == 1; });
+    EXPECT_EQ(engine.loop->connection_count(), 2u);
+    answer_all();
+    EXPECT_TRUE(clients_[1]->read_until("hello").ends_with("hello"));
+    answer(*std::exchange(taken, nullptr), "first");
+}
+
+TEST_F(EventLoopRelay, KeepsItWhileCallsEnd) {
+    answer(*std::exchange(taken, nullptr), "first");
+    turn_until([&] { return engine.ready.look() == 1; });
+    EXPECT_EQ(engine.loop->connection_count(), 2u);
+    answer_all();
+    EXPECT_TRUE(clients_[1]->read_until("hello").ends_with("hello"));
+}
+
+TEST_F(EventLoopRelay, AStopTakesBackWhomNobodyTook) {
+    turn_until([&] { return engine.loop->connection_count() == 1; });
+    engine.loop->stop();
+    turn_until([&] { return engine.ready.look() == 1; });
+    answer(*std::exchange(taken, nullptr), "first");
+    answer_all();
+    turn_until([&] { return engine.loop->is_drained(); });
+    EXPECT_TRUE(clients_[1]->read_all().ends_with("hello"));
+}
+
 INSTANTIATE_TEST_SUITE_P(InlineAndThreads, EventLoopTest, ::testing::Values(0, 4),
                          [](const auto& parameter) {
                              return parameter.param == 0 ? std::string("Inline")

@@ -1,0 +1,87 @@
+#include "net/relay.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace gcorn {
+
+namespace {
+
+/// One message: the listener's index, and beside it the descriptor.
+struct Message {
+    explicit Message(size_t& listener) : part{&listener, sizeof listener} {
+        header.msg_iov = &part;
+        header.msg_iovlen = 1;
+        header.msg_control = space;
+        header.msg_controllen = sizeof space;
+    }
+    iovec part;
+    alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
+    msghdr header{};
+};
+
+}  // namespace
+
+Status Relay::open() {
+    int ends[2] = {-1, -1};
+    if (::socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) != 0) return errno_error(errno, "socketpair");
+    in_.reset(ends[0]);
+    out_.reset(ends[1]);
+    for (const int end : ends)
+        if (::fcntl(end, F_SETFD, FD_CLOEXEC) != 0 || ::fcntl(end, F_SETFL, O_NONBLOCK) != 0)
+            return errno_error(errno, "socketpair");
+    return {};
+}
+
+bool Relay::give(int connection, size_t listener) const {
+    Message message(listener);
+    cmsghdr* const rights = CMSG_FIRSTHDR(&message.header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof connection);
+    std::memcpy(CMSG_DATA(rights), &connection, sizeof connection);
+    const ssize_t sent = retry_on_eintr(
+        [&] { return ::sendmsg(in_.get(), &message.header, MSG_DONTWAIT | MSG_NOSIGNAL); });
+    return sent == static_cast<ssize_t>(sizeof listener);
+}
+
+Accepted Relay::take(size_t& listener) const {
+    Accepted result;
+    // Without a place for it the descriptor would be closed, and the request lost.
+    if (const Fd place(::fcntl(out_.get(), F_DUPFD_CLOEXEC, 0)); !place) {
+        result.status = AcceptStatus::OutOfResources;
+        result.error = errno;
+        return result;
+    }
+    Message message(listener);
+#ifdef MSG_CMSG_CLOEXEC
+    constexpr int kFlags = MSG_DONTWAIT | MSG_CMSG_CLOEXEC;
+#else
+    constexpr int kFlags = MSG_DONTWAIT;
+#endif
+    const ssize_t got =
+        retry_on_eintr([&] { return ::recvmsg(out_.get(), &message.header, kFlags); });
+    if (got != static_cast<ssize_t>(sizeof listener)) return result;
+    const cmsghdr* const rights = CMSG_FIRSTHDR(&message.header);
+    result.status = AcceptStatus::Aborted;
+    if (rights == nullptr || rights->cmsg_type != SCM_RIGHTS) return result;
+    int connection = -1;
+    std::memcpy(&connection, CMSG_DATA(rights), sizeof connection);
+    result.fd.reset(connection);
+    result.peer.size = sizeof result.peer.storage;
+    if (::getpeername(connection, result.peer.raw(), &result.peer.size) != 0) {
+        result.fd.reset();  // its client is gone
+        return result;
+    }
+#ifndef MSG_CMSG_CLOEXEC
+    static_cast<void>(::fcntl(connection, F_SETFD, FD_CLOEXEC));
+#endif
+    result.status = AcceptStatus::Connection;
+    return result;
+}
+
+}  // namespace gcorn

@@ -1,0 +1,41 @@
+// Relay: how a worker whose calls last gives a connection to a sibling that has nothing to do.
+//
+// Keep-alive ties a client to one worker. Without this, its next request would wait there for a
+// call of seconds, or for one that hangs until the worker is killed, beside idle siblings. The
+// descriptor goes through a pair of datagram sockets that all workers of one configuration share
+// (SCM_RIGHTS, unix(7)), before a byte of the request is read: what waits in the socket moves with
+// it. To whom it goes the readers decide, as with a listener. Not for TLS, whose state stays
+// behind, nor behind a PROXY header, which was read already.
+//
+// Made by the arbiter before the fork. Any process, any thread; nothing blocks.
+#pragma once
+
+#include <cstddef>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "net/listener.h"
+
+namespace gcorn {
+
+class Relay {
+public:
+    /// Error: errno in code.
+    [[nodiscard]] Status open();
+    void close() { in_.reset(), out_.reset(); }
+
+    /// Polls readable while somebody waits to be taken; -1 before open().
+    [[nodiscard]] int fd() const { return out_.get(); }
+
+    /// Gives away a connection that came from the listener with this index; the caller closes its
+    /// own descriptor. False: too many wait already, or it is not open.
+    [[nodiscard]] bool give(int connection, size_t listener) const;
+
+    /// As Listener::accept(). `listener` is what give() was told.
+    [[nodiscard]] Accepted take(size_t& listener) const;
+
+private:
+    Fd in_, out_;
+};
+
+}  // namespace gcorn
