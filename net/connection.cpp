@@ -262,9 +262,13 @@ int64_t Connection::late_ms() const {
         case State::Linger: return if_above(waits_ms, kLingerPatienceMs);
         case State::Body: {
             const auto received = static_cast<int64_t>(exchange_->body.size());
-            return if_above(waits_ms - received * 1000 / kBytesPerSecondMin, kRequestPatienceMs);
+            const int64_t timeout_ms = loop_.options().body_timeout_ms;
+            const int64_t last_ms = timeout_ms > 0 ? deadline_ms_ - timeout_ms : loop_.now_ms();
+            return std::max(
+                if_above(waits_ms - received * 1000 / kBytesPerSecondMin, kRequestPatienceMs),
+                if_above(loop_.now_ms() - last_ms, kStallPatienceMs));
         }
-        case State::Reply: return if_above(waits_ms, kReplyPatienceMs);
+        case State::Reply: return if_above(waits_ms, kStallPatienceMs);
         case State::Idle:
         case State::App:
         case State::Closed: return 0;

@@ -51,9 +51,9 @@ constexpr int64_t kHalfCloseMs = 100;
 
 /// When every place is taken, a newcomer gets that of the peer that has kept us waiting longest: at
 /// least so long for the rest of a request, whose body should come at this rate, and so long
-/// without taking a byte of an answer, of which the kernel may hold megabytes yet.
+/// without a byte more of a body, or taken of an answer, of which the kernel may hold megabytes.
 constexpr int64_t kRequestPatienceMs = 2000;
-constexpr int64_t kReplyPatienceMs = 10'000;
+constexpr int64_t kStallPatienceMs = 10'000;
 /// ... or, with its last answer sent, to close.
 constexpr int64_t kLingerPatienceMs = 100;
 /// A client may be as slow as it likes while it holds memory only: with less it loses its place to

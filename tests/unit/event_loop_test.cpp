@@ -802,6 +802,22 @@ TEST_F(EventLoopAccept, WhoAsksNothingTakesNoNewcomersTurn) {
     turn_until([&] { return engine.ready.look() == 4; });
 }
 
+TEST_F(EventLoopAccept, ABodyThatStallsYieldsHoweverMuchCame) {
+    engine.options.worker_connections = 1;
+    engine.open();
+    connect(1, false);
+    ASSERT_TRUE(clients_[0]->send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" +
+                                  std::string(99'999, 'x')));  // good for 200 s
+    turn_until([&] { return engine.loop->connection_count() == 1; });
+    connect(1, true);
+    const int64_t start_ms = monotonic_ms();
+    while (engine.ready.look() == 0 && monotonic_ms() < start_ms + 6 * kStallPatienceMs)
+        engine.loop->turn(50);
+    EXPECT_EQ(engine.ready.look(), 1u);
+    EXPECT_EQ(clients_[0]->read_all().substr(0, 13), "HTTP/1.1 408 ");
+    answer_all();
+}
+
 TEST_F(EventLoopAccept, AStopTakesInWhoIsInTheBacklog) {
     engine.open();
     connect(3, true);
