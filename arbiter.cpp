@@ -256,8 +256,7 @@ Status Arbiter::prepare(Generation& generation) {
         cfg.reuse_port = false;
     }
     // With reuse_port workers share no connections either.
-    const bool relays = !cfg.reuse_port && !cfg.is_tls() && cfg.proxy_protocol == "off";
-    return relays ? generation.relay.open() : Status{};
+    return cfg.reuse_port || cfg.is_tls() ? Status{} : generation.relay.open();
 }
 
 std::string Arbiter::pidfile_path() const {

@@ -72,7 +72,7 @@ Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& liste
 
 Connection::~Connection() = default;
 
-void Connection::start() {
+void Connection::start(std::string_view preamble) {
     if (loop_.options().make_tls) {
         Result<std::unique_ptr<ByteTransform>> transform = loop_.options().make_tls();
         if (!transform) {
@@ -87,6 +87,7 @@ void Connection::start() {
     else
         enter(tls_ ? State::Handshake : State::Head);
     loop_.connection_unregistered(*this);
+    if (!preamble.empty()) on_bytes(preamble);
     if (loop_.options().reads_at_once) read_more();
 }
 
@@ -179,7 +180,8 @@ void Connection::on_event(const PollEvent& event) {
 
 /// Idle: the next request may go to a sibling. True: we are closed here.
 bool Connection::moves_on(const PollEvent& event) {
-    return in_.empty() && !event.hangup && loop_.relays(*this);
+    const bool is_known = !facts_.has_proxy_header || !preamble_.empty();
+    return in_.empty() && is_known && !event.hangup && loop_.relays(*this);
 }
 
 void Connection::on_event_in_app(const PollEvent& event) {
@@ -477,6 +479,7 @@ bool Connection::step_preamble(std::string_view in, size_t& used) {
                 return refuse_plainly(
                     403, "PROXY header from a peer that proxy_allow_ips does not list");
             used = header.used;
+            if (used <= Relay::kPreambleMax) preamble_ = in.substr(0, used);
             if (header.has_addresses) {
                 facts_.has_proxy_header = true;
                 facts_.remote_addr = header.source_host;

@@ -86,8 +86,9 @@ public:
     ~Connection() override;
     Connection(Connection&&) = delete;
 
-    /// First look at a new connection: its request may be there already.
-    void start();
+    /// First look at a new connection: its request may be there already. preamble: what a sibling
+    /// read of it before.
+    void start(std::string_view preamble);
     void on_event(const PollEvent& event) override;
     /// The Exchange asked for the leader: output to flush, finished, room for body bytes.
     void on_exchange();
@@ -170,6 +171,7 @@ private:
     const Listener* const listener_;
     Fd fd_;
     ConnectionFacts facts_;
+    std::string preamble_;  ///< the PROXY header, for a sibling; empty: none, or a long one
     Address peer_;
     std::unique_ptr<Tls> tls_;
     std::shared_ptr<Exchange> exchange_;

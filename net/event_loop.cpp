@@ -364,9 +364,10 @@ void EventLoop::accept_from(const Listener& listener) {
 void EventLoop::take_relayed() {
     for (bool is_first = true; accept_budget_ > 0 && has_place(is_first); is_first = false) {
         size_t index = 0;
-        Accepted accepted = options_.relay->take(index);
+        std::string preamble;
+        Accepted accepted = options_.relay->take(index, preamble);
         if (accepted.status == AcceptStatus::Connection) GCORN_CHECK(index < accepts_from_.size());
-        if (!keep(std::move(accepted), *accepts_from_[index])) return;
+        if (!keep(std::move(accepted), *accepts_from_[index], preamble)) return;
     }
 }
 
@@ -381,7 +382,7 @@ bool EventLoop::has_place(bool is_first) {
 }
 
 /// False: there are no more, or none can be had now.
-bool EventLoop::keep(Accepted accepted, const Listener& listener) {
+bool EventLoop::keep(Accepted accepted, const Listener& listener, std::string_view preamble) {
     switch (accepted.status) {
         case AcceptStatus::Connection: break;
         case AcceptStatus::Nothing: return false;
@@ -404,7 +405,7 @@ bool EventLoop::keep(Accepted accepted, const Listener& listener) {
     Connection& connection = *connections_.back();
     connection.index_ = connections_.size() - 1;
     show_connections();
-    connection.start();
+    connection.start(preamble);
     return true;
 }
 
@@ -417,7 +418,7 @@ bool EventLoop::relays(Connection& connection) {
         return false;
     const auto listener = std::ranges::find(accepts_from_, connection.listener_);
     const auto index = static_cast<size_t>(listener - accepts_from_.begin());
-    if (!options_.relay->give(connection.fd_.get(), index)) return false;
+    if (!options_.relay->give(connection.fd_.get(), index, connection.preamble_)) return false;
     connection.close();
     return true;
 }

@@ -137,7 +137,7 @@ private:
     void accept_from(const Listener& listener);
     void take_relayed();
     bool has_place(bool is_first);
-    bool keep(Accepted accepted, const Listener& listener);
+    bool keep(Accepted accepted, const Listener& listener, std::string_view preamble = {});
     void pause_accepting(int64_t pause_ms);
     void out_of_resources(int error);
     bool make_room();

@@ -11,15 +11,16 @@ namespace gcorn {
 
 namespace {
 
-/// One message: the listener's index, and beside it the descriptor.
+/// One message: the listener's index and the preamble, and beside them the descriptor.
 struct Message {
-    explicit Message(size_t& listener) : part{&listener, sizeof listener} {
-        header.msg_iov = &part;
-        header.msg_iovlen = 1;
+    Message(size_t& listener, char* preamble, size_t size)
+        : parts{{&listener, sizeof listener}, {preamble, size}} {
+        header.msg_iov = parts;
+        header.msg_iovlen = 2;
         header.msg_control = space;
         header.msg_controllen = sizeof space;
     }
-    iovec part;
+    iovec parts[2];
     alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
     msghdr header{};
 };
@@ -37,8 +38,9 @@ Status Relay::open() {
     return {};
 }
 
-bool Relay::give(int connection, size_t listener) const {
-    Message message(listener);
+bool Relay::give(int connection, size_t listener, std::string_view preamble) const {
+    // const_cast: sendmsg(2) only reads.
+    Message message(listener, const_cast<char*>(preamble.data()), preamble.size());
     cmsghdr* const rights = CMSG_FIRSTHDR(&message.header);
     rights->cmsg_level = SOL_SOCKET;
     rights->cmsg_type = SCM_RIGHTS;
@@ -46,10 +48,10 @@ bool Relay::give(int connection, size_t listener) const {
     std::memcpy(CMSG_DATA(rights), &connection, sizeof connection);
     const ssize_t sent = retry_on_eintr(
         [&] { return ::sendmsg(in_.get(), &message.header, MSG_DONTWAIT | MSG_NOSIGNAL); });
-    return sent == static_cast<ssize_t>(sizeof listener);
+    return sent >= 0;  // of a datagram it is all or nothing
 }
 
-Accepted Relay::take(size_t& listener) const {
+Accepted Relay::take(size_t& listener, std::string& preamble) const {
     Accepted result;
     // Without a place for it the descriptor would be closed, and the request lost.
     if (const Fd place(::fcntl(out_.get(), F_DUPFD_CLOEXEC, 0)); !place) {
@@ -57,7 +59,8 @@ Accepted Relay::take(size_t& listener) const {
         result.error = errno;
         return result;
     }
-    Message message(listener);
+    char bytes[kPreambleMax];
+    Message message(listener, bytes, sizeof bytes);
 #ifdef MSG_CMSG_CLOEXEC
     constexpr int kFlags = MSG_DONTWAIT | MSG_CMSG_CLOEXEC;
 #else
@@ -65,7 +68,8 @@ Accepted Relay::take(size_t& listener) const {
 #endif
     const ssize_t got =
         retry_on_eintr([&] { return ::recvmsg(out_.get(), &message.header, kFlags); });
-    if (got != static_cast<ssize_t>(sizeof listener)) return result;
+    if (got < static_cast<ssize_t>(sizeof listener)) return result;
+    preamble.assign(bytes, static_cast<size_t>(got) - sizeof listener);
     const cmsghdr* const rights = CMSG_FIRSTHDR(&message.header);
     result.status = AcceptStatus::Aborted;
     if (rights == nullptr || rights->cmsg_type != SCM_RIGHTS) return result;

@@ -4,13 +4,15 @@
 // call of seconds, or for one that hangs until the worker is killed, beside idle siblings. The
 // descriptor goes through a pair of datagram sockets that all workers of one configuration share
 // (SCM_RIGHTS, unix(7)), before a byte of the request is read: what waits in the socket moves with
-// it. To whom it goes the readers decide, as with a listener. Not for TLS, whose state stays
-// behind, nor behind a PROXY header, which was read already.
+// it, and a PROXY header, which was read before, is sent along. To whom it goes the readers decide,
+// as with a listener. Not for TLS, whose state stays behind.
 //
 // Made by the arbiter before the fork. Any process, any thread; nothing blocks.
 #pragma once
 
 #include <cstddef>
+#include <string>
+#include <string_view>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -20,6 +22,9 @@ namespace gcorn {
 
 class Relay {
 public:
+    /// Of a PROXY header that can be sent along; longer ones are rare.
+    static constexpr size_t kPreambleMax = 256;
+
     /// Error: errno in code.
     [[nodiscard]] Status open();
     void close() { in_.reset(), out_.reset(); }
@@ -27,12 +32,13 @@ public:
     /// Polls readable while somebody waits to be taken; -1 before open().
     [[nodiscard]] int fd() const { return out_.get(); }
 
-    /// Gives away a connection that came from the listener with this index; the caller closes its
-    /// own descriptor. False: too many wait already, or it is not open.
-    [[nodiscard]] bool give(int connection, size_t listener) const;
+    /// Gives away a connection that came from the listener with this index and began with these
+    /// bytes; the caller closes its own descriptor. False: too many wait already, or it is not
+    /// open.
+    [[nodiscard]] bool give(int connection, size_t listener, std::string_view preamble) const;
 
-    /// As Listener::accept(). `listener` is what give() was told.
-    [[nodiscard]] Accepted take(size_t& listener) const;
+    /// As Listener::accept(). The others are what give() was told.
+    [[nodiscard]] Accepted take(size_t& listener, std::string& preamble) const;
 
 private:
     Fd in_, out_;

@@ -226,6 +226,8 @@ void write_slow_app(const TempDir& directory) {
                     "    start_response('200 OK', [])\n"
                     "    if environ['PATH_INFO'] == '/pid':\n"
                     "        return [b'%d' % os.getpid()]\n"
+                    "    if environ['PATH_INFO'] == '/peer':\n"
+                    "        return [environ['REMOTE_ADDR'].encode()]\n"
                     "    if environ['PATH_INFO'] == '/hang':\n"
                     "        open(here + '/hangs', 'w').close()\n"
                     "        while not os.path.exists(here + '/go'):\n"
@@ -235,39 +237,55 @@ void write_slow_app(const TempDir& directory) {
                     "    return [b'Hello, world!\\n']\n");
 }
 
+/// What precedes the first request, options of the server, and the address it is to see.
+struct Way {
+    const char* name;
+    std::vector<std::string> options;
+    std::string preamble, peer;
+};
+
 TEST(KeptConnections, DoNotWaitBehindACallThatHangs) {
     SKIP_ON_GUNICORN("its sync class keeps no connections");
-    for (const char* bind : {"", "unix"}) {
-        for (const char* worker_class : {"sync", "gthread"}) {
-            SCOPED_TRACE(std::string(worker_class) + bind);
-            TempDir directory;
-            write_slow_app(directory);
-            ServerOptions options{.app = "slow:app",
-                                  .args = {"-k", worker_class, "-w", "2", "--keep-alive", "60"},
-                                  .directory = directory.path(),
-                                  .on_unix_socket = *bind != '\0'};
-            Server server(options);
-            ASSERT_TRUE(server.has_workers(2));
-            // More than one client of one worker.
-            std::vector<std::unique_ptr<Client>> clients;
-            std::map<std::string, std::vector<Client*>> by_worker;
-            ASSERT_TRUE(eventually([&] {
-                clients.push_back(std::make_unique<Client>(server.at()));
-                auto& same = by_worker[clients.back()->get("/pid").body];
-                same.push_back(clients.back().get());
-                return by_worker.size() == 2 && same.size() > 3;
-            }));
-            const auto crowd = std::ranges::max_element(
-                by_worker, {}, [](const auto& entry) { return entry.second.size(); });
-            Client& hanging = *crowd->second[0];
-            ASSERT_TRUE(hanging.send("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n"));
-            ASSERT_TRUE(eventually([&] { return std::filesystem::exists(directory / "hangs"); }));
-            for (size_t i = 1; i < crowd->second.size(); ++i)
-                EXPECT_NE(crowd->second[i]->get("/pid").body, crowd->first) << server.story();
-            directory.write("go", "");
-            EXPECT_EQ(hanging.read_response().body, "Hello, world!\n") << server.story();
-            EXPECT_EQ(hanging.get("/pid").body, crowd->first);
+    const Way ways[] = {
+        {"sync", {"-k", "sync"}, "", "127.0.0.1"},
+        {"gthread", {"-k", "gthread"}, "", "127.0.0.1"},
+        {"unix", {}, "", ""},
+        {"proxy", {"--proxy-protocol", "v1"}, "PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\n", "1.2.3.4"}};
+    for (const Way& way : ways) {
+        SCOPED_TRACE(way.name);
+        TempDir directory;
+        write_slow_app(directory);
+        ServerOptions options{.app = "slow:app",
+                              .args = {"-w", "2", "--keep-alive", "60"},
+                              .directory = directory.path(),
+                              .on_unix_socket = way.peer.empty(),
+                              .waits = way.preamble.empty()};
+        options.args.insert(options.args.end(), way.options.begin(), way.options.end());
+        Server server(options);
+        ASSERT_TRUE(server.has_workers(2));
+        // More than one client of one worker.
+        std::vector<std::unique_ptr<Client>> clients;
+        std::map<std::string, std::vector<Client*>> by_worker;
+        ASSERT_TRUE(eventually([&] {
+            clients.push_back(std::make_unique<Client>(server.at()));
+            EXPECT_TRUE(clients.back()->send(way.preamble));
+            auto& same = by_worker[clients.back()->get("/pid").body];
+            same.push_back(clients.back().get());
+            return by_worker.size() == 2 && same.size() > 3;
+        }));
+        const auto crowd = std::ranges::max_element(
+            by_worker, {}, [](const auto& entry) { return entry.second.size(); });
+        Client& hanging = *crowd->second[0];
+        ASSERT_TRUE(hanging.send("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n"));
+        ASSERT_TRUE(eventually([&] { return std::filesystem::exists(directory / "hangs"); }));
+        std::this_thread::sleep_for(Milliseconds(20));  // a call is a long one after 5
+        for (size_t i = 1; i < crowd->second.size(); ++i) {
+            EXPECT_NE(crowd->second[i]->get("/pid").body, crowd->first) << server.story();
+            EXPECT_EQ(crowd->second[i]->get("/peer").body, way.peer);
         }
+        directory.write("go", "");
+        EXPECT_EQ(hanging.read_response().body, "Hello, world!\n") << server.story();
+        EXPECT_EQ(hanging.get("/pid").body, crowd->first);
     }
 }
 

@@ -920,6 +920,33 @@ TEST_F(EventLoopRelay, GivesAKeptConnectionToAnIdleSibling) {
     EXPECT_TRUE(clients_[0]->read_until("first").ends_with("first"));
 }
 
+TEST_F(EventLoopRelay, TakesThePeersAddressAlong) {
+    // As a sibling that reads PROXY headers sees it.
+    turn_until([&] { return engine.loop->connection_count() == 1; });
+    size_t index = 1;
+    std::string preamble;
+    const Accepted moved = relay.take(index, preamble);
+    ASSERT_EQ(moved.status, AcceptStatus::Connection);
+    EXPECT_EQ(index, 0u);
+    EXPECT_EQ(preamble, "");
+    Engine other{[](Exchange&) {}};
+    Relay back;
+    ASSERT_TRUE(back.open());
+    other.options.relay = &back;
+    other.options.proxy_mode = ProxyMode::V1;
+    other.open();
+    ASSERT_TRUE(back.give(moved.fd.get(), 0, "PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\n"));
+    std::shared_ptr<Exchange> request;
+    ASSERT_TRUE(eventually([&] {
+        other.loop->turn(0);
+        return (request = other.ready.try_pop()) != nullptr;
+    }));
+    EXPECT_EQ(request->facts->remote_addr, "1.2.3.4");
+    answer(*std::exchange(request, nullptr), "hello");
+    EXPECT_TRUE(clients_[1]->read_until("hello").ends_with("hello"));
+    answer(*std::exchange(taken, nullptr), "first");
+}
+
 TEST_F(EventLoopRelay, KeepsItWhereNoSiblingIsIdle) {
     has_idle_sibling = false;
     turn_until([&] { return engine.ready.look() == 1; });

@@ -31,6 +31,10 @@ protected:
         EXPECT_EQ(::poll(&entry, 1, 10'000), 1);
         return listener_->accept();
     }
+    const Fd& accept_once(const Client&) {
+        if (!accepted_) accepted_ = accept().fd;
+        return accepted_;
+    }
     bool is_waiting() {
         pollfd entry{relay_.fd(), POLLIN, 0};
         return ::poll(&entry, 1, 0) == 1;
@@ -44,27 +48,30 @@ protected:
     Relay relay_;
     std::unique_ptr<Listener> listener_;
     size_t index_ = 0;
+    std::string preamble_;
+    Fd accepted_;
 };
 
 TEST_F(RelayTest, GivesAConnectionWithWhatWaitsInIt) {
-    EXPECT_EQ(relay_.take(index_).status, AcceptStatus::Nothing);
+    EXPECT_EQ(relay_.take(index_, preamble_).status, AcceptStatus::Nothing);
     Client client(listener_->address());
     ASSERT_TRUE(client.send("request"));
     Accepted connection = accept();
     const Address peer = connection.peer;
-    ASSERT_TRUE(relay_.give(connection.fd.get(), 7));
+    ASSERT_TRUE(relay_.give(connection.fd.get(), 7, "PROXY"));
     connection.fd.reset();
     EXPECT_TRUE(is_waiting());
-    Accepted taken = relay_.take(index_);
+    Accepted taken = relay_.take(index_, preamble_);
     ASSERT_EQ(taken.status, AcceptStatus::Connection);
     EXPECT_EQ(index_, 7u);
+    EXPECT_EQ(preamble_, "PROXY");
     EXPECT_TRUE(taken.peer == peer);
     EXPECT_TRUE(::fcntl(taken.fd.get(), F_GETFD) & FD_CLOEXEC);
     EXPECT_EQ(peek(taken.fd), "request");
     EXPECT_EQ(::send(taken.fd.get(), "answer", 6, 0), 6);
     EXPECT_EQ(client.read_until("answer"), "answer");
     EXPECT_FALSE(is_waiting());
-    EXPECT_EQ(relay_.take(index_).status, AcceptStatus::Nothing);
+    EXPECT_EQ(relay_.take(index_, preamble_).status, AcceptStatus::Nothing);
 }
 
 TEST_F(RelayTest, IsFullAtSomeTimeAndLosesNone) {
@@ -75,51 +82,60 @@ TEST_F(RelayTest, IsFullAtSomeTimeAndLosesNone) {
         ASSERT_TRUE(
             clients.emplace_back(listener_->address()).send(std::to_string(clients.size())));
         Accepted connection = accept();
-        if (!relay_.give(connection.fd.get(), clients.size()))
+        if (!relay_.give(connection.fd.get(), clients.size(), ""))
             refused.push_back(std::move(connection.fd));
     }
     ASSERT_GT(clients.size(), 1u);
     for (size_t i = 1; i < clients.size(); ++i) {
-        const Accepted taken = relay_.take(index_);
+        const Accepted taken = relay_.take(index_, preamble_);
         ASSERT_EQ(taken.status, AcceptStatus::Connection);
         EXPECT_EQ(index_, i);
         EXPECT_EQ(peek(taken.fd), std::to_string(i));
     }
-    EXPECT_TRUE(relay_.give(refused[0].get(), 0));
+    EXPECT_TRUE(relay_.give(refused[0].get(), 0, ""));
 }
 
 TEST_F(RelayTest, AClientThatResetMeanwhileIsNoConnection) {
     Client client(listener_->address());
     Accepted connection = accept();
-    ASSERT_TRUE(relay_.give(connection.fd.get(), 0));
+    ASSERT_TRUE(relay_.give(connection.fd.get(), 0, ""));
     connection.fd.reset();
     client.reset();
-    EXPECT_EQ(relay_.take(index_).status, AcceptStatus::Aborted);
-    EXPECT_EQ(relay_.take(index_).status, AcceptStatus::Nothing);
+    EXPECT_EQ(relay_.take(index_, preamble_).status, AcceptStatus::Aborted);
+    EXPECT_EQ(relay_.take(index_, preamble_).status, AcceptStatus::Nothing);
 }
 
 TEST_F(RelayTest, WithoutADescriptorItWaits) {
     Client client(listener_->address());
     Accepted connection = accept();
-    ASSERT_TRUE(relay_.give(connection.fd.get(), 3));
+    ASSERT_TRUE(relay_.give(connection.fd.get(), 3, ""));
     rlimit before{};
     ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
     const rlimit none = {static_cast<rlim_t>(Fd(::dup(relay_.fd())).get()), before.rlim_max};
     ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
-    const Accepted taken = relay_.take(index_);
+    const Accepted taken = relay_.take(index_, preamble_);
     ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
     EXPECT_EQ(taken.status, AcceptStatus::OutOfResources);
     EXPECT_EQ(taken.error, EMFILE);
-    EXPECT_EQ(relay_.take(index_).status, AcceptStatus::Connection);
+    EXPECT_EQ(relay_.take(index_, preamble_).status, AcceptStatus::Connection);
     EXPECT_EQ(index_, 3u);
 }
 
 TEST_F(RelayTest, AClosedOneTakesNothing) {
     EXPECT_EQ(Relay().fd(), -1);
-    EXPECT_FALSE(Relay().give(0, 0));
+    EXPECT_FALSE(Relay().give(0, 0, ""));
     relay_.close();
-    EXPECT_FALSE(relay_.give(0, 0));
+    EXPECT_FALSE(relay_.give(0, 0, ""));
     EXPECT_EQ(relay_.fd(), -1);
+}
+
+TEST_F(RelayTest, SendsALongPreamble) {
+    Client client(listener_->address());
+    for (const size_t size : {Relay::kPreambleMax, size_t{0}, size_t{1}}) {
+        ASSERT_TRUE(relay_.give(accept_once(client).get(), 0, std::string(size, 'p')));
+        EXPECT_EQ(relay_.take(index_, preamble_).status, AcceptStatus::Connection);
+        EXPECT_EQ(preamble_, std::string(size, 'p'));
+    }
 }
 
 TEST_F(RelayTest, KnowsAPeerWithoutAName) {
@@ -127,8 +143,8 @@ TEST_F(RelayTest, KnowsAPeerWithoutAName) {
     ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
     const Fd client(ends[0]);
     Fd server(ends[1]);
-    ASSERT_TRUE(relay_.give(server.get(), 0));
-    const Accepted taken = relay_.take(index_);
+    ASSERT_TRUE(relay_.give(server.get(), 0, ""));
+    const Accepted taken = relay_.take(index_, preamble_);
     EXPECT_EQ(taken.status, AcceptStatus::Connection);
     EXPECT_TRUE(taken.peer.is_unix());
 }
