@@ -312,6 +312,7 @@ LoopOptions Worker::loop_options() {
         };
     }
     if (context_.relay != nullptr && context_.relay->fd() >= 0) options.relay = context_.relay;
+    options.has_sibling = [this] { return context_.scoreboard.has_ready_sibling(context_.slot); };
     options.connections = &board().connections;
     options.reads_at_once = listener_options(cfg).defer_accept_s > 0;
     if (logs_requests)

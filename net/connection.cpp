@@ -181,7 +181,7 @@ void Connection::on_event(const PollEvent& event) {
 /// Idle: the next request may go to a sibling. True: we are closed here.
 bool Connection::moves_on(const PollEvent& event) {
     const bool is_known = !facts_.has_proxy_header || !preamble_.empty();
-    return in_.empty() && is_known && !event.hangup && loop_.relays(*this);
+    return event.readable && !event.hangup && in_.empty() && is_known && loop_.relays(*this);
 }
 
 void Connection::on_event_in_app(const PollEvent& event) {

@@ -11,6 +11,7 @@
 
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -413,9 +414,10 @@ bool EventLoop::relays(Connection& connection) {
     const size_t busy = active();
     const bool is_stuck = busy >= options_.slots && came_total_ - busy == answered_ &&
                           now_ms_ - stuck_since_ms_ >= kStuckMs;
-    if (!is_stuck || options_.relay == nullptr || is_stopping() ||
-        !options_.has_idle_sibling(SIZE_MAX))
+    if (!is_stuck || options_.relay == nullptr || is_stopping() || !options_.has_sibling())
         return false;
+    char byte = 0;  // or its end
+    if (::recv(connection.fd_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return false;
     const auto listener = std::ranges::find(accepts_from_, connection.listener_);
     const auto index = static_cast<size_t>(listener - accepts_from_.begin());
     if (!options_.relay->give(connection.fd_.get(), index, connection.preamble_)) return false;

@@ -50,7 +50,9 @@ struct LoopOptions {
     /// Another worker on the same listeners could run a request at once, and holds fewer
     /// connections than that. Empty: there is none.
     std::function<bool(size_t with_fewer_than)> has_idle_sibling;
-    const Relay* relay = nullptr;  ///< for connections that go to a sibling, or come; null: none do
+    /// For connections that go to a sibling, or come; null: none do. Empty function: no sibling.
+    const Relay* relay = nullptr;
+    std::function<bool()> has_sibling;
     std::atomic<uint32_t>* connections = nullptr;  ///< where the others see ours; may be null
     bool reads_at_once = false;  ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
     /// Called once a refused request was answered; empty: nobody wants to know.
@@ -156,8 +158,8 @@ private:
     /// has not answered yet, are far from filling the memory. Looks at all connections.
     [[nodiscard]] bool has_room_for_heads();
     void plan_release();
-    /// Gives the connection to an idle sibling, if all slots are taken by calls that last. True: it
-    /// is closed here.
+    /// Gives the connection to whichever worker is free first, if all slots are taken by calls that
+    /// last. True: it is closed here.
     bool relays(Connection& connection);
     void connection_closed(Connection& connection);
     void connection_unregistered(Connection& connection) { unregistered_.push_back(&connection); }

@@ -29,7 +29,12 @@ struct Message {
 
 Status Relay::open() {
     int ends[2] = {-1, -1};
-    if (::socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) != 0) return errno_error(errno, "socketpair");
+#ifdef __linux__
+    constexpr int kType = SOCK_SEQPACKET;  // more of them may wait than datagrams (max_dgram_qlen)
+#else
+    constexpr int kType = SOCK_DGRAM;
+#endif
+    if (::socketpair(AF_UNIX, kType, 0, ends) != 0) return errno_error(errno, "socketpair");
     in_.reset(ends[0]);
     out_.reset(ends[1]);
     for (const int end : ends)

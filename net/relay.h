@@ -1,11 +1,11 @@
-// Relay: how a worker whose calls last gives a connection to a sibling that has nothing to do.
+// Relay: how a worker whose calls last gives a connection to a sibling.
 //
 // Keep-alive ties a client to one worker. Without this, its next request would wait there for a
 // call of seconds, or for one that hangs until the worker is killed, beside idle siblings. The
-// descriptor goes through a pair of datagram sockets that all workers of one configuration share
+// descriptor goes through a pair of sockets that all workers of one configuration share
 // (SCM_RIGHTS, unix(7)), before a byte of the request is read: what waits in the socket moves with
-// it, and a PROXY header, which was read before, is sent along. To whom it goes the readers decide,
-// as with a listener. Not for TLS, whose state stays behind.
+// it, and a PROXY header, which was read before, is sent along. Whoever is free first takes it, as
+// from a listener. Not for TLS, whose state stays behind.
 //
 // Made by the arbiter before the fork. Any process, any thread; nothing blocks.
 #pragma once

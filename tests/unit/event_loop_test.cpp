@@ -880,9 +880,7 @@ protected:
         ASSERT_TRUE(relay.open());
         engine.options.relay = &relay;
         engine.options.keepalive_ms = 60'000;
-        engine.options.has_idle_sibling = [this](size_t with_fewer_than) {
-            return has_idle_sibling && with_fewer_than == SIZE_MAX;
-        };
+        engine.options.has_sibling = [this] { return has_sibling; };
         engine.open();
         connect(2, true);
         for (size_t answered = 0; answered < 2;) {
@@ -904,14 +902,14 @@ protected:
     }
 
     Relay relay;
-    bool has_idle_sibling = true;
+    bool has_sibling = true;
     std::shared_ptr<Exchange> taken;
 };
 
-TEST_F(EventLoopRelay, GivesAKeptConnectionToAnIdleSibling) {
+TEST_F(EventLoopRelay, GivesAKeptConnectionToASibling) {
     turn_until([&] { return engine.loop->connection_count() == 1; });
     EXPECT_EQ(engine.ready.look(), 0u);
-    // The sibling took its time: the next one with a free slot takes it, be it ourselves.
+    // No sibling was free: the next one with a free slot takes it, be it ourselves.
     answer(*std::exchange(taken, nullptr), "first");
     turn_until([&] { return engine.ready.look() == 1; });
     EXPECT_EQ(engine.loop->connection_count(), 2u);
@@ -947,8 +945,8 @@ TEST_F(EventLoopRelay, TakesThePeersAddressAlong) {
     answer(*std::exchange(taken, nullptr), "first");
 }
 
-TEST_F(EventLoopRelay, KeepsItWhereNoSiblingIsIdle) {
-    has_idle_sibling = false;
+TEST_F(EventLoopRelay, KeepsItWithoutASibling) {
+    has_sibling = false;
     turn_until([&] { return engine.ready.look() == 1; });
     EXPECT_EQ(engine.loop->connection_count(), 2u);
     answer_all();
@@ -962,6 +960,26 @@ TEST_F(EventLoopRelay, KeepsItWhileCallsEnd) {
     EXPECT_EQ(engine.loop->connection_count(), 2u);
     answer_all();
     EXPECT_TRUE(clients_[1]->read_until("hello").ends_with("hello"));
+}
+
+TEST_F(EventLoopRelay, KeepsOneThatLeaves) {
+    turn_until([&] { return engine.loop->connection_count() == 1; });
+    connect(1, true);
+    answer(*std::exchange(taken, nullptr), "first");
+    turn_until([&] { return engine.ready.look() == 2; });  // the newcomer, and the one given away
+    answer_all();
+    turn_until([&] { return engine.loop->connection_count() == 3; });
+    ASSERT_TRUE(clients_[0]->send(kGet));
+    turn_until([&] { return engine.ready.look() == 1; });
+    taken = engine.ready.try_pop();
+    const int64_t start_ms = monotonic_ms();
+    ASSERT_TRUE(eventually([&] { return monotonic_ms() - start_ms > 20; }));
+    clients_[1]->shut();
+    turn_until([&] { return engine.loop->connection_count() == 2; });
+    size_t index = 0;
+    std::string preamble;
+    EXPECT_EQ(relay.take(index, preamble).status, AcceptStatus::Nothing);
+    answer(*std::exchange(taken, nullptr), "first");
 }
 
 TEST_F(EventLoopRelay, AStopTakesBackWhomNobodyTook) {
