@@ -240,6 +240,7 @@ void Connection::on_deadline(int64_t now_ms) {
                        now_ms - since_ms_ >= loop_.options().body_timeout_ms &&
                        exchange_->body_backlog() < kBodyBytesInFlightMax) {
                 break_body(ETIMEDOUT);
+                set_deadline(deadline_for(State::App));
             } else {
                 set_deadline(deadline_for(State::App));
                 if (!output_blocked_ && exchange_->has_output()) flush_output();

@@ -422,6 +422,28 @@ TEST_F(StreamedBody, ThatComesByDropsEnds) {
     EXPECT_NE(reply.find("error Connection timed out"), std::string::npos) << reply;
 }
 
+/// The application waits for a client that neither sends nor takes anything.
+TEST_F(StreamedBody, ThatEndsEarlyLeavesTheAnswerItsDeadline) {
+    std::atomic<bool> is_over{false};
+    app = [&](Exchange& exchange) {
+        const std::string big(16 << 20, 'z');
+        EXPECT_NE(take_all(exchange), std::to_string(kStored) + " bytes");
+        EXPECT_TRUE(exchange.response.set_status("200 OK").is_ok());
+        exchange.send(exchange.response.body(big.size()), big, false);
+        EXPECT_FALSE(exchange.detach().is_ok());  // once all is sent
+        exchange.finish();
+        is_over = true;
+    };
+    engine.options.body_timeout_ms = kStallMs;
+    engine.options.write_timeout_ms = kShortMs;
+    engine.start(1);
+    Client client(engine.address());
+    ASSERT_TRUE(client.send(head("Content-Length: 999999999")) && send_stored(client));
+    EXPECT_TRUE(eventually([&] { return is_over.load(); }));
+    client.close();
+    engine.stop();
+}
+
 TEST_F(StreamedBody, WhoseRestNobodyTakesIsNoFurtherRequest) {
     std::atomic<int> calls{0};
     app = [&](Exchange& exchange) {
