@@ -82,6 +82,11 @@ public:
         if ((config & 32) != 0) options.proxy_mode = ProxyMode::Auto;
         if ((config & 64) != 0) options.policy.limit_request_body = 1000;
         if ((config & 128) != 0) options.keepalive_ms = 0;
+        // Where a slot is taken for long, the next request of a kept connection leaves, and comes
+        // back.
+        require(relay_.open().is_ok(), "a relay");
+        if (options.slots == 1 && !is_tls_) options.relay = &relay_;
+        options.has_sibling = [] { return true; };
         options.pause = [this] { nobody_stays(), turn(100); };
         loop_ = std::make_unique<EventLoop>(std::move(options), ready_, log_, access_log_, statsd_);
         std::vector<Listener*> listeners;
@@ -231,6 +236,7 @@ private:
     AccessLog access_log_ = std::move(*AccessLog::compile(kDefaultAccessFormat));
     Statsd statsd_;
     ReadyQueue ready_;
+    Relay relay_;
     std::vector<std::unique_ptr<Listener>> listeners_;
     std::unique_ptr<EventLoop> loop_;
     std::array<Client, 4> clients_;
