@@ -50,7 +50,8 @@ struct LoopOptions {
     /// Another worker on the same listeners could run a request at once, and holds fewer
     /// connections than that. Empty: there is none.
     std::function<bool(size_t with_fewer_than)> has_idle_sibling;
-    /// For connections that go to a sibling, or come; null: none do. Empty function: no sibling.
+    /// For connections that go to a sibling, or come; null: none do. With it comes the other:
+    /// whether another worker takes from it.
     const Relay* relay = nullptr;
     std::function<bool()> has_sibling;
     std::atomic<uint32_t>* connections = nullptr;  ///< where the others see ours; may be null
