@@ -250,7 +250,7 @@ Status Worker::open_own_listeners() {
     // Who connects here waits for the application, or is reset if it cannot be loaded: only where
     // nobody else serves is that better than to be refused.
     options.listens =
-        !context_.scoreboard.has_ready_sibling(context_.slot) && !context_.has_relative;
+        !context_.scoreboard.has_sibling(context_.slot, Sibling::Any) && !context_.has_relative;
     for (const std::string& text : context_.cfg.bind) {
         Result<BindSpec> spec = parse_bind(text);
         if (!spec) return spec.error();
@@ -307,14 +307,13 @@ LoopOptions Worker::loop_options() {
     options.measures_time = (context_.log.has_access() && context_.access_log.measures_time()) ||
                             context_.statsd.is_enabled() || logs_requests;
     if (!cfg.reuse_port) {  // with it, nobody else can take what waits for us
-        options.has_idle_sibling = [this](size_t with_fewer_than) {
-            return context_.scoreboard.has_idle_sibling(context_.slot, with_fewer_than);
+        options.has_sibling = [this](Sibling kind, size_t with_fewer_than) {
+            return context_.scoreboard.has_sibling(context_.slot, kind, with_fewer_than);
         };
     }
     if (context_.relay != nullptr && context_.relay->fd() >= 0) options.relay = context_.relay;
-    options.has_sibling = [this] { return context_.scoreboard.has_ready_sibling(context_.slot); };
     options.connections = &board().connections;
-    options.reads_at_once = listener_options(cfg).defer_accept_s > 0;
+    options.reads_at_once = !cfg.is_tls();
     if (logs_requests)
         options.on_refused = [this](Exchange& refused) { context_.hooks.request_refused(refused); };
     options.on_starved = [this] {
@@ -465,7 +464,7 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
     // The siblings' memory comes last: with many of them it costs more than the rest.
     const int64_t oldest_ms = ready_->oldest_ms();
     const bool is_behind = oldest_ms != INT64_MAX && oldest_ms < monotonic_ms() - kBehindMs &&
-                           context_.scoreboard.has_idle_sibling(context_.slot);
+                           context_.scoreboard.has_sibling(context_.slot, Sibling::Idle);
     if (loop_->is_stopping() || is_behind) exchange.response.must_close();
     count_request();  // before the call, so that worker.nr includes it (gunicorn's does)
     call_app(exchange);

@@ -613,7 +613,8 @@ void Connection::on_eof() {
         case State::Preamble:
         case State::Handshake:
         case State::Head:
-            ++loop_.came_total_;
+            // Its turn is for the next one. Who is read at once left it to them then.
+            if (!loop_.options().reads_at_once) ++loop_.came_total_;
             loop_.log_.debug("Ignored premature client disconnection. (ip=%s)",
                              facts_.remote_addr.c_str());
             leave();

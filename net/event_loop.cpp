@@ -333,14 +333,13 @@ void EventLoop::plan_accepting(int64_t now) {
     const size_t busy = active();
     accept_budget_ = busy < options_.slots ? options_.slots - busy : 0;
     // Clients that are connected already keep a busy worker busy. A newcomer has the same right to
-    // be served next, so each answer given lets one in, unless a sibling could serve it at once. So
-    // does who left without a request: many of them would take all turns.
+    // be served next, so each answer given lets one in, unless a sibling could serve it at once.
+    // Who brings no request leaves this turn to the next one: many of them would take all turns.
     const uint64_t answered = came_total_ - busy;
-    const auto answered_now = static_cast<size_t>(answered - std::exchange(answered_, answered));
-    if (answered_now > 0) stuck_since_ms_ = now;
-    if (answered_now > accept_budget_ &&
-        !(options_.has_idle_sibling && options_.has_idle_sibling(SIZE_MAX)))
-        accept_budget_ = answered_now;
+    auto turns = static_cast<size_t>(answered - std::exchange(answered_, answered));
+    if (turns > 0) stuck_since_ms_ = now;
+    if (!is_stuck()) turns += std::exchange(turns_left_, 0);
+    if (turns > accept_budget_ && !has_sibling(Sibling::Idle)) accept_budget_ = turns;
     if (stopping_.load(std::memory_order_relaxed) || accept_again_ms_ != 0) accept_budget_ = 0;
     set_listening(accept_budget_ > 0);
 }
@@ -389,6 +388,7 @@ bool EventLoop::keep(Accepted accepted, const Listener& listener, std::string_vi
         case AcceptStatus::Nothing: return false;
         case AcceptStatus::Aborted:
             --accept_budget_;  // a rule that refuses every one must not hold us here
+            ++turns_left_;
             return true;
         case AcceptStatus::OutOfResources: out_of_resources(accepted.error); return false;
         case AcceptStatus::Failed:
@@ -406,15 +406,25 @@ bool EventLoop::keep(Accepted accepted, const Listener& listener, std::string_vi
     Connection& connection = *connections_.back();
     connection.index_ = connections_.size() - 1;
     show_connections();
+    const uint64_t came_before = came_total_;
     connection.start(preamble);
+    if (options_.reads_at_once && came_total_ == came_before) ++turns_left_;
     return true;
 }
 
-bool EventLoop::relays(Connection& connection) {
+/// All slots are taken by calls that last.
+bool EventLoop::is_stuck() const {
     const size_t busy = active();
-    const bool is_stuck = busy >= options_.slots && came_total_ - busy == answered_ &&
-                          now_ms_ - stuck_since_ms_ >= kStuckMs;
-    if (!is_stuck || options_.relay == nullptr || is_stopping() || !options_.has_sibling())
+    return busy >= options_.slots && came_total_ - busy == answered_ &&
+           now_ms_ - stuck_since_ms_ >= kStuckMs;
+}
+
+bool EventLoop::has_sibling(Sibling kind, size_t with_fewer_than) const {
+    return options_.has_sibling && options_.has_sibling(kind, with_fewer_than);
+}
+
+bool EventLoop::relays(Connection& connection) {
+    if (!is_stuck() || options_.relay == nullptr || is_stopping() || !has_sibling(Sibling::Any))
         return false;
     char byte = 0;  // or its end
     if (::recv(connection.fd_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return false;
@@ -428,9 +438,8 @@ bool EventLoop::relays(Connection& connection) {
 /// A newcomer is for the worker that has fewest connections, if that one is idle: it woke up for it
 /// as we did. After some turns it had its chance.
 bool EventLoop::leaves_to_sibling() {
-    const bool leaves = options_.has_idle_sibling && !is_stopping() &&
-                        turns_given_ < kTurnsGivenMax &&
-                        options_.has_idle_sibling(connections_.size());
+    const bool leaves = !is_stopping() && turns_given_ < kTurnsGivenMax &&
+                        has_sibling(Sibling::Idle, connections_.size());
     turns_given_ = leaves ? turns_given_ + 1 : 0;
     if (leaves) std::this_thread::yield();
     return leaves;

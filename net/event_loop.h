@@ -30,6 +30,7 @@
 #include "net/proxy_protocol.h"
 #include "net/relay.h"
 #include "net/transform.h"
+#include "os/scoreboard.h"
 
 namespace gcorn {
 
@@ -47,15 +48,13 @@ struct LoopOptions {
     std::string spool_directory = "/tmp";  ///< see find_spool_directory()
     TransformMaker make_tls;               ///< empty: plain HTTP
     bool measures_time = false;            ///< the access format or statsd wants durations
-    /// Another worker on the same listeners could run a request at once, and holds fewer
-    /// connections than that. Empty: there is none.
-    std::function<bool(size_t with_fewer_than)> has_idle_sibling;
-    /// For connections that go to a sibling, or come; null: none do. With it comes the other:
-    /// whether another worker takes from it.
+    /// Another worker that takes from the same listeners, and holds fewer connections than that.
+    /// Empty: there is none.
+    std::function<bool(Sibling kind, size_t with_fewer_than)> has_sibling;
+    /// For connections that go to a sibling, or come; null: none do.
     const Relay* relay = nullptr;
-    std::function<bool()> has_sibling;
     std::atomic<uint32_t>* connections = nullptr;  ///< where the others see ours; may be null
-    bool reads_at_once = false;  ///< a new connection has bytes already (TCP_DEFER_ACCEPT)
+    bool reads_at_once = false;  ///< a new connection has bytes already, as a rule
     /// Called once a refused request was answered; empty: nobody wants to know.
     std::function<void(Exchange&)> on_refused;
     /// No descriptor for a new connection, for seconds, and none to close.
@@ -135,6 +134,8 @@ private:
     void look_at_held();
     void plan_accepting(int64_t now_ms);
     void set_listening(bool is_listening);
+    [[nodiscard]] bool is_stuck() const;
+    [[nodiscard]] bool has_sibling(Sibling kind, size_t with_fewer_than = SIZE_MAX) const;
     bool leaves_to_sibling();
     void show_connections();
     void accept_from(const Listener& listener);
@@ -203,7 +204,8 @@ private:
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
     int64_t release_ms_ = 0;        ///< much memory was needed: see kReleaseMs
     size_t accept_budget_ = 0;
-    int turns_given_ = 0;  ///< in which a newcomer was left to a sibling
+    size_t turns_left_ = 0;  ///< by newcomers that brought no request, to others
+    int turns_given_ = 0;    ///< in which a newcomer was left to a sibling
     /// Requests given to the application side or refused, and connections that left without one.
     uint64_t came_total_ = 0;
     uint64_t answered_ = 0;       ///< of these, done with when accepting was planned last

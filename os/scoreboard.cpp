@@ -141,29 +141,18 @@ void Scoreboard::free(size_t index) {
     slot(index).state.store(WorkerState::Free);
 }
 
-/// True if this holds for a worker that is Ready, other than `self`.
-template <typename Condition>
-bool Scoreboard::has_sibling(size_t self, Condition condition) const {
+bool Scoreboard::has_sibling(size_t self, Sibling kind, size_t with_fewer_than) const {
     const uint32_t used = static_cast<Shared*>(memory_)->used.load(std::memory_order_relaxed);
     for (size_t index = 0; index < used; ++index) {
+        if (index == self) continue;
         const WorkerSlot& sibling = slot(index);
-        if (index != self && sibling.state.load(std::memory_order_relaxed) == WorkerState::Ready &&
-            condition(sibling))
+        const auto of = [](const auto& cell) { return cell.load(std::memory_order_relaxed); };
+        if (of(sibling.state) == WorkerState::Ready && !of(sibling.is_retired) &&
+            of(sibling.connections) < with_fewer_than &&
+            (kind == Sibling::Any || of(sibling.busy) < of(sibling.capacity)))
             return true;
     }
     return false;
-}
-
-bool Scoreboard::has_ready_sibling(size_t self) const {
-    return has_sibling(self, [](const WorkerSlot& sibling) { return !sibling.is_retired.load(); });
-}
-
-bool Scoreboard::has_idle_sibling(size_t self, size_t with_fewer_than) const {
-    return has_sibling(self, [&](const WorkerSlot& sibling) {
-        return sibling.busy.load(std::memory_order_relaxed) <
-                   sibling.capacity.load(std::memory_order_relaxed) &&
-               sibling.connections.load(std::memory_order_relaxed) < with_fewer_than;
-    });
 }
 
 }  // namespace gcorn

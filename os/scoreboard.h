@@ -60,6 +60,9 @@ struct WorkerSlot {
     [[nodiscard]] bool read(size_t index, ActivityView& view) const;  ///< false if nothing runs
 };
 
+/// Idle: it could run a request at once.
+enum class Sibling : uint8_t { Any, Idle };
+
 class Scoreboard {
 public:
     /// Maps `slots` slots and opens the notification descriptor. Once, before the first fork. A
@@ -80,18 +83,15 @@ public:
     [[nodiscard]] int notify_fd() const { return notice_.fd(); }
     void drain() const { notice_.drain(); }
 
-    /// True if some other Ready worker than `self` holds fewer connections than that and could run
-    /// a request at once.
-    [[nodiscard]] bool has_idle_sibling(size_t self, size_t with_fewer_than = SIZE_MAX) const;
-    /// True if some other worker than `self` is Ready, and was not told to leave.
-    [[nodiscard]] bool has_ready_sibling(size_t self) const;
+    /// True if some other worker than `self` is Ready, was not told to leave, and holds fewer
+    /// connections than that.
+    [[nodiscard]] bool has_sibling(size_t self, Sibling kind,
+                                   size_t with_fewer_than = SIZE_MAX) const;
 
 private:
     struct Shared;  ///< the mapping: how many slots were ever used, then the slots
 
     Scoreboard() = default;
-    template <typename Condition>
-    bool has_sibling(size_t self, Condition condition) const;
     void* memory_ = nullptr;
     size_t size_ = 0;
     WakeUp notice_;

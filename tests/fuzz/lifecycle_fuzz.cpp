@@ -86,7 +86,7 @@ public:
         // back.
         require(relay_.open().is_ok(), "a relay");
         if (options.slots == 1 && !is_tls_) options.relay = &relay_;
-        options.has_sibling = [] { return true; };
+        options.has_sibling = [](Sibling kind, size_t) { return kind == Sibling::Any; };
         options.pause = [this] { nobody_stays(), turn(100); };
         loop_ = std::make_unique<EventLoop>(std::move(options), ready_, log_, access_log_, statsd_);
         std::vector<Listener*> listeners;

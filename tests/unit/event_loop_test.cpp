@@ -802,6 +802,27 @@ TEST_F(EventLoopAccept, WhoAsksNothingTakesNoNewcomersTurn) {
     turn_until([&] { return engine.ready.look() == 4; });
 }
 
+/// At latest with the next answers: meanwhile all slots are taken by calls that last.
+TEST_F(EventLoopAccept, WhoSendsHalfAHeadTakesNoNewcomersTurn) {
+    engine.options.reads_at_once = true;
+    fill();
+    connect(15, false);
+    for (size_t i = 4; i < 19; ++i)
+        ASSERT_TRUE(clients_[i]->send("GET / HTTP/1.1\r\n"));
+    connect(1, false);
+    ASSERT_TRUE(clients_.back()->send("GET /newcomer HTTP/1.1\r\nHost: a\r\n\r\n"));
+    // The first four ask again as soon as they were answered.
+    for (size_t answers = 0; answers < 12; ++answers) {
+        turn_until([&] { return engine.ready.look() > 0; });
+        const auto exchange = engine.ready.try_pop();
+        const bool is_newcomer = exchange->head.target == "/newcomer";
+        answer(*exchange, "hello");
+        if (is_newcomer) return;
+        ASSERT_TRUE(clients_[answers % 4]->send(kGet));
+    }
+    FAIL() << "the newcomer waits";
+}
+
 TEST_F(EventLoopAccept, ABodyThatStallsYieldsHoweverMuchCame) {
     engine.options.worker_connections = 1;
     engine.open();
@@ -842,7 +863,7 @@ TEST_F(EventLoopAccept, AStopRefusesWhoComesWhileTheLastOnesAreAnswered) {
 }
 
 TEST_F(EventLoopAccept, LeavesThemToAnIdleSibling) {
-    engine.options.has_idle_sibling = [](size_t with_fewer_than) {
+    engine.options.has_sibling = [](Sibling, size_t with_fewer_than) {
         return with_fewer_than > 100;  // it has more than we do
     };
     fill();
@@ -856,7 +877,7 @@ TEST_F(EventLoopAccept, LeavesThemToAnIdleSiblingWithFewerConnections) {
     std::atomic<uint32_t> shown{0};
     std::atomic<uint32_t> others{0};
     engine.options.connections = &shown;
-    engine.options.has_idle_sibling = [&](size_t with_fewer_than) {
+    engine.options.has_sibling = [&](Sibling, size_t with_fewer_than) {
         return others < with_fewer_than;
     };
     engine.options.slots = 4;
@@ -880,7 +901,9 @@ protected:
         ASSERT_TRUE(relay.open());
         engine.options.relay = &relay;
         engine.options.keepalive_ms = 60'000;
-        engine.options.has_sibling = [this] { return has_sibling; };
+        engine.options.has_sibling = [this](Sibling kind, size_t) {
+            return has_sibling && kind == Sibling::Any;
+        };
         engine.open();
         connect(2, true);
         for (size_t answered = 0; answered < 2;) {

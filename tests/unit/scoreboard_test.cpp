@@ -198,34 +198,34 @@ TEST(ScoreboardRoom, FindsASiblingThatServes) {
     Scoreboard board = make_board(8);
     const size_t self = board.claim(), sibling = board.claim();
     board.slot(self).state.store(WorkerState::Ready);
-    EXPECT_FALSE(board.has_ready_sibling(self));  // it is booting
+    EXPECT_FALSE(board.has_sibling(self, Sibling::Any));  // it is booting
     board.slot(sibling).state.store(WorkerState::Ready);
     board.slot(sibling).busy.store(1);
-    EXPECT_TRUE(board.has_ready_sibling(self));
+    EXPECT_TRUE(board.has_sibling(self, Sibling::Any));
     board.slot(sibling).is_retired.store(true);
-    EXPECT_FALSE(board.has_ready_sibling(self));
-    EXPECT_TRUE(board.has_ready_sibling(sibling));
+    EXPECT_FALSE(board.has_sibling(self, Sibling::Any));
+    EXPECT_TRUE(board.has_sibling(sibling, Sibling::Any));
 }
 
 TEST(ScoreboardRoom, FindsAnIdleSibling) {
     Scoreboard board = make_board(8);
     const size_t self = board.claim(), sibling = board.claim();
     board.slot(self).state.store(WorkerState::Ready);
-    EXPECT_FALSE(board.has_idle_sibling(self));  // it is booting
+    EXPECT_FALSE(board.has_sibling(self, Sibling::Idle));  // it is booting
     board.slot(sibling).state.store(WorkerState::Ready);
-    EXPECT_TRUE(board.has_idle_sibling(self));
+    EXPECT_TRUE(board.has_sibling(self, Sibling::Idle));
     board.slot(sibling).busy.store(1);
-    EXPECT_FALSE(board.has_idle_sibling(self));
-    EXPECT_TRUE(board.has_idle_sibling(sibling));
+    EXPECT_FALSE(board.has_sibling(self, Sibling::Idle));
+    EXPECT_TRUE(board.has_sibling(sibling, Sibling::Idle));
     board.slot(sibling).capacity.store(2);
-    EXPECT_TRUE(board.has_idle_sibling(self));
+    EXPECT_TRUE(board.has_sibling(self, Sibling::Idle));
     board.slot(sibling).connections.store(3);
-    EXPECT_FALSE(board.has_idle_sibling(self, 3));
-    EXPECT_TRUE(board.has_idle_sibling(self, 4));
+    EXPECT_FALSE(board.has_sibling(self, Sibling::Idle, 3));
+    EXPECT_TRUE(board.has_sibling(self, Sibling::Idle, 4));
     board.slot(sibling).state.store(WorkerState::Stopping);
-    EXPECT_FALSE(board.has_idle_sibling(self));
+    EXPECT_FALSE(board.has_sibling(self, Sibling::Idle));
     board.free(sibling);
-    EXPECT_FALSE(board.has_idle_sibling(self));
+    EXPECT_FALSE(board.has_sibling(self, Sibling::Idle));
 }
 
 TEST(ScoreboardRoom, MovesWithItsMapping) {
