@@ -45,8 +45,9 @@ constexpr size_t kReportedNamesMax = 100;
 /// Held output is looked at again after this time, so that none waits much longer than kHoldUs.
 constexpr int kHeldLookMs = 1;
 /// Turns in which a newcomer is left to a sibling: some microseconds each, enough for it to wake
-/// up.
+/// up. Those of a busy worker may take longer.
 constexpr int kTurnsGivenMax = 100;
+constexpr int64_t kGiveMs = 1;
 constexpr size_t kScratchBytes = 64 * 1024;
 /// Received bytes of all connections past which a large head is refused (the limits of a single one
 /// allow 800 KiB).
@@ -338,6 +339,7 @@ void EventLoop::plan_accepting(int64_t now) {
     const uint64_t answered = came_total_ - busy;
     auto turns = static_cast<size_t>(answered - std::exchange(answered_, answered));
     if (turns > 0) stuck_since_ms_ = now;
+    has_answered_ = turns > 0;
     if (!is_stuck()) turns += std::exchange(turns_left_, 0);
     if (turns > accept_budget_ && !has_sibling(Sibling::Idle)) accept_budget_ = turns;
     if (stopping_.load(std::memory_order_relaxed) || accept_again_ms_ != 0) accept_budget_ = 0;
@@ -435,11 +437,15 @@ bool EventLoop::relays(Connection& connection) {
     return true;
 }
 
-/// A newcomer is for the worker that has fewest connections, if that one is idle: it woke up for it
-/// as we did. After some turns it had its chance.
+/// A newcomer is for the worker that has fewest connections, if that one is idle, as it woke up for
+/// it, too, or as busy as we are. After some turns it had its chance.
 bool EventLoop::leaves_to_sibling() {
-    const bool leaves = !is_stopping() && turns_given_ < kTurnsGivenMax &&
-                        has_sibling(Sibling::Idle, connections_.size());
+    const bool has_waited =
+        turns_given_ >= kTurnsGivenMax || (turns_given_ > 0 && now_ms_ - given_since_ms_ > kGiveMs);
+    const bool leaves =
+        !has_waited && !is_stopping() &&
+        has_sibling(has_answered_ ? Sibling::Any : Sibling::Idle, connections_.size());
+    if (turns_given_ == 0) given_since_ms_ = now_ms_;
     turns_given_ = leaves ? turns_given_ + 1 : 0;
     if (leaves) std::this_thread::yield();
     return leaves;

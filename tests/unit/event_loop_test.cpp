@@ -894,6 +894,26 @@ TEST_F(EventLoopAccept, LeavesThemToAnIdleSiblingWithFewerConnections) {
     turn_until([&] { return shown == 3; });
 }
 
+TEST_F(EventLoopAccept, ABusyWorkerLeavesThemToABusySiblingWithFewerConnections) {
+    std::atomic<uint32_t> shown{0};
+    std::atomic<size_t> asked_for_fewer_than{0};
+    engine.options.connections = &shown;
+    engine.options.has_sibling = [&](Sibling kind, size_t with_fewer_than) {
+        if (kind == Sibling::Any) asked_for_fewer_than = with_fewer_than;
+        return kind == Sibling::Any;
+    };
+    fill();
+    EXPECT_EQ(asked_for_fewer_than, 0u) << "who is idle serves a newcomer itself";
+    connect(1, true);
+    answer(*engine.ready.try_pop(), "hello");
+    engine.loop->turn(0);
+    EXPECT_EQ(shown, 4u);
+    EXPECT_EQ(asked_for_fewer_than, 4u);
+    for (int answers = 1; answers < 4; ++answers)
+        answer(*engine.ready.try_pop(), "hello");
+    turn_until([&] { return shown == 5; });
+}
+
 /// Two kept connections; the application is called for one of them and does not come back.
 class EventLoopRelay : public EventLoopAccept {
 protected:
