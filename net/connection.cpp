@@ -119,6 +119,7 @@ void Connection::enter(State state) {
                                 (state == State::Head || state == State::Handshake) &&
                                 (state_ == State::Preamble || state_ == State::Handshake);
     state_ = state;
+    read_paused_ = false;
     since_ms_ = loop_.now_ms();
     set_deadline(keeps_deadline ? deadline_ms_ : deadline_for(state));
 }
@@ -131,9 +132,9 @@ void Connection::set_deadline(int64_t deadline_ms) {
 void Connection::update_interest() {
     if (state_ == State::Closed || !registered_) return;
     // In App the interest stays as it is until an event shows that it matters.
-    const bool reads = state_ != State::App ? state_ != State::Reply
-                       : body_open_         ? exchange_->body_backlog() < kBodyBytesInFlightMax
-                                            : !read_paused_;
+    const bool reads =
+        state_ != State::Reply &&
+        (body_open_ ? exchange_->body_backlog() < kBodyBytesInFlightMax : !read_paused_);
     const auto wanted = static_cast<Interest>((reads ? 1 : 0) | (output_blocked_ ? 2 : 0));
     if (wanted == interest_) return;
     interest_ = wanted;
@@ -149,6 +150,19 @@ void Connection::ensure_registered() {
         return peer_gone();
     }
     registered_ = true;
+    update_interest();
+}
+
+void Connection::leave_unread() {
+    read_paused_ = true;
+    set_deadline(0);
+    update_interest();
+}
+
+void Connection::read_now() {
+    read_paused_ = false;
+    if (deadline_ms_ == 0) set_deadline(deadline_for(state_));
+    read_more();
     update_interest();
 }
 
@@ -178,7 +192,7 @@ void Connection::on_event(const PollEvent& event) {
     update_interest();
 }
 
-/// Idle: the next request may go to a sibling. True: we are closed here.
+/// Idle: the next request may go to a sibling. True: it is not for us to read now.
 bool Connection::moves_on(const PollEvent& event) {
     const bool is_known = !facts_.has_proxy_header || !preamble_.empty();
     return event.readable && !event.hangup && in_.empty() && is_known && loop_.relays(*this);
@@ -716,7 +730,6 @@ void Connection::settle() {
 /// Every byte of the answer is out (or joins its successor's).
 void Connection::after_reply() {
     if (!std::exchange(exchange_->completed_, true)) loop_.exchange_completed(*exchange_);
-    read_paused_ = false;
     if (exchange_->is_aborted()) return close();
     if (!exchange_->response.keeps_alive()) return finish_connection();
     if (!is_begun(in_.view())) {

@@ -110,6 +110,11 @@ public:
     /// do).
     void ensure_registered();
 
+    /// In Idle: the next request stays in the kernel until read_now(), or until we close.
+    void leave_unread();
+    [[nodiscard]] bool is_unread() const { return state_ == State::Idle && read_paused_; }
+    void read_now();
+
 private:
     friend class EventLoop;
 
@@ -187,7 +192,7 @@ private:
     bool registered_ = false;
     bool output_blocked_ = false;  ///< the socket is full and output waits
     bool body_open_ = false;       ///< in App, with a big body still arriving
-    bool read_paused_ = false;     ///< in App: an event came; read again after the answer
+    bool read_paused_ = false;     ///< in App: read after the answer; in Idle: leave_unread()
     bool saw_eof_ = false;         ///< the peer will send nothing more
     bool must_linger_ = false;     ///< the peer may still send: half-close first
     bool joins_ = false;           ///< an answer waits for its successor's

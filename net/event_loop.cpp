@@ -31,8 +31,11 @@ constexpr int64_t kOutOfResourcesMs = 500;
 /// A worker that can accept nobody for so long, and has no connection to close, is replaced; one
 /// that could accept everybody for so long says so.
 constexpr int64_t kStarvedMs = 3000;
-/// All slots are taken by calls that last when none of them has ended for so long.
+/// All slots are taken by calls that last when none of them has ended for so long. Also how often
+/// somebody looks whether a sibling is idle.
 constexpr int64_t kStuckMs = 5;
+/// For a call that lasts so long, other clients do not wait even if all siblings are busy, too.
+constexpr int64_t kStuckLongMs = 250;
 /// A turn that lasts so long leaves handshakes, bodies and the rest of large heads to the next one.
 /// 256 of them (a TLS handshake takes a millisecond) would keep who waits for an answer waiting.
 constexpr int64_t kLongTurnMs = 10;
@@ -133,10 +136,12 @@ void EventLoop::turn(int timeout_ms) {
     // runs first, and the poll finds many events at once.
     if (timeout_ms != 0 && !ready_.is_empty()) ::sched_yield();
     plan_accepting(now_ms_);
+    look_at_unread();
 
     if (must_announce_again && (timeout_ms < 0 || timeout_ms > ReadyQueue::kPatienceMs))
         timeout_ms = static_cast<int>(ReadyQueue::kPatienceMs);
     if (!held_.empty() && (timeout_ms < 0 || timeout_ms > kHeldLookMs)) timeout_ms = kHeldLookMs;
+    if (!unread_.empty() && (timeout_ms < 0 || timeout_ms > kStuckMs)) timeout_ms = kStuckMs;
     // Who turns has requests to run; and the turn that finds everybody gone says so at once.
     const bool is_last = stop_seen_ && connections_.empty() && !is_drained();
     const int wait = is_last || has_queued_ ? 0 : wait_ms(timeout_ms, now_ms_);
@@ -430,6 +435,27 @@ bool EventLoop::relays(Connection& connection) {
         return false;
     char byte = 0;  // or its end
     if (::recv(connection.fd_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return false;
+    connection.leave_unread();
+    unread_.push_back(&connection);
+    look_at_unread();
+    return true;
+}
+
+/// The requests that relays() left unread: ours once a call ended. While none does, they go to
+/// whoever is free first, but not from one busy worker to others: there they would wait again.
+void EventLoop::look_at_unread() {
+    if (unread_.empty()) return;
+    const bool gives = is_stuck() && !is_stopping();
+    if (gives && !has_sibling(Sibling::Idle) &&
+        (now_ms_ - stuck_since_ms_ < kStuckLongMs || !has_sibling(Sibling::Any)))
+        return;
+    for (Connection* connection : std::exchange(unread_, {}))
+        if (connection != nullptr && connection->is_unread() &&
+            !(gives && give_to_sibling(*connection)))
+            connection->read_now();
+}
+
+bool EventLoop::give_to_sibling(Connection& connection) {
     const auto listener = std::ranges::find(accepts_from_, connection.listener_);
     const auto index = static_cast<size_t>(listener - accepts_from_.begin());
     if (!options_.relay->give(connection.fd_.get(), index, connection.preamble_)) return false;
@@ -440,8 +466,8 @@ bool EventLoop::relays(Connection& connection) {
 /// A newcomer is for the worker that has fewest connections, if that one is idle, as it woke up for
 /// it, too, or as busy as we are. After some turns it had its chance.
 bool EventLoop::leaves_to_sibling() {
-    const bool has_waited =
-        turns_given_ >= kTurnsGivenMax || (turns_given_ > 0 && now_ms_ - given_since_ms_ > kGiveMs);
+    const bool has_waited = turns_given_ >= kTurnsGivenMax || (has_answered_ && turns_given_ > 0 &&
+                                                               now_ms_ - given_since_ms_ > kGiveMs);
     const bool leaves =
         !has_waited && !is_stopping() &&
         has_sibling(has_answered_ ? Sibling::Any : Sibling::Idle, connections_.size());
@@ -540,8 +566,8 @@ void EventLoop::stop_now() {
 
 void EventLoop::connection_closed(Connection& connection) {
     const size_t index = connection.index_;
-    std::replace(unregistered_.begin(), unregistered_.end(), &connection,
-                 static_cast<Connection*>(nullptr));
+    for (auto* list : {&unregistered_, &unread_})
+        std::ranges::replace(*list, &connection, nullptr);
     closed_.push_back(std::move(connections_[index]));
     if (index + 1 != connections_.size()) {
         connections_[index] = std::move(connections_.back());

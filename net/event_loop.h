@@ -132,6 +132,7 @@ private:
                      std::function<void()> handler);
     void serve_signalled();
     void look_at_held();
+    void look_at_unread();
     void plan_accepting(int64_t now_ms);
     void set_listening(bool is_listening);
     [[nodiscard]] bool is_stuck() const;
@@ -160,11 +161,12 @@ private:
     /// has not answered yet, are far from filling the memory. Looks at all connections.
     [[nodiscard]] bool has_room_for_heads();
     void plan_release();
-    /// Gives the connection to whichever worker is free first, if all slots are taken by calls that
-    /// last. True: it is closed here.
+    /// If all slots are taken by calls that last, this connection's next request is for whichever
+    /// worker is free first: left unread until one is, or until too long. True: done with it here.
     bool relays(Connection& connection);
     void connection_closed(Connection& connection);
     void connection_unregistered(Connection& connection) { unregistered_.push_back(&connection); }
+    bool give_to_sibling(Connection& connection);
     [[nodiscard]] std::shared_ptr<Exchange> make_exchange(Connection& connection);
     void recycle(std::shared_ptr<Exchange> exchange);
     /// Hands the scratch memory over with the whole body, if that lies in it and is large enough
@@ -188,6 +190,7 @@ private:
     std::vector<std::unique_ptr<Connection>> connections_;
     std::vector<std::unique_ptr<Connection>> closed_;  ///< destroyed at the end of the turn
     std::vector<Connection*> unregistered_;            ///< accepted, not polled yet
+    std::vector<Connection*> unread_;                  ///< their requests wait for any worker
     std::vector<std::shared_ptr<Exchange>> pool_;      ///< empty Exchanges, for reuse
     std::vector<std::shared_ptr<Exchange>> held_;      ///< hold output back for a moment (kHoldUs)
     std::unique_ptr<char[]> scratch_;                  ///< where every recv(2) goes first

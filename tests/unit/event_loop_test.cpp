@@ -922,7 +922,7 @@ protected:
         engine.options.relay = &relay;
         engine.options.keepalive_ms = 60'000;
         engine.options.has_sibling = [this](Sibling kind, size_t) {
-            return has_sibling && kind == Sibling::Any;
+            return kind == Sibling::Any ? has_sibling : has_idle_sibling;
         };
         engine.open();
         connect(2, true);
@@ -945,14 +945,47 @@ protected:
     }
 
     Relay relay;
-    bool has_sibling = true;
+    bool has_sibling = true, has_idle_sibling = false;
     std::shared_ptr<Exchange> taken;
 };
 
-TEST_F(EventLoopRelay, GivesAKeptConnectionToASibling) {
+TEST_F(EventLoopRelay, GivesAKeptConnectionToAnIdleSibling) {
+    for (int i = 0; i < 5; ++i)
+        engine.loop->turn(0);
+    has_idle_sibling = true;
+    const int64_t start_ms = monotonic_ms();
+    engine.loop->turn(10'000);  // looks now and then
+    turn_until([&] { return engine.loop->connection_count() == 1; });
+    EXPECT_LT(monotonic_ms() - start_ms, 5000);
+    EXPECT_EQ(engine.ready.look(), 0u);
+    answer(*std::exchange(taken, nullptr), "first");
+}
+
+TEST_F(EventLoopRelay, ReadsTheRequestItselfOnceACallEnds) {
+    for (int i = 0; i < 5; ++i)
+        engine.loop->turn(0);
+    EXPECT_EQ(engine.ready.look(), 0u);
+    answer(*std::exchange(taken, nullptr), "first");
+    turn_until([&] { return engine.ready.look() == 1; });
+    answer_all();
+    EXPECT_TRUE(clients_[1]->read_until("hello").ends_with("hello"));
+}
+
+TEST_F(EventLoopRelay, ReadsTheRequestWhenItStops) {
+    for (int i = 0; i < 5; ++i)
+        engine.loop->turn(0);
+    engine.loop->stop();
+    turn_until([&] { return engine.ready.look() == 1; });
+    answer_all();
+    EXPECT_TRUE(clients_[1]->read_all().ends_with("hello"));
+    answer(*std::exchange(taken, nullptr), "first");
+    EXPECT_TRUE(clients_[0]->read_all().ends_with("first"));
+}
+
+TEST_F(EventLoopRelay, GivesAKeptConnectionToABusySiblingForACallThatLasts) {
     turn_until([&] { return engine.loop->connection_count() == 1; });
     EXPECT_EQ(engine.ready.look(), 0u);
-    // No sibling was free: the next one with a free slot takes it, be it ourselves.
+    // The next one with a free slot takes it, be it ourselves.
     answer(*std::exchange(taken, nullptr), "first");
     turn_until([&] { return engine.ready.look() == 1; });
     EXPECT_EQ(engine.loop->connection_count(), 2u);
