@@ -313,7 +313,6 @@ LoopOptions Worker::loop_options() {
     }
     if (context_.relay != nullptr && context_.relay->fd() >= 0) options.relay = context_.relay;
     options.connections = &board().connections;
-    options.reads_at_once = !cfg.is_tls();
     if (logs_requests)
         options.on_refused = [this](Exchange& refused) { context_.hooks.request_refused(refused); };
     options.on_starved = [this] {

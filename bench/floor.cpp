@@ -91,7 +91,6 @@ int main(int argc, char** argv) {
     Statsd statsd;
     ReadyQueue ready;
     LoopOptions options;
-    options.reads_at_once = true;
     options.keepalive_ms = 75'000;
     EventLoop loop(options, ready, log, *access_log, statsd);
     GCORN_CHECK(loop.open({listener->get()}).is_ok());

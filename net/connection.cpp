@@ -88,7 +88,8 @@ void Connection::start(std::string_view preamble) {
         enter(tls_ ? State::Handshake : State::Head);
     loop_.connection_unregistered(*this);
     if (!preamble.empty()) on_bytes(preamble);
-    if (loop_.options().reads_at_once) read_more();
+    // It is there, as a rule: TCP_DEFER_ACCEPT, or it waited in the backlog. Handshakes can wait.
+    if (!tls_ || !loop_.turn_is_long()) read_more();
 }
 
 // -------------------------------------------------------------------------- states and interest
@@ -627,8 +628,6 @@ void Connection::on_eof() {
         case State::Preamble:
         case State::Handshake:
         case State::Head:
-            // Its turn is for the next one. Who is read at once left it to them then.
-            if (!loop_.options().reads_at_once) ++loop_.came_total_;
             loop_.log_.debug("Ignored premature client disconnection. (ip=%s)",
                              facts_.remote_addr.c_str());
             leave();
@@ -820,7 +819,10 @@ bool Connection::flush_tls() {
             peer_gone();
             return false;
         }
-        if (sent > 0) wire.erase(0, static_cast<size_t>(sent));
+        if (sent > 0) {
+            tls_->has_spoken = true;
+            wire.erase(0, static_cast<size_t>(sent));
+        }
         if (wire.empty()) std::string().swap(wire);  // most connections are idle, most of the time
         has_more = has_more || (exchange_ && exchange_->has_output());
         // The poller says at once that the socket takes more: in the next turn.

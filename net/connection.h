@@ -89,6 +89,8 @@ public:
     /// First look at a new connection: its request may be there already. preamble: what a sibling
     /// read of it before.
     void start(std::string_view preamble);
+    /// TLS: it began well, and the request may follow.
+    [[nodiscard]] bool is_shaking_hands() const { return tls_ && tls_->has_spoken; }
     void on_event(const PollEvent& event) override;
     /// The Exchange asked for the leader: output to flush, finished, room for body bytes.
     void on_exchange();
@@ -121,9 +123,10 @@ private:
     /// The TLS side; absent for plain connections.
     struct Tls {
         std::unique_ptr<ByteTransform> transform;
-        std::string wire;        ///< encrypted, not sent yet
-        size_t empty_bytes = 0;  ///< received that carried nothing (yet); see kEmptyBytesMax
-        bool has_bytes = false;  ///< the peer sent something
+        std::string wire;         ///< encrypted, not sent yet
+        size_t empty_bytes = 0;   ///< received that carried nothing (yet); see kEmptyBytesMax
+        bool has_bytes = false;   ///< the peer sent something
+        bool has_spoken = false;  ///< and got an answer
     };
 
     void enter(State state);

@@ -415,7 +415,7 @@ bool EventLoop::keep(Accepted accepted, const Listener& listener, std::string_vi
     show_connections();
     const uint64_t came_before = came_total_;
     connection.start(preamble);
-    if (options_.reads_at_once && came_total_ == came_before) ++turns_left_;
+    if (came_total_ == came_before && !connection.is_shaking_hands()) ++turns_left_;
     return true;
 }
 

@@ -54,7 +54,6 @@ struct LoopOptions {
     /// For connections that go to a sibling, or come; null: none do.
     const Relay* relay = nullptr;
     std::atomic<uint32_t>* connections = nullptr;  ///< where the others see ours; may be null
-    bool reads_at_once = false;  ///< a new connection has bytes already, as a rule
     /// Called once a refused request was answered; empty: nobody wants to know.
     std::function<void(Exchange&)> on_refused;
     /// No descriptor for a new connection, for seconds, and none to close.
@@ -210,8 +209,7 @@ private:
     size_t turns_left_ = 0;       ///< by newcomers that brought no request, to others
     int turns_given_ = 0;         ///< in which a newcomer was left to a sibling
     int64_t given_since_ms_ = 0;  ///< the first of them
-    /// Requests given to the application side or refused, and connections that left without one.
-    uint64_t came_total_ = 0;
+    uint64_t came_total_ = 0;     ///< requests given to the application side, or refused
     uint64_t answered_ = 0;       ///< of these, done with when accepting was planned last
     bool has_answered_ = false;   ///< some, before this turn
     int64_t stuck_since_ms_ = 0;  ///< a slot was free, or a call ended, last

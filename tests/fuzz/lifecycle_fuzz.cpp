@@ -78,7 +78,6 @@ public:
         if ((config & 4) != 0)
             options.header_timeout_ms = options.body_timeout_ms = options.write_timeout_ms = 1000;
         options.slots = (config & 8) != 0 ? 1 : 8;
-        options.reads_at_once = (config & 16) != 0;
         if ((config & 32) != 0) options.proxy_mode = ProxyMode::Auto;
         if ((config & 64) != 0) options.policy.limit_request_body = 1000;
         if ((config & 128) != 0) options.keepalive_ms = 0;
