@@ -136,15 +136,16 @@ void set_title(const std::string&) {}
 
 namespace {
 
-/// An id by decimal number, or by the name of a record. (uid_t)-1 means "no change" to the system
-/// calls, so it is no number of anybody.
+/// An id by decimal number, or by the name of a record; none for "". (uid_t)-1 means "no change" to
+/// the system calls, so it is no number of anybody.
 template <typename Record, typename Id>
-Result<Id> find_id(const char* kind, const std::string& name_or_id, Record* (*look_up)(const char*),
-                   Id Record::*id) {
+Result<std::optional<Id>> find_id(const char* kind, const std::string& name_or_id,
+                                  Record* (*look_up)(const char*), Id Record::*id) {
+    if (name_or_id.empty()) return std::optional<Id>();
     const std::optional<uint64_t> number = parse_decimal(name_or_id);
-    if (number && *number < static_cast<Id>(-1)) return static_cast<Id>(*number);
+    if (number && *number < static_cast<Id>(-1)) return std::optional(static_cast<Id>(*number));
     errno = 0;
-    if (const Record* record = look_up(name_or_id.c_str())) return record->*id;
+    if (const Record* record = look_up(name_or_id.c_str())) return std::optional(record->*id);
     const int error = errno;
     // POSIX lets a lookup that finds nothing leave errno at 0 or one of these.
     for (const int absent : {0, ENOENT, ESRCH, EBADF, EPERM})
@@ -155,23 +156,12 @@ Result<Id> find_id(const char* kind, const std::string& name_or_id, Record* (*lo
 
 }  // namespace
 
-Result<uid_t> find_user(const std::string& name_or_id) {
-    return find_id("user", name_or_id, ::getpwnam, &passwd::pw_uid);
-}
-
-Result<gid_t> find_group(const std::string& name_or_id) {
-    return find_id("group", name_or_id, ::getgrnam, &group::gr_gid);
-}
-
 Result<Owner> find_owner(const std::string& user, const std::string& group) {
-    const Result<uid_t> uid = user.empty() ? uid_t{0} : find_user(user);
+    const auto uid = find_id("user", user, ::getpwnam, &passwd::pw_uid);
     if (!uid) return uid.error();
-    const Result<gid_t> gid = group.empty() ? gid_t{0} : find_group(group);
+    const auto gid = find_id("group", group, ::getgrnam, &::group::gr_gid);
     if (!gid) return gid.error();
-    Owner owner;
-    if (!user.empty()) owner.user = *uid;
-    if (!group.empty()) owner.group = *gid;
-    return owner;
+    return Owner{*uid, *gid};
 }
 
 namespace {

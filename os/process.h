@@ -36,16 +36,13 @@ void title_init(int argc, char** argv);
 /// What ps(1) shows: "gcorn: worker [app]". Cut to the room that argv and environ left.
 void set_title(const std::string& title);
 
-/// A user or group by name, or by decimal number, which need not exist in the databases.
-/// Error: "No such user: 'x'" (code 0) or the failing lookup (errno).
-Result<uid_t> find_user(const std::string& name_or_id);
-Result<gid_t> find_group(const std::string& name_or_id);
-
-/// The ids of a user and a group that may be set, "" = not; Errors as above.
+/// The ids of a user and a group that may be set.
 struct Owner {
     std::optional<uid_t> user;
     std::optional<gid_t> group;
 };
+/// Each by name, or by decimal number, which need not exist in the databases; "" = not set. Error:
+/// "No such user: 'x'" (code 0) or the failing lookup (errno).
 Result<Owner> find_owner(const std::string& user, const std::string& group);
 
 /// Becomes group `gid`, then user `uid`, for good (real, effective and saved). 0 leaves that one

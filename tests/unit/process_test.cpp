@@ -190,22 +190,23 @@ TEST(Process, TitleWithoutAnAreaDoesNothing) {
 // --- users ---
 
 TEST(Process, FindsUsersAndGroupsByNameAndNumber) {
-    EXPECT_EQ(*find_user("root"), 0u);
-    EXPECT_EQ(*find_user("0"), 0u);
-    EXPECT_EQ(*find_user("4294967294"), 4294967294u);  // the last that is not "no change"
-    EXPECT_EQ(*find_group("0"), 0u);
+    EXPECT_EQ(find_owner("root", "")->user, 0u);
+    EXPECT_EQ(find_owner("0", "")->user, 0u);
+    EXPECT_EQ(find_owner("4294967294", "")->user, 4294967294u);  // the last but "no change"
+    EXPECT_EQ(find_owner("", "0")->group, 0u);
+    EXPECT_EQ(find_owner("", "0")->user, std::nullopt);
     const group* own = ::getgrgid(::getgid());
     const std::string name = own != nullptr ? own->gr_name : std::to_string(::getgid());
-    EXPECT_EQ(*find_group(name), ::getgid());
+    EXPECT_EQ(find_owner("", name)->group, ::getgid());
 }
 
 TEST(Process, NamesTheUserThatDoesNotExist) {
-    for (const char* name : {"no-such-user", "4294967295", "-1", "1x", ""}) {
-        const Result<uid_t> user = find_user(name);
+    for (const char* name : {"no-such-user", "4294967295", "-1", "1x"}) {
+        const Result<Owner> user = find_owner(name, "");
         ASSERT_FALSE(user) << name;
         EXPECT_EQ(user.message(), std::string("No such user: '") + name + "'");
     }
-    EXPECT_EQ(find_group("no-such-group").message(), "No such group: 'no-such-group'");
+    EXPECT_EQ(find_owner("", "no-such-group").message(), "No such group: 'no-such-group'");
 }
 
 TEST(Process, DroppingToNobodyInParticularChangesNothing) {
@@ -246,13 +247,14 @@ int groups_after(uid_t uid, gid_t gid, bool with_initgroups) {
 
 TEST(Process, RootsGroupsGoWithItsIds) {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root";
-    const Result<uid_t> nobody = find_user("nobody");
-    if (!nobody) GTEST_SKIP() << "needs a user nobody";
+    const Result<Owner> found = find_owner("nobody", "");
+    if (!found) GTEST_SKIP() << "needs a user nobody";
+    const uid_t nobody = *found->user;
     constexpr uid_t kNoUser = 4294967290;
     for (const bool with_initgroups : {false, true}) {
         EXPECT_EQ(groups_after(0, 0, with_initgroups), 0) << "nothing is asked for";
-        EXPECT_EQ(groups_after(*nobody, 0, with_initgroups), 1);
-        EXPECT_EQ(groups_after(*nobody, 65533, with_initgroups), 1);
+        EXPECT_EQ(groups_after(nobody, 0, with_initgroups), 1);
+        EXPECT_EQ(groups_after(nobody, 65533, with_initgroups), 1);
         EXPECT_EQ(groups_after(kNoUser, 65533, with_initgroups), 2);
         EXPECT_EQ(groups_after(kNoUser, 0, with_initgroups), 2);
     }
