@@ -281,15 +281,6 @@ void Arbiter::note_error(const char* what, const Status& status) {
 
 // --- listeners ---
 
-Result<ListenerOptions> Arbiter::open_options(const Config& cfg) const {
-    ListenerOptions options = listener_options(cfg);
-    options.reuse_port = cfg.reuse_port;
-    Result<Owner> owner = find_owner(cfg.user, cfg.group);
-    if (!owner) return owner.error();
-    options.owner = *owner;
-    return options;
-}
-
 /// Sockets that a supervisor or our predecessor left open for us.
 void Arbiter::adopt_listeners(Generation& generation) {
     std::vector<int> fds = systemd::take_listen_fds();
@@ -309,7 +300,7 @@ void Arbiter::adopt_listeners(Generation& generation) {
     if (fds.empty()) return;
     const auto origin =
         has_given_listeners_ ? Listener::Origin::Supervisor : Listener::Origin::Predecessor;
-    Result<ListenerOptions> options = open_options(generation.cfg);
+    Result<ListenerOptions> options = listener_options(generation.cfg);
     if (!options) return;  // open_listeners() meets and tells the same error
     for (const int fd : fds) {
         Result<std::unique_ptr<Listener>> listener = Listener::adopt(fd, origin, *options);
@@ -363,7 +354,7 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
 
 /// is_patient: retries an address that may get free.
 Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool is_patient) {
-    Result<ListenerOptions> options = open_options(generation.cfg);
+    Result<ListenerOptions> options = listener_options(generation.cfg);
     if (!options) return fatal(options.error());
     const std::string where = spec.log_text();
     const bool is_trial = generation.cfg.reuse_port && spec.kind == BindSpec::Kind::Tcp;

@@ -160,7 +160,6 @@ private:
     Status open_listeners(Generation& generation, const Generation* before);
     Status open_listener(const BindSpec& spec, Generation& generation, bool is_patient);
     void adopt_listeners(Generation& generation);
-    Result<ListenerOptions> open_options(const Config& cfg) const;
     static bool uses(const Generation& generation, const Listener& listener);
     void close_unused_listeners();
 

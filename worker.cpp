@@ -150,13 +150,17 @@ private:
     std::atomic<bool> parked_{false};
     std::atomic<bool> wanted_back_{false};
     std::mutex mutex_;  ///< only for parking
+    Result<Owner> owner = find_owner(cfg.user, cfg.group);
+    if (!owner) return owner.error();
+    options.owner = *owner;
+    options.reuse_port = cfg.reuse_port;
     std::condition_variable_any unparked_;
     std::jthread thread_;  ///< last: it uses everything above
 };
 
 }  // namespace
 
-ListenerOptions listener_options(const Config& cfg) {
+Result<ListenerOptions> listener_options(const Config& cfg) {
     ListenerOptions options;
     options.backlog = static_cast<int>(cfg.backlog);
     options.umask = static_cast<mode_t>(cfg.umask);
@@ -245,18 +249,18 @@ int Worker::boot() {
 
 Status Worker::open_own_listeners() {
     if (!context_.cfg.reuse_port) return {};
-    ListenerOptions options = listener_options(context_.cfg);
-    options.reuse_port = true;
+    Result<ListenerOptions> options = listener_options(context_.cfg);
+    if (!options) return options.error();
     // Who connects here waits for the application, or is reset if it cannot be loaded: only where
     // nobody else serves is that better than to be refused.
-    options.listens =
+    options->listens =
         !context_.scoreboard.has_sibling(context_.slot, Sibling::Any) && !context_.has_relative;
     for (const std::string& text : context_.cfg.bind) {
         Result<BindSpec> spec = parse_bind(text);
         if (!spec) return spec.error();
         // Unix sockets and inherited descriptors have no ports to share: the arbiter's serve all.
         if (spec->kind != BindSpec::Kind::Tcp) continue;
-        Result<std::unique_ptr<Listener>> listener = Listener::open(*spec, options);
+        Result<std::unique_ptr<Listener>> listener = Listener::open(*spec, *options);
         if (!listener) return listener.error();
         context_.listeners.push_back(listener->get());
         own_listeners_.push_back(std::move(*listener));

@@ -55,8 +55,9 @@ struct WorkerContext {
     TransformMaker make_tls = {};  ///< empty: plain HTTP
 };
 
-/// How listeners for `cfg` are opened, by the arbiter or, with reuse_port, by each worker.
-[[nodiscard]] ListenerOptions listener_options(const Config& cfg);
+/// How listeners for `cfg` are opened, by the arbiter or, with reuse_port, by each worker. Error:
+/// unknown user or group.
+Result<ListenerOptions> listener_options(const Config& cfg);
 
 /// Connections that a worker of `cfg` takes: worker_connections, or as many as there are
 /// descriptors for (ulimit -n). A 16th of those and some more are not for clients.

@@ -410,12 +410,12 @@ TEST(WorkerListeners, AreOpenedAsTheSettingsSay) {
     Config cfg;
     cfg.backlog = 17;
     cfg.umask = 027;
-    const ListenerOptions options = listener_options(cfg);
+    const ListenerOptions options = *listener_options(cfg);
     EXPECT_EQ(options.backlog, 17);
     EXPECT_EQ(options.umask, mode_t{027});
     EXPECT_EQ(options.defer_accept_s, 1);
     cfg.proxy_protocol = "v2";
-    EXPECT_EQ(listener_options(cfg).defer_accept_s, 0);
+    EXPECT_EQ(listener_options(cfg)->defer_accept_s, 0);
 }
 
 // -------------------------------------------------------------------------------------- stopping
