@@ -48,15 +48,6 @@ constexpr int64_t kMemoryTickMs = 1000;    // max_worker_memory
 constexpr int64_t kMemoryPatienceMs = 5000;
 constexpr size_t kSlotsMin = 256;  // room for TTIN and for two generations
 
-/// In milliseconds; beyond thirty thousand years all durations are alike.
-int64_t seconds(int64_t count) {
-    return std::min<int64_t>(count, 1'000'000'000'000) * 1000;
-}
-
-int configured_workers(const Config& cfg) {
-    return static_cast<int>(std::min<int64_t>(cfg.workers, INT_MAX));
-}
-
 /// "term" for SIGTERM.
 std::string short_name(int signal) {
     return lower(signals::name(signal).substr(3));
@@ -143,7 +134,7 @@ Status Arbiter::start() {
     options_.runtime.set_environment("SERVER_SOFTWARE", &software);
     if (Status status = prepare(generation); !status) return fatal(status.error());
     apply_environment(generation.cfg);
-    num_workers_ = configured_workers(generation.cfg);
+    num_workers_ = static_cast<int>(generation.cfg.workers);
     if (Status status =
             options_.hooks.run(&Config::nworkers_changed, this, nullptr, {num_workers_, -1});
         !status)
@@ -570,9 +561,8 @@ int64_t Arbiter::watch_child(Child& child) {
     const bool is_booting = heartbeat_ms == 0;
     int64_t wake_ms = kNever;
     if (child.retired_ms != 0) {
-        const int64_t patience_ms =
-            is_booting ? std::min(child.patience_ms, kBootingPatienceMs) : child.patience_ms;
-        wake_ms = child.retired_ms + patience_ms;
+        wake_ms = child.leave_by_ms;
+        if (is_booting) wake_ms = std::min(wake_ms, child.retired_ms + kBootingPatienceMs);
         if (now >= wake_ms) {
             kill_worker(child, is_booting ? "it was still booting" : "graceful_timeout is over");
             return 0;
@@ -580,7 +570,7 @@ int64_t Arbiter::watch_child(Child& child) {
     }
     // A worker that boots has no heartbeat: imports may take their time, unless boot_timeout is
     // set.
-    const int64_t limit_ms = seconds(is_booting ? cfg.boot_timeout : cfg.timeout);
+    const int64_t limit_ms = milliseconds(is_booting ? cfg.boot_timeout : cfg.timeout);
     if (limit_ms == 0) return wake_ms;
     const int64_t alive_ms = std::max(is_booting ? child.spawned_ms : heartbeat_ms, thawed_ms_);
     const int64_t silent_ms = alive_ms + limit_ms + 1;
@@ -767,7 +757,8 @@ void Arbiter::retire(Child& child, int signal) {
     if (child.retired_ms == 0 || signal != SIGTERM) send(child, signal);
     if (child.retired_ms != 0) return;
     child.retired_ms = monotonic_ms();
-    child.patience_ms = seconds(child.generation->cfg.graceful_timeout) + kKillMarginMs;
+    child.leave_by_ms =
+        child.retired_ms + milliseconds(child.generation->cfg.graceful_timeout) + kKillMarginMs;
 }
 
 void Arbiter::abort_worker(Child& child, const char* sentence) {
@@ -904,8 +895,7 @@ void Arbiter::successor_ended(int status) {
                       signals::name(WTERMSIG(status)).c_str());
     }
     // WINCH sent our workers away, because it looked well: now nobody else serves.
-    if (num_workers_ == 0 && state_ != State::Stopping)
-        change_num_workers(configured_workers(cfg()));
+    if (num_workers_ == 0 && !is_stopping()) change_num_workers(static_cast<int>(cfg().workers));
 }
 
 // --- reload ---
@@ -940,7 +930,7 @@ Status Arbiter::begin_reload() {
         log().warning(
             "The application was preloaded: its code stays as it is until a restart or USR2");
     }
-    change_num_workers(configured_workers(cfg()));
+    change_num_workers(static_cast<int>(cfg().workers));
     if (Status status = options_.hooks.run(&Config::on_reload, this); !status) return status;
     backoff_ms_ = kBackoffMinMs;
     next_spawn_ms_ = 0;
@@ -1032,9 +1022,8 @@ void Arbiter::hurry() {
     const int64_t now = monotonic_ms();
     for (auto& [pid, child] : children_) {
         retire(child, SIGQUIT);
-        const int64_t left_ms = child.retired_ms + child.patience_ms - now;
         child.retired_ms = now;
-        child.patience_ms = std::min(left_ms, kQuickStopMs);
+        child.leave_by_ms = std::min(child.leave_by_ms, now + kQuickStopMs);
     }
 }
 

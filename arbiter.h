@@ -137,7 +137,7 @@ private:
         int64_t spawned_ms = 0;
         int64_t ready_ms = 0;                  // 0 = still boots
         int64_t retired_ms = 0;                // told to leave; 0 = not
-        int64_t patience_ms = 0;               // how long it may take for that
+        int64_t leave_by_ms = 0;               // when it must have done that
         int64_t aborted_ms = 0;                // SIGABRT sent; 0 = not
         const char* killed_because = nullptr;  // SIGKILL sent; null = not
         int64_t killed_ms = 0;

@@ -40,10 +40,6 @@ constexpr int kInterruptAgainMs = 250;
 /// How often sys.modules is listed for the reloader.
 constexpr int64_t kReloadLookMs = 1000;
 
-constexpr int64_t milliseconds(int64_t seconds) {
-    return seconds * 1000;
-}
-
 ProxyMode proxy_mode(const Config& cfg) {
     if (cfg.proxy_protocol == "v1") return ProxyMode::V1;
     if (cfg.proxy_protocol == "v2") return ProxyMode::V2;

@@ -15,6 +15,11 @@ namespace gcorn {
 [[nodiscard]] int64_t monotonic_ms();
 [[nodiscard]] int64_t monotonic_us();
 
+/// Of a setting in seconds.
+constexpr int64_t milliseconds(int64_t seconds) {
+    return seconds * 1000;
+}
+
 /// Length of an IMF-fixdate such as "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110 §5.6.7).
 constexpr size_t kHttpDateSize = 29;
 
