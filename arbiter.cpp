@@ -165,9 +165,8 @@ Status Arbiter::start() {
     adopt_listeners(generation);
     if (Status status = open_listeners(generation, nullptr); !status) return status;
     log().debug("Arbiter booted");
-    log().info("Listening at: %s (%d)", join(addresses(), ",").c_str(), static_cast<int>(pid_));
-    const bool is_threaded = cfg().worker_class == "sync" && cfg().threads > 1;
-    log().info("Using worker: %s", is_threaded ? "gthread" : cfg().worker_class.c_str());
+    log().info("Listening at: %s (%d)", join(addresses(), ",").c_str(), pid_);
+    log().info("Using worker: %s", cfg().worker_class.c_str());
     if (cfg().daemon && notifier_->is_active())
         log().warning("daemon is set, but NOTIFY_SOCKET asks for a process in the foreground");
     if (Status status = options_.hooks.run(&Config::when_ready, this); !status)
@@ -476,7 +475,7 @@ void Arbiter::handle_signal(int signal) {
 /// A worker that is gone already (ESRCH) is reaped next. EPERM: it runs as `user`, and a container
 /// was started without CAP_KILL (kill(2)); then it stays, whatever it was to be told.
 void Arbiter::send(const Child& child, int signal) {
-    const int pid = static_cast<int>(child.worker->pid());
+    const pid_t pid = child.worker->pid();
     if (::kill(pid, signal) == 0 || errno == ESRCH) return;
     log().error("Cannot send %s to worker (pid:%d): %s", signals::name(signal).c_str(), pid,
                 std::strerror(errno));
@@ -500,7 +499,7 @@ void Arbiter::note_readiness() {
     for (auto& [pid, child] : children_) {
         if (child.was_ready() || slot(child).state.load() != WorkerState::Ready) continue;
         child.ready_ms = monotonic_ms();
-        log().debug("Worker (pid:%d) is ready after %.1f s", static_cast<int>(pid),
+        log().debug("Worker (pid:%d) is ready after %.1f s", pid,
                     static_cast<double>(monotonic_ms() - child.spawned_ms) / 1000.0);
         backoff_ms_ = kBackoffMinMs;
         next_spawn_ms_ = 0;
@@ -552,7 +551,7 @@ int64_t Arbiter::watch_child(Child& child) {
         const int64_t leave_ms = child.killed_ms + kUnkillableMs;
         if (now < leave_ms) return leave_ms;
         log().error("Worker (pid:%d) does not end even by SIGKILL; leaving it behind",
-                    static_cast<int>(child.worker->pid()));
+                    child.worker->pid());
         children_.erase(child.worker->pid());
         return 0;
     }
@@ -636,7 +635,7 @@ int64_t Arbiter::watch_memory() {
     }
     if (largest == nullptr) return next_memory_ms_;
     log().info("Worker (pid:%d) has %lld MiB in memory (max_worker_memory is %lld): replacing it",
-               static_cast<int>(largest->worker->pid()), static_cast<long long>(most_mib),
+               largest->worker->pid(), static_cast<long long>(most_mib),
                static_cast<long long>(cfg().max_worker_memory));
     slot(*largest).wants_replacement.store(true);
     return now;
@@ -726,7 +725,7 @@ void Arbiter::run_child(Child& child, signals::Hold& hold) {
     hold.release();
     set_title("gcorn: worker [" + proc_name() + "]");
     child.worker->set_pid(::getpid());
-    log().info("Booting worker with pid: %d", static_cast<int>(::getpid()));
+    log().info("Booting worker with pid: %d", ::getpid());
     const int code = child.worker->run();
     // Not exit(): destructors and atexit handlers belong to the arbiter. What stdio holds does not.
     std::fflush(nullptr);
@@ -762,7 +761,7 @@ void Arbiter::retire(Child& child, int signal) {
 }
 
 void Arbiter::abort_worker(Child& child, const char* sentence) {
-    log().critical("%s (pid:%d)", sentence, static_cast<int>(child.worker->pid()));
+    log().critical("%s (pid:%d)", sentence, child.worker->pid());
     report_activities(child);
     child.aborted_ms = monotonic_ms();
     child.worker->set_aborted();
@@ -797,7 +796,7 @@ void Arbiter::reap() {
         const auto it = children_.find(pid);
         if (it == children_.end()) {
             // As PID 1 we inherit orphans; their end is nobody's business but the kernel's.
-            log().debug("Reaped a foreign child (pid:%d)", static_cast<int>(pid));
+            log().debug("Reaped a foreign child (pid:%d)", pid);
             continue;
         }
         take(it, status);
@@ -809,7 +808,7 @@ void Arbiter::reap() {
     for (Children::iterator it;
          (it = std::ranges::find_if(children_, is_gone)) != children_.end();) {
         log().error("Worker (pid:%d) has ended, and something else in this process was told how",
-                    static_cast<int>(it->first));
+                    it->first);
         take(it, 0);
     }
 }
@@ -839,7 +838,7 @@ void Arbiter::bury(Child child, int status) {
 
 /// gunicorn's sentences, and behind them what it cannot say: who sent the signal.
 void Arbiter::report_death(const Child& child, int status) {
-    const int pid = static_cast<int>(child.worker->pid());
+    const pid_t pid = child.worker->pid();
     if (WIFEXITED(status)) {
         const int code = WEXITSTATUS(status);
         if (code == 0) return;
@@ -872,7 +871,7 @@ void Arbiter::report_death(const Child& child, int status) {
 
 /// One line for each request that runs, or ran, in the worker.
 void Arbiter::report_activities(const Child& child) {
-    const int pid = static_cast<int>(child.worker->pid());
+    const pid_t pid = child.worker->pid();
     const int64_t now = monotonic_ms();
     const WorkerSlot& board = slot(child);
     int count = 0;

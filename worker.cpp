@@ -204,7 +204,7 @@ int Worker::run() {
     pid_ = ::getpid();
     int code = boot();
     if (code == 0) code = serve_until_told();
-    context_.log.info("Worker exiting (pid: %d)", static_cast<int>(pid_));
+    context_.log.info("Worker exiting (pid: %d)", pid_);
     (void)context_.hooks.run(&Config::worker_exit, &context_.arbiter, this);
     context_.runtime.finalize();
     return code;
@@ -320,7 +320,7 @@ LoopOptions Worker::loop_options() {
             context_.log.error(
                 "Worker (pid:%d) is replaced: its descriptors are used up, and not by connections "
                 "(does the application leak? see ulimit -n)",
-                static_cast<int>(pid_));
+                pid_);
     };
     options.beat = [this] { board().beat(); };
     options.pause = pause();
@@ -409,7 +409,7 @@ void Worker::leave() {
 
 void Worker::arbiter_gone() {
     if (!alive()) return;
-    context_.log.info("Parent changed, shutting down: <Worker %d>", static_cast<int>(pid_));
+    context_.log.info("Parent changed, shutting down: <Worker %d>", pid_);
     set_stop(Stop::Graceful, std::min(kOrphanMs, milliseconds(context_.cfg.graceful_timeout)));
 }
 
@@ -428,8 +428,7 @@ bool Worker::is_finished() {
     if (stop_.load() != Stop::Graceful) return true;
     if (loop_->is_drained() && loop_->active() == 0) return true;
     if (monotonic_ms() < stop_by_ms_.load()) return false;
-    if (loop_->active() > 0)
-        context_.log.warning("Worker graceful timeout (pid:%d)", static_cast<int>(pid_));
+    if (loop_->active() > 0) context_.log.warning("Worker graceful timeout (pid:%d)", pid_);
     return true;
 }
 
@@ -500,8 +499,7 @@ void Worker::watch_calls(const std::stop_token& quit) {
 void Worker::handle_overdue(const OverdueCalls& found) {
     if (found.needs_hub) wake_hub();
     if (found.stuck > 0 && want_replacement())
-        context_.log.warning("Worker (pid:%d) is replaced: it has requests that do not end",
-                             static_cast<int>(pid_));
+        context_.log.warning("Worker (pid:%d) is replaced: it has requests that do not end", pid_);
 }
 
 void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {

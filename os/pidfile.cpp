@@ -25,7 +25,7 @@ Status write_pidfile(const std::string& path, pid_t pid) {
     if (raw < 0) return errno_error(errno, "create pid file '" + path + "'");
     Fd fd(raw);
     Status status;
-    if (::dprintf(fd.get(), "%d\n", static_cast<int>(pid)) < 0)
+    if (::dprintf(fd.get(), "%d\n", pid) < 0)
         status = errno_error(errno, "write pid file '" + path + "'");
     if (status && ::fchmod(fd.get(), 0644) < 0)
         status = errno_error(errno, "chmod pid file '" + path + "'");
