@@ -111,7 +111,7 @@ int Arbiter::run() {
     pid_ = ::getpid();
     if (Status status = start(); !status) return fail_start(status.error());
     int64_t wake_ms = 0;
-    while (state_ != State::Stopping || !children_.empty()) {
+    while (!is_stopping() || !children_.empty()) {
         sleep_until(wake_ms);
         // Frozen with our workers (docker pause, a suspended machine)? Then their silence is no
         // hang.
@@ -153,7 +153,6 @@ Status Arbiter::start() {
     if (!scoreboard) return fatal(scoreboard.error());
     scoreboard_.emplace(std::move(*scoreboard));
     notifier_.emplace();
-    oom_kills_.emplace();
     backoff_ms_ = kBackoffMinMs;
 
     if (Status status = write_pidfile(); !status) return fatal(status.error());
@@ -418,13 +417,13 @@ int64_t Arbiter::turn() {
         handle_signal(signal);
     note_readiness();  // before reap(): one that was ready and died did not fail to boot
     reap();
-    if (state_ == State::Reloading) {
+    if (pending_ != nullptr && !is_stopping()) {
         int ready = 0;
         for (const auto& [pid, child] : children_)
             if (child.generation == pending_ && child.was_ready() && is_active(child)) ++ready;
         if (ready >= num_workers_) commit_reload();
     }
-    int64_t wake_ms = state_ == State::Stopping ? kNever : manage_workers();
+    int64_t wake_ms = is_stopping() ? kNever : manage_workers();
     for (auto it = children_.begin(); it != children_.end();) {
         Child& child = (it++)->second;  // watch_child() may drop it
         wake_ms = std::min(wake_ms, watch_child(child));
@@ -437,7 +436,7 @@ int64_t Arbiter::turn() {
 void Arbiter::handle_signal(int signal) {
     const std::string text = short_name(signal);
     if (signal == SIGCHLD) return log().debug("Handling signal: %s", text.c_str());
-    if (state_ == State::Stopping) {
+    if (is_stopping()) {
         // A second TERM hurries as well, unless it comes with the first: some supervisors tell both
         // the process and its group.
         const bool is_repeated =
@@ -503,7 +502,7 @@ void Arbiter::note_readiness() {
                     static_cast<double>(monotonic_ms() - child.spawned_ms) / 1000.0);
         backoff_ms_ = kBackoffMinMs;
         next_spawn_ms_ = 0;
-        if (!std::exchange(has_been_ready_, true) && state_ != State::Stopping) announce_ready();
+        if (!std::exchange(has_been_ready_, true) && !is_stopping()) announce_ready();
     }
 }
 
@@ -538,7 +537,15 @@ int64_t Arbiter::manage_workers() {
     }
     for (; fresh < num_workers_; ++fresh) {
         if (monotonic_ms() < next_spawn_ms_) return next_spawn_ms_;
-        if (!spawn_worker()) return state_ == State::Stopping ? kNever : next_spawn_ms_;
+        const Status spawned = spawn_worker();
+        if (spawned) continue;
+        if (pending_ != nullptr)
+            abandon_reload(spawned.message());
+        else if (spawned.error().code != 0)
+            stop(SIGTERM, spawned.error().code, spawned.message());
+        else
+            back_off(spawned.message());
+        return is_stopping() ? kNever : next_spawn_ms_;
     }
     return kNever;
 }
@@ -547,7 +554,7 @@ int64_t Arbiter::manage_workers() {
 int64_t Arbiter::watch_child(Child& child) {
     const int64_t now = monotonic_ms();
     if (child.killed_because != nullptr) {
-        if (state_ != State::Stopping) return kNever;
+        if (!is_stopping()) return kNever;
         const int64_t leave_ms = child.killed_ms + kUnkillableMs;
         if (now < leave_ms) return leave_ms;
         log().error("Worker (pid:%d) does not end even by SIGKILL; leaving it behind",
@@ -619,7 +626,7 @@ int64_t Arbiter::watch_host() {
 /// Has the largest worker above max_worker_memory replaced. One at a time: all of them together
 /// would need twice their memory.
 int64_t Arbiter::watch_memory() {
-    if (cfg().max_worker_memory == 0 || state_ == State::Stopping) return kNever;
+    if (cfg().max_worker_memory == 0 || is_stopping()) return kNever;
     const int64_t now = monotonic_ms();
     if (now < next_memory_ms_) return next_memory_ms_;
     next_memory_ms_ = now + kMemoryTickMs;
@@ -657,14 +664,11 @@ void Arbiter::prune() {
 
 // --- one worker ---
 
-/// False if there is no new worker; fail_spawn() has decided what follows.
-bool Arbiter::spawn_worker() {
+/// Error: there is no new worker; its code is what the server exits with, 0 = it tries again.
+Status Arbiter::spawn_worker() {
     Generation& generation = target();
     const size_t slot_index = scoreboard_->claim();
-    if (slot_index == scoreboard_->size()) {
-        fail_spawn("all scoreboard slots are taken", 0);
-        return false;
-    }
+    if (slot_index == scoreboard_->size()) return Error{0, "all scoreboard slots are taken"};
     Child child{.worker = options_.make_worker(WorkerContext{.arbiter = *this,
                                                              .cfg = generation.cfg,
                                                              .log = options_.log,
@@ -686,8 +690,7 @@ bool Arbiter::spawn_worker() {
     child.worker->set_ppid(pid_);
     if (Status status = options_.hooks.run(&Config::pre_fork, this, child.worker.get()); !status) {
         scoreboard_->free(slot_index);
-        fail_spawn(status.message(), has_been_ready_ ? 0 : exit_code_of_hook(status));
-        return false;
+        return Error{has_been_ready_ ? 0 : exit_code_of_hook(status), status.message()};
     }
     signals::Hold hold;
     options_.runtime.before_fork();
@@ -697,13 +700,12 @@ bool Arbiter::spawn_worker() {
     options_.runtime.after_fork_parent();
     if (pid < 0) {
         scoreboard_->free(slot_index);
-        fail_spawn(errno_error(saved_errno, "fork").message, 0);
-        return false;
+        return Error{0, errno_error(saved_errno, "fork").message};
     }
     child.worker->set_pid(pid);
     children_.emplace(pid, std::move(child));
     options_.hooks.workers_changed(*this);
-    return true;
+    return {};
 }
 
 /// The child's side of the fork; design: "after fork, in this order".
@@ -730,13 +732,6 @@ void Arbiter::run_child(Child& child, signals::Hold& hold) {
     // Not exit(): destructors and atexit handlers belong to the arbiter. What stdio holds does not.
     std::fflush(nullptr);
     ::_exit(code);
-}
-
-/// code: what the server exits with; 0 = it goes on and tries again.
-void Arbiter::fail_spawn(const std::string& why, int code) {
-    if (pending_ != nullptr) return abandon_reload(why);
-    if (code != 0) return stop(SIGTERM, code, why);
-    back_off(why);
 }
 
 /// One step for each wave of failures: those that come while we wait already are its companions.
@@ -782,7 +777,7 @@ void Arbiter::reap() {
         Child child = std::move(it->second);
         children_.erase(it);
         options_.hooks.workers_changed(*this);
-        if (!std::exchange(has_looked, true)) oom_kills_->look(monotonic_ms());
+        if (!std::exchange(has_looked, true)) oom_kills_.look(monotonic_ms());
         bury(std::move(child), status);
     };
     for (;;) {
@@ -826,7 +821,7 @@ void Arbiter::bury(Child child, int status) {
                                monotonic_ms() - child.ready_ms < kBackoffMinMs &&
                                !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     scoreboard_->free(child.worker->slot());
-    if (state_ == State::Stopping || child.retired_ms != 0 || left_by_itself) return;
+    if (is_stopping() || child.retired_ms != 0 || left_by_itself) return;
     if (ended_at_once) return back_off("Worker ended as soon as it was ready.");
     if (child.was_ready()) return;
     const char* why = code == kExitAppFailed ? "App failed to load." : "Worker failed to boot.";
@@ -855,10 +850,10 @@ void Arbiter::report_death(const Child& child, int status) {
     }
     if (signal == SIGKILL && child.killed_because != nullptr) {
         text += std::string(" By gcorn: ") + child.killed_because + ".";
-    } else if (signal == SIGKILL && oom_kills_->explains_a_death()) {
-        text += " By the kernel: out of memory (oom_kill " + std::to_string(oom_kills_->count()) +
+    } else if (signal == SIGKILL && oom_kills_.explains_a_death()) {
+        text += " By the kernel: out of memory (oom_kill " + std::to_string(oom_kills_.count()) +
                 " in its cgroup).";
-    } else if (signal == SIGKILL && oom_kills_->is_known()) {
+    } else if (signal == SIGKILL && oom_kills_.is_known()) {
         text += " Not by gcorn, and its cgroup has not run out of memory.";
     } else if (signal == SIGKILL) {
         text += " Perhaps out of memory?";
@@ -885,7 +880,7 @@ void Arbiter::report_activities(const Child& child) {
 }
 
 void Arbiter::successor_ended(int status) {
-    const int pid = static_cast<int>(std::exchange(successor_, 0));
+    const pid_t pid = std::exchange(successor_, 0);
     if (WIFEXITED(status)) {
         log().warning("The new master (pid:%d) exited with code %d; this one goes on", pid,
                       WEXITSTATUS(status));
@@ -919,7 +914,6 @@ Status Arbiter::begin_reload() {
     // From here on there is something to roll back, and abandon_reload() does.
     pending_ = generation.get();
     generations_.push_back(std::move(generation));
-    state_ = State::Reloading;
     num_workers_before_ = num_workers_;
     apply_environment(cfg());
     log().reopen();
@@ -938,7 +932,6 @@ Status Arbiter::begin_reload() {
 
 void Arbiter::commit_reload() {
     const Generation& before = *std::exchange(current_, std::exchange(pending_, nullptr));
-    state_ = State::Running;
     for (auto& [pid, child] : children_)
         if (child.generation != current_) retire(child, SIGTERM);
     close_unused_listeners();
@@ -953,7 +946,6 @@ void Arbiter::commit_reload() {
 void Arbiter::abandon_reload(const std::string& why) {
     undo_environment();
     apply_environment(current_->cfg);
-    state_ = State::Running;
     if (const Generation* failed = std::exchange(pending_, nullptr)) {
         for (auto& [pid, child] : children_)
             if (child.generation == failed) retire(child, SIGTERM);
@@ -999,7 +991,6 @@ void Arbiter::undo_environment() {
 // --- stop ---
 
 void Arbiter::stop(int signal, int code, std::string reason) {
-    state_ = State::Stopping;
     stopping_since_ms_ = monotonic_ms();
     exit_code_ = code;
     reason_ = std::move(reason);

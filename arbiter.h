@@ -117,8 +117,6 @@ public:
     }
 
 private:
-    enum class State : uint8_t { Running, Reloading, Stopping };
-
     /// One configuration and what was opened for it. Lives until its last worker is gone, because
     /// the Worker objects refer to it.
     struct Generation {
@@ -177,9 +175,8 @@ private:
     void prune();
 
     // One worker.
-    bool spawn_worker();
+    Status spawn_worker();
     [[noreturn]] void run_child(Child& child, signals::Hold& hold);
-    void fail_spawn(const std::string& why, int code);
     void back_off(const std::string& why);
     void retire(Child& child, int signal);
     void abort_worker(Child& child, const char* sentence);
@@ -211,17 +208,17 @@ private:
     [[nodiscard]] Generation& target() { return pending_ ? *pending_ : *current_; }
     [[nodiscard]] WorkerSlot& slot(const Child& child) const;
     [[nodiscard]] bool is_active(const Child& child) const;
+    [[nodiscard]] bool is_stopping() const { return stopping_since_ms_ != 0; }
     [[nodiscard]] bool has_relative() const { return predecessor_ != 0 || successor_ != 0; }
     [[nodiscard]] const char* name() const { return predecessor_ != 0 ? "Master.2" : "Master"; }
 
     ArbiterOptions options_;
     pid_t pid_ = 0;
-    State state_ = State::Running;
-    int64_t stopping_since_ms_ = 0;
+    int64_t stopping_since_ms_ = 0;  // 0 = goes on
 
     std::vector<std::unique_ptr<Generation>> generations_;  // oldest first
     Generation* current_ = nullptr;
-    Generation* pending_ = nullptr;  // only while Reloading
+    Generation* pending_ = nullptr;  // of a reload whose workers boot
     std::vector<std::unique_ptr<Listener>> listeners_;
     bool has_given_listeners_ = false;  // from a supervisor: cfg.bind does not matter
     std::map<std::string, std::optional<std::string>> environment_before_;  // what raw_env changed
@@ -229,7 +226,7 @@ private:
     std::optional<Scoreboard> scoreboard_;
     std::optional<Pidfile> pidfile_;
     std::optional<systemd::Notifier> notifier_;
-    std::optional<OutOfMemoryKills> oom_kills_;
+    OutOfMemoryKills oom_kills_;
     Pipe life_;
 
     Children children_;
