@@ -11,7 +11,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
-#include <optional>
 #include <random>
 #include <stop_token>
 #include <thread>
@@ -77,7 +76,9 @@ public:
     /// Main thread: a call begins.
     void call_begins() {
         calls_.fetch_add(1, std::memory_order_seq_cst);
-        if (parked_.load(std::memory_order_seq_cst)) unpark();
+        if (!parked_.load(std::memory_order_seq_cst)) return;
+        const std::lock_guard lock(mutex_);
+        unparked_.notify_one();
     }
 
     /// Main thread: takes the lead, back from the guard if it has it.
@@ -135,21 +136,12 @@ private:
         parked_.store(false, std::memory_order_seq_cst);
     }
 
-    void unpark() {
-        const std::lock_guard lock(mutex_);
-        unparked_.notify_one();
-    }
-
     EventLoop& loop_;
     const std::function<int()> nudge_;
     std::atomic<uint64_t> calls_{0};
     std::atomic<bool> parked_{false};
     std::atomic<bool> wanted_back_{false};
     std::mutex mutex_;  ///< only for parking
-    Result<Owner> owner = find_owner(cfg.user, cfg.group);
-    if (!owner) return owner.error();
-    options.owner = *owner;
-    options.reuse_port = cfg.reuse_port;
     std::condition_variable_any unparked_;
     std::jthread thread_;  ///< last: it uses everything above
 };
@@ -158,6 +150,10 @@ private:
 
 Result<ListenerOptions> listener_options(const Config& cfg) {
     ListenerOptions options;
+    Result<Owner> owner = find_owner(cfg.user, cfg.group);
+    if (!owner) return owner.error();
+    options.owner = *owner;
+    options.reuse_port = cfg.reuse_port;
     options.backlog = static_cast<int>(cfg.backlog);
     options.umask = static_cast<mode_t>(cfg.umask);
     options.is_tls = cfg.is_tls();
@@ -189,10 +185,6 @@ Worker::Worker(WorkerContext context) : context_(std::move(context)) {
 
 Worker::~Worker() = default;
 
-uint64_t Worker::nr() const {
-    return board().requests.load(std::memory_order_relaxed);
-}
-
 bool Worker::booted() const {
     const WorkerState state = board().state.load();
     return state == WorkerState::Ready || state == WorkerState::Stopping;
@@ -221,7 +213,12 @@ int Worker::boot() {
     };
     if (Status status = open_own_listeners(); !status) return failed(status);
     if (!context_.hooks.run(&Config::post_fork, &context_.arbiter, this)) return kExitBootFailed;
-    if (Status status = drop_privileges_now(); !status) return failed(status);
+    const Result<Owner> owner = find_owner(cfg.user, cfg.group);
+    if (!owner) return failed(owner.error());
+    if (Status status =
+            drop_privileges(owner->user.value_or(0), owner->group.value_or(0), cfg.initgroups);
+        !status)
+        return failed(status);
     signals::end_soon_after_parent();
     if (context_.starting) {
         if (Status status = context_.starting(cfg); !status) return failed(status);
@@ -262,13 +259,6 @@ Status Worker::open_own_listeners() {
         own_listeners_.push_back(std::move(*listener));
     }
     return {};
-}
-
-Status Worker::drop_privileges_now() {
-    const Config& cfg = context_.cfg;
-    const Result<Owner> owner = find_owner(cfg.user, cfg.group);
-    if (!owner) return owner.error();
-    return drop_privileges(owner->user.value_or(0), owner->group.value_or(0), cfg.initgroups);
 }
 
 /// Absolute, for the application may have changed its directory.
@@ -503,8 +493,17 @@ void Worker::handle_overdue(const OverdueCalls& found) {
 }
 
 void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
-    main_thread_ = ::pthread_self();
-    const auto guard = std::make_unique<Guard>(loop, [this] { return repeat_interrupt(); });
+    // A quick stop that the running call did not heed: it swallowed the exception, or CPython lost
+    // the note (3.11 computes its eval_breaker again beside the handler that sets it). Python notes
+    // signals only on its main thread, so that is where this one goes. On the guard's thread.
+    const auto interrupt_again = [this, main_thread = ::pthread_self(),
+                                  is_interrupted = false]() mutable {
+        if (stop_reason() != Stop::Quick) return -1;
+        // The first time it was the signal itself.
+        if (std::exchange(is_interrupted, true)) ::pthread_kill(main_thread, SIGQUIT);
+        return kInterruptAgainMs;
+    };
+    const auto guard = std::make_unique<Guard>(loop, interrupt_again);
     report_ready();
     while (!is_finished()) {
         {
@@ -524,15 +523,6 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
             }
         });
     }
-}
-
-/// A quick stop that the running call did not heed: it swallowed the exception, or CPython lost the
-/// note (3.11 computes its eval_breaker again beside the handler that sets it). Python notes
-/// signals only on its main thread, so that is where this one goes. On the guard's thread.
-int SyncWorker::repeat_interrupt() {
-    if (stop_reason() != Stop::Quick) return -1;
-    if (std::exchange(is_interrupted_, true)) ::pthread_kill(main_thread_, SIGQUIT);
-    return kInterruptAgainMs;
 }
 
 size_t ThreadWorker::slots() const {

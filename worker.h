@@ -79,7 +79,8 @@ public:
     [[nodiscard]] pid_t ppid() const { return ppid_; }
     [[nodiscard]] size_t slot() const { return context_.slot; }
     [[nodiscard]] const WorkerContext& context() const { return context_; }
-    [[nodiscard]] uint64_t nr() const;  ///< requests taken so far
+    /// Requests taken so far.
+    [[nodiscard]] uint64_t nr() const { return board().requests.load(std::memory_order_relaxed); }
     [[nodiscard]] bool alive() const { return stop_.load() == Stop::None; }  ///< not told to stop
     /// A quick stop has ended what it was to end. Ctrl-C says it twice, by the terminal to the
     /// group and by the arbiter; the second must not hit worker_exit or an exit function. Main
@@ -144,7 +145,6 @@ private:
     int boot();
     int serve_until_told();
     Status open_own_listeners();
-    Status drop_privileges_now();
     void arbiter_gone();
     void set_stop(Stop stop, int64_t patience_ms);
     void count_request();
@@ -179,11 +179,6 @@ public:
 protected:
     [[nodiscard]] size_t slots() const override { return 1; }
     void serve(EventLoop& loop, ReadyQueue& ready) override;
-
-private:
-    int repeat_interrupt();
-    pthread_t main_thread_{};
-    bool is_interrupted_ = false;  ///< the guard's own: the signal itself was the first time
 };
 
 /// The main thread leads the loop; cfg.threads threading.Threads take requests from the queue.
