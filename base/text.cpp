@@ -44,12 +44,9 @@ size_t utf8_sequence(std::string_view text) {
 
 }  // namespace
 
-bool is_token_char(char c) {
-    return kToken[static_cast<unsigned char>(c)];
-}
-
 bool is_token(std::string_view text) {
-    return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);
+    const auto is_tchar = [](char c) { return kToken[static_cast<unsigned char>(c)]; };
+    return !text.empty() && std::ranges::all_of(text, is_tchar);
 }
 
 std::string lower(std::string_view text) {

@@ -44,9 +44,7 @@ namespace gcorn {
     return table;
 }
 
-/// True for tchar (RFC 9110 §5.6.2): the bytes of methods and field names.
-[[nodiscard]] bool is_token_char(char c);
-/// True for one or more tchar.
+/// True for one or more tchar (RFC 9110 §5.6.2), the bytes of methods and field names.
 [[nodiscard]] bool is_token(std::string_view text);
 
 [[nodiscard]] std::string lower(std::string_view text);
