@@ -69,10 +69,15 @@ std::string access_log_time(std::time_t when) {
     return text;
 }
 
-std::string error_log_time(std::time_t when) {
-    const struct tm local = local_time(when);
-    char text[64];
-    std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S %z", &local);
+const std::string& error_log_time(std::time_t when) {
+    thread_local std::time_t rendered = -1;
+    thread_local std::string text;
+    if (when != rendered) {
+        const struct tm local = local_time(when);
+        char fresh[64];
+        text.assign(fresh, std::strftime(fresh, sizeof fresh, "%Y-%m-%d %H:%M:%S %z", &local));
+        rendered = when;
+    }
     return text;
 }
 

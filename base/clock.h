@@ -34,7 +34,7 @@ void format_http_date(std::time_t when, char* out);
 /// (the access log's %(t)s without its brackets).
 [[nodiscard]] std::string access_log_time(std::time_t when);
 
-/// "%Y-%m-%d %H:%M:%S %z" in local time (the error log's prefix).
-[[nodiscard]] std::string error_log_time(std::time_t when);
+/// "%Y-%m-%d %H:%M:%S %z" in local time (the error log's prefix); rendered and valid as above.
+[[nodiscard]] const std::string& error_log_time(std::time_t when);
 
 }  // namespace gcorn

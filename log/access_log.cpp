@@ -97,7 +97,7 @@ public:
         if (now_s == rendered_s_) return;
         rendered_s_ = now_s;
         clf = "[" + access_log_time(now_s) + "]";
-        const std::string local = error_log_time(now_s);  // "2026-11-23 04:04:33 +0000"
+        const std::string& local = error_log_time(now_s);  // "2026-11-23 04:04:33 +0000"
         iso = local.substr(0, 10) + "T" + local.substr(11, 8) + local.substr(20, 3) + ":" +
               local.substr(23, 2);
     }

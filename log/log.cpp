@@ -198,17 +198,6 @@ bool FileSink::has_name() const {
     return ::fstat(fd, &info) < 0 || info.st_nlink > 0;
 }
 
-/// Renders "%Y-%m-%d %H:%M:%S %z" once a second for each thread.
-const std::string& time_text(std::time_t now_s) {
-    thread_local std::time_t rendered_s = 0;
-    thread_local std::string text;
-    if (now_s != rendered_s) {
-        text = error_log_time(now_s);
-        rendered_s = now_s;
-    }
-    return text;
-}
-
 std::string format_text(const char* format, va_list arguments) {
     char* text = nullptr;
     const int size = ::vasprintf(&text, format, arguments);
@@ -268,7 +257,7 @@ std::string Logger::Impl::record(Level level, std::string_view message) const {
     if (options.json) return json_record("level", level_name(level).text, message);
     std::string out;
     out.reserve(message.size() + 64);
-    ((out += '[') += time_text(std::time(nullptr))) += "] [";
+    ((out += '[') += error_log_time(std::time(nullptr))) += "] [";
     ((out += std::to_string(pid.load())) += "] [") += level_name(level).text;
     return ((out += "] ") += message) += '\n';
 }
@@ -278,7 +267,7 @@ std::string Logger::Impl::json_record(std::string_view kind, std::string_view va
                                       std::string_view message) const {
     struct timespec now {};
     ::clock_gettime(CLOCK_REALTIME, &now);
-    const std::string& text = time_text(now.tv_sec);  // "2026-11-23 03:55:14 +0000"
+    const std::string& text = error_log_time(now.tv_sec);  // "2026-11-23 03:55:14 +0000"
     char time[64];
     std::snprintf(time, sizeof time, "%.10sT%.8s.%03d%.3s:%.2s", text.c_str(), text.c_str() + 11,
                   static_cast<int>(now.tv_nsec / 1'000'000), text.c_str() + 20, text.c_str() + 23);
