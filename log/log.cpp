@@ -225,8 +225,6 @@ bool parse_level(std::string_view text, Level& level) {
         level = static_cast<Level>(i);
         return true;
     }
-    if (iequals(text, "warn")) return level = Level::Warning, true;
-    if (iequals(text, "fatal")) return level = Level::Critical, true;
     return false;
 }
 

@@ -21,7 +21,7 @@ namespace gcorn {
 
 enum class Level : uint8_t { Debug, Info, Warning, Error, Critical };
 
-/// "debug" … "critical" in any case ("warn" and "fatal" too); false if unknown.
+/// "debug" … "critical" in any case; false if unknown.
 [[nodiscard]] bool parse_level(std::string_view text, Level& level);
 
 /// A Python traceback in a record's text starts with this, on a line of its own.
