@@ -56,11 +56,9 @@ Status Statsd::connect(const std::string& host) {
 
     Fd fresh = open_socket(address->family(), SOCK_DGRAM);
     if (!fresh) return errno_error(errno, "statsd: socket for " + host);
-    auto next = std::make_unique<SocketAddress>(*address);
     // A failure here is repaired by send_datagram, which connects again when it has to.
-    static_cast<void>(::connect(fresh.get(), next->raw(), next->size));
-    target_.store(next.get());
-    targets_.push_back(std::move(next));
+    static_cast<void>(::connect(fresh.get(), address->raw(), address->size));
+    target_.store(&targets_.emplace_back(*address));
     if (!is_enabled())
         socket_ = std::move(fresh);
     else if (!replace_descriptor(fresh, socket_.get()))

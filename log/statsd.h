@@ -9,10 +9,9 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
+#include <list>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -75,7 +74,7 @@ private:
     /// The last of targets_. Old ones stay: another thread may be sending to one (there is a new
     /// one only when the address really changed).
     std::atomic<const SocketAddress*> target_{nullptr};
-    std::vector<std::unique_ptr<SocketAddress>> targets_;
+    std::list<SocketAddress> targets_;
 };
 
 }  // namespace gcorn

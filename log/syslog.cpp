@@ -13,11 +13,8 @@ namespace {
 constexpr int kSyslogConnectWaitMs = 1000;  ///< only in open()
 constexpr size_t kSyslogBytesMax = 8192;    ///< rsyslog's and syslog-ng's default limit
 
-struct Facility {
-    std::string_view name;
-    int code;  ///< RFC 3164 §4.1.1
-};
-constexpr Facility kFacilities[] = {
+/// RFC 3164 §4.1.1
+constexpr std::pair<std::string_view, int> kFacilities[] = {
     {"kern", 0},     {"user", 1},      {"mail", 2},    {"daemon", 3},  {"auth", 4},
     {"security", 4}, {"syslog", 5},    {"lpr", 6},     {"news", 7},    {"uucp", 8},
     {"cron", 9},     {"authpriv", 10}, {"ftp", 11},    {"local0", 16}, {"local1", 17},
@@ -26,8 +23,8 @@ constexpr Facility kFacilities[] = {
 
 /// Code of a facility's name in any case, or -1.
 int facility_code(std::string_view name) {
-    for (const Facility& facility : kFacilities)
-        if (iequals(facility.name, name)) return facility.code;
+    for (const auto& [facility, code] : kFacilities)
+        if (iequals(facility, name)) return code;
     return -1;
 }
 
