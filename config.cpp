@@ -606,8 +606,7 @@ std::vector<std::pair<std::string, std::string>> raw_environment(const Config& c
 std::vector<std::string_view> undo_restart_only_changes(const Config& running, Config& fresh) {
     std::vector<std::string_view> names;
     for (const Setting& setting : settings()) {
-        if (setting.on_reload != OnReload::NeedsRestart ||
-            field_value(running, setting) == field_value(fresh, setting))
+        if (!setting.needs_restart || field_value(running, setting) == field_value(fresh, setting))
             continue;
         names.push_back(setting.name);
         std::visit(

@@ -108,12 +108,8 @@ Status paste_file(std::string& text) {
     return Error{0, quoted(path) + " not found"};
 }
 
-struct Alias {
-    std::string_view given, meant;
-};
-
 /// Names of worker classes: ours, gunicorn's older ones, and the class paths that config files use.
-constexpr Alias kWorkerClasses[] = {
+constexpr std::pair<std::string_view, std::string_view> kWorkerClasses[] = {
     {"sync", "sync"},
     {"gunicorn.workers.sync.SyncWorker", "sync"},
     {"gthread", "gthread"},
@@ -130,9 +126,9 @@ constexpr Alias kWorkerClasses[] = {
 Status worker_class_name(std::string& text) {
     constexpr std::string_view kEgg = "egg:gunicorn#";
     if (text.starts_with(kEgg)) text.erase(0, kEgg.size());
-    for (const Alias& alias : kWorkerClasses) {
-        if (alias.given != text) continue;
-        text = alias.meant;
+    for (const auto& [given, meant] : kWorkerClasses) {
+        if (given != text) continue;
+        text = meant;
         return {};
     }
     if (text == "asgi" || text.find("uvicorn") != std::string::npos)
@@ -176,7 +172,7 @@ constexpr Setting refused(std::string_view name, std::string_view flags, std::st
                           std::string_view why,
                           std::optional<std::string_view> harmless = std::nullopt) {
     return {.name = name,
-            .section = Section::OutOfScope,
+            .section = kOutOfScope,
             .flags = flags,
             .metavar = metavar,
             .refused = why,
@@ -185,23 +181,16 @@ constexpr Setting refused(std::string_view name, std::string_view flags, std::st
 
 constexpr Setting hook(std::string_view name, int arity, HookRef Config::*field,
                        std::string_view help) {
-    return {.name = name,
-            .section = Section::ServerHooks,
-            .field = field,
-            .arity = arity,
-            .help = help};
+    return {.name = name, .section = kServerHooks, .field = field, .arity = arity, .help = help};
 }
 
-using enum Section;
-using enum OnReload;
-
-/// Fills in what a row may leave out: the section of the row before it (rows are in the order of
-/// Section), INT for an integer's value, and a switch's False.
+/// Fills in what a row may leave out: the section of the row before it, INT for an integer's value,
+/// and a switch's False.
 template <size_t N>
 constexpr std::array<Setting, N> completed(std::array<Setting, N> rows) {
-    Section section = ConfigFile;
+    std::string_view section;
     for (Setting& row : rows) {
-        row.section = section = std::max(section, row.section);
+        row.section = section = row.section.empty() ? section : row.section;
         const bool is_integer = std::holds_alternative<int64_t Config::*>(row.field);
         if (is_integer && row.metavar.empty()) row.metavar = "INT";
         const bool is_switch = std::holds_alternative<bool Config::*>(row.field);
@@ -213,7 +202,7 @@ constexpr std::array<Setting, N> completed(std::array<Setting, N> rows) {
 // clang-format off
 constexpr auto kSettings = completed(std::to_array<Setting>({
     // --- Config file ---
-    {.name = "config", .section = ConfigFile, .flags = "-c --config", .metavar = "FILE",
+    {.name = "config", .section = "Config file", .flags = "-c --config", .metavar = "FILE",
      .field = &Config::config, .fallback = "./gunicorn.conf.py",
      .help = "Config file: PATH, file:PATH or python:MODULE. Ordinary Python whose module-level "
              "names are settings.",
@@ -223,23 +212,23 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
              "line names none."},
 
     // --- Server socket ---
-    {.name = "bind", .section = ServerSocket, .flags = "-b --bind", .metavar = "ADDRESS",
+    {.name = "bind", .section = "Server socket", .flags = "-b --bind", .metavar = "ADDRESS",
      .field = &Config::bind, .fallback = "127.0.0.1:8000", .check = bind_spec,
      .allowed = "HOST, HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH or fd://N", .env = "PORT",
      .help = "Where to listen: HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH or fd://N. Repeat it for "
              "several sockets.",
      .note = "unix:PATH?mode=0660&user=U&group=G also sets owner and permissions."},
     {.name = "backlog", .flags = "--backlog", .field = &Config::backlog, .fallback = "2048",
-     .on_reload = NeedsRestart,
+     .needs_restart = true,
      .help = "Connections the kernel may hold for us until they are accepted; it caps the number at "
              "somaxconn."},
     {.name = "reuse_port", .flags = "--reuse-port", .field = &Config::reuse_port,
-     .on_reload = NeedsRestart,
+     .needs_restart = true,
      .help = "Give each worker a listening socket of its own (SO_REUSEPORT), so that the kernel "
              "spreads connections."},
 
     // --- Worker processes ---
-    {.name = "workers", .section = WorkerProcesses, .flags = "-w --workers",
+    {.name = "workers", .section = "Worker processes", .flags = "-w --workers",
      .field = &Config::workers, .fallback = "1", .env = "WEB_CONCURRENCY",
      .help = "Worker processes. Start with two per core; TTIN and TTOU change the number at run "
              "time."},
@@ -302,7 +291,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .note = "Not in gunicorn, which counts loading against timeout."},
 
     // --- Security ---
-    {.name = "limit_request_line", .section = Security, .flags = "--limit-request-line",
+    {.name = "limit_request_line", .section = "Security", .flags = "--limit-request-line",
      .field = &Config::limit_request_line, .fallback = "4094",
      .help = "Bytes of a request line; 0 and anything above 8190 mean 8190. A longer one gets 414."},
     {.name = "limit_request_fields", .flags = "--limit-request-fields",
@@ -321,7 +310,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .note = "Not in gunicorn."},
 
     // --- Debugging ---
-    {.name = "reload", .section = Debugging, .flags = "--reload", .field = &Config::reload,
+    {.name = "reload", .section = "Debugging", .flags = "--reload", .field = &Config::reload,
      .help = "Restart workers when a loaded Python file changes. For development."},
     {.name = "reload_engine", .flags = "--reload-engine", .metavar = "NAME",
      .field = &Config::reload_engine, .fallback = "auto", .choices = "auto, poll, inotify",
@@ -346,8 +335,8 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
              "--check-config."},
 
     // --- Server mechanics ---
-    {.name = "preload_app", .section = ServerMechanics, .flags = "--preload",
-     .field = &Config::preload_app, .on_reload = NeedsRestart,
+    {.name = "preload_app", .section = "Server mechanics", .flags = "--preload",
+     .field = &Config::preload_app, .needs_restart = true,
      .help = "Load the application once, before forking: workers start faster and share memory, but "
              "HUP no longer loads new code."},
     {.name = "sendfile", .flags = "--no-sendfile", .field = &Config::sendfile, .env = "SENDFILE",
@@ -357,7 +346,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .allowed = "an existing directory", .env = "PWD",
      .help = "Change to this directory before loading the application; the default is where gcorn "
              "was started."},
-    {.name = "daemon", .flags = "-D --daemon", .field = &Config::daemon, .on_reload = NeedsRestart,
+    {.name = "daemon", .flags = "-D --daemon", .field = &Config::daemon, .needs_restart = true,
      .help = "Detach from the terminal and run in the background."},
     {.name = "raw_env", .flags = "-e --env", .metavar = "KEY=VALUE", .field = &Config::raw_env,
      .check = key_value, .allowed = "KEY=VALUE",
@@ -376,7 +365,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .form = Form::Identity, .check = known_group, .allowed = "a group name or number",
      .help = "Run workers as this group."},
     {.name = "umask", .flags = "-m --umask", .metavar = "OCTAL", .field = &Config::umask,
-     .fallback = "0", .form = Form::Octal, .max = 0777, .on_reload = NeedsRestart,
+     .fallback = "0", .form = Form::Octal, .max = 0777, .needs_restart = true,
      .help = "Permission bits taken away from unix sockets; 022, 0o22 and 18 are the same mask."},
     {.name = "initgroups", .flags = "--initgroups", .field = &Config::initgroups,
      .help = "Give workers all groups of user also if they run as this user anyway; workers that "
@@ -443,7 +432,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .needs = "paste"},
 
     // --- Logging ---
-    {.name = "accesslog", .section = Logging, .flags = "--access-logfile", .metavar = "FILE",
+    {.name = "accesslog", .section = "Logging", .flags = "--access-logfile", .metavar = "FILE",
      .field = &Config::accesslog,
      .help = "File of the access log; - is stdout. Off by default."},
     {.name = "access_log_format", .flags = "--access-logformat", .metavar = "FORMAT",
@@ -498,7 +487,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Syslog facility, such as user, daemon or local0.",
      .needs = "syslog"},
     {.name = "enable_stdio_inheritance", .flags = "-R --enable-stdio-inheritance",
-     .field = &Config::enable_stdio_inheritance, .on_reload = NeedsRestart,
+     .field = &Config::enable_stdio_inheritance, .needs_restart = true,
      .help = "With --daemon, keep stdout and stderr if they are redirected.",
      .needs = "daemon"},
     {.name = "statsd_host", .flags = "--statsd-host", .metavar = "ADDRESS",
@@ -519,7 +508,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .needs = "statsd_host"},
 
     // --- Process naming ---
-    {.name = "proc_name", .section = ProcessNaming, .flags = "-n --name", .metavar = "NAME",
+    {.name = "proc_name", .section = "Process naming", .flags = "-n --name", .metavar = "NAME",
      .field = &Config::proc_name,
      .help = "Name in process titles and syslog tags, to tell servers of one machine apart.",
      .note = "Needs no setproctitle package."},
@@ -527,7 +516,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Stands in for proc_name; it is the application as named at the start."},
 
     // --- TLS ---
-    {.name = "certfile", .section = Tls, .flags = "--certfile", .metavar = "FILE",
+    {.name = "certfile", .section = "TLS", .flags = "--certfile", .metavar = "FILE",
      .field = &Config::certfile,
      .help = "Certificate chain (PEM). certfile or keyfile turns TLS on for every socket."},
     {.name = "keyfile", .flags = "--keyfile", .metavar = "FILE", .field = &Config::keyfile,
@@ -568,7 +557,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     hook("worker_int", 1, &Config::worker_int, "(worker): on INT or QUIT."),
     hook("worker_abort", 1, &Config::worker_abort, "(worker): on ABRT, which a timeout sends."),
     hook("pre_request", 2, &Config::pre_request, "(worker, req): before the application is called."),
-    {.name = "post_request", .section = ServerHooks, .field = &Config::post_request, .arity = 4,
+    {.name = "post_request", .section = kServerHooks, .field = &Config::post_request, .arity = 4,
      .arity_min = 2,
      .help = "(worker, req, environ, resp): after every request, failed ones too; the last two "
              "parameters may be left out."},
@@ -581,7 +570,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
          "(config, default_factory): makes and returns the ssl.SSLContext."),
 
     // --- Out of scope ---
-    {.name = "protocol", .section = OutOfScope, .flags = "--protocol", .metavar = "NAME",
+    {.name = "protocol", .section = kOutOfScope, .flags = "--protocol", .metavar = "NAME",
      .fallback = "http", .choices = "http", .check = http_only,
      .help = "Only http is spoken."},
     {.name = "control_socket_disable", .flags = "--no-control-socket",
@@ -625,15 +614,6 @@ std::span<const Setting> settings() {
 const Setting* find_setting(std::string_view name) {
     const auto* row = std::ranges::find(kSettings, name, &Setting::name);
     return row == std::end(kSettings) ? nullptr : row;
-}
-
-std::string_view section_title(Section section) {
-    static constexpr std::string_view kTitles[] = {
-        "Config file", "Server socket",    "Worker processes", "Security",
-        "Debugging",   "Server mechanics", "Logging",          "Process naming",
-        "TLS",         "Server hooks",     "Out of scope"};
-    static_assert(std::size(kTitles) == static_cast<size_t>(OutOfScope) + 1);
-    return kTitles[static_cast<size_t>(section)];
 }
 
 }  // namespace gcorn

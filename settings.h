@@ -17,22 +17,8 @@
 
 namespace gcorn {
 
-enum class Section : uint8_t {
-    ConfigFile,
-    ServerSocket,
-    WorkerProcesses,
-    Security,
-    Debugging,
-    ServerMechanics,
-    Logging,
-    ProcessNaming,
-    Tls,
-    ServerHooks,
-    OutOfScope
-};
-
-/// What HUP does with a changed value.
-enum class OnReload : uint8_t { Applies, NeedsRestart };
+/// The sections whose rows are a kind of their own.
+inline constexpr std::string_view kServerHooks = "Server hooks", kOutOfScope = "Out of scope";
 
 /// How a value is written, where the field's type alone does not say it.
 enum class Form : uint8_t {
@@ -56,7 +42,7 @@ using Check = Status (*)(std::string& text);
 
 struct Setting {
     std::string_view name;
-    Section section = Section::ConfigFile;
+    std::string_view section = {};  ///< its title; the first row of each names it
     std::string_view flags = {};    ///< "-w --workers"; "" = config file only
     std::string_view metavar = {};  ///< "INT"; "" for switches and hooks
     MemberPointer field = {};
@@ -67,7 +53,7 @@ struct Setting {
     int64_t max = INT32_MAX;        ///< of integers
     std::string_view allowed = {};  ///< what a refused value should have been; "" = choices or type
     std::string_view env = {};      ///< variable that replaces the default
-    OnReload on_reload = OnReload::Applies;
+    bool needs_restart = false;     ///< HUP does not change it
     int arity = 0;                  ///< hooks: positional parameters
     int arity_min = 0;              ///< where fewer do as well; 0 = none
     std::string_view help = {};     ///< one or two sentences, units included
@@ -78,7 +64,7 @@ struct Setting {
     /// The one value of a refused setting that a config file may give, because it asks for nothing.
     std::optional<std::string_view> harmless = {};
 
-    [[nodiscard]] bool is_hook() const { return section == Section::ServerHooks; }
+    [[nodiscard]] bool is_hook() const { return section == kServerHooks; }
     /// An option that takes no value on the command line.
     [[nodiscard]] bool is_switch() const { return metavar.empty(); }
     /// An option that may be given several times: each adds to the list.
@@ -92,11 +78,10 @@ struct Setting {
     }
 };
 
-/// All rows, by section in the order of Section.
+/// All rows, by section.
 [[nodiscard]] std::span<const Setting> settings();
 /// The row of this exact name, nullptr if there is none.
 [[nodiscard]] const Setting* find_setting(std::string_view name);
-[[nodiscard]] std::string_view section_title(Section section);
 
 /// Casts, checks and stores one value as a config file gives it. Error: kExitConfigError with the
 /// reason, the setting, `source` unless it is empty, and what is allowed.

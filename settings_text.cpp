@@ -61,11 +61,10 @@ std::string help_text(size_t width) {
         "\n\n  gcorn -w 2 -b :8000 app:app    two workers, port 8000\n"
         "\n  -h, --help              Show this help.\n"
         "  -v, --version           Show the version.\n";
-    std::optional<Section> current;
+    std::string_view current;
     for (const Setting& setting : settings()) {
-        if (setting.flags.empty() || setting.section == Section::OutOfScope) continue;
-        if (current != setting.section)
-            out += "\n" + std::string(section_title(setting.section)) + ":\n";
+        if (setting.flags.empty() || setting.section == kOutOfScope) continue;
+        if (current != setting.section) out += "\n" + std::string(setting.section) + ":\n";
         current = setting.section;
         out += help_entry(setting, width);
     }

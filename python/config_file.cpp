@@ -247,7 +247,7 @@ Result<std::string> help_in_form(const std::string& form) {
     for (const Setting& setting : settings()) {
         rows.add(Facts()
                      .add("name", utf8_str(setting.name))
-                     .add("section", utf8_str(section_title(setting.section)))
+                     .add("section", utf8_str(setting.section))
                      .add("flags", utf8_str(setting.flags))
                      .add("metavar", utf8_str(setting.metavar))
                      .add("value", utf8_str(setting.value_name()))
@@ -257,7 +257,7 @@ Result<std::string> help_in_form(const std::string& form) {
                      .add("note", utf8_str(setting.note))
                      .add("needs", utf8_str(setting.needs))
                      .add("refused", utf8_str(setting.refused))
-                     .add("needs_restart", boolean(setting.on_reload == OnReload::NeedsRestart))
+                     .add("needs_restart", boolean(setting.needs_restart))
                      .add("is_hook", boolean(setting.is_hook()))
                      .add("is_optional", boolean(setting.form == Form::OptionalValue))
                      .add("is_repeatable", boolean(setting.is_repeatable()))

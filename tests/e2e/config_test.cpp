@@ -657,7 +657,7 @@ TEST(Settings, OutOfScopeAreRefusedWithASentenceFromEverySource) {
     size_t refused = 0;
     std::string all_at_once;
     for (const Setting& setting : settings()) {
-        if (setting.section != Section::OutOfScope || setting.refused.empty()) continue;
+        if (setting.section != kOutOfScope || setting.refused.empty()) continue;
         ++refused;
         const std::string name(setting.name);
         const TempDir scratch;
@@ -711,7 +711,7 @@ TEST(Settings, AreAllShownByPrintConfig) {
     SKIP_ON_GUNICORN("it has others");
     const Finished finished = run_server({"--print-config", "probe:app"});
     for (const Setting& setting : settings()) {
-        if (setting.section == Section::OutOfScope) continue;
+        if (setting.section == kOutOfScope) continue;
         EXPECT_TRUE(contains("\n" + finished.out, "\n" + std::string(setting.name) + " "))
             << setting.name;
     }

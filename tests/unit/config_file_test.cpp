@@ -686,7 +686,7 @@ TEST_F(HelpForms, CompletionsKnowEveryOfferedOption) {
             if (setting.flags.empty()) continue;
             const std::string name(split(setting.flags, ' ').back().substr(2));
             const std::string flag = (script.starts_with("complete") ? "-l " : "--") + name;
-            EXPECT_EQ(script.find(flag) != script.npos, setting.section != Section::OutOfScope)
+            EXPECT_EQ(script.find(flag) != script.npos, setting.section != kOutOfScope)
                 << shell << ' ' << flag;
         }
         EXPECT_NE(script.find("drop refuse dangerous"), script.npos);
