@@ -120,7 +120,6 @@ Result<Value> hook_value(const Setting& setting, PyObject* object) {
 
 /// The value of one setting. Error: only for hooks; other types are Config's to judge.
 Result<Value> setting_value(const Setting& setting, PyObject* object) {
-    const bool is_reference = std::holds_alternative<HookRef Config::*>(setting.field);
     if (object == Py_None) return Value();
     if (setting.is_hook()) return hook_value(setting, object);
     if (setting.form == Form::Object &&
@@ -128,9 +127,7 @@ Result<Value> setting_value(const Setting& setting, PyObject* object) {
         if (PyDict_GET_SIZE(object) == 0) return Value();
         return Value(make_hook_ref(object, "dict"));
     }
-    if (!is_reference && setting.form == Form::ClassName && PyType_Check(object)) {
-        return Value(dotted_name(object));
-    }
+    if (setting.form == Form::ClassName && PyType_Check(object)) return Value(dotted_name(object));
     return plain_value(object);
 }
 
@@ -159,25 +156,6 @@ Error python_failure() {
     return Error{1, "Cannot run the config file: " + take_error_text()};
 }
 
-PyRef string_list_view(const StringList& list) {
-    Items items;
-    for (const std::string& text : list)
-        items.add(path_str(text));
-    return items.take();
-}
-
-PyRef string_map_view(const StringMap& map) {
-    PyRef dict = PyRef::steal(PyDict_New());
-    for (const auto& [key, value] : map) {
-        const PyRef key_text = path_str(key), value_text = path_str(value);
-        if (!dict || !key_text || !value_text ||
-            PyDict_SetItem(dict.get(), key_text.get(), value_text.get()) < 0) {
-            return {};
-        }
-    }
-    return dict;
-}
-
 /// The inverse of plain_value(). Raises.
 struct ToPython {
     PyRef operator()(std::monostate) const { return PyRef::borrow(Py_None); }
@@ -185,8 +163,23 @@ struct ToPython {
     PyRef operator()(int64_t value) const { return number(value); }
     PyRef operator()(double value) const { return PyRef::steal(PyFloat_FromDouble(value)); }
     PyRef operator()(const std::string& text) const { return path_str(text); }
-    PyRef operator()(const StringList& list) const { return string_list_view(list); }
-    PyRef operator()(const StringMap& map) const { return string_map_view(map); }
+    PyRef operator()(const StringList& list) const {
+        Items items;
+        for (const std::string& text : list)
+            items.add(path_str(text));
+        return items.take();
+    }
+    PyRef operator()(const StringMap& map) const {
+        PyRef dict = PyRef::steal(PyDict_New());
+        for (const auto& [key, value] : map) {
+            const PyRef key_text = path_str(key), value_text = path_str(value);
+            if (!dict || !key_text || !value_text ||
+                PyDict_SetItem(dict.get(), key_text.get(), value_text.get()) < 0) {
+                return {};
+            }
+        }
+        return dict;
+    }
     PyRef operator()(const HookRef& hook) const {
         if (hook) return object_of(hook);
         return hook.name.empty() ? PyRef::borrow(Py_None) : utf8_str(hook.name);
