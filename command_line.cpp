@@ -52,8 +52,8 @@ bool is_negative_number(std::string_view word) {
 }
 
 /// What one word is to argparse.
+enum class Kind : uint8_t { Word, Known, Unknown };
 struct Reading {
-    enum class Kind : uint8_t { Word, Known, Unknown };
     Kind kind = Kind::Word;
     Option option = {};
     std::optional<std::string> attached = {};  ///< value in the same word: -w4, --workers=4
@@ -73,9 +73,9 @@ public:
             Result<Reading> reading = only_words_ ? Reading{} : read(word);
             if (!reading) return reading.error();
             switch (reading->kind) {
-                case Reading::Kind::Word: add_word(word); break;
-                case Reading::Kind::Unknown: unknown_.push_back(word); break;
-                case Reading::Kind::Known:
+                case Kind::Word: add_word(word); break;
+                case Kind::Unknown: unknown_.push_back(word); break;
+                case Kind::Known:
                     if (Status status = use(reading->option, std::move(reading->attached)); !status)
                         return status.error();
             }
@@ -94,25 +94,21 @@ private:
     /// anything with a blank in it; the rest are options nobody knows.
     [[nodiscard]] Result<Reading> read(const std::string& word) const {
         if (word.size() < 2 || word[0] != '-') return Reading{};
-        if (const Option* exact = find(word)) return known(*exact, std::nullopt);
+        if (const Option* exact = find(word)) return Reading{Kind::Known, *exact, std::nullopt};
         const size_t equals = word.find('=');
         std::optional<std::string> attached;
         if (equals != std::string::npos) attached = word.substr(equals + 1);
         const std::string_view flag = std::string_view(word).substr(0, equals);
-        if (const Option* exact = find(flag)) return known(*exact, std::move(attached));
+        if (const Option* exact = find(flag)) return Reading{Kind::Known, *exact, attached};
         if (word.starts_with("--")) {
             const Result<const Option*> option = find_prefix(flag);
             if (!option) return option.error();
-            if (*option != nullptr) return known(**option, std::move(attached));
+            if (*option != nullptr) return Reading{Kind::Known, **option, attached};
         } else if (const Option* letter = find(word.substr(0, 2))) {
-            return known(*letter, word.substr(2));
+            return Reading{Kind::Known, *letter, word.substr(2)};
         }
         if (is_negative_number(word) || word.find(' ') != std::string::npos) return Reading{};
-        return Reading{Reading::Kind::Unknown, {}, {}};
-    }
-
-    static Reading known(const Option& option, std::optional<std::string> attached) {
-        return Reading{Reading::Kind::Known, option, std::move(attached)};
+        return Reading{Kind::Unknown, {}, {}};
     }
 
     /// The option that `prefix` abbreviates, null if there is none. Several spellings of one
@@ -171,7 +167,7 @@ private:
     [[nodiscard]] bool next_is_value() const {
         if (next_ + 1 >= args_.size() || args_[next_ + 1] == "--") return false;
         const Result<Reading> reading = read(args_[next_ + 1]);
-        return reading && reading->kind == Reading::Kind::Word;
+        return reading && reading->kind == Kind::Word;
     }
 
     Status use_help(std::string form) {
