@@ -20,6 +20,8 @@ namespace gcorn {
 
 namespace {
 
+namespace fs = std::filesystem;
+
 /// Directories that one expansion of the globs lists at most: "**" above a large tree.
 constexpr size_t kListingsMax = 10'000;
 
@@ -29,12 +31,6 @@ bool is_compiled(std::string_view name) {
 
 bool is_glob(std::string_view path) {
     return path.find_first_of("*?[") != std::string_view::npos;
-}
-
-std::string join(const std::string& directory, std::string_view name) {
-    std::string out = directory;
-    if (!out.ends_with('/')) out += '/';
-    return out += name;
 }
 
 bool matches_name(const std::string& pattern, const std::string& name) {
@@ -59,8 +55,8 @@ struct Entry {
 std::vector<Entry> list_directory(const std::string& path) {
     std::vector<Entry> out;
     std::error_code error, vanished;
-    std::filesystem::directory_iterator item(path, error);
-    for (; !error && item != std::filesystem::directory_iterator(); item.increment(error)) {
+    fs::directory_iterator item(path, error);
+    for (; !error && item != fs::directory_iterator(); item.increment(error)) {
         std::string name = item->path().filename().string();
         if (name.starts_with('.') || is_compiled(name)) continue;
         out.push_back({std::move(name), item->is_directory(vanished), item->is_symlink(vanished)});
@@ -94,7 +90,7 @@ Status Reloader::start(std::string_view engine) {
 }
 
 std::string Reloader::absolute(std::string_view path) const {
-    return path.starts_with('/') ? std::string(path) : join(start_directory_, path);
+    return fs::path(start_directory_) / path;
 }
 
 Reloader::Signature Reloader::look(const std::string& path) {
@@ -179,10 +175,11 @@ void Reloader::expand(const std::string& directory, const Pattern& pattern, size
             pattern.begin(), pattern.begin() + static_cast<ptrdiff_t>(component), is_glob);
         if (is_below_glob && look(directory).size < 0) return;
         if (is_below_glob) watch_directory(directory);  // the name may appear in it later
+        const std::string path = fs::path(directory) / part;
         if (!is_last)
-            expand(join(directory, part), pattern, component + 1);
-        else if (look(join(directory, part)).size >= 0)
-            add_file(join(directory, part), !is_first_expansion_);
+            expand(path, pattern, component + 1);
+        else if (look(path).size >= 0)
+            add_file(path, !is_first_expansion_);
         return;
     }
     if (listings_left_ == 0) return;
@@ -191,7 +188,7 @@ void Reloader::expand(const std::string& directory, const Pattern& pattern, size
     const bool is_any_depth = part == "**";
     if (is_any_depth && !is_last) expand(directory, pattern, component + 1);
     for (const Entry& entry : list_directory(directory)) {
-        const std::string path = join(directory, entry.name);
+        const std::string path = fs::path(directory) / entry.name;
         if (is_any_depth && entry.is_directory) {
             if (!entry.is_link) expand(path, pattern, component);
         } else if (entry.is_directory != is_last &&
