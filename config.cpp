@@ -34,13 +34,8 @@ std::string python_quote(std::string_view text) {
 // ------------------------------------------------------------------------------------- casts
 
 bool is_falsy(const Value& value) {
-    if (const auto* flag = std::get_if<bool>(&value)) return !*flag;
-    if (const auto* number = std::get_if<int64_t>(&value)) return *number == 0;
-    if (const auto* real = std::get_if<double>(&value)) return *real == 0;
-    if (const auto* text = std::get_if<std::string>(&value)) return text->empty();
-    if (const auto* list = std::get_if<StringList>(&value)) return list->empty();
-    if (const auto* map = std::get_if<StringMap>(&value)) return map->empty();
-    return std::holds_alternative<std::monostate>(value);
+    return std::visit([](const auto& held) { return held == std::decay_t<decltype(held)>(); },
+                      value);
 }
 
 /// One text of a setting: its own check, then its choices.
