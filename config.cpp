@@ -33,6 +33,7 @@ std::string python_quote(std::string_view text) {
 
 // ------------------------------------------------------------------------------------- casts
 
+/// What Python calls false is what its type starts with.
 bool is_falsy(const Value& value) {
     return std::visit([](const auto& held) { return held == std::decay_t<decltype(held)>(); },
                       value);
@@ -395,12 +396,8 @@ std::string absolute_path(const std::string& base, const std::string& path) {
 
 Surroundings Surroundings::of_process() {
     Surroundings surroundings;
-    Environment start;
     for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry)
-        start.emplace_back(*entry);
-    surroundings.variable = [start = std::move(start)](const char* name) {
-        return find_variable(start, name);
-    };
+        surroundings.environment.emplace_back(*entry);
     surroundings.file_exists = [](const std::string& path) {
         return ::access(path.c_str(), F_OK) == 0;
     };
@@ -448,7 +445,7 @@ void ConfigBuilder::apply_environment() {
     for (const Setting& setting : settings()) {
         if (setting.env.empty() || setting.env == "PWD") continue;  // PWD is in start_dir
         const std::string variable(setting.env);
-        const std::optional<std::string> text = surroundings_.variable(variable.c_str());
+        const std::optional<std::string> text = surroundings_.variable(variable);
         if (!text) continue;
         Value value = *text;
         if (variable == "PORT") value = "0.0.0.0:" + *text;  // an empty one counts, as in gunicorn

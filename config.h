@@ -22,6 +22,7 @@
 #include "base/result.h"
 #include "http_parse.h"
 #include "log/log.h"
+#include "os/process.h"
 
 namespace gcorn {
 
@@ -156,7 +157,7 @@ public:
 
 /// What the resolver asks of the world outside; tests replace it.
 struct Surroundings {
-    std::function<std::optional<std::string>(const char*)> variable;  ///< as it was at the start
+    Environment environment;  ///< as it was at the start
     std::function<bool(const std::string&)> file_exists;
     std::string start_dir;  ///< absolute, where the server was started
 
@@ -164,6 +165,10 @@ struct Surroundings {
     /// sets later is none of the operator's. start_dir is $PWD if that names the current directory
     /// (it keeps symbolic links, as gunicorn does). Call once, before any chdir.
     static Surroundings of_process();
+
+    [[nodiscard]] std::optional<std::string> variable(std::string_view name) const {
+        return find_variable(environment, name);
+    }
 };
 
 /// Which config file to read: -c of the command line, else -c of GUNICORN_CMD_ARGS, else

@@ -109,10 +109,8 @@ Status find_files(const Config& cfg) {
 /// Everything that lives as long as the process, and the steps of its start.
 class Server {
 public:
-    Server(std::vector<std::string> argv, std::vector<std::string> environment)
-        : argv_(std::move(argv)),
-          environment_(std::move(environment)),
-          surroundings_(Surroundings::of_process()) {
+    Server(std::vector<std::string> argv, Surroundings surroundings)
+        : argv_(std::move(argv)), surroundings_(std::move(surroundings)) {
         log_.set_counter(&statsd_);
     }
 
@@ -134,7 +132,7 @@ private:
     WsgiOptions wsgi_options(const Config& cfg, bool is_check) const;
     std::string paste_specification(const Config& cfg) const;
 
-    std::vector<std::string> argv_, environment_;
+    std::vector<std::string> argv_;
     Surroundings surroundings_;
     CommandLine command_line_, environment_line_;
     std::unique_ptr<Interpreter> interpreter_;
@@ -176,7 +174,7 @@ int Server::run() {
     ArbiterOptions options{
         .version = GCORN_VERSION,
         .argv = argv_,
-        .environment = environment_,
+        .environment = surroundings_.environment,
         .executable = find_executable(argv_[0], surroundings_.start_dir),
         .start_directory = surroundings_.start_dir,
         .reload_config = [this]() -> Result<Config> {
@@ -378,11 +376,10 @@ int Server::check(const ResolvedConfig& resolved) {
     LogOptions plain;  // the traceback of a broken application goes to stderr
     if (Status opened = log_.open(plain); !opened) return fail(opened.error());
     tell_notices(resolved);
-    if (Status found = find_files(resolved.config); !found) return fail(found.error());
-    if (Status usable = load_greenlet_library(resolved.config); !usable)
-        return fail(usable.error());
-    if (auto tls = make_tls_context(resolved.config); !tls) return fail(tls.error());
-    for (const auto& [name, value] : raw_environment(resolved.config))
+    if (Status found = find_files(cfg); !found) return fail(found.error());
+    if (Status usable = load_greenlet_library(cfg); !usable) return fail(usable.error());
+    if (auto tls = make_tls_context(cfg); !tls) return fail(tls.error());
+    for (const auto& [name, value] : raw_environment(cfg))
         interpreter_->set_environment(name, &value);
     {
         const WithGil gil;
@@ -475,12 +472,10 @@ int main(int argc, char** argv) {
     std::set_terminate(explain_end);
     std::vector<std::string> arguments(argv, argv + argc);
     if (arguments.empty()) arguments.emplace_back("gcorn");
-    std::vector<std::string> environment;
-    for (char** entry = environ; *entry != nullptr; ++entry)
-        environment.emplace_back(*entry);
+    auto surroundings = gcorn::Surroundings::of_process();
     gcorn::title_init(argc, argv);
     ::signal(SIGPIPE, SIG_IGN);
     ::signal(SIGXFSZ, SIG_IGN);  // a log at its limit is told, not died of
-    gcorn::Server server(std::move(arguments), std::move(environment));
+    gcorn::Server server(std::move(arguments), std::move(surroundings));
     return server.run();
 }

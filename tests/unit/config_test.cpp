@@ -235,12 +235,10 @@ struct FakeMachine {
     std::set<std::string> files;
 
     [[nodiscard]] Surroundings surroundings() const {
-        return {[this](const char* name) -> std::optional<std::string> {
-                    const auto found = variables.find(name);
-                    if (found == variables.end()) return std::nullopt;
-                    return found->second;
-                },
-                [this](const std::string& path) { return files.contains(path); }, "/"};
+        Environment environment;
+        for (const auto& [name, value] : variables)
+            environment.push_back(name + "=" + value);
+        return {environment, [this](const std::string& path) { return files.contains(path); }, "/"};
     }
 };
 
