@@ -277,24 +277,20 @@ Status Server::apply_directories(const Config& cfg) {
 /// error goes to be read.
 Status Server::use(const Config& cfg) {
     std::optional<ReturnTrip> trip(std::in_place);
-    const auto back = [&](const Status& why) {
-        trip.reset();
-        if (in_use_) (void)interpreter_->use_path(python_path(*in_use_));
-        return why;
-    };
-    if (Status applied = apply_directories(cfg); !applied) return back(applied);
-    if (Status usable = load_greenlet_library(cfg); !usable) return back(usable);
-    // gevent wants to patch ssl before anybody uses it.
-    if (cfg.preload_app || cfg.is_tls()) {
-        if (Status patched = patch_for_greenlets(cfg, false); !patched) return back(patched);
-    }
-    if (Status prepared = hooks_->prepare_for_interrupts(cfg); !prepared) return back(prepared);
     TlsContexts tls = tls_;
-    if (Status read = tls.use(cfg, log_); !read) return back(read);
-    if (Status opened = open_logs(cfg); !opened) {
-        (void)back(opened);  // the names of before are relative to the directory of before
-        if (in_use_) (void)open_logs(*in_use_);
-        return opened;
+    Status status = apply_directories(cfg);
+    if (status) status = load_greenlet_library(cfg);
+    // gevent wants to patch ssl before anybody uses it.
+    if (status && (cfg.preload_app || cfg.is_tls())) status = patch_for_greenlets(cfg, false);
+    if (status) status = hooks_->prepare_for_interrupts(cfg);
+    if (status) status = tls.use(cfg, log_);
+    const bool has_come_to_logs = status.is_ok();
+    if (status) status = open_logs(cfg);
+    if (!status) {
+        trip.reset();  // the names of before are relative to the directory of before
+        if (in_use_) (void)interpreter_->use_path(python_path(*in_use_));
+        if (in_use_ && has_come_to_logs) (void)open_logs(*in_use_);
+        return status;
     }
     tls_ = std::move(tls);
     app_->configure(wsgi_options(cfg, false),
@@ -367,14 +363,14 @@ std::string Server::paste_specification(const Config& cfg) const {
 
 /// --check-config and --print-config: everything short of serving, in this process.
 int Server::check(const ResolvedConfig& resolved) {
-    if (resolved.config.print_config) {
+    const Config& cfg = resolved.config;
+    if (cfg.print_config) {
         if (const int code = print(print_config_text(resolved)); code != 0) return code;
     }
-    if (Status applied = apply_directories(resolved.config); !applied) return fail(applied.error());
-    if (Result<LogOptions> options = log_options(resolved.config); !options)
-        return fail(options.error());
-    LogOptions plain;  // the traceback of a broken application goes to stderr
-    if (Status opened = log_.open(plain); !opened) return fail(opened.error());
+    if (Status applied = apply_directories(cfg); !applied) return fail(applied.error());
+    if (Result<LogOptions> options = log_options(cfg); !options) return fail(options.error());
+    // The traceback of a broken application goes to stderr.
+    if (Status opened = log_.open({}); !opened) return fail(opened.error());
     tell_notices(resolved);
     if (Status found = find_files(cfg); !found) return fail(found.error());
     if (Status usable = load_greenlet_library(cfg); !usable) return fail(usable.error());
@@ -384,12 +380,12 @@ int Server::check(const ResolvedConfig& resolved) {
     {
         const WithGil gil;
         if (!install_gunicorn_stub()) return fail({kExitConfigError, take_error_text(false)});
-        const std::string& logger = resolved.config.logger_class.name;
-        if (!resolved.config.logger_class && logging_takes_over(resolved.config) &&
-            !logger.empty() && !call_embedded("_gcorn", "import_object", utf8_str(logger)))
+        const std::string& logger = cfg.logger_class.name;
+        if (!cfg.logger_class && logging_takes_over(cfg) && !logger.empty() &&
+            !call_embedded("_gcorn", "import_object", utf8_str(logger)))
             return fail({kExitConfigError, "logger_class: " + take_error_text(false)});
     }
-    WsgiApp app(log_, wsgi_options(resolved.config, true));
+    WsgiApp app(log_, wsgi_options(cfg, true));
     if (Status loaded = app.load(); !loaded) {
         std::fprintf(stderr, "\nError while loading the application: %s\n",
                      loaded.message().c_str());
@@ -412,17 +408,13 @@ Status Server::detach(const Config& cfg) {
 Status Server::start_worker(const Config& cfg) {
     // Where Python's logging has taken over, the error log has no descriptor of ours.
     const int dump_fd = log_.error_fd() >= 0 ? log_.error_fd() : STDERR_FILENO;
-    if (Status dumping = interpreter_->enable_traceback_dump(dump_fd); !dumping) return dumping;
+    Status status = interpreter_->enable_traceback_dump(dump_fd);
     // Not while greenlet libraries patch Python: millions of lines that are nobody's.
-    const auto spew = [&](bool is_on) {
-        return cfg.spew ? interpreter_->set_spew(is_on) : Status();
-    };
-    if (Status paused = spew(false); !paused) return paused;
-    if (Status patched = patch_for_greenlets(cfg, true); !patched) return patched;
-    if (cfg.reload) {
-        if (Status prepared = interpreter_->prepare_reload(); !prepared) return prepared;
-    }
-    if (Status spewing = spew(true); !spewing) return spewing;
+    if (status && cfg.spew) status = interpreter_->set_spew(false);
+    if (status) status = patch_for_greenlets(cfg, true);
+    if (status && cfg.reload) status = interpreter_->prepare_reload();
+    if (status && cfg.spew) status = interpreter_->set_spew(true);
+    if (!status) return status;
     // A hook is told once, however often its signals come.
     return interpreter_->install_interrupts(
         [this, told = std::array<bool, 2>()](int signal) mutable {
