@@ -108,13 +108,6 @@ private:
     std::time_t rendered_s_ = 0;
 };
 
-int base64_value(char c) {
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (is_digit(c)) return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
 /// The user-id of "Basic <base64 of user:password>" (RFC 7617); false if it is none. The password
 /// is not even decoded.
 bool basic_user(std::string_view authorization, std::string& user) {
@@ -123,12 +116,14 @@ bool basic_user(std::string_view authorization, std::string& user) {
     std::string_view code = trim(authorization.substr(scheme.size()));
     while (code.ends_with('='))
         code.remove_suffix(1);
+    constexpr std::string_view kDigits =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     uint32_t bits = 0;
     int bit_count = 0;
     user.clear();
     for (const char c : code) {
-        const int value = base64_value(c);
-        if (value < 0) return false;
+        const size_t value = kDigits.find(c);
+        if (value == kDigits.npos) return false;
         bits = bits << 6 | static_cast<uint32_t>(value);
         bit_count += 6;
         if (bit_count < 8) continue;
@@ -184,11 +179,7 @@ std::string AccessLog::padded(const Step& step, std::string value) {
 /// The step for an atom's name: a letter, or {name} with i, o or e, in any case. An unknown one
 /// gives that of %(l)s, which is always absent. Error: a string asked for as a number.
 Result<AccessLog::Step> AccessLog::find_atom(std::string_view name, bool is_number_wanted) {
-    struct Atom {
-        char letter;
-        const char* json_key;
-    };
-    static constexpr Atom kAtoms[] = {
+    static constexpr std::pair<char, const char*> kAtoms[] = {
         {'h', "remote_addr"}, {'l', "ident"},      {'u', "user"},       {'t', "time"},
         {'r', "request"},     {'s', "status"},     {'m', "method"},     {'U', "path"},
         {'q', "query"},       {'H', "protocol"},   {'b', "bytes"},      {'B', "bytes"},
@@ -200,12 +191,12 @@ Result<AccessLog::Step> AccessLog::find_atom(std::string_view name, bool is_numb
     if (is_number_wanted && (name.size() != 1 || kIntegers.find(name) == std::string_view::npos))
         return Error{0, "'" + std::string(name) + "' is not a number"};
     constexpr std::string_view kDurations = "TMDLAQ";
-    for (const Atom& atom : kAtoms) {
-        if (name.size() != 1 || name[0] != atom.letter) continue;
-        measures_time_ = measures_time_ || kDurations.find(atom.letter) != kDurations.npos;
-        if (atom.letter == 'f') return Step{'i', "referer", atom.json_key};
-        if (atom.letter == 'a') return Step{'i', "user-agent", atom.json_key};
-        return Step{atom.letter, "", atom.json_key};
+    for (const auto& [letter, json_key] : kAtoms) {
+        if (name.size() != 1 || name[0] != letter) continue;
+        measures_time_ = measures_time_ || kDurations.find(letter) != kDurations.npos;
+        if (letter == 'f') return Step{'i', "referer", json_key};
+        if (letter == 'a') return Step{'i', "user-agent", json_key};
+        return Step{letter, "", json_key};
     }
 
     const size_t brace = name.size() < 3 ? 0 : name.size() - 2;
