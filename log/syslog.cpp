@@ -30,9 +30,9 @@ int facility_code(std::string_view name) {
 
 /// What --log-syslog-to names.
 struct SyslogTarget {
-    bool is_unix = false;
-    bool try_datagram = true, try_stream = false;  ///< a unix path without suffix: both
-    std::string path;
+    int type = SOCK_DGRAM;
+    bool is_either = false;  ///< a unix path without suffix: a stream if it takes no datagrams
+    std::string path;        ///< "" = host
     HostPort host;
 };
 
@@ -46,18 +46,16 @@ std::optional<SyslogTarget> parse_syslog_address(std::string_view text) {
         const std::string_view kind = rest.substr(path.size());
         if (path.empty() || !(kind.empty() || kind == "#dgram" || kind == "#stream"))
             return std::nullopt;
-        out.is_unix = true;
         out.path = path;
-        out.try_datagram = kind != "#stream";
-        out.try_stream = kind != "#dgram";
+        out.type = kind == "#stream" ? SOCK_STREAM : SOCK_DGRAM;
+        out.is_either = kind.empty();
         return out;
     }
     if (scheme != "udp" && scheme != "tcp") return std::nullopt;
     const std::optional<HostPort> host = parse_host_port(rest, "514");
     if (!host) return std::nullopt;
     out.host = *host;
-    out.try_stream = scheme == "tcp";
-    out.try_datagram = !out.try_stream;
+    out.type = scheme == "tcp" ? SOCK_STREAM : SOCK_DGRAM;
     return out;
 }
 
@@ -95,14 +93,14 @@ Result<std::unique_ptr<SyslogSink>> SyslogSink::open(const LogOptions& options) 
 /// Resolves the target, decides on the socket type and connects.
 Status SyslogSink::find(std::string_view address) {
     const SyslogTarget target = *parse_syslog_address(address);  // validated by open()
-    type_ = target.try_datagram ? SOCK_DGRAM : SOCK_STREAM;
+    type_ = target.type;
     Result<SocketAddress> resolved =
-        target.is_unix ? unix_socket_address(target.path)
-                       : resolve(target.host.host, target.host.port, AF_UNSPEC, type_);
+        target.path.empty() ? resolve(target.host.host, target.host.port, AF_UNSPEC, type_)
+                            : unix_socket_address(target.path);
     if (!resolved) return resolved.error();
     address_ = *resolved;
     int failure = connect();
-    if (failure == EPROTOTYPE && target.try_stream) {
+    if (failure == EPROTOTYPE && target.is_either) {
         type_ = SOCK_STREAM;
         failure = connect();
     }
