@@ -68,7 +68,8 @@ struct ArbiterOptions {
     /// Called on reload with the new one, and with the old one again if the reload fails. Error:
     /// nothing changed. Null: nothing to do.
     std::function<Status(const Config&)> use_config;
-    WorkerFactory make_worker;  ///< never returns null
+    /// Makes the worker for cfg.worker_class (core: sync and gthread, python: gevent and eventlet).
+    std::function<std::unique_ptr<Worker>(WorkerContext)> make_worker;
     Logger& log;
     Statsd& statsd;
     Runtime& runtime;

@@ -454,16 +454,13 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
     const bool is_behind = oldest_ms != INT64_MAX && oldest_ms < monotonic_ms() - kBehindMs &&
                            context_.scoreboard.has_sibling(context_.slot, Sibling::Idle);
     if (loop_->is_stopping() || is_behind) exchange.response.must_close();
-    count_request();  // before the call, so that worker.nr includes it (gunicorn's does)
+    // Before the call, so that worker.nr includes it (gunicorn's does).
+    const uint64_t taken = slot.requests.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (requests_max_ != 0 && taken >= requests_max_ && want_replacement())
+        context_.log.info("Autorestarting worker after current request.");
     call_app(exchange);
     slot.busy.fetch_sub(1, std::memory_order_relaxed);
     slot.end(index);
-}
-
-void Worker::count_request() {
-    const uint64_t taken = board().requests.fetch_add(1, std::memory_order_relaxed) + 1;
-    if (requests_max_ == 0 || taken < requests_max_) return;
-    if (want_replacement()) context_.log.info("Autorestarting worker after current request.");
 }
 
 /// The arbiter boots the successor first and then sends TERM: no request finds a closed door.

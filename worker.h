@@ -147,7 +147,6 @@ private:
     Status open_own_listeners();
     void arbiter_gone();
     void set_stop(Stop stop, int64_t patience_ms);
-    void count_request();
     bool want_replacement();
     void start_reloader();
     void watch_calls(const std::stop_token& quit);
@@ -190,9 +189,5 @@ protected:
     [[nodiscard]] size_t slots() const override;
     void serve(EventLoop& loop, ReadyQueue& ready) override;
 };
-
-/// Makes the worker for cfg.worker_class; server.cpp fills it in (core: sync and gthread, python:
-/// gevent and eventlet).
-using WorkerFactory = std::function<std::unique_ptr<Worker>(WorkerContext)>;
 
 }  // namespace gcorn
