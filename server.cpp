@@ -45,8 +45,6 @@
 namespace gcorn {
 namespace {
 
-constexpr size_t kHelpWidthDefault = 80;
-
 int fail(const Error& error) {
     std::fflush(stdout);
     std::fputs(startup_error_text(error).c_str(), stderr);
@@ -60,10 +58,9 @@ int print(const std::string& text) {
 }
 
 size_t terminal_width() {
-    winsize size{};
-    if (::isatty(STDOUT_FILENO) == 0 || ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0)
-        return kHelpWidthDefault;
-    return size.ws_col > 0 ? size.ws_col : kHelpWidthDefault;
+    winsize size{};  // of no terminal, or one that does not know: 0
+    (void)::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+    return size.ws_col > 0 ? size.ws_col : 80;
 }
 
 /// The absolute path of this binary, so that a USR2 after a chdir still finds it, or a newer one
