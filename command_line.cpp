@@ -45,10 +45,8 @@ Error argument_error(const Option& option, const std::string& why) {
 bool is_negative_number(std::string_view word) {
     if (!word.starts_with('-')) return false;
     const std::string_view number = word.substr(1);
-    const size_t dot = number.find('.');
-    const bool has_digits_only = number.find_first_not_of("0123456789.") == number.npos &&
-                                 (dot == number.npos || number.find('.', dot + 1) == number.npos);
-    return !number.empty() && has_digits_only && number.back() != '.';
+    return number.find_first_not_of("0123456789.") == number.npos && !number.empty() &&
+           std::ranges::count(number, '.') <= 1 && !number.ends_with('.');
 }
 
 /// What one word is to argparse.
@@ -194,8 +192,8 @@ private:
         }
         if (Status status = refuse(option); !status) return status;
         // The one switch that turns something off is --no-sendfile, of a setting with three states.
-        store(*option.setting,
-              !std::holds_alternative<std::optional<bool> Config::*>(option.setting->field));
+        value_of(*option.setting) =
+            !std::holds_alternative<std::optional<bool> Config::*>(option.setting->field);
         return {};
     }
 
@@ -206,30 +204,25 @@ private:
             if (!number)
                 return argument_error(option, "invalid int value: '" + text +
                                                   "' (allowed: " + allowed_text(setting) + ")");
-            store(setting, *number);
+            value_of(setting) = *number;
         } else if (setting.is_repeatable()) {
-            Assignment* earlier = find_assignment(setting);
-            if (earlier == nullptr)
-                store(setting, StringList{std::move(text)});
+            Value& value = value_of(setting);
+            if (auto* earlier = std::get_if<StringList>(&value))
+                earlier->push_back(std::move(text));
             else
-                std::get_if<StringList>(&earlier->value)->push_back(std::move(text));
+                value = StringList{std::move(text)};
         } else {
-            store(setting, std::move(text));
+            value_of(setting) = std::move(text);
         }
         return {};
     }
 
-    Assignment* find_assignment(const Setting& setting) {
-        const auto found = std::ranges::find(line_.assignments, &setting, &Assignment::setting);
-        return found == line_.assignments.end() ? nullptr : &*found;
-    }
-
-    void store(const Setting& setting, Value value) {
-        Assignment* earlier = find_assignment(setting);
-        if (earlier == nullptr)
-            line_.assignments.push_back({&setting, std::move(value)});
-        else
-            earlier->value = std::move(value);
+    /// What the words so far gave the setting; None if nothing.
+    Value& value_of(const Setting& setting) {
+        auto& list = line_.assignments;
+        const auto earlier = std::ranges::find(list, &setting, &Assignment::setting);
+        return earlier != list.end() ? earlier->value
+                                     : list.emplace_back(Assignment{&setting, {}}).value;
     }
 
     [[nodiscard]] Error unknown_error() const {
