@@ -185,11 +185,6 @@ Worker::Worker(WorkerContext context) : context_(std::move(context)) {
 
 Worker::~Worker() = default;
 
-bool Worker::booted() const {
-    const WorkerState state = board().state.load();
-    return state == WorkerState::Ready || state == WorkerState::Stopping;
-}
-
 // ------------------------------------------------------------------------------------------ life
 
 int Worker::run() {

@@ -86,7 +86,7 @@ public:
     /// group and by the arbiter; the second must not hit worker_exit or an exit function. Main
     /// thread.
     [[nodiscard]] bool has_obeyed() const { return has_obeyed_; }
-    [[nodiscard]] bool booted() const;
+    [[nodiscard]] bool booted() const { return board().state.load() >= WorkerState::Ready; }
     [[nodiscard]] bool aborted() const { return aborted_; }
     /// max_requests with its jitter; 0 = never.
     [[nodiscard]] uint64_t requests_max() const { return requests_max_; }
