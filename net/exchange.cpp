@@ -121,8 +121,8 @@ bool Exchange::join_successor(std::string_view before, std::string_view block,
     if (!corked_) return false;
     std::unique_lock lock(mutex_);
     const size_t total = before.size() + block.size() + after.size();
-    const bool is_spilling = !segments_.empty() && segments_.back().in_spill;
-    if (held_ || is_spilling || is_aborted() || queued_bytes_ + total > kCorkBytesMax) return false;
+    if (held_ || is_spilling() || is_aborted() || queued_bytes_ + total > kCorkBytesMax)
+        return false;
     for (const std::string_view part : {before, block, after})
         (void)enqueue(lock, part);  // so little never waits, nor goes to a file
     return true;
@@ -167,10 +167,7 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
     }
     for (const std::string_view part : {before, block, after})
         if (!enqueue(lock, part)) return false;
-    lock.unlock();
-    request_leader();
-    lock.lock();
-    return wait_while(lock, &Exchange::is_output_full);
+    return let_leader_work(lock, &Exchange::is_output_full);
 }
 
 /// The FIN may follow the answer's last byte. On a unix socket there is none that could share a
@@ -268,8 +265,7 @@ bool Exchange::send_copies(int file, off_t offset, uint64_t length) {
 /// Appends to the output; the caller holds the lock, which is dropped around disk writes.
 bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes) {
     if (bytes.empty()) return true;
-    const bool is_spilling = !segments_.empty() && segments_.back().in_spill;
-    if (is_spilling || queued_memory_ + bytes.size() > memory_max()) {
+    if (is_spilling() || queued_memory_ + bytes.size() > memory_max()) {
         // Only this side appends to the spill file, so writing needs no lock; the leader learns of
         // the bytes when the segment is published.
         lock.unlock();
@@ -277,19 +273,13 @@ bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view byte
         const bool written = spill_.append(bytes).is_ok();
         lock.lock();
         if (written) {
-            if (!segments_.empty() && segments_.back().in_spill) {
-                segments_.back().length += bytes.size();
-            } else {
-                segments_.push_back({.in_spill = true, .offset = start, .length = bytes.size()});
-            }
+            if (!is_spilling()) segments_.push_back({.in_spill = true, .offset = start});
+            segments_.back().length += bytes.size();
             queued_bytes_ += bytes.size();
             return !is_aborted();
         }
         // No disk: wait for the client instead, a MiB at a time.
-        lock.unlock();
-        request_leader();
-        lock.lock();
-        if (!wait_while(lock, &Exchange::is_memory_full)) return false;
+        if (!let_leader_work(lock, &Exchange::is_memory_full)) return false;
     }
     // The front segment may be in use by the leader right now; only a later one may grow.
     const bool may_grow = segments_.size() > (in_flight_ ? 1u : 0u) &&
@@ -335,8 +325,13 @@ void Exchange::pause() {
     if (!owner_.pause()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
-bool Exchange::wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const) {
-    while ((this->*blocked)() && !is_aborted())
+/// Asks the leader to send, and waits while that is not enough. False: the client is gone.
+bool Exchange::let_leader_work(std::unique_lock<std::mutex>& lock,
+                               bool (Exchange::*is_blocked)() const) {
+    lock.unlock();
+    request_leader();
+    lock.lock();
+    while ((this->*is_blocked)() && !is_aborted())
         wait_a_moment(lock);
     return !is_aborted();
 }
@@ -420,12 +415,8 @@ Result<Fd> Exchange::detach() {
     std::unique_lock lock(mutex_);
     if (facts->peer.is_tls)
         return Error{EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
-    if (is_sending()) {  // a part of this answer, or answers to earlier requests that wait for it
-        lock.unlock();
-        request_leader();
-        lock.lock();
-        (void)wait_while(lock, &Exchange::is_sending);
-    }
+    // A part of this answer, or answers to earlier requests that wait for it.
+    if (is_sending()) (void)let_leader_work(lock, &Exchange::is_sending);
     if (is_aborted()) return Error{ECONNRESET, "the client is gone"};
     Result<Fd> copy = copy_socket();
     if (!copy) return copy;
@@ -485,9 +476,9 @@ Exchange::Rest Exchange::rest() {
     return may_join ? Rest::MayJoin : Rest::Waits;
 }
 
-/// Drops `bytes` from the front of the queue; the caller holds the lock.
+/// Drops `bytes` from the front of the queue, and pieces that are empty; the caller holds the lock.
 void Exchange::consume_front(size_t bytes) {
-    while (bytes > 0) {
+    while (!segments_.empty()) {
         Segment& front = segments_.front();
         if (front.is_range()) {
             front.offset += static_cast<off_t>(bytes);
@@ -496,15 +487,17 @@ void Exchange::consume_front(size_t bytes) {
                 queued_bytes_ -= bytes;
                 spill_sent_ = static_cast<uint64_t>(front.offset);
             }
-            if (front.length == 0) segments_.pop_front();
-            return;
+            bytes = 0;
+            if (front.length > 0) return;
+        } else {
+            const size_t cut = std::min(bytes, front.bytes.size() - front.start);
+            front.start += cut;
+            bytes -= cut;
+            queued_bytes_ -= cut;
+            count_memory(queued_memory_ - cut);
+            if (front.start < front.bytes.size()) return;
         }
-        const size_t cut = std::min(bytes, front.bytes.size() - front.start);
-        front.start += cut;
-        bytes -= cut;
-        queued_bytes_ -= cut;
-        count_memory(queued_memory_ - cut);
-        if (front.start == front.bytes.size()) segments_.pop_front();
+        segments_.pop_front();
     }
 }
 
@@ -560,9 +553,6 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
         in_flight_ = false;
         if (sent < 0) return Flush::Failed;
         consume_front(static_cast<size_t>(sent));
-        while (!segments_.empty() && !segments_.front().is_range() &&
-               segments_.front().start == segments_.front().bytes.size())
-            segments_.pop_front();
         moved += static_cast<size_t>(sent);
         changed_.notify_all();
         if (sent == 0) break;

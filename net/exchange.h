@@ -230,7 +230,7 @@ private:
 
     // Application side.
     [[nodiscard]] bool may_send_directly() const {
-        return fd_ >= 0 && !facts->peer.is_tls && !in_flight_ && segments_.empty();
+        return fd_ >= 0 && !facts->peer.is_tls && !is_sending();
     }
     [[nodiscard]] bool ends_connection() const;
     [[nodiscard]] bool may_hold(bool is_last, size_t size) const;
@@ -244,8 +244,11 @@ private:
     Flush end_of_flush(std::unique_lock<std::mutex>& lock);
     bool enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes);
     void wait_a_moment(std::unique_lock<std::mutex>& lock);
-    bool wait_while(std::unique_lock<std::mutex>& lock, bool (Exchange::*blocked)() const);
+    bool let_leader_work(std::unique_lock<std::mutex>& lock, bool (Exchange::*is_blocked)() const);
     [[nodiscard]] bool is_output_full() const { return queued_bytes_ > kBodyBytesInFlightMax; }
+    [[nodiscard]] bool is_spilling() const {
+        return !segments_.empty() && segments_.back().in_spill;
+    }
     [[nodiscard]] bool is_sending() const { return in_flight_ || !segments_.empty(); }
     [[nodiscard]] bool is_memory_full() const { return queued_memory_ > kOutboxMemoryMax; }
     [[nodiscard]] size_t memory_max() const;
