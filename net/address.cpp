@@ -25,16 +25,11 @@ Error bad_port(std::string_view text) {
     return refuse(text, "is not a valid port number.");
 }
 
-/// The text as the C library wants it; nullopt if a NUL inside would cut it short.
-std::optional<std::string> c_text(std::string_view text) {
-    if (text.find('\0') != std::string_view::npos) return std::nullopt;
-    return std::string(text);
-}
-
-std::optional<uint16_t> parse_port(std::string_view text) {
-    const auto number = parse_decimal(text);
-    if (!number || *number > UINT16_MAX) return std::nullopt;
-    return static_cast<uint16_t>(*number);
+Result<BindSpec> with_port(BindSpec spec, std::string_view text) {
+    const auto port = parse_decimal(text);
+    if (!port || *port > UINT16_MAX) return bad_port(text);
+    spec.port = static_cast<uint16_t>(*port);
+    return spec;
 }
 
 /// "0660", "660" and "0o660" alike: nobody means anything but octal by a mode.
@@ -95,10 +90,7 @@ Result<BindSpec> parse_bracketed(std::string_view text) {
     BindSpec spec{.host = lower(host)};
     const std::string_view rest = text.substr(close + 1);
     if (rest.empty()) return spec;
-    const auto port = rest[0] == ':' ? parse_port(rest.substr(1)) : std::nullopt;
-    if (!port) return bad_port(rest[0] == ':' ? rest.substr(1) : rest);
-    spec.port = *port;
-    return spec;
+    return rest[0] == ':' ? with_port(spec, rest.substr(1)) : bad_port(rest);
 }
 
 /// First `bits` bits of both are equal.
@@ -181,23 +173,23 @@ std::string Address::text() const {
 }
 
 std::optional<Address> Address::from_ip(std::string_view ip, uint16_t port) {
-    const auto text = c_text(ip);
-    if (!text) return std::nullopt;
+    const std::string text(ip);
+    if (text.find('\0') != text.npos) return std::nullopt;  // the C library would stop there
     Address address;
-    sockaddr_in v4{};
-    sockaddr_in6 v6{};
-    if (::inet_pton(AF_INET, text->c_str(), &v4.sin_addr) == 1) {
+    void* const storage = &address.storage;
+    if (text.find(':') == text.npos) {
+        auto& v4 = *static_cast<sockaddr_in*>(storage);
+        if (::inet_pton(AF_INET, text.c_str(), &v4.sin_addr) != 1) return std::nullopt;
         v4.sin_family = AF_INET;
         v4.sin_port = htons(port);
         address.size = sizeof v4;
-        std::memcpy(&address.storage, &v4, sizeof v4);
-        return address;
+    } else {
+        auto& v6 = *static_cast<sockaddr_in6*>(storage);
+        if (::inet_pton(AF_INET6, text.c_str(), &v6.sin6_addr) != 1) return std::nullopt;
+        v6.sin6_family = AF_INET6;
+        v6.sin6_port = htons(port);
+        address.size = sizeof v6;
     }
-    if (::inet_pton(AF_INET6, text->c_str(), &v6.sin6_addr) != 1) return std::nullopt;
-    v6.sin6_family = AF_INET6;
-    v6.sin6_port = htons(port);
-    address.size = sizeof v6;
-    std::memcpy(&address.storage, &v6, sizeof v6);
     return address;
 }
 
@@ -222,12 +214,7 @@ Result<BindSpec> parse_bind(std::string_view text) {
     const size_t colon = text.find(':');
     BindSpec spec{.host = lower(text.substr(0, colon))};
     if (spec.host.find('\0') != std::string::npos) return refuse(text, "contains a NUL byte.");
-    if (colon == std::string_view::npos) return spec;
-    const std::string_view port_text = text.substr(colon + 1);
-    const auto port = parse_port(port_text);
-    if (!port) return bad_port(port_text);
-    spec.port = *port;
-    return spec;
+    return colon == text.npos ? spec : with_port(spec, text.substr(colon + 1));
 }
 
 Result<NetworkList::Network> NetworkList::parse_network(std::string_view text) {
