@@ -227,6 +227,9 @@ bool Connection::has_given_up() const {
 }
 
 void Connection::on_deadline(int64_t now_ms) {
+    const auto is_over = [&](int64_t timeout_ms) {
+        return timeout_ms > 0 && now_ms - since_ms_ >= timeout_ms;
+    };
     switch (state_) {
         case State::Idle:
             // What came since the poll is a request that the peer would have to send again.
@@ -246,13 +249,11 @@ void Connection::on_deadline(int64_t now_ms) {
         case State::App:
             if (exchange_->is_finished()) {
                 settle();
-            } else if (output_blocked_ && loop_.options().write_timeout_ms > 0 &&
-                       now_ms - since_ms_ >= loop_.options().write_timeout_ms) {
+            } else if (output_blocked_ && is_over(loop_.options().write_timeout_ms)) {
                 loop_.log_.debug("Closing connection: the client takes no bytes (ip=%s)",
                                  facts_.remote_addr.c_str());
                 peer_gone();
-            } else if (body_open_ && loop_.options().body_timeout_ms > 0 &&
-                       now_ms - since_ms_ >= loop_.options().body_timeout_ms &&
+            } else if (body_open_ && is_over(loop_.options().body_timeout_ms) &&
                        exchange_->body_backlog() < kBodyBytesInFlightMax) {
                 break_body(ETIMEDOUT);
                 set_deadline(deadline_for(State::App));
@@ -333,30 +334,23 @@ void Connection::on_stop(int64_t now_ms) {
 
 // --------------------------------------------------------------------------------------- reading
 
-/// One recv(2) into the loop's scratch memory. False: nothing there (any more), or failed.
-bool Connection::receive(std::string_view& bytes, bool& is_eof) {
+/// One recv(2) into the loop's scratch memory. Empty: the end of the stream, or a reset; nothing
+/// more will come. nullopt: nothing there (any more).
+std::optional<std::string_view> Connection::receive() {
     const ssize_t got = retry_on_eintr(
         [&] { return ::recv(fd_.get(), loop_.scratch_.get(), kReadBytesMax, MSG_DONTWAIT); });
-    if (got > 0) {
-        bytes = {loop_.scratch_.get(), static_cast<size_t>(got)};
-        return true;
-    }
-    // End of stream, or a reset: nothing more will come.
-    is_eof = got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
-    return false;
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return std::nullopt;
+    return std::string_view(loop_.scratch_.get(), static_cast<size_t>(std::max<ssize_t>(got, 0)));
 }
 
 void Connection::read_more() {
     for (size_t total = 0; total < kReadBytesPerTurn;) {
-        std::string_view bytes;
-        bool is_eof = false;
-        if (!receive(bytes, is_eof)) {
-            if (is_eof) on_tcp_eof();
-            return;
-        }
-        total += bytes.size();
-        const bool was_full = bytes.size() == kReadBytesMax;
-        on_bytes(bytes);
+        const std::optional<std::string_view> bytes = receive();
+        if (!bytes) return;
+        if (bytes->empty()) return on_tcp_eof();
+        total += bytes->size();
+        const bool was_full = bytes->size() == kReadBytesMax;
+        on_bytes(*bytes);
         // A short read emptied the socket. Only a body is worth another call at once.
         const bool wants_more = state_ == State::Body || (state_ == State::App && body_open_);
         if (!was_full || !wants_more || loop_.turn_is_long()) return;
@@ -871,13 +865,14 @@ void Connection::linger() {
 }
 
 void Connection::drain_lingering() {
-    std::string_view bytes;
-    bool is_eof = false;
-    for (size_t total = 0; total < kReadBytesPerTurn; total += bytes.size()) {
-        if (!receive(bytes, is_eof)) break;
-        lingered_bytes_ += bytes.size();
+    for (size_t total = 0; total < kReadBytesPerTurn;) {
+        const std::optional<std::string_view> bytes = receive();
+        if (!bytes) break;
+        total += bytes->size();
+        lingered_bytes_ += bytes->size();
+        if (bytes->empty()) return close();
     }
-    if (is_eof || lingered_bytes_ > kLingerBytesMax) close();
+    if (lingered_bytes_ > kLingerBytesMax) close();
 }
 
 /// The peer is gone or takes nothing. With the application inside, the socket stays open until it

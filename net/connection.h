@@ -23,6 +23,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -140,7 +141,7 @@ private:
     }
 
     void read_more();
-    bool receive(std::string_view& bytes, bool& is_eof);
+    std::optional<std::string_view> receive();
     void on_bytes(std::string_view bytes);
     void on_plain_bytes(std::string_view bytes);
     bool decrypt(std::string_view wire, std::string& plain);
