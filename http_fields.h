@@ -12,7 +12,6 @@
 #include <cstring>
 #include <iterator>
 #include <string_view>
-#include <type_traits>
 #if defined(__SSE2__) && !defined(GCORN_PORTABLE_SCAN)
 #include <emmintrin.h>
 #endif
@@ -68,17 +67,8 @@ namespace field_table {
 /// The four bytes at `text` in lower case, where they are letters. What else `| 0x20` merges does
 /// not matter, because a hit is compared in full.
 constexpr uint32_t folded_word(const char* text) {
-    if (!std::is_constant_evaluated()) {
-        uint32_t word;
-        std::memcpy(&word, text, sizeof word);
-        return word | 0x20202020u;
-    }
-    uint32_t word = 0;
-    for (unsigned i = 0; i < 4; ++i) {
-        const unsigned place = std::endian::native == std::endian::little ? i : 3 - i;
-        word |= static_cast<uint32_t>(static_cast<unsigned char>(text[i]) | 0x20u) << (8 * place);
-    }
-    return word;
+    const std::array<char, 4> bytes = {text[0], text[1], text[2], text[3]};
+    return std::bit_cast<uint32_t>(bytes) | 0x20202020u;
 }
 
 /// First four bytes, last four and the length tell all known names of four bytes or more apart.
@@ -138,11 +128,7 @@ inline bool same_name(const char* name, const char* known, size_t size) {
 /// Names of less than four bytes. Out of line, to keep find_field() small.
 [[nodiscard, gnu::noinline]] inline FieldId find_short(std::string_view name) {
     for (const FieldId id : {FieldId::Te, FieldId::Dnt, FieldId::Via}) {
-        const std::string_view known = kFieldNames[static_cast<size_t>(id)];
-        bool same = name.size() == known.size();
-        for (size_t i = 0; same && i < known.size(); ++i)
-            same = to_lower(name[i]) == known[i];
-        if (same) return id;
+        if (iequals(name, kFieldNames[static_cast<size_t>(id)])) return id;
     }
     return FieldId::Unknown;
 }
@@ -202,12 +188,17 @@ inline bool same_name(const char* name, const char* known, size_t size) {
     return i;
 }
 
+/// find_control() goes on from `at`, which it gave, until it finds another byte than HTAB.
+[[nodiscard]] inline size_t skip_tabs(const char* text, size_t at, size_t size) {
+    while (at < size && text[at] == '\t')
+        at = find_control(text, at + 1, size);
+    return at;
+}
+
 /// True if `text` may stand as a field value (RFC 9110 §5.5): no control byte but HTAB.
 [[nodiscard]] inline bool is_field_value(std::string_view text) {
-    size_t at = find_control(text.data(), 0, text.size());
-    while (at < text.size() && text[at] == '\t')
-        at = find_control(text.data(), at + 1, text.size());
-    return at == text.size();
+    const size_t at = find_control(text.data(), 0, text.size());
+    return skip_tabs(text.data(), at, text.size()) == text.size();
 }
 
 }  // namespace gcorn

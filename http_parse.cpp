@@ -1,5 +1,6 @@
-// Above 800 lines: head and body are one trust boundary, to be audited in one reading with the
-// tables they share. The sections are marked.
+// Above 800 lines: head and body are one trust boundary. What is a line, what a field, what a body
+// is decided here and nowhere else, and an auditor reads it top to bottom: tools, fields, the
+// head's meaning, the scanner, the body.
 #include "http_parse.h"
 
 #include <algorithm>
@@ -8,9 +9,6 @@
 #include <arpa/inet.h>
 
 #include "base/text.h"
-
-// One file on purpose: what is a line, what a field, what a body is decided here and nowhere else,
-// and an auditor reads it top to bottom: tools, fields, the head's meaning, the scanner, the body.
 
 namespace gcorn {
 
@@ -581,8 +579,7 @@ Parse HeadParser::scan_oddity(std::string_view in, size_t at, const Limit& limit
                               HttpError& error) {
     const size_t end = std::min(in.size(), limit.end);
     // HTAB is legal in header lines.
-    while (at < end && in[at] == '\t' && lines_ > 0)
-        at = find_control(in.data(), at + 1, end);
+    if (lines_ > 0) at = skip_tabs(in.data(), at, end);
     scanned_ = static_cast<uint32_t>(at);
     const bool is_cr = at < end && in[at] == '\r';
     // A CR whose LF would lie outside does not end the line in time.
@@ -817,9 +814,7 @@ bool BodyReader::take_trailer(std::string_view in, size_t& used, HttpError& erro
         ++used;
         return end_trailer_line(error);
     }
-    size_t stop = find_control(in.data(), used, in.size());
-    while (stop < in.size() && in[stop] == '\t')
-        stop = find_control(in.data(), stop + 1, in.size());
+    const size_t stop = skip_tabs(in.data(), find_control(in.data(), used, in.size()), in.size());
     const size_t size = stop - used;
     // Is there room for this stretch and a CRLF?
     const auto room = [](uint64_t most, uint64_t taken) {
