@@ -1,6 +1,7 @@
 #include "http_response.h"
 
 #include <algorithm>
+#include <charconv>
 #include <iterator>
 
 #include "base/clock.h"
@@ -35,12 +36,9 @@ bool is_dropped(FieldId id, std::string_view name, std::string_view value) {
 
 void append_upper_hex(std::string& out, uint64_t value) {
     char digits[16];
-    char* first = std::end(digits);
-    do {
-        *--first = "0123456789ABCDEF"[value & 15];
-        value >>= 4;
-    } while (value != 0);
-    out.append(first, std::end(digits));
+    char* const end = std::to_chars(digits, std::end(digits), value, 16).ptr;
+    std::transform(digits, end, digits, to_upper);
+    out.append(digits, end);
 }
 
 }  // namespace
@@ -73,15 +71,14 @@ void ResponseWriter::begin(const RequestHead& head, bool may_keep_alive,
 Status ResponseWriter::set_status(std::string_view status) {
     const bool has_code = status.size() >= 3 && is_digit(status[0]) && is_digit(status[1]) &&
                           is_digit(status[2]) && (status.size() == 3 || status[3] == ' ');
-    if (!has_code || !is_field_value(status)) {
-        return Error{0, "invalid status \"" + escape_for_log(status, 64) +
-                            "\": expected three digits, a blank and a reason"};
-    }
+    const auto invalid = [status](const char* why) {
+        return Error{0, "invalid status \"" + escape_for_log(status, 64) + "\": " + why};
+    };
+    if (!has_code || !is_field_value(status))
+        return invalid("expected three digits, a blank and a reason");
     const int code = (status[0] - '0') * 100 + (status[1] - '0') * 10 + (status[2] - '0');
-    if (code < 200 && !(code == 101 && head_->is_upgrade)) {
-        return Error{0, "invalid status \"" + escape_for_log(status, 64) +
-                            "\": an interim status cannot be the answer"};
-    }
+    if (code < 200 && !(code == 101 && head_->is_upgrade))
+        return invalid("an interim status cannot be the answer");
     answer_.clear();
     answer_.status = status;
     answer_.code = code;
