@@ -201,7 +201,7 @@ ResponseWriter::Pieces ResponseWriter::body(uint64_t size, bool is_last) {
         case BodyKind::None: break;
         case BodyKind::UntilClose: pieces.take = size; break;
         case BodyKind::Length:
-            pieces.take = std::min(size, answer_.length - body_bytes_);
+            pieces.take = std::min(size, bytes_left());
             if (pieces.take < size) cut_ = true;
             break;
         case BodyKind::Chunked:

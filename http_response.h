@@ -111,6 +111,10 @@ public:
     void must_close() { keep_alive_.store(false, std::memory_order_relaxed); }
     [[nodiscard]] bool has_content_length() const { return answer_.has_length; }
     [[nodiscard]] uint64_t content_length() const { return answer_.length; }
+    /// How much of the body Content-Length leaves; UINT64_MAX without one.
+    [[nodiscard]] uint64_t bytes_left() const {
+        return answer_.has_length ? answer_.length - body_bytes_ : UINT64_MAX;
+    }
     [[nodiscard]] bool is_chunked() const { return body_kind_ == BodyKind::Chunked; }
 
     /// For logs and hooks: "200 OK", 200, body bytes framed so far, header block as rendered

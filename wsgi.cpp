@@ -67,7 +67,7 @@ void raise_again(PyObject* exc_info) {
 
 /// The bytes that end a response of known length can join the next response (pipelining).
 bool ends_here(const ResponseWriter& response) {
-    return response.has_content_length() && response.body_bytes() >= response.content_length();
+    return response.bytes_left() == 0;
 }
 
 PyObject* write(StartResponse* start, Exchange* exchange, PyObject* bytes) {
@@ -401,8 +401,7 @@ bool Call::send_wrapped_file(bool& is_sent) {
     is_sent = true;
     const SendTurn turn(exchange_);
     // A Content-Length below what the file holds asks for a part of it.
-    if (response_.has_content_length())
-        file.size = std::min(file.size, response_.content_length() - response_.body_bytes());
+    file.size = std::min(file.size, response_.bytes_left());
     if (file.size == 0 || is_over()) return true;
     set_ended();
     announce_stop();
@@ -441,10 +440,8 @@ bool Call::send_block(PyObject* block, bool is_last) {
     const SendTurn turn(exchange_);
     if (is_over()) return true;
     // The part of a file that was asked for; a block of an iterable that is too long is a fault.
-    if (is_file_wrapper_ && response_.has_content_length()) {
-        const uint64_t left = response_.content_length() - response_.body_bytes();
-        bytes = bytes.substr(0, static_cast<size_t>(std::min<uint64_t>(left, bytes.size())));
-    }
+    if (is_file_wrapper_ && response_.bytes_left() < bytes.size())
+        bytes = bytes.substr(0, static_cast<size_t>(response_.bytes_left()));
     if (is_last) set_ended();
     announce_stop();
     const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
