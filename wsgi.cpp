@@ -244,7 +244,7 @@ private:
     bool call_application();
     bool send_result();
     bool send_list();
-    void announce_stop();
+    ResponseWriter::Pieces frame(uint64_t size, bool is_last);
     bool send_iterable();
     bool send_wrapped_file(bool& is_sent);
     bool check_block(PyObject* block);
@@ -340,9 +340,11 @@ bool Call::send_result() {
     return is_sent || send_iterable();
 }
 
-/// A worker that stops closes after the answers whose heads can still tell so.
-void Call::announce_stop() {
+/// A piece of the body. A worker that stops closes after the answers whose heads can still tell so.
+ResponseWriter::Pieces Call::frame(uint64_t size, bool is_last) {
+    if (is_last) set_ended();
     if (!response_.head_sent() && exchange_.is_worker_stopping()) response_.must_close();
+    return response_.body(size, is_last);
 }
 
 /// A list or tuple: everything is there already, so small blocks leave together (PEP 3333 forbids
@@ -368,9 +370,7 @@ bool Call::send_list() {
             joined.clear();
         }
         const bool is_last = i + 1 == size();
-        if (is_last) set_ended();
-        announce_stop();
-        const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
+        const ResponseWriter::Pieces pieces = frame(bytes.size(), is_last);
         if (is_small)
             joined.append(pieces.before).append(pieces.part_of(bytes)).append(pieces.after);
         else
@@ -403,9 +403,7 @@ bool Call::send_wrapped_file(bool& is_sent) {
     // A Content-Length below what the file holds asks for a part of it.
     file.size = std::min(file.size, response_.bytes_left());
     if (file.size == 0 || is_over()) return true;
-    set_ended();
-    announce_stop();
-    const ResponseWriter::Pieces pieces = response_.body(file.size, true);
+    const ResponseWriter::Pieces pieces = frame(file.size, true);
     if (pieces.take == 0) {
         send(pieces, {}, true);
         return true;
@@ -442,9 +440,7 @@ bool Call::send_block(PyObject* block, bool is_last) {
     // The part of a file that was asked for; a block of an iterable that is too long is a fault.
     if (is_file_wrapper_ && response_.bytes_left() < bytes.size())
         bytes = bytes.substr(0, static_cast<size_t>(response_.bytes_left()));
-    if (is_last) set_ended();
-    announce_stop();
-    const ResponseWriter::Pieces pieces = response_.body(bytes.size(), is_last);
+    const ResponseWriter::Pieces pieces = frame(bytes.size(), is_last);
     send(pieces, bytes, is_last || ends_here(response_));
     return true;
 }
@@ -564,8 +560,7 @@ void Call::answer_broken_app() {
     const Status typed = response_.add_field("Content-Type", "text/plain; charset=utf-8");
     const Status sized = response_.add_field("Content-Length", std::to_string(text.size()));
     GCORN_CHECK(set && typed && sized);
-    if (exchange_.is_worker_stopping()) response_.must_close();
-    send(response_.body(text.size(), true), text, true);
+    send(frame(text.size(), true), text, true);
 }
 
 // --------------------------------------------------------------------------------------- leaving
@@ -665,24 +660,22 @@ PyRef WsgiApp::find_callable() {
 Status WsgiApp::load_failed(PyRef exception) {
     if (Interpreter::has_interrupted()) return Error{0, "interrupted"};
     const auto raise = [&exception] { restore_exception(PyRef::borrow(exception.get())); };
-    raise();
-    std::string sentence = take_error_text(false);
-    PyRef unusable = name_in(loader_, "Unusable");
-    if (unusable && PyErr_GivenExceptionMatches(exception.get(), unusable.get()) != 0) {
-        // The loader's own sentence says everything; without the exception's name.
-        sentence = sentence.substr(sentence.find(": ") + 2);
-        if (!options_.survives_broken_app) return Error{kExitAppFailed, sentence};
+    if (options_.survives_broken_app) {
+        raise();
+        broken_app_text_ = take_error_text();
+        broken_app_files_ = paths_of(call_object(name_in(loader_, "files_of"), exception));
+        log_.write(Level::Error, "The application does not load\n" + broken_app_text_);
+        return {};
     }
-    PyErr_Clear();
+    const PyRef unusable = name_in(loader_, "Unusable");
     raise();
-    if (!options_.survives_broken_app) {
-        log_python_error(log_, Level::Error, "Exception in worker process");
-        return Error{kExitBootFailed, sentence};
-    }
-    broken_app_text_ = take_error_text();
-    broken_app_files_ = paths_of(call_object(name_in(loader_, "files_of"), exception));
-    log_.write(Level::Error, "The application does not load\n" + broken_app_text_);
-    return {};
+    // The loader's own sentence says everything, without the exception's name.
+    if (unusable && PyErr_ExceptionMatches(unusable.get()) != 0)
+        return Error{kExitAppFailed, take_error_sentence()};
+    Error error{kExitBootFailed, take_error_text(false)};
+    raise();
+    log_python_error(log_, Level::Error, "Exception in worker process");
+    return error;
 }
 
 std::vector<std::string> WsgiApp::source_files() {
