@@ -18,36 +18,42 @@
 namespace gcorn {
 namespace {
 
-// X(identifier, "key"): all keys a request always has. They are more than 21 on purpose: a
-// dictionary of that size has room for 42, so a copy of the template takes twenty fields without
-// growing.
-#define GCORN_ENVIRON_KEYS(X)                         \
-    X(request_method, "REQUEST_METHOD")               \
-    X(raw_uri, "RAW_URI")                             \
-    X(script_name, "SCRIPT_NAME")                     \
-    X(path_info, "PATH_INFO")                         \
-    X(query_string, "QUERY_STRING")                   \
-    X(server_protocol, "SERVER_PROTOCOL")             \
-    X(server_name, "SERVER_NAME")                     \
-    X(server_port, "SERVER_PORT")                     \
-    X(server_software, "SERVER_SOFTWARE")             \
-    X(remote_addr, "REMOTE_ADDR")                     \
-    X(remote_port, "REMOTE_PORT")                     \
-    X(wsgi_version, "wsgi.version")                   \
-    X(wsgi_url_scheme, "wsgi.url_scheme")             \
-    X(wsgi_input, "wsgi.input")                       \
-    X(wsgi_input_terminated, "wsgi.input_terminated") \
-    X(wsgi_errors, "wsgi.errors")                     \
-    X(wsgi_multithread, "wsgi.multithread")           \
-    X(wsgi_multiprocess, "wsgi.multiprocess")         \
-    X(wsgi_run_once, "wsgi.run_once")                 \
-    X(wsgi_file_wrapper, "wsgi.file_wrapper")         \
-    X(wsgi_early_hints, "wsgi.early_hints")           \
-    X(gunicorn_socket, "gunicorn.socket")
-
-#define GCORN_KEY_COUNT(identifier, key) +1  // NOLINT(bugprone-macro-parentheses): a sum's terms
-constexpr size_t kAlwaysThere = 0 GCORN_ENVIRON_KEYS(GCORN_KEY_COUNT);
-#undef GCORN_KEY_COUNT
+/// All keys a request always has. They are more than 21 on purpose: a dictionary of that size has
+/// room for 42, so a copy of the template takes twenty fields without growing.
+constexpr const char* kKeyTexts[] = {
+    // In the order of Key.
+    "REQUEST_METHOD",   "RAW_URI",           "SCRIPT_NAME",           "PATH_INFO",
+    "QUERY_STRING",     "SERVER_PROTOCOL",   "SERVER_NAME",           "SERVER_PORT",
+    "SERVER_SOFTWARE",  "REMOTE_ADDR",       "REMOTE_PORT",           "wsgi.version",
+    "wsgi.url_scheme",  "wsgi.input",        "wsgi.input_terminated", "wsgi.errors",
+    "wsgi.multithread", "wsgi.multiprocess", "wsgi.run_once",         "wsgi.file_wrapper",
+    "wsgi.early_hints", "gunicorn.socket"};
+enum Key : uint8_t {
+    kRequestMethod,
+    kRawUri,
+    kScriptName,
+    kPathInfo,
+    kQueryString,
+    kServerProtocol,
+    kServerName,
+    kServerPort,
+    kServerSoftware,
+    kRemoteAddr,
+    kRemotePort,
+    kVersion,
+    kUrlScheme,
+    kInput,
+    kInputTerminated,
+    kErrors,
+    kMultithread,
+    kMultiprocess,
+    kRunOnce,
+    kFileWrapper,
+    kEarlyHints,
+    kSocket,
+    kKeys
+};
+static_assert(std::size(kKeyTexts) == kKeys);
 
 constexpr std::string_view kMethods[] = {"HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
 /// Keys that a copy of the template takes without growing.
@@ -99,9 +105,9 @@ constexpr uint64_t kSecrets =
 
 /// How a field enters the environ.
 enum class FieldKind : uint8_t {
+    Joined,  ///< any but those below: unknown, or its key may be there already
     Shared,  ///< a known field that a client tends to send again with the same value
-    Own,     ///< a known field of this request alone: secrets are not kept, nor what is long
-    Joined   ///< any other: unknown, or its key may be there already
+    Own      ///< a known field of this request alone: secrets are not kept, nor what is long
 };
 
 }  // namespace
@@ -140,16 +146,10 @@ private:
         return FieldKind::Own;
     }
 
-    std::array<FieldKind, 64> kinds_ = all_joined();
+    std::array<FieldKind, 64> kinds_{};  // Joined
     uint64_t known_ = 0, own_ = 0;
     bool is_mixed_ = false;
     bool has_joined_ = false;
-
-    static constexpr std::array<FieldKind, 64> all_joined() {
-        std::array<FieldKind, 64> kinds{};
-        kinds.fill(FieldKind::Joined);
-        return kinds;
-    }
 };
 
 namespace {
@@ -159,46 +159,25 @@ bool set_text(PyObject* environ, const char* key, std::string_view text) {
     return value && PyDict_SetItemString(environ, key, value.get()) == 0;
 }
 
-/// Values that a request may have for itself under keys that every environ has.
-enum OwnValue : uint8_t {
-    kRequestMethod,
-    kRawUri,
-    kScriptName,
-    kPathInfo,
-    kQueryString,
-    kServerProtocol,
-    kInput,
-    kOwnValues
-};
-struct OwnKey {
-    PyObject* key;
-    PyObject* common;  ///< what most requests have there: GET, /, HTTP/1.1, nothing
-};
-
 }  // namespace
 
 struct EnvironMaker::Names {
-#define GCORN_KEY_MEMBER(identifier, key) PyRef identifier;
-    GCORN_ENVIRON_KEYS(GCORN_KEY_MEMBER)
-#undef GCORN_KEY_MEMBER
+    std::array<PyRef, kKeys> keys;
     std::array<PyRef, kFieldIds> fields;  ///< HTTP_… keys by FieldId
     std::array<PyRef, std::size(kMethods)> methods;
     PyRef get, http, https, http_10, http_11, slash, empty;
-    std::array<OwnKey, kOwnValues> own{};  ///< borrowed from above, but for the input
+    /// What most requests have where one may have a value of its own: GET, /, HTTP/1.1, nothing.
+    /// Borrowed from above, but for the input; null for the other keys.
+    std::array<PyObject*, kKeys> common{};
 
     bool prepare(PyObject* no_input);
     [[nodiscard]] PyRef method(std::string_view text) const;
-    [[nodiscard]] PyRef protocol(const RequestHead& head) const;
     [[nodiscard]] PyRef path(std::string_view text) const;
 };
 
 bool EnvironMaker::Names::prepare(PyObject* no_input) {
-// NOLINTBEGIN(bugprone-macro-parentheses): a name
-#define GCORN_KEY_INTERN(identifier, key) \
-    if (!(identifier = interned(key))) return false;
-    GCORN_ENVIRON_KEYS(GCORN_KEY_INTERN)
-#undef GCORN_KEY_INTERN
-    // NOLINTEND(bugprone-macro-parentheses)
+    for (size_t i = 0; i < kKeys; ++i)
+        if (!(keys[i] = interned(kKeyTexts[i]))) return false;
     for (size_t id = 1; id < kFieldIds; ++id)
         if (!(fields[id] = interned(environ_key(kFieldNames[id]).c_str()))) return false;
     for (size_t i = 0; i < methods.size(); ++i)
@@ -210,13 +189,13 @@ bool EnvironMaker::Names::prepare(PyObject* no_input) {
     http_11 = interned("HTTP/1.1");
     slash = interned("/");
     empty = interned("");
-    own[kRequestMethod] = {request_method.get(), get.get()};
-    own[kRawUri] = {raw_uri.get(), slash.get()};
-    own[kScriptName] = {script_name.get(), empty.get()};
-    own[kPathInfo] = {path_info.get(), slash.get()};
-    own[kQueryString] = {query_string.get(), empty.get()};
-    own[kServerProtocol] = {server_protocol.get(), http_11.get()};
-    own[kInput] = {wsgi_input.get(), no_input};
+    common[kRequestMethod] = get.get();
+    common[kRawUri] = slash.get();
+    common[kScriptName] = empty.get();
+    common[kPathInfo] = slash.get();
+    common[kQueryString] = empty.get();
+    common[kServerProtocol] = http_11.get();
+    common[kInput] = no_input;
     return get && http && https && http_10 && http_11 && slash && empty;
 }
 
@@ -224,11 +203,6 @@ PyRef EnvironMaker::Names::method(std::string_view text) const {
     for (size_t i = 0; i < std::size(kMethods); ++i)
         if (text == kMethods[i]) return PyRef::borrow(methods[i].get());
     return latin1_str(text);
-}
-
-PyRef EnvironMaker::Names::protocol(const RequestHead& head) const {
-    if (head.protocol == "HTTP/1.0") return PyRef::borrow(http_10.get());
-    return latin1_str(head.protocol);
 }
 
 PyRef EnvironMaker::Names::path(std::string_view text) const {
@@ -394,22 +368,20 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
     if (!template_) return false;
     PyObject* t = template_.get();
     // Placeholders for what every request sets: a key that is there already is replaced in place.
-#define GCORN_KEY_PLACE(identifier, key) \
-    if (!set(t, n.identifier, n.empty)) return false;
-    GCORN_ENVIRON_KEYS(GCORN_KEY_PLACE)
-#undef GCORN_KEY_PLACE
-    for (const OwnKey& own : n.own)
-        if (PyDict_SetItem(t, own.key, own.common) < 0) return false;
-    const bool is_set =
-        set(t, n.wsgi_url_scheme, n.http) &&
-        set(t, n.server_software, latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
-        set(t, n.wsgi_version, PyRef::steal(Py_BuildValue("(ii)", 1, 0))) &&
-        set(t, n.wsgi_input_terminated, boolean(true)) &&
-        set(t, n.wsgi_errors, PyRef::borrow(constants.errors)) &&
-        set(t, n.wsgi_multithread, boolean(constants.is_multithread)) &&
-        set(t, n.wsgi_multiprocess, boolean(constants.is_multiprocess)) &&
-        set(t, n.wsgi_run_once, boolean(false)) &&
-        set(t, n.wsgi_file_wrapper, PyRef::borrow(constants.file_wrapper));
+    for (size_t i = 0; i < kKeys; ++i) {
+        PyObject* const common = n.common[i] != nullptr ? n.common[i] : n.empty.get();
+        if (PyDict_SetItem(t, n.keys[i].get(), common) < 0) return false;
+    }
+    const bool is_set = set(t, n.keys[kUrlScheme], n.http) &&
+                        set(t, n.keys[kServerSoftware],
+                            latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
+                        set(t, n.keys[kVersion], PyRef::steal(Py_BuildValue("(ii)", 1, 0))) &&
+                        set(t, n.keys[kInputTerminated], boolean(true)) &&
+                        set(t, n.keys[kErrors], PyRef::borrow(constants.errors)) &&
+                        set(t, n.keys[kMultithread], boolean(constants.is_multithread)) &&
+                        set(t, n.keys[kMultiprocess], boolean(constants.is_multiprocess)) &&
+                        set(t, n.keys[kRunOnce], boolean(false)) &&
+                        set(t, n.keys[kFileWrapper], PyRef::borrow(constants.file_wrapper));
     if (is_set) wide_template_ = widened(t);
     early_hints_type_ = PyRef::borrow(constants.early_hints_type);
     socket_type_ = client_socket_type();
@@ -423,10 +395,13 @@ RequestEnviron EnvironMaker::make(Exchange& exchange, PyObject* input) {
     RequestEnviron environ;
     if (!start(environ, exchange, fields)) return {};
     PyObject* e = environ.dict.get();
+    const PyRef& host = names_->fields[static_cast<size_t>(FieldId::Host)];
+    // The target's authority replaces Host (RFC 9112 §3.2.2).
     const bool is_made =
         set_own(environ, exchange, input) &&
         ((fields.own() == 0 && !fields.has_joined()) || set_other_fields(e, head, fields)) &&
-        set_authority(e, head) && set_transport(e, *exchange.facts);
+        (head.authority.empty() || set(e, host, latin1_str(head.authority))) &&
+        set_transport(e, *exchange.facts);
     if (!is_made) return {};
     if (environ.edition != 0) environ.version = DictWatch::begin(e);
     return environ;
@@ -435,7 +410,7 @@ RequestEnviron EnvironMaker::make(Exchange& exchange, PyObject* input) {
 /// A copy of what this request shares with the last one of its shape, with the objects that are
 /// bound to it. Raises.
 bool EnvironMaker::start(RequestEnviron& environ, Exchange& exchange, const SortedFields& fields) {
-    const auto keys = static_cast<Py_ssize_t>(kAlwaysThere + exchange.head.fields.size());
+    const auto keys = static_cast<Py_ssize_t>(kKeys + exchange.head.fields.size());
     const Shape shape = {.fields = fields.known(),
                          .has_peer = !exchange.facts->remote_port.empty(),
                          .is_https = exchange.head.is_https,
@@ -477,8 +452,9 @@ bool EnvironMaker::prepare_pattern(Pattern& pattern) const {
     const Shape& shape = pattern.shape;
     PyRef environ = PyRef::steal(PyDict_Copy((shape.is_wide ? wide_template_ : template_).get()));
     // A unix socket's peer has a name only if a PROXY header gave it one.
-    if (!environ || (!shape.has_peer && PyDict_DelItem(environ.get(), n.remote_port.get()) < 0) ||
-        (shape.is_https && !set(environ.get(), n.wsgi_url_scheme, n.https)))
+    if (!environ ||
+        (!shape.has_peer && PyDict_DelItem(environ.get(), n.keys[kRemotePort].get()) < 0) ||
+        (shape.is_https && !set(environ.get(), n.keys[kUrlScheme], n.https)))
         return false;
     pattern.environ = std::move(environ);
     return true;
@@ -490,8 +466,8 @@ bool EnvironMaker::add_bound(RequestEnviron& environ) {
     environ.socket = socket_.take();
     if (!environ.early_hints) environ.early_hints = new_object(early_hints_type_);
     if (!environ.socket) environ.socket = new_object(socket_type_);
-    return set(environ.dict.get(), names_->wsgi_early_hints, environ.early_hints) &&
-           set(environ.dict.get(), names_->gunicorn_socket, environ.socket);
+    return set(environ.dict.get(), names_->keys[kEarlyHints], environ.early_hints) &&
+           set(environ.dict.get(), names_->keys[kSocket], environ.socket);
 }
 
 bool EnvironMaker::take_lent_socket(const RequestEnviron& environ) {
@@ -535,8 +511,8 @@ bool EnvironMaker::restore(const RequestEnviron& environ) const {
         return is_set;
     };
     for (unsigned left = environ.own; left != 0; left &= left - 1) {
-        const OwnKey& own = names_->own[static_cast<size_t>(std::countr_zero(left))];
-        if (!put(own.key, own.common)) return false;
+        const auto key = static_cast<size_t>(std::countr_zero(left));
+        if (!put(names_->keys[key].get(), names_->common[key])) return false;
     }
     for (uint64_t left = environ.own_fields; left != 0; left &= left - 1) {
         const auto id = static_cast<size_t>(std::countr_zero(left));
@@ -558,13 +534,13 @@ bool EnvironMaker::update_pattern(Pattern& pattern, const Exchange& exchange,
         const std::string_view text = kind == FieldKind::Own ? "" : field.value;  // a placeholder
         if (!pattern.keep(n.fields[static_cast<size_t>(field.id)], value, text)) return false;
     }
-    if (!pattern.keep(n.remote_addr, pattern.remote_addr, facts.remote_addr)) return false;
+    if (!pattern.keep(n.keys[kRemoteAddr], pattern.remote_addr, facts.remote_addr)) return false;
     if (pattern.shape.has_peer &&
-        !pattern.keep(n.remote_port, pattern.remote_port, facts.remote_port))
+        !pattern.keep(n.keys[kRemotePort], pattern.remote_port, facts.remote_port))
         return false;
     if (facts.is_unix) return update_unix_server(pattern, exchange);
-    return pattern.keep(n.server_name, pattern.server_name, facts.server_name) &&
-           pattern.keep(n.server_port, pattern.server_port, facts.server_port);
+    return pattern.keep(n.keys[kServerName], pattern.server_name, facts.server_name) &&
+           pattern.keep(n.keys[kServerPort], pattern.server_port, facts.server_port);
 }
 
 /// The request line and wsgi.input, where they are not what the template holds. Raises.
@@ -572,9 +548,9 @@ bool EnvironMaker::set_own(RequestEnviron& environ, const Exchange& exchange,
                            PyObject* input) const {
     const Names& n = *names_;
     const RequestHead& head = exchange.head;
-    const auto put = [&](OwnValue which, const PyRef& value) {
-        environ.own |= 1U << which;
-        return value && PyDict_SetItem(environ.dict.get(), n.own[which].key, value.get()) == 0;
+    const auto put = [&](Key key, const PyRef& value) {
+        environ.own |= 1U << key;
+        return set(environ.dict.get(), n.keys[key], value);
     };
     if (head.target != "/" || head.raw_path != "/") {
         PyRef path = n.path(head.raw_path);
@@ -585,10 +561,12 @@ bool EnvironMaker::set_own(RequestEnviron& environ, const Exchange& exchange,
         if (!put(kRawUri, target) || !put(kPathInfo, path)) return false;
     }
     return (head.method == "GET" || put(kRequestMethod, n.method(head.method))) &&
-           (head.protocol == "HTTP/1.1" || put(kServerProtocol, n.protocol(head))) &&
+           (head.protocol == "HTTP/1.1" ||
+            put(kServerProtocol, head.protocol == "HTTP/1.0" ? PyRef::borrow(n.http_10.get())
+                                                             : latin1_str(head.protocol))) &&
            (head.query.empty() || put(kQueryString, latin1_str(head.query))) &&
            (head.script_name.empty() || put(kScriptName, latin1_str(head.script_name))) &&
-           (input == n.own[kInput].common || put(kInput, PyRef::borrow(input)));
+           (input == n.common[kInput] || put(kInput, PyRef::borrow(input)));
 }
 
 /// A unix socket has neither name nor port, so the client's Host is the best there is.
@@ -607,8 +585,8 @@ bool EnvironMaker::update_unix_server(Pattern& pattern, const Exchange& exchange
         if (colon + 1 < name.size()) port = name.substr(colon + 1);
         name = name.substr(0, colon);
     }
-    return pattern.keep(n.server_name, pattern.server_name, name) &&
-           pattern.keep(n.server_port, pattern.server_port, port);
+    return pattern.keep(n.keys[kServerName], pattern.server_name, name) &&
+           pattern.keep(n.keys[kServerPort], pattern.server_port, port);
 }
 
 /// What the pattern does not hold.
@@ -616,32 +594,18 @@ bool EnvironMaker::set_other_fields(PyObject* environ, const RequestHead& head,
                                     const SortedFields& fields) const {
     const Names& n = *names_;
     for (size_t i = 0; i < head.fields.size(); ++i) {
+        const FieldKind kind = fields.kind(i);
+        if (kind == FieldKind::Shared) continue;
         const Field& field = head.fields[i];
-        bool is_set = true;
-        switch (fields.kind(i)) {
-            case FieldKind::Shared: break;
-            case FieldKind::Own:
-                is_set =
-                    set(environ, n.fields[static_cast<size_t>(field.id)], latin1_str(field.value));
-                break;
-            case FieldKind::Joined: {
-                const PyRef key =
-                    field.id == FieldId::Unknown
-                        ? latin1_str(environ_key(field.name))
-                        : PyRef::borrow(n.fields[static_cast<size_t>(field.id)].get());
-                is_set = key && set_repeatable(environ, key.get(), field);
-                break;
-            }
-        }
+        const PyRef key = field.id == FieldId::Unknown
+                              ? latin1_str(environ_key(field.name))
+                              : PyRef::borrow(n.fields[static_cast<size_t>(field.id)].get());
+        if (!key) return false;
+        const bool is_set = kind == FieldKind::Own ? set(environ, key, latin1_str(field.value))
+                                                   : set_repeatable(environ, key.get(), field);
         if (!is_set) return false;
     }
     return true;
-}
-
-/// The target's authority replaces Host (RFC 9112 §3.2.2).
-bool EnvironMaker::set_authority(PyObject* environ, const RequestHead& head) const {
-    const PyRef& host = names_->fields[static_cast<size_t>(FieldId::Host)];
-    return head.authority.empty() || set(environ, host, latin1_str(head.authority));
 }
 
 /// Sets a field, or appends to its earlier value: gunicorn joins with a bare comma. Deviation:

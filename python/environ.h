@@ -48,7 +48,7 @@ struct RequestEnviron {
     uint64_t edition = 0;  ///< of that pattern; 0: for this request only
     uint64_t version = 0;  ///< of the dict when the application got it
     // Values of this request alone, which the pattern does not know:
-    unsigned own = 0;         ///< 1 << OwnValue
+    unsigned own = 0;         ///< 1 << Key
     uint64_t own_fields = 0;  ///< 1 << FieldId
 };
 
@@ -92,7 +92,6 @@ private:
     bool set_own(RequestEnviron& environ, const Exchange& exchange, PyObject* input) const;
     bool set_other_fields(PyObject* environ, const RequestHead& head,
                           const SortedFields& fields) const;
-    bool set_authority(PyObject* environ, const RequestHead& head) const;
     bool set_repeatable(PyObject* environ, PyObject* key, const Field& field) const;
     bool set_transport(PyObject* environ, const ConnectionFacts& facts) const;
 
