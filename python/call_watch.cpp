@@ -121,9 +121,8 @@ OverdueCalls CallWatch::interrupt(int64_t limit_ms) {
         }
     }
     GCORN_END_CRITICAL_SECTION();
-    for (const uint64_t serial : due) {
-        if (interrupt_one(serial, now_ms) == Reach::OnlyFromHub) found.needs_hub = true;
-    }
+    for (const uint64_t serial : due)
+        if (!interrupt_one(serial, now_ms)) found.needs_hub = true;
     found.stuck = stuck.size();
     WithoutGil nogil;
     for (const std::string& name : stuck)
@@ -136,10 +135,11 @@ CallWatch::Token CallWatch::find(uint64_t serial) {
                         [serial](const Running& call) { return call.serial == serial; });
 }
 
-/// Logs the call's stack if this is the first attempt, then tries to raise in it.
-CallWatch::Reach CallWatch::interrupt_one(uint64_t serial, int64_t now_ms) {
+/// Logs the call's stack if this is the first attempt, then tries to raise in it. False: only the
+/// hub can reach it.
+bool CallWatch::interrupt_one(uint64_t serial, int64_t now_ms) {
     Token call = find(serial);
-    if (call == calls_.end()) return Reach::Gone;
+    if (call == calls_.end()) return true;
     std::string report;
     if (call->interrupted_ms == 0) {
         call->interrupted_ms = now_ms;
@@ -153,32 +153,32 @@ CallWatch::Reach CallWatch::interrupt_one(uint64_t serial, int64_t now_ms) {
         if (!stack.empty()) report += "; it is here:\n" + stack;
         call = find(serial);
     }
-    const Reach reached = call != calls_.end() ? reach(*call) : Reach::Gone;
+    const bool is_reached = call == calls_.end() || reach(*call);
     if (!report.empty()) {
         WithoutGil nogil;
         log_.write(Level::Error, report);
     }
-    return reached;
+    return is_reached;
 }
 
-CallWatch::Reach CallWatch::reach(Running& call) {
+bool CallWatch::reach(Running& call) {
     if (call.greenlet && is_waiting(call.greenlet.get())) {
-        if (PyThread_get_thread_ident() != call.thread_id) return Reach::OnlyFromHub;
+        if (PyThread_get_thread_ident() != call.thread_id) return false;
         call.has_raised = true;
         const PyRef greenlet = PyRef::borrow(call.greenlet.get());
         // Runs the greenlet until it ends or waits again. `call` may be gone afterwards.
         const PyRef thrown =
             PyRef::steal(PyObject_CallMethod(greenlet.get(), "throw", "O", exception_type_.get()));
         if (!thrown) log_python_error(log_, Level::Error, "Interrupting a greenlet failed");
-        return Reach::Reached;
+        return true;
     }
     if (call.is_main_thread && catches_signal_) {
         // Fails only for a thread that is gone, which the main thread of a running worker is not.
         (void)::pthread_kill(call.native_thread, wake_signal());
-        return Reach::Reached;
+        return true;
     }
     call.has_raised = PyThreadState_SetAsyncExc(call.thread_id, exception_type_.get()) == 1;
-    return Reach::Reached;
+    return true;
 }
 
 /// On the main thread, in a worker. Raises.

@@ -56,10 +56,9 @@ public:
     OverdueCalls interrupt(int64_t limit_ms);
 
 private:
-    enum class Reach { Reached, OnlyFromHub, Gone };
     Token find(uint64_t serial);
-    Reach interrupt_one(uint64_t serial, int64_t now_ms);
-    [[nodiscard]] Reach reach(Running& call);
+    bool interrupt_one(uint64_t serial, int64_t now_ms);
+    [[nodiscard]] bool reach(Running& call);
     [[nodiscard]] bool catch_wake_signal();
     static PyObject* on_wake_signal(PyObject* capsule, PyObject* arguments);
 
