@@ -387,21 +387,14 @@ bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
     const PyRef response = request && environ ? make_response(exchange, request) : PyRef();
     if (!response) return false;
     if (logging_.takes_over() && response.get() != Py_None) {
-        if (environ_or_null != nullptr)
-            write_access(exchange, request, environ, response);
-        else
+        const int64_t end_us = exchange.done_us != 0 ? exchange.done_us : monotonic_us();
+        if (environ_or_null == nullptr)
             write_refused(exchange, request, response);  // pre_request failed
+        else if (!call_embedded("_gcorn_logging", "access", response, request, environ,
+                                number(end_us - exchange.received_us)))
+            log_python_error(log_, Level::Error, kAccessFailed);
     }
     return !hook || call_object(object_of(hook), worker_view(), request, environ, response);
-}
-
-void PythonHooks::write_access(const Exchange& exchange, const PyRef& request, const PyRef& environ,
-                               const PyRef& response) {
-    const int64_t end_us = exchange.done_us != 0 ? exchange.done_us : monotonic_us();
-    if (!call_embedded("_gcorn_logging", "access", response, request, environ,
-                       number(end_us - exchange.received_us))) {
-        log_python_error(log_, Level::Error, kAccessFailed);
-    }
 }
 
 bool PythonHooks::logs_requests() const {

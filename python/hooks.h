@@ -10,7 +10,7 @@
 // <exception>", and its code is the status of a SystemExit or HaltServer, else 0. What follows is
 // the arbiter's or the worker's decision. Every method takes the GIL itself; application side.
 //
-// Limit: changing req.headers does not change the environ; settings cannot be changed through cfg.
+// Limit: settings cannot be changed through cfg.
 #pragma once
 
 #include "python/pyref.h"
@@ -59,8 +59,6 @@ public:
 
 private:
     bool add_natives();
-    void write_access(const Exchange& exchange, const PyRef& request, const PyRef& environ,
-                      const PyRef& response);
     void write_refused(const Exchange& exchange, const PyRef& request, const PyRef& response);
     [[nodiscard]] PyRef worker_view();
     [[nodiscard]] PyRef take_request(const Exchange& exchange);
