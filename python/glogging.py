@@ -7,6 +7,7 @@ logger_class of the user's, Python's own handlers are set up as gunicorn sets th
 """
 
 import collections
+import functools
 import logging
 import os
 import sys
@@ -20,6 +21,11 @@ import _gcorn_native as native
 _current = None   # the Logger in use
 _installed = []   # (logger, its handlers, its filters) that the last configure() brought in
 
+# By their names in the logger class.
+FORMATS = {"error_fmt": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
+           "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
+           "access_fmt": "%(message)s",
+           "syslog_fmt": "[%(process)d] %(message)s"}
 CONFIG_DEFAULTS = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -36,18 +42,10 @@ CONFIG_DEFAULTS = {
                           "stream": "ext://sys.stderr"},
     },
     "formatters": {
-        "generic": {"class": "logging.Formatter",
-                    "format": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
-                    "datefmt": "[%Y-%m-%d %H:%M:%S %z]"},
+        "generic": {"class": "logging.Formatter", "format": FORMATS["error_fmt"],
+                    "datefmt": FORMATS["datefmt"]},
     },
 }
-
-
-# By their names in the logger class.
-FORMATS = {"error_fmt": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
-           "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
-           "access_fmt": "%(message)s",
-           "syslog_fmt": "[%(process)d] %(message)s"}
 DEFAULT_FORMATTER = logging.Formatter(FORMATS["error_fmt"], FORMATS["datefmt"])
 
 
@@ -142,7 +140,7 @@ class Logger:
                           logging.Formatter(self.error_fmt, self.datefmt))
         self._set_handler(self.access_log, cfg.accesslog, logging.Formatter(self.access_fmt),
                           sys.stdout)
-        if cfg.logconfig_dict or cfg.logconfig_json or cfg.logconfig:
+        if _logconfig(cfg):
             _apply_logconfig(cfg)
 
     def critical(self, msg, *args, **kwargs):
@@ -170,10 +168,9 @@ class Logger:
 
     def access(self, resp, req, environ, request_time):
         """One access record. request_time: a timedelta."""
-        cfg = self.cfg
-        if cfg.accesslog or cfg.logconfig_dict or cfg.logconfig_json or cfg.logconfig:
+        if self.cfg.accesslog or _logconfig(self.cfg):
             atoms = self.atoms_wrapper_class(self.atoms(resp, req, environ, request_time))
-            self.access_log.info(cfg.access_log_format, atoms)
+            self.access_log.info(self.cfg.access_log_format, atoms)
 
     def atoms(self, resp, req, environ, request_time):
         microseconds = request_time.seconds * 1000000 + request_time.microseconds
@@ -251,13 +248,19 @@ class Logger:
 
 def is_native(cfg):
     """C++ writes the logs, not Python's logging."""
-    return not (cfg.logger_class or cfg.logconfig_dict or cfg.logconfig_json or cfg.logconfig)
+    return not (cfg.logger_class or _logconfig(cfg))
+
+
+def _logconfig(cfg):
+    """The setting that configures Python's logging, dict before JSON before ini; None if none does."""
+    names = "logconfig_dict", "logconfig_json", "logconfig"
+    return next((name for name in names if getattr(cfg, name)), None)
 
 
 def _apply_logconfig(cfg):
-    """dict before JSON before ini. Raises RuntimeError with a sentence that names the setting."""
+    """Raises RuntimeError with a sentence that names the setting."""
     import logging.config
-    name = next(n for n in ("logconfig_dict", "logconfig_json", "logconfig") if getattr(cfg, n))
+    name = _logconfig(cfg)
     value = getattr(cfg, name)
     if name != "logconfig_dict" and not os.path.exists(value):
         raise RuntimeError(f"{name}: log config {value!r} not found")
@@ -403,20 +406,16 @@ _LEFT_MAX = 1000
 _lost = 0
 
 
-def record_in_hub(*arguments):
-    _leave(record, arguments)
-
-
-def refused_in_hub(*arguments):
-    _leave(refused, arguments)
-
-
-def _leave(function, arguments):
+def _leave(function, *arguments):
     global _lost
     if len(_left) < _LEFT_MAX:
         _left.append((function, arguments))
     else:
         _lost += 1
+
+
+record_in_hub = functools.partial(_leave, record)
+refused_in_hub = functools.partial(_leave, refused)
 
 
 def is_left():
