@@ -100,9 +100,8 @@ std::string published_path(const std::string& bound) {
 Result<bool> socket_exists(const std::string& path, const std::string& where) {
     struct stat info {};
     if (::lstat(path.c_str(), &info) != 0) {
-        const int error = errno;
-        if (error == ENOENT) return false;
-        return failed(error, "stat", where);
+        if (errno == ENOENT) return false;
+        return failed(errno, "stat", where);
     }
     if (S_ISSOCK(info.st_mode)) return true;
     return Error{ENOTSOCK, "bind " + where + ": exists and is not a socket"};
@@ -279,9 +278,8 @@ Accepted Listener::accept() const {
     result.fd.reset(::accept(fd(), result.peer.raw(), &result.peer.size));
 #endif
     if (!result.fd) {
-        const int error = errno;
-        result.status = classify(error);
-        result.error = error;
+        result.error = errno;
+        result.status = classify(result.error);
         result.peer.size = 0;
         return result;
     }

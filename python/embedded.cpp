@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "http_fields.h"
 
 namespace gcorn {
 namespace {
@@ -97,8 +98,7 @@ std::optional<std::string> changed_text(PyObject* module, const char* name,
         PyErr_Clear();
         return std::nullopt;
     }
-    const auto is_control = [](unsigned char c) { return c < 0x20 || c == 0x7F; };
-    if (text == original || std::any_of(text.begin(), text.end(), is_control)) return std::nullopt;
+    if (text == original || std::ranges::any_of(text, is_control)) return std::nullopt;
     return std::string(text);
 }
 
