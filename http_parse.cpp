@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 
+#include "base/result.h"
 #include "base/text.h"
 
 namespace gcorn {

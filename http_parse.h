@@ -13,7 +13,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/result.h"
 #include "http_fields.h"
 
 namespace gcorn {

@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
-#include <memory>
 #include <optional>
 #include <string_view>
-#include <vector>
 
 #include "base/clock.h"
 #include "base/text.h"

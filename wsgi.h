@@ -14,7 +14,6 @@
 
 #include "app.h"
 #include "base/result.h"
-#include "http_response.h"
 #include "log/log.h"
 
 namespace gcorn {

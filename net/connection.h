@@ -33,7 +33,6 @@
 #include "net/exchange.h"
 #include "net/listener.h"
 #include "net/poller.h"
-#include "net/proxy_protocol.h"
 #include "net/transform.h"
 
 namespace gcorn {

@@ -5,9 +5,6 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#include <algorithm>
-#include <cstring>
-
 #include "base/text.h"
 
 namespace gcorn {

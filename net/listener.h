@@ -10,7 +10,6 @@
 #include <sys/types.h>
 
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "base/fd.h"

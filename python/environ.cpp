@@ -5,7 +5,6 @@
 #include <bit>
 #include <cstdint>
 #include <iterator>
-#include <memory>
 #include <optional>
 #include <utility>
 

@@ -9,12 +9,8 @@
 
 #include "python/pyref.h"
 
-#include <array>
 #include <memory>
-#include <string>
-#include <string_view>
 
-#include "http_fields.h"
 #include "net/exchange.h"
 
 namespace gcorn {

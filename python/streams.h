@@ -11,7 +11,6 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <memory>
 
 #include "log/log.h"
 #include "net/exchange.h"
