@@ -63,9 +63,7 @@ Status Poller::open() {
     impl_->epoll.reset(::epoll_create1(EPOLL_CLOEXEC));
     if (!impl_->epoll) return errno_error(errno, "epoll_create1");
     if (Status status = impl_->wake_up.open(); !status) return status;
-    if (impl_->control(EPOLL_CTL_ADD, impl_->wake_up.fd(), Interest::Read, impl_.get()) != 0)
-        return errno_error(errno, "epoll_ctl");
-    return Status::ok();
+    return add(impl_->wake_up.fd(), Interest::Read, impl_.get());
 }
 
 Status Poller::add(int fd, Interest interest, void* tag) {
@@ -137,8 +135,7 @@ struct Poller::Impl {
 
 Status Poller::open() {
     if (Status status = impl_->wake_up.open(); !status) return status;
-    impl_->watch(impl_->wake_up.fd(), Interest::Read, impl_.get());
-    return Status::ok();
+    return add(impl_->wake_up.fd(), Interest::Read, impl_.get());
 }
 
 Status Poller::add(int fd, Interest interest, void* tag) {
