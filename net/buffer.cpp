@@ -23,17 +23,18 @@ constexpr size_t kKeptBytesMax = size_t{16} * 1024;
 /// Spool: blocks are freed in steps of this size, one system call each.
 constexpr uint64_t kDiscardStepBytes = uint64_t{1} << 20;
 
-/// All of `bytes` at `position`; 0 or the errno. A full disk may take a part of them.
-int write_all(int fd, std::string_view bytes, uint64_t position) {
+/// All of `bytes` at `position`. A full disk may take a part of them.
+Status write_all(int fd, std::string_view bytes, uint64_t position) {
     while (!bytes.empty()) {
         const ssize_t n = retry_on_eintr(
             [&] { return ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(position)); });
-        if (n < 0) return errno;
-        if (n == 0) return ENOSPC;
+        if (n <= 0)
+            return errno_error(n < 0 ? errno : ENOSPC,
+                               "write request or response body to temporary file");
         bytes.remove_prefix(static_cast<size_t>(n));
         position += static_cast<uint64_t>(n);
     }
-    return 0;
+    return {};
 }
 
 }  // namespace
@@ -77,10 +78,8 @@ Status Spool::append(std::string_view bytes) {
         }
         if (Status status = move_to_file(); !status) return status;
     }
-    if (const int error = write_all(file_.get(), bytes, size_); error != 0) {
-        // What was written beyond size_ is never read; the next append overwrites it.
-        return errno_error(error, "write request or response body to temporary file");
-    }
+    // What a failure leaves beyond size_ is never read; the next append overwrites it.
+    if (Status written = write_all(file_.get(), bytes, size_); !written) return written;
     size_ += bytes.size();
     return Status::ok();
 }
@@ -96,8 +95,7 @@ void Spool::adopt(std::unique_ptr<char[]>& block, std::string_view bytes) {
 Status Spool::move_to_file() {
     Result<Fd> file = open_unlinked_file(directory_);
     if (!file) return file.error();
-    if (const int error = write_all(file->get(), memory_, 0); error != 0)
-        return errno_error(error, "write request or response body to temporary file");
+    if (Status written = write_all(file->get(), memory_, 0); !written) return written;
     file_ = std::move(*file);
     std::string().swap(memory_);
     return Status::ok();
