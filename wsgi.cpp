@@ -242,7 +242,13 @@ private:
     bool call_application();
     bool send_result();
     bool send_list();
-    ResponseWriter::Pieces frame(uint64_t size, bool is_last);
+    /// A piece of the body. A worker that stops closes after the answers whose heads can still tell
+    /// so.
+    ResponseWriter::Pieces frame(uint64_t size, bool is_last) {
+        if (is_last) set_ended();
+        if (!response_.head_sent() && exchange_.is_worker_stopping()) response_.must_close();
+        return response_.body(size, is_last);
+    }
     bool send_iterable();
     bool send_wrapped_file(bool& is_sent);
     bool check_block(PyObject* block);
@@ -336,13 +342,6 @@ bool Call::send_result() {
     is_file_wrapper_ = objects_.streams.is_file_wrapper(result_.get());
     if (is_file_wrapper_ && !send_wrapped_file(is_sent)) return false;
     return is_sent || send_iterable();
-}
-
-/// A piece of the body. A worker that stops closes after the answers whose heads can still tell so.
-ResponseWriter::Pieces Call::frame(uint64_t size, bool is_last) {
-    if (is_last) set_ended();
-    if (!response_.head_sent() && exchange_.is_worker_stopping()) response_.must_close();
-    return response_.body(size, is_last);
 }
 
 /// A list or tuple: everything is there already, so small blocks leave together (PEP 3333 forbids

@@ -176,19 +176,20 @@ std::optional<Address> Address::from_ip(std::string_view ip, uint16_t port) {
     const std::string text(ip);
     if (text.find('\0') != text.npos) return std::nullopt;  // the C library would stop there
     Address address;
-    void* const storage = &address.storage;
     if (text.find(':') == text.npos) {
-        auto& v4 = *static_cast<sockaddr_in*>(storage);
+        sockaddr_in v4{};
         if (::inet_pton(AF_INET, text.c_str(), &v4.sin_addr) != 1) return std::nullopt;
         v4.sin_family = AF_INET;
         v4.sin_port = htons(port);
         address.size = sizeof v4;
+        std::memcpy(&address.storage, &v4, sizeof v4);
     } else {
-        auto& v6 = *static_cast<sockaddr_in6*>(storage);
+        sockaddr_in6 v6{};
         if (::inet_pton(AF_INET6, text.c_str(), &v6.sin6_addr) != 1) return std::nullopt;
         v6.sin6_family = AF_INET6;
         v6.sin6_port = htons(port);
         address.size = sizeof v6;
+        std::memcpy(&address.storage, &v6, sizeof v6);
     }
     return address;
 }
