@@ -463,6 +463,7 @@ int main(int argc, char** argv) {
     if (arguments.empty()) arguments.emplace_back("gcorn");
     auto surroundings = gcorn::Surroundings::of_process();
     gcorn::title_init(argc, argv);
+    gcorn::signals::unblock_all();
     ::signal(SIGPIPE, SIG_IGN);
     ::signal(SIGXFSZ, SIG_IGN);  // a log at its limit is told, not died of
     gcorn::Server server(std::move(arguments), std::move(surroundings));

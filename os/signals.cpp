@@ -142,6 +142,12 @@ std::vector<int> take() {
     return queued;
 }
 
+void unblock_all() {
+    sigset_t none;
+    sigemptyset(&none);
+    GCORN_CHECK(pthread_sigmask(SIG_SETMASK, &none, nullptr) == 0);
+}
+
 void catch_for_arbiter() {
     for (const int signal : kArbiterQueued)
         set_action(signal, note, SA_RESTART);

@@ -39,6 +39,10 @@ void note(int signal);
 /// each. Never blocks.
 [[nodiscard]] std::vector<int> take();
 
+/// Blocked signals outlive fork and exec: what our parent blocked would leave us deaf, to the death
+/// of a worker as well.
+void unblock_all();
+
 /// HUP, INT, QUIT, TERM, USR1, USR2, WINCH, TTIN, TTOU and CHLD are queued; PIPE and XFSZ are
 /// ignored, so that a reader that left or a full quota is an errno.
 void catch_for_arbiter();

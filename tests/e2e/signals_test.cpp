@@ -443,6 +443,26 @@ TEST_P(Signals, TermStopsAWorkerWhoseApplicationHandlesIt) {
     }
 }
 
+// As a launcher that waits for them by sigwait(3) or signalfd(2) may leave them to its children.
+TEST_P(Signals, AreHeardThoughTheParentBlockedThem) {
+    SKIP_ON_GUNICORN("it stays deaf");
+    sigset_t all, before;
+    sigfillset(&all);
+    ASSERT_EQ(pthread_sigmask(SIG_BLOCK, &all, &before), 0);
+    Server& server = start();
+    ASSERT_EQ(pthread_sigmask(SIG_SETMASK, &before, nullptr), 0);
+    const pid_t killed = server.workers().at(0);
+    ::kill(killed, SIGKILL);
+    EXPECT_TRUE(eventually([&] {
+        const std::vector<pid_t> workers = server.workers();
+        return workers.size() == GetParam().workers && std::ranges::count(workers, killed) == 0;
+    })) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_EQ(count(server.err(), "SIGKILL! By gcorn"), 0U) << server.story();
+}
+
 // SIG_IGN would outlive exec: a program that never hangs up, a script whose `trap` does nothing.
 TEST_P(Signals, AreNotIgnoredByProgramsThatTheApplicationStarts) {
     scratch_.write(
