@@ -121,6 +121,18 @@ bool buffer_lines(PyObject* stream) {
         Facts().add("line_buffering", boolean(true)).add("write_through", boolean(false)).take()));
 }
 
+/// Why Python did not start: its sentence names the step, the exception that may be pending names
+/// the cause (a sitecustomize that raises, a standard library that is not there).
+Error start_failure(const PyStatus& status) {
+    std::string text = status.err_msg != nullptr ? status.err_msg : "unknown reason";
+    const bool can_ask = PyGILState_GetThisThreadState() != nullptr;
+    if (can_ask && PyErr_Occurred() != nullptr) text += ": " + take_error_text();
+    if (text.ends_with("No module named 'encodings'"))
+        text += std::string(" (is the standard library of Python ") + kPythonVersion +
+                " installed? Does PYTHONHOME name another place?)";
+    return Error{0, "start Python: " + text};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Interpreter>> Interpreter::start(InterpreterOptions options) {
@@ -140,9 +152,7 @@ Result<std::unique_ptr<Interpreter>> Interpreter::start(InterpreterOptions optio
             status = PyConfig_SetBytesString(&config, field, executable);
     if (!PyStatus_Exception(status)) status = Py_InitializeFromConfig(&config);
     PyConfig_Clear(&config);
-    if (PyStatus_Exception(status))
-        return Error{0, std::string("start Python: ") +
-                            (status.err_msg != nullptr ? status.err_msg : "unknown reason")};
+    if (PyStatus_Exception(status)) return start_failure(status);
 
     auto interpreter = std::unique_ptr<Interpreter>(new Interpreter);
     char directory[PATH_MAX];

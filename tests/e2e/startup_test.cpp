@@ -262,6 +262,21 @@ TEST(CheckConfig, FindsTheFilesOfAStartWithoutMakingAny) {
                    "logger_class: ");
 }
 
+TEST(Python, ThatDoesNotStartSaysWhy) {
+    SKIP_ON_GUNICORN("its words are Python's");
+    const Finished missing = run_server({"probe:app"}, {{"PYTHONHOME", "/nonexistent"}});
+    EXPECT_EQ(missing.code, 1) << missing;
+    EXPECT_TRUE(contains(missing.err, "No module named 'encodings' (is the standard library of "))
+        << missing;
+    const TempDir scratch;
+    const std::string file = scratch.write("usercustomize.py", "raise SystemExit(5)\n");
+    const Finished ended = run_server({"probe:app"}, {{"PYTHONPATH", scratch.path()}});
+    EXPECT_EQ(ended.code, 1) << ended;
+    EXPECT_TRUE(contains(ended.err, "\nError: start Python: ")) << ended;
+    EXPECT_TRUE(contains(ended.err, file)) << ended;
+    EXPECT_TRUE(contains(ended.err, "SystemExit: 5")) << ended;
+}
+
 TEST(Output, ThatCannotBeWrittenIsAnError) {
     SKIP_ON_GUNICORN("its words are others");
     for (const std::string option : {"--help", "--version", "--print-config probe:app"}) {
