@@ -132,6 +132,7 @@ private:
     std::vector<std::string> argv_;
     Surroundings surroundings_;
     CommandLine command_line_, environment_line_;
+    std::string python_warning_;  ///< "" = none
     std::unique_ptr<Interpreter> interpreter_;
     Logger log_;
     Statsd statsd_;
@@ -154,6 +155,7 @@ int Server::run() {
     if (Status started = start_python(); !started) return fail(started.error());
     Result<ResolvedConfig> resolved = resolve();
     if (!resolved) return fail(resolved.error());
+    if (!python_warning_.empty()) resolved->notices.push_back(python_warning_);
     const Config& cfg = resolved->config;
     if (cfg.print_config || cfg.check_config) return check(*resolved);
 
@@ -225,6 +227,7 @@ Status Server::start_python() {
     Result<PythonChoice> python = choose_python(variable("VIRTUAL_ENV"), variable("PATH"),
                                                 find_executable(argv_[0], surroundings_.start_dir));
     if (!python) return python.error();
+    python_warning_ = python->warning;
     InterpreterOptions options;
     options.argv = argv_;
     options.python = std::move(*python);

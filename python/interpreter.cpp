@@ -6,6 +6,8 @@
 #include <climits>
 #include <csignal>
 #include <filesystem>
+#include <initializer_list>
+#include <system_error>
 #include <utility>
 
 #include "base/clock.h"
@@ -32,6 +34,8 @@ namespace {
 /// "3.11": environments and this binary fit together when these agree.
 constexpr const char* kPythonVersion =
     GCORN_TEXT(PY_MAJOR_VERSION) "." GCORN_TEXT(PY_MINOR_VERSION);
+constexpr const char* kPythonPatchVersion =
+    GCORN_TEXT(PY_MAJOR_VERSION) "." GCORN_TEXT(PY_MINOR_VERSION) "." GCORN_TEXT(PY_MICRO_VERSION);
 
 /// The signal faulthandler listens on: interrupt(SIGABRT) raises it, because faulthandler itself
 /// refuses to be registered for SIGABRT. A real-time signal no program is known to use.
@@ -45,25 +49,33 @@ int dump_signal() {
 
 // --- choosing an interpreter ---
 
-/// "3.11" if a pyvenv.cfg names 3.11.2 or 3.11.2.final.0: as `version` (venv) or `version_info`
-/// (virtualenv, uv); "" if none.
-std::string venv_version(std::string_view pyvenv_cfg) {
+/// What a pyvenv.cfg says behind one of these keys; "" if nothing.
+std::string venv_value(std::string_view pyvenv_cfg, std::initializer_list<const char*> keys) {
     for (const std::string_view line : split(pyvenv_cfg, '\n')) {
         const size_t equals = line.find('=');
         if (equals == std::string_view::npos) continue;
         const std::string key = lower(trim(line.substr(0, equals)));
-        if (key != "version" && key != "version_info") continue;
-        const std::string_view version = trim(line.substr(equals + 1), " \t\r");
-        return std::string(version.substr(0, version.find('.', version.find('.') + 1)));
+        if (std::ranges::find(keys, key) != keys.end())
+            return std::string(trim(line.substr(equals + 1), " \t\r"));
     }
     return {};
+}
+
+/// "3.11.2" of "3.11.2.final.0", or as many parts of it as wanted and there.
+std::string first_parts(const std::string& version, int count) {
+    size_t end = version.find('.');
+    while (--count > 0 && end != version.npos)
+        end = version.find('.', end + 1);
+    return version.substr(0, end);
 }
 
 /// Takes the environment in `directory` if it has a pyvenv.cfg; false if it is none.
 Result<bool> take_venv(const std::string& directory, PythonChoice& choice) {
     const std::optional<std::string> settings = read_small_file(directory + "/pyvenv.cfg");
     if (!settings || settings->empty()) return false;
-    std::string version = venv_version(*settings);
+    // venv says version, virtualenv and uv say version_info.
+    const std::string full = venv_value(*settings, {"version", "version_info"});
+    std::string version = first_parts(full, 2);
     if (version.empty() &&
         ::access((directory + "/lib/python" + kPythonVersion + (kHasGil ? "" : "t")).c_str(),
                  F_OK) == 0)
@@ -74,6 +86,16 @@ Result<bool> take_venv(const std::string& directory, PythonChoice& choice) {
                          (version.empty() ? "(unknown version)" : version) +
                          ", this gcorn embeds Python " + kPythonVersion +
                          ": make the environment with that Python, or build gcorn for the other"};
+    const std::string patch = first_parts(full, 3), home = venv_value(*settings, {"home"});
+    std::error_code error;  // no such directory: not ours
+    const bool is_ours =
+        std::filesystem::equivalent(home, std::filesystem::path(GCORN_PYTHON).parent_path(), error);
+    if (std::ranges::count(patch, '.') == 2 && patch != kPythonPatchVersion && !is_ours)
+        choice.warning = "virtual environment " + directory + " has the library of Python " +
+                         patch + " in " + home + ", this gcorn embeds Python " +
+                         kPythonPatchVersion +
+                         ": parts of the library may fail (multiprocessing, for one); build gcorn "
+                         "for that Python";
     choice.venv = directory;
     choice.executable = directory + "/bin/python3";
     if (!is_executable(choice.executable)) choice.executable = directory + "/bin/python";

@@ -24,6 +24,7 @@ namespace gcorn {
 struct PythonChoice {
     std::string executable;  ///< becomes sys.executable; decides sys.prefix and the packages
     std::string venv;        ///< directory of the virtual environment, "" = none
+    std::string warning;     ///< "" = it fits
 };
 
 /// Finds the interpreter to impersonate: the virtual environment that this binary lies in, else the

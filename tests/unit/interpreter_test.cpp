@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -54,6 +55,27 @@ TEST_F(ChoosePython, TakesTheEnvironmentThatVirtualEnvNames) {
     ASSERT_TRUE(choice.is_ok());
     EXPECT_EQ(choice.value().venv, venv);
     EXPECT_EQ(choice.value().executable, venv + "/bin/python3");
+}
+
+// The library of another patch version may need what the embedded interpreter does not have.
+TEST_F(ChoosePython, WarnsOfALibraryOfAnotherPatchVersionElsewhere) {
+    const auto warning = [&](const std::string& name, const std::string& settings) {
+        return choose_python(make_venv(name, settings), "").value().warning;
+    };
+    const std::string patch = kOurVersion + "." GCORN_TEXT(PY_MICRO_VERSION);
+    const std::string home =
+        "home = " + std::filesystem::path(GCORN_PYTHON).parent_path().string() + "\n";
+    EXPECT_EQ(warning("same", "home = /else\nversion_info = " + patch + ".final.0\n"), "");
+    EXPECT_EQ(warning("short", "home = /else\nversion = " + kOurVersion + "\n"), "");
+    EXPECT_EQ(warning("unsaid", home + "version = " + kOurVersion + "\n"), "");
+    // The distribution's Python was upgraded since.
+    EXPECT_EQ(warning("upgraded", home + "version = " + kOurVersion + ".99\n"), "");
+    const std::string other = kOurVersion + ".99";
+    const std::string text =
+        warning("other", "home = /else\nversion_info = " + other + ".final.0\n");
+    EXPECT_NE(text.find("Python " + other + " in /else, this gcorn embeds Python " + patch),
+              std::string::npos)
+        << text;
 }
 
 TEST_F(ChoosePython, TakesTheEnvironmentOfTheFirstPythonOnPath) {
