@@ -233,6 +233,7 @@ Status Server::start_python() {
     options.python = std::move(*python);
     Result<std::unique_ptr<Interpreter>> started = Interpreter::start(std::move(options));
     if (!started) return started.error();
+    occupy_standard_streams();
     interpreter_ = std::move(*started);
     interpreter_->set_logger(&log_);
     return {};

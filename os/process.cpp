@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #ifdef __GLIBC__
@@ -50,7 +51,15 @@ Status redirect_to_null(int target) {
 void fill_standard_streams() {
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
         if (::fcntl(fd, F_GETFD) >= 0) continue;
-        static_cast<void>(redirect_to_null(fd).is_ok());  // without /dev/null it stays closed
+        static_cast<void>(redirect_to_null(fd).is_ok());  // occupy_standard_streams() is next
+    }
+}
+
+void occupy_standard_streams() {
+    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+        // The lowest free number is this one: those below are taken.
+        if (::fcntl(fd, F_GETFD) < 0)
+            static_cast<void>(Fd(::socket(AF_UNIX, SOCK_STREAM, 0)).release());
     }
 }
 

@@ -22,6 +22,10 @@ namespace gcorn {
 /// or log file would get that number, and with it what is printed. First of all in main().
 void fill_standard_streams();
 
+/// Where there is no /dev/null (a bare chroot): a socket that takes nothing has their numbers. Not
+/// before Python has started, whose print() does nothing without a stream, but fails on this one.
+void occupy_standard_streams();
+
 /// Detaches: fork, setsid, fork again, umask 022; returns only in the grandchild, the callers
 /// before it end with status 0. stdin becomes /dev/null; stdout and stderr, too, unless
 /// enable_stdio_inheritance is set and they are not terminals. Other descriptors and the working

@@ -747,6 +747,34 @@ TEST(ErrorLog, KeepsOutWhatIsPrintedWithoutStandardStreams) {
         EXPECT_EQ(text.find(printed), std::string::npos) << text;
 }
 
+TEST(ErrorLog, GoesIntoNoSocketOfOursWithoutDevNull) {
+    SKIP_ON_GUNICORN("its listener becomes stdin");
+    if (run({"/usr/bin/unshare", "-m", "mount", "-t", "tmpfs", "none", "/dev"}).code != 0)
+        GTEST_SKIP() << "no mount namespace here";
+    const TempDir directory;
+    directory.write("streams.py",
+                    "import os, socket\n"
+                    "def state(fd):\n"
+                    "    stream = socket.socket(fileno=os.dup(fd))\n"
+                    "    try:\n"
+                    "        return str(stream.getpeername())\n"
+                    "    except OSError as error:\n"
+                    "        return str(error.errno) + stream.getsockname()\n"
+                    "def app(environ, start_response):\n"
+                    "    print('to nobody')\n"
+                    "    body = ' '.join(state(fd) for fd in range(3)).encode()\n"
+                    "    start_response('200 OK', [('Content-Length', str(len(body)))])\n"
+                    "    return [body]\n");
+    const std::string path = directory / "socket";
+    Daemon server({"/usr/bin/unshare", "-m", "/bin/sh", "-c",
+                   "mount -t tmpfs none /dev && exec " + server_command().at(0) + " --chdir " +
+                       directory.path() + " --access-logfile - -b unix:" + path +
+                       " streams:app <&- >&- 2>&-"});
+    ASSERT_TRUE(eventually([&] { return Client(Endpoint{.path = path}).connected(); }));
+    const std::string unbound = std::to_string(ENOTCONN);
+    EXPECT_EQ(fetch({.path = path}, "GET", "/").body, unbound + " " + unbound + " " + unbound);
+}
+
 // ------------------------------------------------------------------------------- syslog, statsd
 
 class Remote : public ::testing::TestWithParam<Receiver::Kind> {};
