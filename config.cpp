@@ -52,8 +52,12 @@ Status check_text(const Setting& setting, std::string& text) {
 
 /// Any value as a text, where the setting's form lets other types stand for one.
 Result<std::string> cast_text(const Setting& setting, const Value& value) {
-    if (const auto* text = std::get_if<std::string>(&value))
-        return std::string(trim(*text, " \t\r\n\f\v"));
+    if (const auto* text = std::get_if<std::string>(&value)) {
+        const std::string_view trimmed = trim(*text, " \t\r\n\f\v");
+        // As a shell variable that is not set: nobody wants to be without a log by accident.
+        if (setting.form == Form::LogFile && trimmed.empty()) return Error{0, "'' isn't writable"};
+        return std::string(trimmed);
+    }
     if (std::holds_alternative<std::monostate>(value)) return std::string();
     const bool is_number = std::holds_alternative<int64_t>(value);
     if (setting.form == Form::Identity && is_number) return value_text(value);

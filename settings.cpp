@@ -433,7 +433,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
 
     // --- Logging ---
     {.name = "accesslog", .section = "Logging", .flags = "--access-logfile", .metavar = "FILE",
-     .field = &Config::accesslog,
+     .field = &Config::accesslog, .form = Form::LogFile, .allowed = "a file, or - for stdout",
      .help = "File of the access log; - is stdout. Off by default."},
     {.name = "access_log_format", .flags = "--access-logformat", .metavar = "FORMAT",
      .field = &Config::access_log_format, .fallback = kDefaultAccessFormat, .check = access_format,
@@ -441,7 +441,8 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Access line: text with atoms such as %(h)s, json, or json: and a list of atoms.",
      .note = "json is gcorn's own. A malformed format ends the start."},
     {.name = "errorlog", .flags = "--error-logfile --log-file", .metavar = "FILE",
-     .field = &Config::errorlog, .fallback = "-",
+     .field = &Config::errorlog, .fallback = "-", .form = Form::LogFile,
+     .allowed = "a file, or - for stderr",
      .help = "File of the error log, where the server reports everything else; - is stderr."},
     {.name = "error_log_format", .flags = "--error-logformat", .metavar = "NAME",
      .field = &Config::error_log_format, .fallback = "text", .choices = "text, json",

@@ -29,6 +29,7 @@ enum class Form : uint8_t {
     Identity,       ///< a user or group: text or a number
     Object,         ///< a Python object only, no dotted name
     ClassName,      ///< text, or a Python class that stands for its dotted name
+    LogFile,        ///< a file's name; only None is none
 };
 
 /// Where the value lives; monostate: nowhere (out of scope, or accepted without effect).

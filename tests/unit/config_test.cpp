@@ -122,6 +122,10 @@ TEST(ConfigCasts, TextsAreTrimmedAndMayBeNone) {
     EXPECT_EQ(applied("pidfile", int64_t{5}),
               "error: Not a string: 5 (pidfile; allowed: a string)");
     EXPECT_EQ(applied("errorlog", Value{}), "") << "no error log at all";
+    EXPECT_EQ(applied("errorlog", Value(" ")),
+              "error: '' isn't writable (errorlog; allowed: a file, or - for stderr)");
+    EXPECT_EQ(applied("accesslog", Value("")),
+              "error: '' isn't writable (accesslog; allowed: a file, or - for stdout)");
 }
 
 TEST(ConfigCasts, ListsTakeListsAndOneText) {
