@@ -77,8 +77,12 @@ Result<Fd> open_log(const std::string& path, const LogOptions& options) {
     struct stat info {};
     if (!fd || ::fstat(fd.get(), &info) < 0) {
         const int saved_errno = errno;
+        // /dev/stderr under journald, which open(2) cannot open again by its name.
+        const char* const hint =
+            saved_errno == ENXIO ? ": a socket, or a FIFO that nobody reads; - is the stream itself"
+                                 : "";
         return Error{saved_errno,
-                     "'" + path + "' isn't writable [" + std::strerror(saved_errno) + "]"};
+                     "'" + path + "' isn't writable [" + std::strerror(saved_errno) + "]" + hint};
     }
     const bool is_owners = (options.owner_uid < 0 || info.st_uid == options.owner_uid) &&
                            (options.owner_gid < 0 || info.st_gid == options.owner_gid);

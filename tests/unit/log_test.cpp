@@ -395,7 +395,11 @@ TEST_F(LogTest, RefusesADirectoryAndAFifoWithoutReader) {
     EXPECT_FALSE(logger_.open(options_).is_ok());
     options_.errorlog = directory_ / "fifo";
     ASSERT_EQ(::mkfifo(options_.errorlog.c_str(), 0600), 0);
-    EXPECT_FALSE(logger_.open(options_).is_ok()) << "and does not wait for a reader";
+    const Status status = logger_.open(options_);  // and does not wait for a reader
+    ASSERT_FALSE(status.is_ok());
+    EXPECT_EQ(status.message(), "'" + options_.errorlog +
+                                    "' isn't writable [No such device or address]: a socket, or a "
+                                    "FIFO that nobody reads; - is the stream itself (errorlog)");
 }
 
 TEST_F(LogTest, FollowsARelativePathThroughAChangeOfDirectory) {
