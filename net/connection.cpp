@@ -72,12 +72,14 @@ Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& liste
 
 Connection::~Connection() = default;
 
-void Connection::start(std::string_view preamble) {
+bool Connection::start(std::string_view preamble) {
+    const uint64_t came_before = loop_.came_total_;
     if (loop_.options().make_tls) {
         Result<std::unique_ptr<ByteTransform>> transform = loop_.options().make_tls();
         if (!transform) {
             loop_.log_.error("TLS: %s", transform.message().c_str());
-            return close();
+            close();
+            return false;
         }
         tls_ = std::make_unique<Tls>();
         tls_->transform = std::move(*transform);
@@ -88,8 +90,10 @@ void Connection::start(std::string_view preamble) {
         enter(tls_ ? State::Handshake : State::Head);
     loop_.connection_unregistered(*this);
     if (!preamble.empty()) on_bytes(preamble);
-    // It is there, as a rule: TCP_DEFER_ACCEPT, or it waited in the backlog. Handshakes can wait.
-    if (!tls_ || !loop_.turn_is_long()) read_more();
+    // It is there, as a rule: TCP_DEFER_ACCEPT, or it waited in the backlog.
+    if (tls_ && loop_.turn_is_long()) return true;  // who knows
+    read_more();
+    return loop_.came_total_ != came_before || (tls_ && tls_->has_spoken);
 }
 
 // -------------------------------------------------------------------------- states and interest

@@ -87,10 +87,8 @@ public:
     Connection(Connection&&) = delete;
 
     /// First look at a new connection: its request may be there already. preamble: what a sibling
-    /// read of it before.
-    void start(std::string_view preamble);
-    /// TLS: it began well, and the request may follow.
-    [[nodiscard]] bool is_shaking_hands() const { return tls_ && tls_->has_spoken; }
+    /// read of it before. False: it brings neither a request nor the handshake before one.
+    bool start(std::string_view preamble);
     void on_event(const PollEvent& event) override;
     /// The Exchange asked for the leader: output to flush, finished, room for body bytes.
     void on_exchange();

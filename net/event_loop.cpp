@@ -413,9 +413,7 @@ bool EventLoop::keep(Accepted accepted, const Listener& listener, std::string_vi
     Connection& connection = *connections_.back();
     connection.index_ = connections_.size() - 1;
     show_connections();
-    const uint64_t came_before = came_total_;
-    connection.start(preamble);
-    if (came_total_ == came_before && !connection.is_shaking_hands()) ++turns_left_;
+    if (!connection.start(preamble)) ++turns_left_;
     return true;
 }
 
