@@ -199,7 +199,7 @@ void Connection::on_event(const PollEvent& event) {
 
 /// Idle: the next request may go to a sibling. True: it is not for us to read now.
 bool Connection::moves_on(const PollEvent& event) {
-    const bool is_known = !facts_.has_proxy_header || !preamble_.empty();
+    const bool is_known = !has_preamble_ || !preamble_.empty();
     return event.readable && !event.hangup && in_.empty() && is_known && loop_.relays(*this);
 }
 
@@ -493,6 +493,7 @@ bool Connection::step_preamble(std::string_view in, size_t& used) {
                 return refuse_plainly(
                     403, "PROXY header from a peer that proxy_allow_ips does not list");
             used = header.used;
+            has_preamble_ = true;
             if (used <= Relay::kPreambleMax) preamble_ = in.substr(0, used);
             if (header.has_addresses) {
                 facts_.has_proxy_header = true;

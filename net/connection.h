@@ -195,6 +195,7 @@ private:
     bool body_open_ = false;       ///< in App, with a big body still arriving
     bool read_paused_ = false;     ///< in App: read after the answer; in Idle: leave_unread()
     bool saw_eof_ = false;         ///< the peer will send nothing more
+    bool has_preamble_ = false;    ///< a PROXY header, and so would a sibling expect one
     bool must_linger_ = false;     ///< the peer may still send: half-close first
     bool joins_ = false;           ///< an answer waits for its successor's
 };

@@ -913,19 +913,24 @@ protected:
         ASSERT_TRUE(relay.open());
         engine.options.relay = &relay;
         engine.options.keepalive_ms = 60'000;
-        engine.options.has_sibling = [this](Sibling kind, size_t) {
-            return kind == Sibling::Any ? has_sibling : has_idle_sibling;
+        engine.options.has_sibling = [this](Sibling kind, size_t with_fewer_than) {
+            return with_fewer_than > 100 && (kind == Sibling::Any ? has_sibling : has_idle_sibling);
         };
         engine.open();
-        connect(2, true);
+        connect(2, false);
+        for (const auto& client : clients_)
+            ASSERT_TRUE(client->send(proxy_header + std::string(kGet)));
         for (size_t answered = 0; answered < 2;) {
             turn_until([&] { return engine.ready.look() > 0; });
             answer(*engine.ready.try_pop(), "hello");
             ++answered;
         }
-        for (const auto& client : clients_) {
-            client->read_until("hello");
-            client->forget();
+        call_for_one_of_them();
+    }
+    void call_for_one_of_them() {
+        for (const size_t i : {0UL, 1UL}) {
+            clients_[i]->read_until("hello");
+            clients_[i]->forget();
         }
         ASSERT_TRUE(clients_[0]->send(kGet));
         turn_until([&] { return engine.ready.look() == 1; });
@@ -936,6 +941,7 @@ protected:
         ASSERT_TRUE(clients_[1]->send(kGet));
     }
 
+    std::string proxy_header;
     Relay relay;
     bool has_sibling = true, has_idle_sibling = false;
     std::shared_ptr<Exchange> taken;
@@ -969,8 +975,9 @@ TEST_F(EventLoopRelay, ReadsTheRequestWhenItStops) {
     engine.loop->stop();
     turn_until([&] { return engine.ready.look() == 1; });
     answer_all();
-    EXPECT_TRUE(clients_[1]->read_all().ends_with("hello"));
     answer(*std::exchange(taken, nullptr), "first");
+    turn_until([&] { return engine.loop->is_drained(); });
+    EXPECT_TRUE(clients_[1]->read_all().ends_with("hello"));
     EXPECT_TRUE(clients_[0]->read_all().ends_with("first"));
 }
 
@@ -1049,6 +1056,25 @@ TEST_F(EventLoopRelay, KeepsOneThatLeaves) {
     size_t index = 0;
     std::string preamble;
     EXPECT_EQ(relay.take(index, preamble).status, AcceptStatus::Nothing);
+    answer(*std::exchange(taken, nullptr), "first");
+}
+
+/// A PROXY header that is too long to be sent along, and has no addresses.
+class EventLoopRelayHealthCheck : public EventLoopRelay {
+protected:
+    EventLoopRelayHealthCheck() {
+        engine.options.proxy_mode = ProxyMode::V2;
+        proxy_header = std::string("\r\n\r\n\0\r\nQUIT\n\x20\0\1\x2c", 16);
+        proxy_header += std::string("\4\1\x29", 3) + std::string(0x129, 'n');
+    }
+};
+
+TEST_F(EventLoopRelayHealthCheck, Stays) {
+    const int64_t start_ms = monotonic_ms();
+    turn_until([&] { return engine.ready.look() == 1 || monotonic_ms() - start_ms > 1000; });
+    EXPECT_EQ(engine.loop->connection_count(), 2u);
+    answer_all();
+    EXPECT_TRUE(clients_[1]->read_until("hello").ends_with("hello"));
     answer(*std::exchange(taken, nullptr), "first");
 }
 
