@@ -87,7 +87,8 @@ public:
     Connection(Connection&&) = delete;
 
     /// First look at a new connection: its request may be there already. preamble: what a sibling
-    /// read of it before. False: it brings neither a request nor the handshake before one.
+    /// read of it before. False: it brings neither a request nor the handshake before one,
+    /// and its turn is to be left to the next one.
     bool start(std::string_view preamble);
     void on_event(const PollEvent& event) override;
     /// The Exchange asked for the leader: output to flush, finished, room for body bytes.

@@ -206,10 +206,10 @@ private:
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
     int64_t release_ms_ = 0;        ///< much memory was needed: see kReleaseMs
     size_t accept_budget_ = 0;
-    size_t turns_left_ = 0;       ///< by newcomers that brought no request, to others
+    size_t turns_left_ = 0;       ///< by who brought no request to be run, to newcomers
     int turns_given_ = 0;         ///< in which a newcomer was left to a sibling
     int64_t given_since_ms_ = 0;  ///< the first of them
-    uint64_t came_total_ = 0;     ///< requests given to the application side, or refused
+    uint64_t came_total_ = 0;     ///< requests given to the application side
     uint64_t answered_ = 0;       ///< of these, done with when accepting was planned last
     bool has_answered_ = false;   ///< some, before this turn
     int64_t stuck_since_ms_ = 0;  ///< a slot was free, or a call ended, last

@@ -1059,6 +1059,24 @@ TEST_F(EventLoopRelay, KeepsOneThatLeaves) {
     answer(*std::exchange(taken, nullptr), "first");
 }
 
+TEST_F(EventLoopRelay, ARefusalIsNoCallThatEnded) {
+    answer(*std::exchange(taken, nullptr), "hello");
+    turn_until([&] { return engine.ready.look() == 1; });
+    answer_all();
+    connect(1, false);
+    ASSERT_TRUE(clients_[2]->send("GET / HTTP/1.1\r\n"));
+    turn_until([&] { return engine.loop->connection_count() == 3; });
+    call_for_one_of_them();
+    for (int i = 0; i < 5; ++i)
+        engine.loop->turn(0);
+    ASSERT_TRUE(clients_[2]->send("bad name: x\r\n\r\n"));
+    turn_until([&] { return !clients_[2]->is_silent_for(0); });
+    for (int i = 0; i < 5; ++i)
+        engine.loop->turn(0);
+    EXPECT_EQ(engine.ready.look(), 0u) << "it would wait for the call that lasts";
+    answer(*std::exchange(taken, nullptr), "first");
+}
+
 /// A PROXY header that is too long to be sent along, and has no addresses.
 class EventLoopRelayHealthCheck : public EventLoopRelay {
 protected:
