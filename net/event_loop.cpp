@@ -152,6 +152,7 @@ void EventLoop::turn(int timeout_ms) {
     polling_.store(false, std::memory_order_relaxed);
     now_ms_ = monotonic_ms();
 
+    accept_in_turn(events);
     // In the order of arrival; but a long turn puts the last ones off (see kLongTurnMs), so after
     // one each is the first at some time. A handler may remove other descriptors: their tags turn
     // null in this very span.
@@ -361,7 +362,23 @@ void EventLoop::set_listening(bool is_listening) {
                     static_cast<EventTarget*>(target.get()));
 }
 
+/// The poller names the listeners in the same order again and again. Where the accept budget ends
+/// before all had their share, another one is the first in the next turn.
+void EventLoop::accept_in_turn(std::span<PollEvent> events) {
+    if (!listening_ || !std::exchange(has_put_off_, false)) return;
+    ++first_listener_;
+    for (size_t i = 0; i < listeners_.size(); ++i) {
+        Watch& listener = *listeners_[(first_listener_ + i) % listeners_.size()];
+        for (PollEvent& event : events)
+            if (event.tag == static_cast<EventTarget*>(&listener)) {
+                event.tag = nullptr;
+                listener.handler();
+            }
+    }
+}
+
 void EventLoop::accept_from(const Listener& listener) {
+    has_put_off_ = has_put_off_ || accept_budget_ == 0;
     for (bool is_first = true; accept_budget_ > 0; is_first = false)
         if (leaves_to_sibling() || !has_place(is_first) || !keep(listener.accept(), listener))
             return;
@@ -369,6 +386,7 @@ void EventLoop::accept_from(const Listener& listener) {
 
 /// Connections that a sibling had no time for.
 void EventLoop::take_relayed() {
+    has_put_off_ = has_put_off_ || accept_budget_ == 0;
     for (bool is_first = true; accept_budget_ > 0 && has_place(is_first); is_first = false) {
         size_t index = 0;
         std::string preamble;

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -138,6 +139,7 @@ private:
     [[nodiscard]] bool has_sibling(Sibling kind, size_t with_fewer_than = SIZE_MAX) const;
     bool leaves_to_sibling();
     void show_connections();
+    void accept_in_turn(std::span<PollEvent> events);
     void accept_from(const Listener& listener);
     void take_relayed();
     bool has_place(bool is_first);
@@ -206,6 +208,8 @@ private:
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
     int64_t release_ms_ = 0;        ///< much memory was needed: see kReleaseMs
     size_t accept_budget_ = 0;
+    bool has_put_off_ = false;    ///< a listener, as the budget was spent
+    size_t first_listener_ = 0;   ///< of those that were put off
     size_t turns_left_ = 0;       ///< by who brought no request to be run, to newcomers
     int turns_given_ = 0;         ///< in which a newcomer was left to a sibling
     int64_t given_since_ms_ = 0;  ///< the first of them

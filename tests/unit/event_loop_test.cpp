@@ -1059,6 +1059,19 @@ TEST_F(EventLoopRelay, KeepsOneThatLeaves) {
     answer(*std::exchange(taken, nullptr), "first");
 }
 
+/// One answer, one turn: those of a full backlog would take all of them.
+TEST_F(EventLoopRelay, NewcomersLeaveATurnToWhomNobodyTook) {
+    turn_until([&] { return engine.loop->connection_count() == 1; });
+    connect(20, true);
+    answer(*std::exchange(taken, nullptr), "first");
+    for (int answers = 0; answers < 10 && clients_[1]->is_silent_for(0); ++answers) {
+        turn_until([&] { return engine.ready.look() > 0; });
+        answer(*engine.ready.try_pop(), "hello");
+    }
+    EXPECT_FALSE(clients_[1]->is_silent_for(0)) << "it waits for the last newcomer";
+    answer_all();
+}
+
 TEST_F(EventLoopRelay, ARefusalIsNoCallThatEnded) {
     answer(*std::exchange(taken, nullptr), "hello");
     turn_until([&] { return engine.ready.look() == 1; });
