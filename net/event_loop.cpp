@@ -48,9 +48,10 @@ constexpr size_t kReportedNamesMax = 100;
 /// Held output is looked at again after this time, so that none waits much longer than kHoldUs.
 constexpr int kHeldLookMs = 1;
 /// Turns in which a newcomer is left to a sibling: some microseconds each, enough for it to wake
-/// up. Those of a busy worker may take longer.
+/// up. They may take longer: those of a busy worker, and where others run on the same processor.
 constexpr int kTurnsGivenMax = 100;
-constexpr int64_t kGiveMs = 1;
+constexpr int64_t kGiveBusyMs = 1;
+constexpr int64_t kGiveIdleMs = 10;
 constexpr size_t kScratchBytes = 64 * 1024;
 /// Received bytes of all connections past which a large head is refused (the limits of a single one
 /// allow 800 KiB).
@@ -152,6 +153,7 @@ void EventLoop::turn(int timeout_ms) {
     polling_.store(false, std::memory_order_relaxed);
     now_ms_ = monotonic_ms();
 
+    has_newcomer_ = false;
     accept_in_turn(events);
     // In the order of arrival; but a long turn puts the last ones off (see kLongTurnMs), so after
     // one each is the first at some time. A handler may remove other descriptors: their tags turn
@@ -161,6 +163,8 @@ void EventLoop::turn(int timeout_ms) {
         const PollEvent& event = events[(first + i) % events.size()];
         if (event.tag != nullptr) static_cast<EventTarget*>(event.tag)->on_event(event);
     }
+    // The one left to a sibling was taken: the next one has its own time.
+    if (listening_ && !has_newcomer_ && events.size() < Poller::kEventsMax) turns_given_ = 0;
     serve_signalled();
     if (next_deadline_ms_ != 0 && now_ms_ >= next_deadline_ms_) run_deadlines(now_ms_);
     if (output_memory() > kMuchOutput) plan_release();
@@ -378,6 +382,7 @@ void EventLoop::accept_in_turn(std::span<PollEvent> events) {
 }
 
 void EventLoop::accept_from(const Listener& listener) {
+    has_newcomer_ = true;
     has_put_off_ = has_put_off_ || accept_budget_ == 0;
     for (bool is_first = true; accept_budget_ > 0; is_first = false)
         if (leaves_to_sibling() || !has_place(is_first) || !keep(listener.accept(), listener))
@@ -482,8 +487,9 @@ bool EventLoop::give_to_sibling(Connection& connection) {
 /// A newcomer is for the worker that has fewest connections, if that one is idle, as it woke up for
 /// it, too, or as busy as we are. After some turns it had its chance.
 bool EventLoop::leaves_to_sibling() {
-    const bool has_waited = turns_given_ >= kTurnsGivenMax || (has_answered_ && turns_given_ > 0 &&
-                                                               now_ms_ - given_since_ms_ > kGiveMs);
+    const int64_t patience_ms = has_answered_ ? kGiveBusyMs : kGiveIdleMs;
+    const bool has_waited = turns_given_ >= kTurnsGivenMax ||
+                            (turns_given_ > 0 && now_ms_ - given_since_ms_ > patience_ms);
     const bool leaves =
         !has_waited && !is_stopping() &&
         has_sibling(has_answered_ ? Sibling::Any : Sibling::Idle, connections_.size());

@@ -208,6 +208,7 @@ private:
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
     int64_t release_ms_ = 0;        ///< much memory was needed: see kReleaseMs
     size_t accept_budget_ = 0;
+    bool has_newcomer_ = false;   ///< in this turn, or one that a sibling was faster to take
     bool has_put_off_ = false;    ///< a listener, as the budget was spent
     size_t first_listener_ = 0;   ///< of those that were put off
     size_t turns_left_ = 0;       ///< by who brought no request to be run, to newcomers

@@ -19,10 +19,6 @@ namespace gcorn {
 
 namespace {
 
-/// Events of one wait(). More ready descriptors than this come with the next call: both kernels'
-/// interfaces are level-triggered, and both implementations go round fairly.
-constexpr size_t kEventsMax = 256;
-
 bool wants(Interest interest, Interest direction) {
     return (static_cast<unsigned>(interest) & static_cast<unsigned>(direction)) != 0;
 }
@@ -34,8 +30,8 @@ bool wants(Interest interest, Interest direction) {
 struct Poller::Impl {
     Fd epoll;
     WakeUp wake_up;
-    std::array<epoll_event, kEventsMax> raw;
-    std::array<PollEvent, kEventsMax> events;
+    std::array<epoll_event, Poller::kEventsMax> raw;
+    std::array<PollEvent, Poller::kEventsMax> events;
     size_t count = 0;  // of the span handed out last
     bool was_interrupted = false;
 
@@ -99,7 +95,7 @@ struct Poller::Impl {
     std::vector<pollfd> fds;
     std::vector<void*> tags;
     size_t next = 0;  // where the next scan starts, so that low numbers do not win always
-    std::array<PollEvent, kEventsMax> events;
+    std::array<PollEvent, Poller::kEventsMax> events;
     size_t count = 0;  // of the span handed out last
     bool was_interrupted = false;
 

@@ -5,6 +5,7 @@
 // everything but wake(), which any thread and any signal handler may call.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -26,6 +27,10 @@ struct PollEvent {
 
 class Poller {
 public:
+    /// Events of one wait(). More ready descriptors than this come with the next call: both
+    /// kernels' interfaces are level-triggered, and both implementations go round fairly.
+    static constexpr size_t kEventsMax = 256;
+
     Poller();
     ~Poller();
     Poller(Poller&&) = delete;

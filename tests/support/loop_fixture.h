@@ -200,6 +200,7 @@ public:
     }
 
     [[nodiscard]] const Address& address() const { return listener_->address(); }
+    [[nodiscard]] int listener_fd() const { return listener_->fd(); }
     [[nodiscard]] std::string log_text() const {
         std::string text;
         if (FILE* file = std::fopen(error_path.c_str(), "r")) {

@@ -868,22 +868,49 @@ TEST_F(EventLoopAccept, LeavesThemToAnIdleSibling) {
 TEST_F(EventLoopAccept, LeavesThemToAnIdleSiblingWithFewerConnections) {
     std::atomic<uint32_t> shown{0};
     std::atomic<uint32_t> others{0};
+    size_t left = 0;
     engine.options.connections = &shown;
     engine.options.has_sibling = [&](Sibling, size_t with_fewer_than) {
-        return others < with_fewer_than;
+        const bool leaves = others < with_fewer_than;
+        left += leaves ? 1 : 0;
+        return leaves;
     };
     engine.options.slots = 4;
     engine.open();
     connect(2, true);
-    turn_until([&] { return shown == 1; });
-    for (int i = 0; i < 10; ++i)
-        engine.loop->turn(0);
+    turn_until([&] { return left > 0; });
     EXPECT_EQ(shown, 1u) << "the second one is for the sibling";
     others = 1;
     turn_until([&] { return shown == 2; });
     // A sibling that never comes gets a chance, but nobody waits for it for ever.
     connect(1, true);
     turn_until([&] { return shown == 3; });
+}
+
+TEST_F(EventLoopAccept, WaitsForAnIdleSiblingNotWhileTurnsLast) {
+    std::atomic<uint32_t> shown{0};
+    engine.options.connections = &shown;
+    engine.options.has_sibling = [&](Sibling, size_t with_fewer_than) {
+        return with_fewer_than > 0;  // but it is stopped
+    };
+    engine.options.slots = 4;
+    engine.open();
+    connect(1, true);
+    turn_until([&] { return shown == 1; });
+    // Uploads, handshakes, or others that run on the same processor.
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    const Fd in(ends[1]), out(ends[0]);
+    ASSERT_EQ(::write(in.get(), "x", 1), 1);
+    ASSERT_TRUE(engine.loop->watch(out.get(), [] {
+        const int64_t start_ms = monotonic_ms();
+        while (monotonic_ms() - start_ms < 3) {
+        }
+    }));
+    connect(1, true);
+    int turns = 0;
+    turn_until([&] { return ++turns, shown == 2; });
+    EXPECT_LT(turns, 20);
 }
 
 TEST_F(EventLoopAccept, ABusyWorkerLeavesThemToABusySiblingWithFewerConnections) {
@@ -904,6 +931,27 @@ TEST_F(EventLoopAccept, ABusyWorkerLeavesThemToABusySiblingWithFewerConnections)
     for (int answers = 1; answers < 4; ++answers)
         answer(*engine.ready.try_pop(), "hello");
     turn_until([&] { return shown == 5; });
+}
+
+TEST_F(EventLoopAccept, ABusyWorkerLeavesEachOfThem) {
+    engine.options.has_sibling = [&](Sibling kind, size_t) { return kind == Sibling::Any; };
+    fill();
+    for (size_t i = 0; i < 3; ++i) {
+        connect(1, true);
+        answer(*engine.ready.try_pop(), "hello");
+        engine.loop->turn(0);
+        EXPECT_EQ(engine.loop->connection_count(), 4u);
+        // The sibling takes it.
+        EXPECT_TRUE(Fd(::accept(engine.listener_fd(), nullptr, nullptr)));
+        answer(*engine.ready.try_pop(), "hello");
+        engine.loop->turn(0);
+        const int64_t start_ms = monotonic_ms();
+        ASSERT_TRUE(eventually([&] { return monotonic_ms() - start_ms > 20; }));
+        for (const size_t answered : {2 * i % 4, 2 * i % 4 + 1})
+            ASSERT_TRUE(clients_[answered]->send(kGet));
+        turn_until([&] { return engine.ready.look() == 4; });
+    }
+    answer_all();
 }
 
 /// Two kept connections; the application is called for one of them and does not come back.
