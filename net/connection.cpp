@@ -73,7 +73,7 @@ Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& liste
 Connection::~Connection() = default;
 
 bool Connection::start(std::string_view preamble) {
-    const uint64_t before = loop_.came_total_ + loop_.turns_left_;
+    const uint64_t before = loop_.admission_.events();
     if (loop_.options().make_tls) {
         Result<std::unique_ptr<ByteTransform>> transform = loop_.options().make_tls();
         if (!transform) {
@@ -93,7 +93,7 @@ bool Connection::start(std::string_view preamble) {
     // It is there, as a rule: TCP_DEFER_ACCEPT, or it waited in the backlog.
     if (tls_ && loop_.turn_is_long()) return true;  // who knows
     read_more();
-    return loop_.came_total_ + loop_.turns_left_ != before || (tls_ && tls_->has_spoken);
+    return loop_.admission_.events() != before || (tls_ && tls_->has_spoken);
 }
 
 // -------------------------------------------------------------------------- states and interest
@@ -673,7 +673,7 @@ bool Connection::refuse(const HttpError& error, std::string_view in) {
     in_.release();
     parser_.reset();
     loop_.active_.fetch_add(1, std::memory_order_relaxed);  // finish() takes it off again
-    ++loop_.turns_left_;  // no call of the application's began or ended
+    loop_.admission_.pass_turn_on();
     state_ = State::App;
     exchange_->send(exchange_->response.error_page(error.status), {}, {}, true);
     exchange_->finish();

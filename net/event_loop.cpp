@@ -31,11 +31,8 @@ constexpr int64_t kOutOfResourcesMs = 500;
 /// A worker that can accept nobody for so long, and has no connection to close, is replaced; one
 /// that could accept everybody for so long says so.
 constexpr int64_t kStarvedMs = 3000;
-/// All slots are taken by calls that last when none of them has ended for so long. Also how often
-/// somebody looks whether a sibling is idle.
-constexpr int64_t kStuckMs = 5;
-/// For a call that lasts so long, other clients do not wait even if all siblings are busy, too.
-constexpr int64_t kStuckLongMs = 250;
+/// How often somebody looks whether a sibling is idle, for requests that were left unread.
+constexpr int kUnreadLookMs = 5;
 /// A turn that lasts so long leaves handshakes, bodies and the rest of large heads to the next one.
 /// 256 of them (a TLS handshake takes a millisecond) would keep who waits for an answer waiting.
 constexpr int64_t kLongTurnMs = 10;
@@ -47,11 +44,6 @@ constexpr size_t kPoolMax = 128;
 constexpr size_t kReportedNamesMax = 100;
 /// Held output is looked at again after this time, so that none waits much longer than kHoldUs.
 constexpr int kHeldLookMs = 1;
-/// Turns in which a newcomer is left to a sibling: some microseconds each, enough for it to wake
-/// up. They may take longer: those of a busy worker, and where others run on the same processor.
-constexpr int kTurnsGivenMax = 100;
-constexpr int64_t kGiveBusyMs = 1;
-constexpr int64_t kGiveIdleMs = 10;
 constexpr size_t kScratchBytes = 64 * 1024;
 /// Received bytes of all connections past which a large head is refused (the limits of a single one
 /// allow 800 KiB).
@@ -73,6 +65,7 @@ EventLoop::EventLoop(LoopOptions options, ReadyQueue& ready, Logger& log,
       access_log_(access_log),
       statsd_(statsd),
       pid_(::getpid()),
+      admission_(options_.slots, options_.has_sibling),
       scratch_(std::make_unique_for_overwrite<char[]>(kScratchBytes)) {}
 
 EventLoop::~EventLoop() {
@@ -142,7 +135,8 @@ void EventLoop::turn(int timeout_ms) {
     if (must_announce_again && (timeout_ms < 0 || timeout_ms > ReadyQueue::kPatienceMs))
         timeout_ms = static_cast<int>(ReadyQueue::kPatienceMs);
     if (!held_.empty() && (timeout_ms < 0 || timeout_ms > kHeldLookMs)) timeout_ms = kHeldLookMs;
-    if (!unread_.empty() && (timeout_ms < 0 || timeout_ms > kStuckMs)) timeout_ms = kStuckMs;
+    if (!unread_.empty() && (timeout_ms < 0 || timeout_ms > kUnreadLookMs))
+        timeout_ms = kUnreadLookMs;
     // Who turns has requests to run; and the turn that finds everybody gone says so at once.
     const bool is_last = stop_seen_ && connections_.empty() && !is_drained();
     const int wait = is_last || has_queued_ ? 0 : wait_ms(timeout_ms, now_ms_);
@@ -163,8 +157,7 @@ void EventLoop::turn(int timeout_ms) {
         const PollEvent& event = events[(first + i) % events.size()];
         if (event.tag != nullptr) static_cast<EventTarget*>(event.tag)->on_event(event);
     }
-    // The one left to a sibling was taken: the next one has its own time.
-    if (listening_ && !has_newcomer_ && events.size() < Poller::kEventsMax) turns_given_ = 0;
+    if (listening_ && !has_newcomer_ && events.size() < Poller::kEventsMax) admission_.was_taken();
     serve_signalled();
     if (next_deadline_ms_ != 0 && now_ms_ >= next_deadline_ms_) run_deadlines(now_ms_);
     if (output_memory() > kMuchOutput) plan_release();
@@ -341,19 +334,10 @@ void EventLoop::write_access_line(const Exchange& exchange) {
 
 void EventLoop::plan_accepting(int64_t now) {
     if (accept_again_ms_ != 0 && now >= accept_again_ms_) accept_again_ms_ = 0;
-    const size_t busy = active();
-    accept_budget_ = busy < options_.slots ? options_.slots - busy : 0;
-    // Clients that are connected already keep a busy worker busy. A newcomer has the same right to
-    // be served next, so each answer given lets one in, unless a sibling could serve it at once.
-    // Who brings no request leaves this turn to the next one: many of them would take all turns.
-    const uint64_t answered = came_total_ - busy;
-    auto turns = static_cast<size_t>(answered - std::exchange(answered_, answered));
-    if (turns > 0) stuck_since_ms_ = now;
-    has_answered_ = turns > 0;
-    if (!is_stuck()) turns += std::exchange(turns_left_, 0);
-    if (turns > accept_budget_ && !has_sibling(Sibling::Idle)) accept_budget_ = turns;
-    if (stopping_.load(std::memory_order_relaxed) || accept_again_ms_ != 0) accept_budget_ = 0;
-    set_listening(accept_budget_ > 0);
+    admission_.plan(now, active());
+    if (stopping_.load(std::memory_order_relaxed) || accept_again_ms_ != 0)
+        admission_.set_budget(0);
+    set_listening(admission_.budget() > 0);
 }
 
 void EventLoop::set_listening(bool is_listening) {
@@ -383,16 +367,18 @@ void EventLoop::accept_in_turn(std::span<PollEvent> events) {
 
 void EventLoop::accept_from(const Listener& listener) {
     has_newcomer_ = true;
-    has_put_off_ = has_put_off_ || accept_budget_ == 0;
-    for (bool is_first = true; accept_budget_ > 0; is_first = false)
-        if (leaves_to_sibling() || !has_place(is_first) || !keep(listener.accept(), listener))
-            return;
+    has_put_off_ = has_put_off_ || admission_.budget() == 0;
+    for (bool is_first = true; admission_.budget() > 0; is_first = false) {
+        if (!is_stopping() && admission_.leaves_to_sibling(now_ms_, connections_.size()))
+            return std::this_thread::yield();  // it may need this processor to wake up
+        if (!has_place(is_first) || !keep(listener.accept(), listener)) return;
+    }
 }
 
 /// Connections that a sibling had no time for.
 void EventLoop::take_relayed() {
-    has_put_off_ = has_put_off_ || accept_budget_ == 0;
-    for (bool is_first = true; accept_budget_ > 0 && has_place(is_first); is_first = false) {
+    has_put_off_ = has_put_off_ || admission_.budget() == 0;
+    for (bool is_first = true; admission_.budget() > 0 && has_place(is_first); is_first = false) {
         size_t index = 0;
         std::string preamble;
         Accepted accepted = options_.relay->take(index, preamble);
@@ -417,8 +403,8 @@ bool EventLoop::keep(Accepted accepted, const Listener& listener, std::string_vi
         case AcceptStatus::Connection: break;
         case AcceptStatus::Nothing: return false;
         case AcceptStatus::Aborted:
-            --accept_budget_;  // a rule that refuses every one must not hold us here
-            ++turns_left_;
+            admission_.spend();  // a rule that refuses every one must not hold us here
+            admission_.pass_turn_on();
             return true;
         case AcceptStatus::OutOfResources: out_of_resources(accepted.error); return false;
         case AcceptStatus::Failed:
@@ -426,7 +412,7 @@ bool EventLoop::keep(Accepted accepted, const Listener& listener, std::string_vi
             pause_accepting(kOutOfResourcesMs);
             return false;
     }
-    --accept_budget_;
+    admission_.spend();
     starved_since_ms_ = 0;
     if (out_of_resources_ms_ != 0 && now_ms_ - out_of_resources_ms_ >= kStarvedMs) {
         log_.info("Accepting connections again");
@@ -436,23 +422,17 @@ bool EventLoop::keep(Accepted accepted, const Listener& listener, std::string_vi
     Connection& connection = *connections_.back();
     connection.index_ = connections_.size() - 1;
     show_connections();
-    if (!connection.start(preamble)) ++turns_left_;
+    if (!connection.start(preamble)) admission_.pass_turn_on();
     return true;
 }
 
-/// All slots are taken by calls that last.
 bool EventLoop::is_stuck() const {
-    const size_t busy = active();
-    return busy >= options_.slots && came_total_ - busy == answered_ &&
-           now_ms_ - stuck_since_ms_ >= kStuckMs;
-}
-
-bool EventLoop::has_sibling(Sibling kind, size_t with_fewer_than) const {
-    return options_.has_sibling && options_.has_sibling(kind, with_fewer_than);
+    return admission_.is_stuck(now_ms_, active());
 }
 
 bool EventLoop::relays(Connection& connection) {
-    if (!is_stuck() || options_.relay == nullptr || is_stopping() || !has_sibling(Sibling::Any))
+    if (!is_stuck() || options_.relay == nullptr || is_stopping() ||
+        !admission_.has_sibling(Sibling::Any))
         return false;
     char byte = 0;  // or its end
     if (::recv(connection.fd_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return false;
@@ -467,8 +447,8 @@ bool EventLoop::relays(Connection& connection) {
 void EventLoop::look_at_unread() {
     if (unread_.empty()) return;
     const bool gives = is_stuck() && !is_stopping();
-    if (gives && !has_sibling(Sibling::Idle) &&
-        (now_ms_ - stuck_since_ms_ < kStuckLongMs || !has_sibling(Sibling::Any)))
+    if (gives && !admission_.has_sibling(Sibling::Idle) &&
+        (!admission_.is_stuck_long(now_ms_) || !admission_.has_sibling(Sibling::Any)))
         return;
     for (Connection* connection : std::exchange(unread_, {}))
         if (connection != nullptr && connection->is_unread() &&
@@ -484,21 +464,6 @@ bool EventLoop::give_to_sibling(Connection& connection) {
     return true;
 }
 
-/// A newcomer is for the worker that has fewest connections, if that one is idle, as it woke up for
-/// it, too, or as busy as we are. After some turns it had its chance.
-bool EventLoop::leaves_to_sibling() {
-    const int64_t patience_ms = has_answered_ ? kGiveBusyMs : kGiveIdleMs;
-    const bool has_waited = turns_given_ >= kTurnsGivenMax ||
-                            (turns_given_ > 0 && now_ms_ - given_since_ms_ > patience_ms);
-    const bool leaves =
-        !has_waited && !is_stopping() &&
-        has_sibling(has_answered_ ? Sibling::Any : Sibling::Idle, connections_.size());
-    if (turns_given_ == 0) given_since_ms_ = now_ms_;
-    turns_given_ = leaves ? turns_given_ + 1 : 0;
-    if (leaves) std::this_thread::yield();
-    return leaves;
-}
-
 void EventLoop::show_connections() {
     if (options_.connections != nullptr)
         options_.connections->store(static_cast<uint32_t>(connections_.size()),
@@ -507,7 +472,7 @@ void EventLoop::show_connections() {
 
 void EventLoop::pause_accepting(int64_t pause_ms) {
     accept_again_ms_ = now_ms_ + pause_ms;
-    accept_budget_ = 0;
+    admission_.set_budget(0);
 }
 
 void EventLoop::out_of_resources(int error) {
@@ -566,11 +531,11 @@ void EventLoop::stop_now() {
     // Whoever got through to the accept queue is served: first take them all, then stop listening.
     if ((listening_ || accept_again_ms_ == 0) && !leaves_queue_.load()) {
         for (const auto& target : listeners_) {
-            accept_budget_ = options_.worker_connections;
+            admission_.set_budget(options_.worker_connections);
             target->handler();
         }
     }
-    accept_budget_ = 0;
+    admission_.set_budget(0);
     for (const auto& target : listeners_)
         poller_.remove(target->fd, static_cast<EventTarget*>(target.get()));
     listeners_.clear();
@@ -635,9 +600,8 @@ bool EventLoop::hand_over(std::string_view whole_body, Spool& body) {
 }
 
 void EventLoop::queue(const std::shared_ptr<Exchange>& exchange) {
-    if (active_.fetch_add(1, std::memory_order_relaxed) < options_.slots) stuck_since_ms_ = now_ms_;
+    admission_.call_came(now_ms_, active_.fetch_add(1, std::memory_order_relaxed));
     has_queued_ = true;
-    ++came_total_;
     ready_.push(exchange, now_ms_);
 }
 

@@ -3,9 +3,8 @@
 // Passive: it has no thread. Exactly one thread at a time, the leader (who holds lead()), calls
 // turn(); all Connection state is the leader's. Any thread may wake() it, stop() it, or use the
 // Exchanges it queued. A turn runs without the GIL and without Python, except for TLS (see
-// net/transform.h). Accepts what can be served: slots − active() new connections a turn, or as many
-// as requests were answered since the last one if no sibling is idle; never above
-// worker_connections.
+// net/transform.h). Accepts as many connections a turn as can be served (net/admission.h), never
+// above worker_connections.
 #pragma once
 
 #include <atomic>
@@ -24,6 +23,7 @@
 #include "log/log.h"
 #include "log/statsd.h"
 #include "net/address.h"
+#include "net/admission.h"
 #include "net/connection.h"
 #include "net/exchange.h"
 #include "net/listener.h"
@@ -31,7 +31,6 @@
 #include "net/proxy_protocol.h"
 #include "net/relay.h"
 #include "net/transform.h"
-#include "os/scoreboard.h"
 
 namespace gcorn {
 
@@ -49,9 +48,7 @@ struct LoopOptions {
     std::string spool_directory = "/tmp";  ///< see find_spool_directory()
     TransformMaker make_tls;               ///< empty: plain HTTP
     bool measures_time = false;            ///< the access format or statsd wants durations
-    /// Another worker that takes from the same listeners, and holds fewer connections than that.
-    /// Empty: there is none.
-    std::function<bool(Sibling kind, size_t with_fewer_than)> has_sibling;
+    Admission::HasSibling has_sibling;     ///< empty: there never is one
     /// For connections that go to a sibling, or come; null: none do.
     const Relay* relay = nullptr;
     std::atomic<uint32_t>* connections = nullptr;  ///< where the others see ours; may be null
@@ -136,8 +133,6 @@ private:
     void plan_accepting(int64_t now_ms);
     void set_listening(bool is_listening);
     [[nodiscard]] bool is_stuck() const;
-    [[nodiscard]] bool has_sibling(Sibling kind, size_t with_fewer_than = SIZE_MAX) const;
-    bool leaves_to_sibling();
     void show_connections();
     void accept_in_turn(std::span<PollEvent> events);
     void accept_from(const Listener& listener);
@@ -184,6 +179,7 @@ private:
     Statsd& statsd_;
     const pid_t pid_;  ///< for access lines; a getpid(2) each would cost more than they
     Poller poller_;
+    Admission admission_;
     std::mutex lead_;
     std::vector<std::unique_ptr<Watch>> listeners_;  ///< polled while the accept budget lasts
     std::vector<Listener*> accepts_from_;            ///< closed by a stop
@@ -207,17 +203,9 @@ private:
     int64_t next_deadline_ms_ = 0;  ///< no deadline is due before; 0: none known
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
     int64_t release_ms_ = 0;        ///< much memory was needed: see kReleaseMs
-    size_t accept_budget_ = 0;
-    bool has_newcomer_ = false;   ///< in this turn, or one that a sibling was faster to take
-    bool has_put_off_ = false;    ///< a listener, as the budget was spent
-    size_t first_listener_ = 0;   ///< of those that were put off
-    size_t turns_left_ = 0;       ///< by who brought no request to be run, to newcomers
-    int turns_given_ = 0;         ///< in which a newcomer was left to a sibling
-    int64_t given_since_ms_ = 0;  ///< the first of them
-    uint64_t came_total_ = 0;     ///< requests given to the application side
-    uint64_t answered_ = 0;       ///< of these, done with when accepting was planned last
-    bool has_answered_ = false;   ///< some, before this turn
-    int64_t stuck_since_ms_ = 0;  ///< a slot was free, or a call ended, last
+    bool has_newcomer_ = false;     ///< in this turn, or one that a sibling was faster to take
+    bool has_put_off_ = false;      ///< a listener, as the budget was spent
+    size_t first_listener_ = 0;     ///< of those that were put off
     int polls_skipped_ = 0;
     size_t long_turns_ = 0;
     bool is_long_ = false;     ///< this turn: see kLongTurnMs

@@ -1,0 +1,84 @@
+// Admission: how many new connections a worker takes in a turn, and which it leaves to a sibling.
+//
+// Each free slot takes one. A worker whose slots are all busy has two duties: who waits in the
+// accept queue shall not starve behind clients that are connected already, and what a sibling could
+// serve sooner is the sibling's. So each call that ends lets one in, unless a sibling is idle, and
+// who brings no request to run passes that turn on to the next. And a new connection is left, for a
+// moment, to a sibling that holds fewer.
+//
+// Pure: no sockets, no clock. The thread that leads the EventLoop. All times are monotonic ms.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <utility>
+
+#include "os/scoreboard.h"
+
+namespace gcorn {
+
+class Admission {
+public:
+    /// Is there another worker that takes from the same listeners and holds fewer connections?
+    using HasSibling = std::function<bool(Sibling kind, size_t with_fewer_than)>;
+
+    /// All slots are taken by calls that last when none of them has ended for so long.
+    static constexpr int64_t kStuckMs = 5;
+    /// For a call that lasts so long, other clients do not wait even if all siblings are busy, too.
+    static constexpr int64_t kStuckLongMs = 250;
+    /// Turns in which a connection is left to a sibling: some microseconds each, enough for it to
+    /// wake up. They may take longer, those of a busy worker, and where others run on the same
+    /// processor: so there is a limit in time as well, for a busy and for an idle sibling.
+    static constexpr int kTurnsGivenMax = 100;
+    static constexpr int64_t kGiveBusyMs = 1;
+    static constexpr int64_t kGiveIdleMs = 10;
+
+    /// slots: calls that run at once. has_sibling: empty if there never is one.
+    Admission(size_t slots, HasSibling has_sibling)
+        : slots_(slots), has_sibling_(std::move(has_sibling)) {}
+
+    /// A turn begins, in which budget() connections may be accepted. active: calls queued or
+    /// running.
+    void plan(int64_t now_ms, size_t active);
+    [[nodiscard]] size_t budget() const { return budget_; }
+    void set_budget(size_t budget) { budget_ = budget; }
+    void spend() { --budget_; }
+
+    /// A request was queued for the application; active: those before it.
+    void call_came(int64_t now_ms, size_t active);
+    /// Who was let in brought no request to run. Many of those would take all turns.
+    void pass_turn_on() { ++turns_passed_on_; }
+    /// Grows with either of the two.
+    [[nodiscard]] uint64_t events() const { return came_ + turns_passed_on_; }
+
+    /// All slots are taken by calls that last.
+    [[nodiscard]] bool is_stuck(int64_t now_ms, size_t active) const;
+    [[nodiscard]] bool is_stuck_long(int64_t now_ms) const {
+        return now_ms - stuck_since_ms_ >= kStuckLongMs;
+    }
+
+    [[nodiscard]] bool has_sibling(Sibling kind, size_t with_fewer_than = SIZE_MAX) const {
+        return has_sibling_ && has_sibling_(kind, with_fewer_than);
+    }
+    /// Asked about the next connection in the accept queue, while we hold so many. It is for the
+    /// worker that has fewest, if that one is idle, as it woke up for it, too, or as busy as we
+    /// are.
+    [[nodiscard]] bool leaves_to_sibling(int64_t now_ms, size_t connections);
+    /// Somebody took it: the next one has its own time.
+    void was_taken() { turns_given_ = 0; }
+
+private:
+    const size_t slots_;
+    const HasSibling has_sibling_;
+    size_t budget_ = 0;
+    uint64_t came_ = 0;           ///< calls
+    uint64_t answered_ = 0;       ///< of these, when the last turn began
+    bool has_answered_ = false;   ///< some, between the last two turns
+    size_t turns_passed_on_ = 0;  ///< to be used
+    int64_t stuck_since_ms_ = 0;  ///< a slot was free, or a call ended, last
+    int turns_given_ = 0;         ///< in which the connection that is next was left to a sibling
+    int64_t given_since_ms_ = 0;  ///< the first of them
+};
+
+}  // namespace gcorn
