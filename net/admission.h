@@ -1,10 +1,10 @@
 // Admission: how many new connections a worker takes in a turn, and which it leaves to a sibling.
 //
-// Each free slot takes one. A worker whose slots are all busy has two duties: who waits in the
-// accept queue shall not starve behind clients that are connected already, and what a sibling could
-// serve sooner is the sibling's. So each call that ends lets one in, unless a sibling is idle, and
-// who brings no request to run passes that turn on to the next. And a new connection is left, for a
-// moment, to a sibling that holds fewer.
+// Each free slot takes one. A worker whose slots are all busy has two duties: clients in the accept
+// queue must not starve behind those that are already connected, and a connection that a sibling
+// could serve sooner should go to that sibling. So each call that ends lets one in, unless a
+// sibling is idle, and a client that brings no request to run passes its turn on to the next. And a
+// new connection is left, for a moment, to a sibling that holds fewer.
 //
 // Pure: no sockets, no clock. The thread that leads the EventLoop. All times are monotonic ms.
 #pragma once
@@ -23,13 +23,14 @@ public:
     /// Is there another worker that takes from the same listeners and holds fewer connections?
     using HasSibling = std::function<bool(Sibling kind, size_t with_fewer_than)>;
 
-    /// All slots are taken by calls that last when none of them has ended for so long.
+    /// All slots are busy and no call has ended for this long: the worker is stuck.
     static constexpr int64_t kStuckMs = 5;
-    /// For a call that lasts so long, other clients do not wait even if all siblings are busy, too.
+    /// Behind calls that last this long, other clients no longer wait, even if every sibling is
+    /// busy, too.
     static constexpr int64_t kStuckLongMs = 250;
-    /// Turns in which a connection is left to a sibling: some microseconds each, enough for it to
-    /// wake up. They may take longer, those of a busy worker, and where others run on the same
-    /// processor: so there is a limit in time as well, for a busy and for an idle sibling.
+    /// For how many turns a connection is left to a sibling. A turn takes a few microseconds, so
+    /// that is long enough for the sibling to wake up. A busy worker's turns take longer, as do
+    /// those on a shared processor: hence the limits in time, for a busy and for an idle sibling.
     static constexpr int kTurnsGivenMax = 100;
     static constexpr int64_t kGiveBusyMs = 1;
     static constexpr int64_t kGiveIdleMs = 10;
@@ -38,21 +39,21 @@ public:
     Admission(size_t slots, HasSibling has_sibling)
         : slots_(slots), has_sibling_(std::move(has_sibling)) {}
 
-    /// A turn begins, in which budget() connections may be accepted. active: calls queued or
-    /// running.
+    /// Begins a turn, in which budget() connections may be accepted. active: calls that are queued
+    /// or running.
     void plan(int64_t now_ms, size_t active);
     [[nodiscard]] size_t budget() const { return budget_; }
     void set_budget(size_t budget) { budget_ = budget; }
     void spend() { --budget_; }
 
-    /// A request was queued for the application; active: those before it.
+    /// A request was queued for the application, behind `active` others.
     void call_came(int64_t now_ms, size_t active);
-    /// Who was let in brought no request to run. Many of those would take all turns.
+    /// A client that was let in brought no request to run; many of those would use up all turns.
     void pass_turn_on() { ++turns_passed_on_; }
     /// Grows with either of the two.
     [[nodiscard]] uint64_t events() const { return came_ + turns_passed_on_; }
 
-    /// All slots are taken by calls that last.
+    /// Every slot is taken by a call that lasts.
     [[nodiscard]] bool is_stuck(int64_t now_ms, size_t active) const;
     [[nodiscard]] bool is_stuck_long(int64_t now_ms) const {
         return now_ms - stuck_since_ms_ >= kStuckLongMs;
@@ -65,7 +66,7 @@ public:
     /// worker that has fewest, if that one is idle, as it woke up for it, too, or as busy as we
     /// are.
     [[nodiscard]] bool leaves_to_sibling(int64_t now_ms, size_t connections);
-    /// Somebody took it: the next one has its own time.
+    /// Somebody took that connection: the next one is left for a time of its own.
     void was_taken() { turns_given_ = 0; }
 
 private:
