@@ -62,9 +62,9 @@ public:
     [[nodiscard]] bool has_sibling(Sibling kind, size_t with_fewer_than = SIZE_MAX) const {
         return has_sibling_ && has_sibling_(kind, with_fewer_than);
     }
-    /// Asked about the next connection in the accept queue, while we hold so many. It is for the
-    /// worker that has fewest, if that one is idle, as it woke up for it, too, or as busy as we
-    /// are.
+    /// Whether to leave the next connection in the accept queue, given how many we hold. It should
+    /// go to the worker with the fewest, if that one is idle (then it woke up for it, too) or as
+    /// busy as we are.
     [[nodiscard]] bool leaves_to_sibling(int64_t now_ms, size_t connections);
     /// Somebody took that connection: the next one is left for a time of its own.
     void was_taken() { turns_given_ = 0; }
@@ -74,12 +74,12 @@ private:
     const HasSibling has_sibling_;
     size_t budget_ = 0;
     uint64_t came_ = 0;           ///< calls
-    uint64_t answered_ = 0;       ///< of these, when the last turn began
-    bool has_answered_ = false;   ///< some, between the last two turns
-    size_t turns_passed_on_ = 0;  ///< to be used
-    int64_t stuck_since_ms_ = 0;  ///< a slot was free, or a call ended, last
-    int turns_given_ = 0;         ///< in which the connection that is next was left to a sibling
-    int64_t given_since_ms_ = 0;  ///< the first of them
+    uint64_t answered_ = 0;       ///< of these, by the time the last turn began
+    bool has_answered_ = false;   ///< a call ended between the last two turns
+    size_t turns_passed_on_ = 0;  ///< and not used yet
+    int64_t stuck_since_ms_ = 0;  ///< when a slot was last free, or a call ended
+    int turns_given_ = 0;         ///< for which the next connection has been left to a sibling
+    int64_t given_since_ms_ = 0;  ///< the first of those turns
 };
 
 }  // namespace gcorn
