@@ -22,37 +22,37 @@ namespace gcorn {
 
 namespace {
 
-/// Deadlines are looked at no more often than this, so a thousand connections whose times differ by
-/// a millisecond each do not cost a thousand looks.
+/// Deadlines are checked no more often than this, so that a thousand connections whose deadlines
+/// are a millisecond apart do not cost a thousand checks.
 constexpr int64_t kDeadlineStepMs = 50;
 /// Pause after EMFILE and friends with nothing to close; meanwhile running connections may free
 /// descriptors.
 constexpr int64_t kOutOfResourcesMs = 500;
-/// A worker that can accept nobody for so long, and has no connection to close, is replaced; one
-/// that could accept everybody for so long says so.
+/// A worker that has been unable to accept for this long, and has no connection to close, is
+/// replaced; one that has been able to accept again for this long says so.
 constexpr int64_t kStarvedMs = 3000;
-/// How often somebody looks whether a sibling is idle, for requests that were left unread.
+/// How often the leader looks for an idle sibling while requests are left unread.
 constexpr int kUnreadLookMs = 5;
-/// A turn that lasts so long leaves handshakes, bodies and the rest of large heads to the next one.
-/// 256 of them (a TLS handshake takes a millisecond) would keep who waits for an answer waiting.
+/// A turn that has taken this long leaves handshakes, bodies and the rest of large heads to the
+/// next one: 256 TLS handshakes, of a millisecond each, would hold up everybody else's answers.
 constexpr int64_t kLongTurnMs = 10;
-/// Turns that may skip the poll because answered pipelined requests left others ready.
+/// How many turns in a row may skip the poll because pipelined requests are ready to run.
 constexpr int kPollsSkippedMax = 32;
 /// Empty Exchanges kept for reuse; more than are ever active at once in most workers.
 constexpr size_t kPoolMax = 128;
-/// Different dropped field names that are reported before the rest stays silent.
+/// How many different dropped field names are reported; the rest are dropped silently.
 constexpr size_t kReportedNamesMax = 100;
-/// Held output is looked at again after this time, so that none waits much longer than kHoldUs.
+/// How soon held output is looked at again, so that none waits much longer than kHoldUs.
 constexpr int kHeldLookMs = 1;
 constexpr size_t kScratchBytes = 64 * 1024;
-/// Received bytes of all connections past which a large head is refused (the limits of a single one
-/// allow 800 KiB).
+/// Received bytes of all connections together beyond which a large head is refused (the limits
+/// allow 800 KiB for one).
 constexpr size_t kUnusedInputMax = 32 << 20;
-/// Output that waits in memory past which the worker gives free memory back, so long after it was
-/// needed last.
+/// A worker with more output than this waiting in memory gives free memory back to the system, once
+/// it has not needed that much for kReleaseMs.
 constexpr size_t kMuchOutput = 8 << 20;
 constexpr int64_t kReleaseMs = 30'000;
-/// Smaller bodies are copied: they need not keep a block of scratch memory each.
+/// Smaller bodies are copied, so that they do not tie up a block of scratch memory each.
 constexpr size_t kHandOverBytesMin = 4 * 1024;
 
 }  // namespace
@@ -69,7 +69,7 @@ EventLoop::EventLoop(LoopOptions options, ReadyQueue& ready, Logger& log,
       scratch_(std::make_unique_for_overwrite<char[]>(kScratchBytes)) {}
 
 EventLoop::~EventLoop() {
-    // Whoever asked for the leader last is not listened to any more.
+    // Exchanges that still ask for the leader are dropped: nobody leads any more.
     Exchange* signalled = signalled_.exchange(nullptr);
     while (signalled != nullptr) {
         const std::shared_ptr<Exchange> self = std::move(signalled->signalled_self_);
@@ -116,18 +116,18 @@ void EventLoop::turn(int timeout_ms) {
     serve_signalled();
     look_at_held();
     register_new();
-    // Before the poll, which may take long: their peers wait for the end of the connection.
+    // Before the poll, which may last: their peers wait for the connection to end.
     closed_.clear();
     const bool must_announce_again = ready_.announce(now_ms_);
-    // Answers of pipelined requests just made others ready: no need to ask the kernel first.
+    // Answering pipelined requests has just made others ready: no need to ask the kernel first.
     if (timeout_ms != 0 && polls_skipped_ < kPollsSkippedMax && has_queued_) {
         ++polls_skipped_;
         closed_.clear();
         return;
     }
     polls_skipped_ = 0;
-    // While requests wait for the application side, more of them are no hurry: on a shared core it
-    // runs first, and the poll finds many events at once.
+    // While requests wait for the application side, there is no hurry to read more: on a shared
+    // core the application runs first, and one poll then finds many events.
     if (timeout_ms != 0 && !ready_.is_empty()) ::sched_yield();
     plan_accepting(now_ms_);
     look_at_unread();
@@ -137,7 +137,7 @@ void EventLoop::turn(int timeout_ms) {
     if (!held_.empty() && (timeout_ms < 0 || timeout_ms > kHeldLookMs)) timeout_ms = kHeldLookMs;
     if (!unread_.empty() && (timeout_ms < 0 || timeout_ms > kUnreadLookMs))
         timeout_ms = kUnreadLookMs;
-    // Who turns has requests to run; and the turn that finds everybody gone says so at once.
+    // Do not sleep with requests to run, nor in the turn that finds the last connection gone.
     const bool is_last = stop_seen_ && connections_.empty() && !is_drained();
     const int wait = is_last || has_queued_ ? 0 : wait_ms(timeout_ms, now_ms_);
     polling_.store(true, std::memory_order_seq_cst);
@@ -149,9 +149,9 @@ void EventLoop::turn(int timeout_ms) {
 
     has_newcomer_ = false;
     accept_in_turn(events);
-    // In the order of arrival; but a long turn puts the last ones off (see kLongTurnMs), so after
-    // one each is the first at some time. A handler may remove other descriptors: their tags turn
-    // null in this very span.
+    // In the order of arrival. But a long turn puts the last events off (see kLongTurnMs), so the
+    // turn after one starts at another place each time. A handler may remove other descriptors:
+    // their tags become null in this very span.
     const size_t first = std::exchange(is_long_, false) ? ++long_turns_ : 0;
     for (size_t i = 0; i < events.size(); ++i) {
         const PollEvent& event = events[(first + i) % events.size()];
@@ -195,7 +195,7 @@ bool EventLoop::has_room_for_heads() {
     size_t unused = 0;
     for (const auto& connection : connections_) {
         unused += connection->in_.size();
-        // One that is complete waits for the application.
+        // A complete head waits for the application here.
         if (connection->exchange_) unused += connection->exchange_->head.size();
     }
     if (unused > kUnusedInputMax / 4) plan_release();
@@ -207,7 +207,7 @@ void EventLoop::plan_release() {
 }
 
 void EventLoop::run_deadlines(int64_t now) {
-    // Handlers may close connections (which moves others to their places) and schedule new times.
+    // Handlers may close connections (which moves others into their places) and schedule deadlines.
     next_deadline_ms_ = 0;
     for (size_t i = 0; i < connections_.size();) {
         Connection& connection = *connections_[i];
@@ -229,7 +229,7 @@ void EventLoop::register_new() {
     unregistered_.clear();
 }
 
-// --------------------------------------------------------------------------- what others ask for
+// ----------------------------------------------------------------------------- asking the leader
 
 void EventLoop::exchange_needs_leader(Exchange& exchange) {
     if (exchange.signalled_.exchange(true, std::memory_order_acq_rel)) return;
@@ -238,7 +238,7 @@ void EventLoop::exchange_needs_leader(Exchange& exchange) {
     do {
         exchange.signalled_next_ = head;
     } while (!signalled_.compare_exchange_weak(head, &exchange, std::memory_order_seq_cst));
-    // One wake() ends the poll for everybody who comes before the leader runs again.
+    // One wake() serves everybody who asks before the leader runs again.
     if (polling_.load(std::memory_order_seq_cst) &&
         polling_.exchange(false, std::memory_order_seq_cst))
         poller_.wake();
@@ -246,7 +246,7 @@ void EventLoop::exchange_needs_leader(Exchange& exchange) {
 
 void EventLoop::serve_signalled() {
     Exchange* stack = signalled_.exchange(nullptr, std::memory_order_acq_rel);
-    // The stack is newest first; serve in the order of arrival.
+    // The stack has the newest on top; serve in the order of arrival.
     Exchange* oldest = nullptr;
     while (stack != nullptr) {
         Exchange* next = stack->signalled_next_;
@@ -265,7 +265,7 @@ void EventLoop::serve_signalled() {
     }
 }
 
-/// Output that the application side holds back goes out if its next block does not come soon.
+/// Sends output that the application side holds back, unless its next block came in time.
 void EventLoop::look_at_held() {
     if (held_.empty()) return;
     std::vector<std::shared_ptr<Exchange>> looked_at;
@@ -289,7 +289,7 @@ bool EventLoop::pause() {
 }
 
 void EventLoop::exchange_completed(Exchange& exchange) {
-    if (!exchange.response.has_status()) return;  // dropped unrun: nobody was answered
+    if (!exchange.response.has_status()) return;  // dropped before it ran: there was no answer
     if (options_.measures_time) exchange.done_us = monotonic_us();
     if (log_.has_access()) write_access_line(exchange);
     if (statsd_.is_enabled())
@@ -350,8 +350,8 @@ void EventLoop::set_listening(bool is_listening) {
                     static_cast<EventTarget*>(target.get()));
 }
 
-/// The poller names the listeners in the same order again and again. Where the accept budget ends
-/// before all had their share, another one is the first in the next turn.
+/// The poller always names the listeners in the same order. If the accept budget is spent before
+/// all of them had their share, another listener goes first in the next turn.
 void EventLoop::accept_in_turn(std::span<PollEvent> events) {
     if (!listening_ || !std::exchange(has_put_off_, false)) return;
     ++first_listener_;
@@ -375,7 +375,7 @@ void EventLoop::accept_from(const Listener& listener) {
     }
 }
 
-/// Connections that a sibling had no time for.
+/// Accepts connections that a busy sibling gave away.
 void EventLoop::take_relayed() {
     has_put_off_ = has_put_off_ || admission_.budget() == 0;
     for (bool is_first = true; admission_.budget() > 0 && has_place(is_first); is_first = false) {
@@ -387,17 +387,18 @@ void EventLoop::take_relayed() {
     }
 }
 
-/// For one more connection.
+/// Whether one more connection may be accepted.
 bool EventLoop::has_place(bool is_first) {
     if (connections_.size() < options_.worker_connections) return true;
-    // One waits for sure, so an idle connection yields; whether more wait, the next turn tells.
+    // One client is certainly waiting, so an idle connection makes room; the next turn will tell
+    // whether there are more.
     if (is_first && make_room()) return true;
     // All connections are busy: wait until one of them is not.
     if (is_first) pause_accepting(kDeadlineStepMs);
     return false;
 }
 
-/// False: there are no more, or none can be had now.
+/// Takes an accepted connection into the loop. False: no more are waiting, or none can be accepted.
 bool EventLoop::keep(Accepted accepted, const Listener& listener, std::string_view preamble) {
     switch (accepted.status) {
         case AcceptStatus::Connection: break;
@@ -442,8 +443,8 @@ bool EventLoop::relays(Connection& connection) {
     return true;
 }
 
-/// The requests that relays() left unread: ours once a call ended. While none does, they go to
-/// whoever is free first, but not from one busy worker to others: there they would wait again.
+/// The requests that relays() left unread: we read them once a call ends. Until then an idle
+/// sibling gets them; a busy one only after kStuckLongMs, because they might wait there, too.
 void EventLoop::look_at_unread() {
     if (unread_.empty()) return;
     const bool gives = is_stuck() && !is_stopping();
@@ -476,11 +477,11 @@ void EventLoop::pause_accepting(int64_t pause_ms) {
 }
 
 void EventLoop::out_of_resources(int error) {
-    // Who made room gives its descriptor to the next turn.
+    // A connection that was closed to make room leaves its descriptor to the next turn.
     const bool has_room = make_room() && error == EMFILE;
     pause_accepting(has_room ? 0 : kOutOfResourcesMs);
     if (starved_since_ms_ == 0) starved_since_ms_ = now_ms_;
-    // None of them is ours to close: the application keeps them, and only its end frees them.
+    // The application keeps all the descriptors: only the end of the process frees them.
     if (error == EMFILE && connections_.empty() && now_ms_ - starved_since_ms_ >= kStarvedMs &&
         options_.on_starved)
         options_.on_starved();
@@ -501,7 +502,7 @@ bool EventLoop::make_room() {
     Connection* latest = nullptr;
     for (size_t i = 0; i < connections_.size(); ++i) {
         Connection& connection = *connections_[i];
-        // An answer that went out unseen counts from its request: settling would make it look new.
+        // Read before settling, which would make a connection look as if it were idle only now.
         const int64_t since = connection.since();
         if (connection.state() == Connection::State::App) connection.on_exchange();
         if (connection.state() == Connection::State::Idle &&
@@ -528,7 +529,8 @@ void EventLoop::stop(bool takes_queue) {
 
 void EventLoop::stop_now() {
     stop_seen_ = true;
-    // Whoever got through to the accept queue is served: first take them all, then stop listening.
+    // Everybody who got into the accept queue is served: first accept them all, then stop
+    // listening.
     if ((listening_ || accept_again_ms_ == 0) && !leaves_queue_.load()) {
         for (const auto& target : listeners_) {
             admission_.set_budget(options_.worker_connections);
@@ -539,7 +541,7 @@ void EventLoop::stop_now() {
     for (const auto& target : listeners_)
         poller_.remove(target->fd, static_cast<EventTarget*>(target.get()));
     listeners_.clear();
-    // Who comes from now on is a sibling's or is refused; here they would wait until we are gone.
+    // New clients now go to a sibling or are refused; here they would wait until this worker ends.
     for (Listener* listener : accepts_from_)
         listener->close();
     for (size_t i = 0; i < connections_.size();) {
@@ -576,8 +578,8 @@ void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
     exchange->connection_ = nullptr;
     exchange->facts = nullptr;
     if (exchange.use_count() != 1 || pool_.size() >= kPoolMax) return exchange->forget_output();
-        // Pairs with the release of the last other owner's reference. The thread sanitizer knows no
-        // fences; it does understand that taking a reference acquires.
+        // Pairs with the release of the last other owner's reference. The thread sanitizer does not
+        // know fences, but it understands that taking a reference acquires.
 #if defined(__SANITIZE_THREAD__)
     std::shared_ptr<Exchange>(exchange).reset();
 #else
@@ -589,7 +591,7 @@ void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
 }
 
 bool EventLoop::hand_over(std::string_view whole_body, Spool& body) {
-    const std::less<> before;  // a total order also of pointers into different blocks
+    const std::less<> before;  // a total order, even of pointers into different blocks
     const char* const start = whole_body.data();
     if (whole_body.size() < kHandOverBytesMin || before(start, scratch_.get()) ||
         !before(start, scratch_.get() + kScratchBytes))

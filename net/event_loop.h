@@ -49,15 +49,15 @@ struct LoopOptions {
     TransformMaker make_tls;               ///< empty: plain HTTP
     bool measures_time = false;            ///< the access format or statsd wants durations
     Admission::HasSibling has_sibling;     ///< empty: there never is one
-    /// For connections that go to a sibling, or come; null: none do.
+    /// Takes connections to a sibling, and brings them; null: neither.
     const Relay* relay = nullptr;
-    std::atomic<uint32_t>* connections = nullptr;  ///< where the others see ours; may be null
-    /// Called once a refused request was answered; empty: nobody wants to know.
+    std::atomic<uint32_t>* connections = nullptr;  ///< where siblings read our count; may be null
+    /// Called after a refused request was answered; may be empty.
     std::function<void(Exchange&)> on_refused;
-    /// No descriptor for a new connection, for seconds, and none to close.
+    /// For seconds there was no descriptor for a new connection, nor a connection to close.
     std::function<void()> on_starved;
     std::function<void()> beat;   ///< heartbeat of a thread that waits for a client
-    std::function<void()> pause;  ///< greenlets: let others run instead of blocking; may be empty
+    std::function<void()> pause;  ///< greenlets: lets others run instead of blocking; may be empty
 };
 
 class EventLoop final : public ExchangeOwner {
@@ -74,11 +74,11 @@ public:
     [[nodiscard]] std::mutex& lead() { return lead_; }
 
     // ------------------------------------------------------------------------------ leader only
-    /// One round: what Exchanges ask for, poll (at most timeout_ms, -1 = until something happens),
-    /// I/O, accept, deadlines, sweep.
+    /// One round: serves Exchanges, polls (at most timeout_ms; -1 = until something happens), does
+    /// I/O, accepts, checks deadlines, sweeps.
     void turn(int timeout_ms);
 
-    /// A signal handler ran in the last turn's poll: the interpreter may have something to do.
+    /// A signal handler ran during the last poll: the interpreter may have something to do.
     [[nodiscard]] bool was_interrupted() const { return poller_.was_interrupted(); }
 
     /// Calls `handler` in a turn when `fd` is readable (signals, the arbiter's life, the reloader).
@@ -90,15 +90,15 @@ public:
     /// Ends a running or the next poll. Async-signal-safe.
     void wake() { poller_.wake(); }
 
-    /// From the next turn on: stop listening, close what is idle, answer the rest with Connection:
-    /// close. takes_queue: first accept all that wait. Not by who stops at once and serves nobody:
-    /// the queue is its siblings' and its successor's.
+    /// From the next turn on: stops listening, closes what is idle, answers the rest with
+    /// Connection: close. takes_queue: first accepts everybody who waits. A worker that stops at
+    /// once does not: the queue belongs to its siblings and its successor.
     void stop(bool takes_queue = true);
     [[nodiscard]] bool is_stopping() const override {
         return stopping_.load(std::memory_order_relaxed);
     }
 
-    /// stop() took effect, and no connection is left: the worker may leave.
+    /// stop() has taken effect and no connection is left: the worker may leave.
     [[nodiscard]] bool is_drained() const { return drained_.load(std::memory_order_relaxed); }
 
     /// Monotonic ms at the end of the last turn; the guard compares it with its tick.
@@ -151,22 +151,22 @@ private:
     // For Connection.
     [[nodiscard]] int64_t now_ms() const { return now_ms_; }
     void schedule(int64_t deadline_ms);
-    /// Small requests should go first: bodies and handshakes can wait for the next turn.
+    /// The turn has taken long: bodies and handshakes should wait for the next one.
     [[nodiscard]] bool turn_is_long();
-    /// Whether what all connections received and could not use yet, and heads that the application
-    /// has not answered yet, are far from filling the memory. Looks at all connections.
+    /// Whether there is memory for a large head beside what all connections have received and not
+    /// used yet, and the heads of requests that are not answered yet. Looks at all connections.
     [[nodiscard]] bool has_room_for_heads();
     void plan_release();
-    /// If all slots are taken by calls that last, this connection's next request is for whichever
-    /// worker is free first: left unread until one is, or until too long. True: done with it here.
+    /// If every slot is taken by a call that lasts, leaves this connection's next request unread
+    /// until some worker is free (see look_at_unread()). True: it did.
     bool relays(Connection& connection);
     void connection_closed(Connection& connection);
     void connection_unregistered(Connection& connection) { unregistered_.push_back(&connection); }
     bool give_to_sibling(Connection& connection);
     [[nodiscard]] std::shared_ptr<Exchange> make_exchange(Connection& connection);
     void recycle(std::shared_ptr<Exchange> exchange);
-    /// Hands the scratch memory over with the whole body, if that lies in it and is large enough
-    /// for a copy to cost more.
+    /// Hands the scratch memory over together with the whole body, if the body lies in it and is so
+    /// large that a copy would cost more.
     [[nodiscard]] bool hand_over(std::string_view whole_body, Spool& body);
     void queue(const std::shared_ptr<Exchange>& exchange);
     void watch_held(std::shared_ptr<Exchange> exchange) { held_.push_back(std::move(exchange)); }
@@ -177,7 +177,7 @@ private:
     Logger& log_;
     const AccessLog& access_log_;
     Statsd& statsd_;
-    const pid_t pid_;  ///< for access lines; a getpid(2) each would cost more than they
+    const pid_t pid_;  ///< for access lines; a getpid(2) for each would cost more than the line
     Poller poller_;
     Admission admission_;
     std::mutex lead_;
@@ -187,33 +187,34 @@ private:
     std::vector<std::unique_ptr<Connection>> connections_;
     std::vector<std::unique_ptr<Connection>> closed_;  ///< destroyed at the end of the turn
     std::vector<Connection*> unregistered_;            ///< accepted, not polled yet
-    std::vector<Connection*> unread_;                  ///< their requests wait for any worker
+    std::vector<Connection*> unread_;                  ///< their requests wait for a free worker
     std::vector<std::shared_ptr<Exchange>> pool_;      ///< empty Exchanges, for reuse
-    std::vector<std::shared_ptr<Exchange>> held_;      ///< hold output back for a moment (kHoldUs)
+    std::vector<std::shared_ptr<Exchange>> held_;      ///< they hold output back (see kHoldUs)
     std::unique_ptr<char[]> scratch_;                  ///< where every recv(2) goes first
-    std::string pieces_;                               ///< small ones of a body, on their way
+    std::string pieces_;                               ///< of a body, small ones, being joined
     std::set<std::string> dropped_names_;              ///< reported already (header_map)
     std::atomic<Exchange*> signalled_{nullptr};        ///< stack of Exchanges that need the leader
-    std::atomic<bool> polling_{false};                 ///< a wake() is needed to be heard
-    std::atomic<bool> leaves_queue_{false};            ///< to others, when it stops
+    std::atomic<bool> polling_{false};                 ///< only wake() reaches the leader
+    std::atomic<bool> leaves_queue_{false};            ///< when it stops: see stop()
     std::atomic<bool> stopping_{false};
     std::atomic<bool> drained_{false};
     std::atomic<int64_t> last_turn_{0};
     int64_t now_ms_ = 0;
-    int64_t next_deadline_ms_ = 0;  ///< no deadline is due before; 0: none known
+    int64_t next_deadline_ms_ = 0;  ///< no deadline is due before this; 0: there is none
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
-    int64_t release_ms_ = 0;        ///< much memory was needed: see kReleaseMs
-    bool has_newcomer_ = false;     ///< in this turn, or one that a sibling was faster to take
-    bool has_put_off_ = false;      ///< a listener, as the budget was spent
-    size_t first_listener_ = 0;     ///< of those that were put off
+    int64_t release_ms_ = 0;        ///< when to give free memory back; 0: never (see kReleaseMs)
+    bool has_newcomer_ = false;     ///< a listener was ready in this turn
+    bool has_put_off_ = false;      ///< the budget was spent before every listener had its turn
+    size_t first_listener_ = 0;     ///< which one goes first then
     int polls_skipped_ = 0;
     size_t long_turns_ = 0;
-    bool is_long_ = false;     ///< this turn: see kLongTurnMs
+    bool is_long_ = false;     ///< this turn is; see kLongTurnMs
     bool has_queued_ = false;  ///< in this turn
     bool listening_ = false;
     bool stop_seen_ = false;
-    int64_t starved_since_ms_ = 0;     ///< accept() finds no descriptor; 0 = it did last time
-    int64_t out_of_resources_ms_ = 0;  ///< it was last; 0: not since it was told that it ended
+    int64_t starved_since_ms_ = 0;  ///< since when accept() has found no descriptor; 0: it does
+    int64_t out_of_resources_ms_ =
+        0;  ///< when it last failed so; 0: not since the log said it works
 };
 
 }  // namespace gcorn
