@@ -1,5 +1,5 @@
-// One state machine, each of whose transitions may end in any other; it is read whole or not at
-// all. The sections are marked.
+// Above 800 lines: this is one state machine, in which every transition may lead to any other, so
+// it has to be read as a whole. The sections are marked.
 #include "net/connection.h"
 
 #include <sys/socket.h>
@@ -17,40 +17,40 @@ namespace gcorn {
 namespace {
 
 constexpr size_t kReadBytesMax = 64 * 1024;
-/// Bytes read from one connection in a turn before others get theirs.
+/// Bytes read from one connection in a turn before the others get their turn.
 constexpr size_t kReadBytesPerTurn = 256 * 1024;
-/// TLS: plain bytes encrypted for one connection in a turn; a client that takes them as fast as
-/// they come would hold the leader until the end of its answer.
+/// TLS: plain bytes encrypted for one connection in a turn; otherwise a fast client would keep the
+/// leader busy until the end of its answer.
 constexpr size_t kSendBytesPerTurn = 256 * 1024;
-/// TLS: encrypted bytes that may wait. Those of an answer are fewer; but a peer can ask for answers
-/// of the protocol's own without end, and take none (KeyUpdate, RFC 8446 §4.6.3).
+/// TLS: encrypted bytes that may wait to be sent. An answer needs fewer; but a peer can request
+/// replies of the protocol itself without end and read none of them (KeyUpdate, RFC 8446 §4.6.3).
 constexpr size_t kWireBytesMax = 256 * 1024;
-/// TLS: received bytes that may carry nothing, once it is open: a record that is not complete has
-/// 16 KiB at most, and one of KeyUpdate, of 27 bytes, costs as much time as a small request. A byte
-/// of content has less than so many bytes around it.
+/// TLS, after the handshake: received bytes that may carry no content. An incomplete record has 16
+/// KiB at most; a KeyUpdate, of 27 bytes, costs as much time as a small request. Each byte of
+/// content accounts for up to kWireBytesPerByte of the record around it.
 constexpr size_t kEmptyBytesMax = 32 * 1024;
 constexpr size_t kWireBytesPerByte = 96;
-/// A stopping worker waits so long for the next request of a connection that was busy just now:
-/// closing it in that moment would cost the client a request that is on its way.
+/// How long a stopping worker waits for the next request on a connection that was just busy: to
+/// close it at that moment could lose a request that is on its way.
 constexpr int64_t kStopPatienceMs = 500;
-/// How often a connection in App is looked at, to settle it when its answer went out unseen.
+/// How often a connection in App is checked, in case its answer went out without the leader's help.
 constexpr int64_t kSettleMs = 250;
-/// How long an answer waits for that of its pipelined successor.
+/// How long an answer waits for its pipelined successor's.
 constexpr int64_t kJoinMs = 2;
-/// Bytes of a refused client's own text that a log line quotes.
+/// How much of a refused client's text a log line quotes.
 constexpr size_t kQuotedBytesMax = 200;
 
-/// Pieces of a body up to this size are stored together: chunks of a byte each would cost a
-/// write(2) each, once the body is in a file.
+/// Pieces of a body up to this size are stored together: otherwise chunks of one byte would cost
+/// one write(2) each, once the body is in a file.
 constexpr size_t kSmallPieceBytes = 1024;
-/// A head, or a part of one, that counts among the large ones. Heads have few KiB.
+/// A head, or a part of one, is large beyond this. Most have a few KiB.
 constexpr size_t kLargeHeadBytes = 64 * 1024;
-/// A large head is judged each time it grew by so much: one may come in single bytes.
+/// A large head is judged again each time it has grown by this much (it may come byte by byte).
 constexpr size_t kHeadStepBytes = 16 * 1024;
 
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Of a request something is there: more than the empty line that RFC 9112 §2.2 has us ignore.
+/// Some of a request has arrived: more than the empty line that RFC 9112 §2.2 has us ignore.
 bool is_begun(std::string_view in) {
     return !in.empty() && in != "\r\n";
 }
@@ -90,8 +90,8 @@ bool Connection::start(std::string_view preamble) {
         enter(tls_ ? State::Handshake : State::Head);
     loop_.connection_unregistered(*this);
     if (!preamble.empty()) on_bytes(preamble);
-    // It is there, as a rule: TCP_DEFER_ACCEPT, or it waited in the backlog.
-    if (tls_ && loop_.turn_is_long()) return true;  // who knows
+    // As a rule the request is there already: TCP_DEFER_ACCEPT, or it waited in the backlog.
+    if (tls_ && loop_.turn_is_long()) return true;  // not known yet: it is read in the next turn
     read_more();
     return loop_.admission_.events() != before || (tls_ && tls_->has_spoken);
 }
@@ -118,8 +118,8 @@ int64_t Connection::deadline_for(State state) const {
 }
 
 void Connection::enter(State state) {
-    // One deadline covers everything up to the end of a head: entering Head from Preamble or
-    // Handshake does not start it again (a peer may not gain time by sending little).
+    // One deadline covers everything up to the end of the head: entering Head from Preamble or
+    // Handshake does not restart it (a peer must not gain time by sending little).
     const bool keeps_deadline = state_ != state &&
                                 (state == State::Head || state == State::Handshake) &&
                                 (state_ == State::Preamble || state_ == State::Handshake);
@@ -136,7 +136,7 @@ void Connection::set_deadline(int64_t deadline_ms) {
 
 void Connection::update_interest() {
     if (state_ == State::Closed || !registered_) return;
-    // In App the interest stays as it is until an event shows that it matters.
+    // In App the interest stays as it is until an event makes a change necessary.
     const bool reads =
         state_ != State::Reply &&
         (body_open_ ? exchange_->body_backlog() < kBodyBytesInFlightMax : !read_paused_);
@@ -180,7 +180,7 @@ void Connection::on_event(const PollEvent& event) {
         case State::Handshake:
         case State::Head:
         case State::Body:
-            if (is_costly() && loop_.turn_is_long()) break;  // the poller tells again
+            if (is_costly() && loop_.turn_is_long()) break;  // the poller will report it again
             if (event.writable && !flush_output()) break;
             if (event.readable || event.hangup) read_more();
             break;
@@ -197,7 +197,7 @@ void Connection::on_event(const PollEvent& event) {
     update_interest();
 }
 
-/// Idle: the next request may go to a sibling. True: it is not for us to read now.
+/// In Idle: the next request may go to a sibling. True: it stays unread for now.
 bool Connection::moves_on(const PollEvent& event) {
     const bool is_known = !has_preamble_ || !preamble_.empty();
     return event.readable && !event.hangup && in_.empty() && is_known && loop_.relays(*this);
@@ -214,7 +214,7 @@ void Connection::on_event_in_app(const PollEvent& event) {
     if (event.hangup) return peer_gone();
     if (event.writable && !flush_output()) return;
     if (!event.readable) return;
-    if (body_open_ && loop_.turn_is_long()) return;  // the poller tells again
+    if (body_open_ && loop_.turn_is_long()) return;  // the poller will report it again
     if (body_open_)
         read_more();
     else if (has_given_up())
@@ -223,7 +223,8 @@ void Connection::on_event_in_app(const PollEvent& event) {
         read_paused_ = true;
 }
 
-/// Under TLS the peer's goodbye is in the way: there a request is run.
+/// The client closed long after its request, which still waits to be run. Never under TLS, where a
+/// close_notify precedes the end of the stream: there the request is run.
 bool Connection::has_given_up() const {
     const int64_t waits_ms = loop_.now_ms() - loop_.ready_.waits_since_ms(*exchange_);
     char byte = 0;
@@ -236,14 +237,14 @@ void Connection::on_deadline(int64_t now_ms) {
     };
     switch (state_) {
         case State::Idle:
-            // What came since the poll is a request that the peer would have to send again.
+            // A request may have come since the poll; the peer would have to send it again.
             read_more();
             if (state_ == State::Idle) leave();
             break;
         case State::Preamble:
         case State::Handshake: leave(); break;
         case State::Head:
-            // Who asked nothing gets no answer (RFC 9110 §15.5.9).
+            // A client that asked nothing gets no answer (RFC 9110 §15.5.9).
             if (is_begun(in_.view()))
                 refuse(408, "timeout while receiving the request head");
             else
@@ -321,7 +322,7 @@ void Connection::on_stop(int64_t now_ms) {
                (state_ == State::Head && !is_begun(in_.view()));
     };
     if (is_waiting()) {
-        // A request may lie in the kernel already; one more may be on its way.
+        // A request may already be in the kernel, and another one may be on its way.
         read_more();
         if (is_waiting()) {
             const int64_t leave_ms = since_ms_ + kStopPatienceMs;
@@ -338,8 +339,8 @@ void Connection::on_stop(int64_t now_ms) {
 
 // --------------------------------------------------------------------------------------- reading
 
-/// One recv(2) into the loop's scratch memory. Empty: the end of the stream, or a reset; nothing
-/// more will come. nullopt: nothing there (any more).
+/// One recv(2) into the loop's scratch memory. Empty: the end of the stream or a reset; nothing
+/// more will come. nullopt: there is nothing to read now.
 std::optional<std::string_view> Connection::receive() {
     const ssize_t got = retry_on_eintr(
         [&] { return ::recv(fd_.get(), loop_.scratch_.get(), kReadBytesMax, MSG_DONTWAIT); });
@@ -355,7 +356,7 @@ void Connection::read_more() {
         total += bytes->size();
         const bool was_full = bytes->size() == kReadBytesMax;
         on_bytes(*bytes);
-        // A short read emptied the socket. Only a body is worth another call at once.
+        // A short read has emptied the socket. Only for a body is another call worth while.
         const bool wants_more = state_ == State::Body || (state_ == State::App && body_open_);
         if (!was_full || !wants_more || loop_.turn_is_long()) return;
     }
@@ -367,7 +368,7 @@ void Connection::on_bytes(std::string_view bytes) {
     if (tls_ && state_ != State::Preamble) {
         std::string plain;
         if (!decrypt(bytes, plain)) return;
-        // A peer may say goodbye in the record behind its last request, which is answered yet.
+        // A peer may send close_notify right behind its last request, which is still answered.
         const bool ends_now = tls_->transform->is_ended() && !saw_eof_;
         saw_eof_ = saw_eof_ || ends_now;
         if (!plain.empty()) on_plain_bytes(plain);
@@ -377,7 +378,7 @@ void Connection::on_bytes(std::string_view bytes) {
     on_plain_bytes(bytes);
 }
 
-/// Feeds the transform; what comes out is in `plain`. False: the connection ends.
+/// Feeds the transform; its output is in `plain`. False: the connection ends.
 bool Connection::decrypt(std::string_view wire, std::string& plain) {
     const bool is_first = !std::exchange(tls_->has_bytes, true);
     // A TLS record starts with its type, 22 for a handshake (RFC 8446 §5.1): never a letter.
@@ -385,7 +386,7 @@ bool Connection::decrypt(std::string_view wire, std::string& plain) {
         return refuse_plainly(400, "plain HTTP request to a TLS port");
     const bool was_open = tls_->transform->is_open();
     Status fed = tls_->transform->feed(wire, false, plain);
-    if (was_open && !tls_->transform->is_ended()) {  // what follows the goodbye is ignored
+    if (was_open && !tls_->transform->is_ended()) {  // what follows a close_notify is ignored
         const size_t received = tls_->empty_bytes + wire.size();
         tls_->empty_bytes = received - std::min(received, plain.size() * kWireBytesPerByte);
         if (fed && tls_->empty_bytes > kEmptyBytesMax)
@@ -415,7 +416,7 @@ bool Connection::decrypt(std::string_view wire, std::string& plain) {
     return true;
 }
 
-/// TCP's end of stream, or a reset. TLS judges an end that was not announced.
+/// The end of the TCP stream, or a reset. TLS judges an end without close_notify.
 void Connection::on_tcp_eof() {
     if (tls_ && tls_->transform->is_open() && !tls_->transform->is_ended()) {
         std::string plain;
@@ -439,7 +440,7 @@ void Connection::on_plain_bytes(std::string_view bytes) {
             advance();
         return;
     }
-    // Straight from the scratch memory; only what stays incomplete is kept.
+    // Straight from the scratch memory; only an incomplete rest is copied.
     size_t used = 0;
     for (bool goes_on = true; goes_on && used < bytes.size();) {
         size_t taken = 0;
@@ -450,13 +451,13 @@ void Connection::on_plain_bytes(std::string_view bytes) {
     if (used < bytes.size()) in_.append(bytes.substr(used));
 }
 
-/// Goes on with what was received before.
+/// Goes on with bytes that were received earlier.
 void Connection::advance() {
     while (!in_.empty()) {
         size_t used = 0;
         const bool goes_on = step(in_.view(), used);
         if (state_ == State::Closed || state_ == State::Linger) return;
-        if (in_.empty()) break;  // a refusal threw everything away, what it used included
+        if (in_.empty()) break;  // a refusal has thrown everything away, the used bytes included
         in_.consume(used);
         if (!goes_on) break;
     }
@@ -507,8 +508,8 @@ bool Connection::step_preamble(std::string_view in, size_t& used) {
     }
     enter(tls_ ? State::Handshake : State::Head);
     if (!tls_) return true;
-    // What follows the header is TLS already. Nothing to parse can come out of it: a client has no
-    // keys before we answered (there is no early data).
+    // What follows the header is TLS already. It cannot contain a request yet: the client has no
+    // keys before we answer (there is no early data).
     const std::string wire(in.substr(used));
     if (wire.empty()) return false;
     std::string plain;
@@ -533,11 +534,11 @@ bool Connection::step_head(std::string_view in, size_t& used) {
     exchange_->prepare(&facts_, fd_.get(), loop_.options().spool_directory);
     exchange_->response.begin(exchange_->head, loop_.options().keepalive_ms > 0,
                               loop_.options().response);
-    // A body of no bytes is complete already: no further byte would tell us so.
+    // A body of no bytes is complete already; no further byte will come to say so.
     const bool has_body =
         exchange_->head.framing == Framing::Chunked || exchange_->head.content_length > 0;
     if (!has_body) {
-        // Does a whole pipelined request wait behind this one? Then let the answers join.
+        // If a complete pipelined head waits behind this one, the answers may leave together.
         exchange_->corked_ =
             in.size() > used && in.substr(used).find("\r\n\r\n") != std::string_view::npos;
         dispatch(true, in.size() > used);
@@ -545,14 +546,14 @@ bool Connection::step_head(std::string_view in, size_t& used) {
     }
     enter(State::Body);
     body_.begin(exchange_->head.framing, exchange_->head.content_length, loop_.options().policy);
-    // A peer that sent body bytes already does not wait for permission (RFC 9110 §10.1.1).
+    // A peer that has sent body bytes does not wait for permission (RFC 9110 §10.1.1).
     if (!exchange_->head.expects_continue || in.size() > used) return true;
     exchange_->send(kContinue, {}, {}, false);
-    // Only plain text is on its way already: TLS has to encrypt it here.
+    // Plain text is on its way already; TLS still has to encrypt it here.
     return !exchange_->has_output() || flush_output();
 }
 
-/// The body that the application is reading ends here with an errno, and with it the connection.
+/// Ends the body that the application is reading with an errno, and then the connection.
 void Connection::break_body(int error) {
     body_open_ = false;
     must_linger_ = true;
@@ -605,10 +606,11 @@ bool Connection::step_body(std::string_view in, size_t& used) {
     return used > 0;
 }
 
-/// Queues the request. has_rest: bytes behind it wait, so the leader must know when it is answered.
+/// Queues the request. has_rest: more bytes wait behind it, so the leader must know when it has
+/// been answered.
 void Connection::dispatch(bool is_body_complete, bool has_rest) {
     enter(State::App);
-    // The answer before waits for this one, unless that takes its time.
+    // The previous answer waits for this one, but not for long.
     if (std::exchange(joins_, false)) set_deadline(loop_.now_ms() + kJoinMs);
     read_paused_ = saw_eof_;
     body_open_ = !is_body_complete;
@@ -649,7 +651,7 @@ bool Connection::refuse(int status, const char* rule) {
     return refuse({.status = status, .rule = rule}, {});
 }
 
-/// Refuses what came before any TLS handshake; the answer is not encrypted either. False.
+/// Refuses a client before any TLS handshake, with an answer that is not encrypted. False.
 bool Connection::refuse_plainly(int status, const char* rule) {
     tls_.reset();
     facts_.peer.is_tls = false;
@@ -657,7 +659,7 @@ bool Connection::refuse_plainly(int status, const char* rule) {
 }
 
 /// Answers a request that never reaches the application: one warning, one error page, one access
-/// line; nothing of the rest of the input is ever parsed. False.
+/// line. The rest of the input is never parsed. False.
 bool Connection::refuse(const HttpError& error, std::string_view in) {
     if (!exchange_) exchange_ = loop_.make_exchange(*this);
     std::string detail;
@@ -665,14 +667,14 @@ bool Connection::refuse(const HttpError& error, std::string_view in) {
     loop_.log_.warning("Invalid request from ip=%s: %s%s", facts_.remote_addr.c_str(), error.rule,
                        detail.c_str());
     exchange_->prepare(&facts_, fd_.get(), loop_.options().spool_directory);
-    // Also for HEAD, whatever else is wrong with it: its answer has no body (RFC 9110 §9.3.2).
+    // The method matters even now: an answer to HEAD has no body (RFC 9110 §9.3.2).
     if (state_ != State::Body && exchange_->head.raw_path.empty()) exchange_->head.name_refused(in);
     exchange_->response.begin(exchange_->head, false, loop_.options().response);
     exchange_->corked_ = false;
     must_linger_ = true;
     in_.release();
     parser_.reset();
-    loop_.active_.fetch_add(1, std::memory_order_relaxed);  // finish() takes it off again
+    loop_.active_.fetch_add(1, std::memory_order_relaxed);  // finish() subtracts it again
     loop_.admission_.pass_turn_on();
     state_ = State::App;
     exchange_->send(exchange_->response.error_page(error.status), {}, {}, true);
@@ -688,24 +690,25 @@ void Connection::on_exchange() {
     if (state_ == State::Closed || !exchange_) return;
     if (state_ == State::App) {
         if (exchange_->is_finished()) settle();
-        // A failed flush may have closed us: the answer can end meanwhile, on the application's
-        // thread.
+        // A failed flush may have closed the connection, because the answer can end meanwhile on
+        // the application's thread.
         else if (flush_output() && exchange_->is_aborted())
             body_open_ = false;
     }
     update_interest();
 }
 
-/// The application is done with the Exchange: what is left of the answer, then the next request.
+/// The application is done with the Exchange: sends what is left of the answer, then turns to the
+/// next request.
 void Connection::settle() {
     body_open_ = false;
     if (exchange_->is_detached()) {
-        // The application's descriptor keeps the connection alive; ours only goes away.
+        // The application's descriptor keeps the connection alive; we only close ours.
         if (exchange_->has_output()) flush_output();
         return close();
     }
     if (exchange_->is_aborted()) {
-        // What was sent before the cut goes out: answers to earlier requests may be among it.
+        // What was queued before the cut still goes out: it may hold answers to earlier requests.
         if (exchange_->has_output() || has_wire()) enter(State::Reply);
         if (state_ == State::Reply && (!flush_output() || output_blocked_)) return;
         return close();
@@ -740,21 +743,21 @@ void Connection::after_reply() {
     if (exchange_.use_count() == 1) {
         exchange_->reset_for_reuse();
     } else {
-        exchange_->connection_ = nullptr;  // somebody still holds it, maybe longer than we live
+        exchange_->connection_ = nullptr;  // somebody still holds it, and may outlive us
         exchange_ = loop_.make_exchange(*this);
     }
     enter(State::Head);
     advance();
-    // No successor to join: what waited goes out now.
+    // There is no successor to join: send what waited for one.
     const bool is_incomplete = state_ == State::Head || state_ == State::Body;
     if (is_incomplete && exchange_ && exchange_->has_output()) flush_output();
     if (state_ == State::Head && saw_eof_) leave();
 }
 
-/// Sends what is queued. False: the connection is gone. output_blocked_ tells whether some is left.
+/// Sends queued output. False: the connection is gone. output_blocked_ tells whether some is left.
 bool Connection::flush_output() {
     if (state_ == State::Closed) return false;
-    // Who reads an answer slowly shall not keep its request's body on our disk as long.
+    // A client that reads slowly must not keep its request's body on our disk all that time.
     if (state_ == State::Reply && exchange_.use_count() == 1) exchange_->body.clear();
     if (tls_) return flush_tls();
     if (!exchange_) return true;
@@ -772,8 +775,8 @@ bool Connection::flush_output() {
     return true;
 }
 
-/// The deadlines that count from the last byte count from here. While a worker may have to wait for
-/// the peer (see kBodyBytesInFlightMax), a byte now and then is not enough: each buys its time.
+/// Restarts the deadlines that count from the last byte. While a worker may have to wait for the
+/// peer (see kBodyBytesInFlightMax), a byte now and then is not enough: each buys a fixed time.
 void Connection::bytes_moved(size_t bytes) {
     const auto bought_ms = static_cast<int64_t>(bytes) * 1000 / kBytesPerSecondMin;
     if (state_ == State::App)
@@ -822,17 +825,18 @@ bool Connection::flush_tls() {
             tls_->has_spoken = true;
             wire.erase(0, static_cast<size_t>(sent));
         }
-        if (wire.empty()) std::string().swap(wire);  // most connections are idle, most of the time
+        if (wire.empty()) std::string().swap(wire);  // most connections are idle most of the time
         has_more = has_more || (exchange_ && exchange_->has_output());
-        // The poller says at once that the socket takes more: in the next turn.
+        // If the turn's share is used up, the poller reports in the next turn that the socket takes
+        // more.
         output_moved(static_cast<size_t>(std::max<ssize_t>(sent, 0)),
                      !wire.empty() || (has_more && total >= kSendBytesPerTurn));
         if (output_blocked_ || !has_more) return true;
     }
 }
 
-/// Closes in order, with nothing left to say but TLS's goodbye. Whoever cuts an answer short calls
-/// close() instead: without close_notify the peer can tell (RFC 8446 §6.1).
+/// Closes in order, with nothing left to send but TLS's close_notify. To cut an answer short, call
+/// close() instead: the missing close_notify tells the peer (RFC 8446 §6.1).
 void Connection::leave() {
     if (tls_ && state_ != State::Closed) {
         tls_->transform->close();
@@ -846,11 +850,11 @@ void Connection::finish_connection() {
     if (tls_) {
         tls_->transform->close();
         if (!flush_tls()) return;
-        // An answer without its goodbye looks cut (RFC 8446 §6.1): it waits until that is out, too.
+        // Without close_notify an answer looks cut (RFC 8446 §6.1): wait until that is out, too.
         if (output_blocked_ && exchange_) return enter(State::Reply);
     }
-    // We end a connection whose peer did not ask for it, or whose bytes we did not read: closing at
-    // once would reset it, and the reset may overtake our answer (RFC 9112 §9.6).
+    // If the peer did not ask for the end, or we did not read all its bytes, closing at once would
+    // reset the connection, and the reset may overtake our answer (RFC 9112 §9.6).
     const bool peer_may_send =
         must_linger_ || !in_.empty() || (exchange_ && exchange_->head.keep_alive);
     if (peer_may_send && !saw_eof_)
@@ -880,8 +884,8 @@ void Connection::drain_lingering() {
     if (lingered_bytes_ > kLingerBytesMax) close();
 }
 
-/// The peer is gone or takes nothing. With the application inside, the socket stays open until it
-/// is done; it learns of it by is_aborted().
+/// The peer is gone or reads nothing. While the application works on the request, the socket stays
+/// open until it is done; is_aborted() tells it.
 void Connection::peer_gone() {
     if (state_ == State::Closed) return;
     const bool is_with_application = state_ == State::App && !exchange_->is_finished();
@@ -896,7 +900,7 @@ void Connection::peer_gone() {
     output_blocked_ = false;
     read_paused_ = true;
     ::shutdown(fd_.get(), SHUT_RDWR);
-    // A hang-up cannot be masked (epoll_ctl(2)): without this it would end every wait at once.
+    // A hang-up cannot be masked (epoll_ctl(2)): left registered, it would end every wait at once.
     unregister();
 }
 
