@@ -39,28 +39,29 @@ namespace gcorn {
 
 class EventLoop;
 
-/// A half-closed connection drains so much, and so long, that the peer sees our answer before a
-/// reset: many clients send a whole body before they look for an answer such as 413.
+/// How long, and how much, a half-closed connection is drained, so that the peer sees our answer
+/// before a reset: many clients send a whole body before they look for an answer such as 413.
 constexpr int64_t kLingerMs = 2000;
 constexpr size_t kLingerBytesMax = 64 * 1024 * 1024;
 
-/// A client that closes its half does so right behind its request. One that closes so much later
-/// has given up, and a request of its that still waits is not run: both look alike, so time must
-/// tell.
+/// A client that only closes its sending side does so right behind its request. One that closes
+/// this much later has given up, and a request of its that still waits is not run. Both look alike
+/// but for the time.
 constexpr int64_t kHalfCloseMs = 100;
 
-/// When every place is taken, a newcomer gets that of the peer that has kept us waiting longest: at
-/// least so long for the rest of a request, whose body should come at this rate, and so long
-/// without a byte more of a body, or taken of an answer, of which the kernel may hold megabytes.
+/// When all worker_connections are taken, a new client gets the place of the peer that has kept us
+/// waiting longest: at least this long for the rest of a request (whose body should come at
+/// kBytesPerSecondMin), or this long without another byte of a body, or without reading any of an
+/// answer (of which the kernel may hold megabytes).
 constexpr int64_t kRequestPatienceMs = 2000;
 constexpr int64_t kStallPatienceMs = 10'000;
-/// ... or, with its last answer sent, to close.
+/// ... or this long to close after its last answer.
 constexpr int64_t kLingerPatienceMs = 100;
-/// A client may be as slow as it likes while it holds memory only: with less it loses its place to
-/// newcomers, and the deadlines of what the application may have to wait for pass.
+/// A client may be as slow as it likes while it only holds memory. Below this rate it can lose its
+/// place to a new client, and where the application may have to wait for it, its deadline passes.
 constexpr int64_t kBytesPerSecondMin = 500;
 
-/// Whatever a Poller reports events for.
+/// What a Poller reports events for.
 class EventTarget {
 public:
     virtual ~EventTarget() = default;
@@ -86,32 +87,34 @@ public:
     ~Connection() override;
     Connection(Connection&&) = delete;
 
-    /// First look at a new connection: its request may be there already. preamble: what a sibling
-    /// read of it before. False: it brings neither a request nor the handshake before one,
-    /// and its turn is to be left to the next one.
+    /// First look at a new connection, whose request may be there already. preamble: what a sibling
+    /// has read of it. False: it brought neither a request nor the start of a TLS handshake, and
+    /// passes its turn on (see Admission).
     bool start(std::string_view preamble);
     void on_event(const PollEvent& event) override;
-    /// The Exchange asked for the leader: output to flush, finished, room for body bytes.
+    /// The Exchange asked for the leader: it has output to flush, is finished, or has room for body
+    /// bytes.
     void on_exchange();
     /// `now_ms` ≥ deadline(): the state's time is up.
     void on_deadline(int64_t now_ms);
-    /// The worker stops: closes at once unless a request is running, arriving or likely on its way.
+    /// The worker stops: closes at once, unless a request is running, arriving or likely on its
+    /// way.
     void on_stop(int64_t now_ms);
 
     [[nodiscard]] State state() const { return state_; }
     [[nodiscard]] int64_t deadline() const { return deadline_ms_; }  ///< 0: none
     /// When the state was entered; in App and Reply, when the last byte moved.
     [[nodiscard]] int64_t since() const { return since_ms_; }
-    /// How long the peer has been late with what it owes us, in ms; 0: it may keep its place.
+    /// For how many ms the peer has been late (see kRequestPatienceMs); 0: it may keep its place.
     [[nodiscard]] int64_t late_ms() const;
-    /// Closes, as somebody else needs the place. False: its request has just come. Never in App.
+    /// Closes, because a new client needs the place. False: its request has just arrived. Never in
+    /// App.
     bool give_way();
 
-    /// Tells the poller about a connection that needed no polling so far (most short ones never
-    /// do).
+    /// Registers a connection that has not needed polling so far (most short ones never do).
     void ensure_registered();
 
-    /// In Idle: the next request stays in the kernel until read_now(), or until we close.
+    /// In Idle: leaves the next request in the kernel until read_now() or close().
     void leave_unread();
     [[nodiscard]] bool is_unread() const { return state_ == State::Idle && read_paused_; }
     void read_now();
@@ -123,16 +126,16 @@ private:
     struct Tls {
         std::unique_ptr<ByteTransform> transform;
         std::string wire;         ///< encrypted, not sent yet
-        size_t empty_bytes = 0;   ///< received that carried nothing (yet); see kEmptyBytesMax
-        bool has_bytes = false;   ///< the peer sent something
-        bool has_spoken = false;  ///< and got an answer
+        size_t empty_bytes = 0;   ///< received, without content (so far); see kEmptyBytesMax
+        bool has_bytes = false;   ///< the peer has sent something
+        bool has_spoken = false;  ///< and we have replied
     };
 
     void enter(State state);
     void set_deadline(int64_t deadline_ms);
     void update_interest();
     [[nodiscard]] int64_t deadline_for(State state) const;
-    /// What the peer sends next may cost much more than a small request does.
+    /// The peer's next bytes may cost much more than a small request does.
     [[nodiscard]] bool is_costly() const {
         return state_ == State::Handshake || state_ == State::Body || !in_.empty() ||
                (tls_ && tls_->empty_bytes > 0);
@@ -193,10 +196,10 @@ private:
     Interest interest_ = Interest::Read;
     bool registered_ = false;
     bool output_blocked_ = false;  ///< the socket is full and output waits
-    bool body_open_ = false;       ///< in App, with a big body still arriving
-    bool read_paused_ = false;     ///< in App: read after the answer; in Idle: leave_unread()
+    bool body_open_ = false;       ///< in App, and a big body is still arriving
+    bool read_paused_ = false;     ///< in App: read after the answer; in Idle: see leave_unread()
     bool saw_eof_ = false;         ///< the peer will send nothing more
-    bool has_preamble_ = false;    ///< a PROXY header, and so would a sibling expect one
+    bool has_preamble_ = false;    ///< began with a PROXY header, which a sibling would expect, too
     bool must_linger_ = false;     ///< the peer may still send: half-close first
     bool joins_ = false;           ///< an answer waits for its successor's
 };

@@ -26,12 +26,12 @@ namespace {
 constexpr size_t kGatherBytesMax = 4096;
 /// A queued piece of memory grows up to this before a new one is started.
 constexpr size_t kSegmentBytesMax = 64 * 1024;
-/// What a piece starts with that answers to pipelined requests will join.
+/// What a piece of memory starts with that several pipelined answers will share.
 constexpr size_t kCorkedBytes = 4096;
 /// One system call moves at most this much, so that one fast reader does not hold the leader.
 constexpr size_t kSendBytesMax = 1 << 20;
 constexpr size_t kIovMax = 16;
-/// Votes about the length of calls are counted up to here.
+/// The votes on whether calls are long count up to this.
 constexpr int kLongVotesMax = 16;
 
 #ifdef MSG_NOSIGNAL
@@ -47,7 +47,7 @@ constexpr int kBeforeFin = MSG_MORE;
 constexpr int kBeforeFin = 0;
 #endif
 
-/// What one attempt to send brought: bytes taken, or -errno. 0: the socket is full.
+/// The outcome of one attempt to send: bytes taken, or -errno. 0: the socket is full.
 using SendResult = ssize_t;
 
 SendResult result_of(ssize_t sent) {
@@ -87,8 +87,8 @@ SendResult send_parts(int fd, std::string_view before, std::string_view block,
     return send_vector(fd, parts, 3, flags);
 }
 
-/// Bytes of a file range to a socket through memory. 0: the socket is full; -ENODATA: the file
-/// ended early.
+/// Sends bytes of a file range through memory. 0: the socket is full; -ENODATA: the file ended
+/// early.
 SendResult send_copied(int fd, int file, off_t offset, uint64_t length) {
     char bytes[64 * 1024];
     const size_t size = static_cast<size_t>(std::min<uint64_t>(length, sizeof bytes));
@@ -98,7 +98,7 @@ SendResult send_copied(int fd, int file, off_t offset, uint64_t length) {
     return send_bytes(fd, {bytes, static_cast<size_t>(got)});
 }
 
-/// The same without a copy where the kernel can.
+/// The same without a copy, where the kernel can do that.
 SendResult send_range(int fd, int file, off_t offset, uint64_t length) {
 #ifdef __linux__
     const size_t size = static_cast<size_t>(std::min<uint64_t>(length, kSendBytesMax));
@@ -124,7 +124,7 @@ bool Exchange::join_successor(std::string_view before, std::string_view block,
     if (held_ || is_spilling() || is_aborted() || queued_bytes_ + total > kCorkBytesMax)
         return false;
     for (const std::string_view part : {before, block, after})
-        (void)enqueue(lock, part);  // so little never waits, nor goes to a file
+        (void)enqueue(lock, part);  // this little neither waits nor goes to a file
     return true;
 }
 
@@ -170,13 +170,13 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
     return let_leader_work(lock, &Exchange::is_output_full);
 }
 
-/// The FIN may follow the answer's last byte. On a unix socket there is none that could share a
-/// segment with it.
+/// Whether the FIN may follow the answer's last byte in the same segment. Unix sockets have
+/// neither.
 bool Exchange::ends_connection() const {
     return !response.keeps_alive() && !is_detached() && !facts->is_unix;
 }
 
-/// Does this block follow the one before it so fast that the next may, too?
+/// Whether this block follows the previous one so fast that the next one probably will, too.
 bool Exchange::may_hold(bool is_last, size_t size) const {
     return !is_last && last_block_us_ != 0 && size < kHeldBytesMax && may_send_directly() &&
            monotonic_us() - last_block_us_ < kHoldUs;
@@ -196,7 +196,7 @@ bool Exchange::hold(std::unique_lock<std::mutex>& lock, std::string_view before,
     return !is_aborted();
 }
 
-/// Sends from the calling thread what is held; the leader does the rest if the socket fills up.
+/// Sends held output from the calling thread; the leader does the rest if the socket fills up.
 bool Exchange::send_held() {
     std::unique_lock lock(mutex_);
     if (!held_) return !is_aborted();
@@ -244,7 +244,8 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
     return send(after, {}, {}, is_last);
 }
 
-/// A file that the leader cannot have: through the queue, while the application still has it.
+/// Sends a file for which there is no descriptor to give to the leader: through the queue, while
+/// the application still has it open.
 bool Exchange::send_copies(int file, off_t offset, uint64_t length) {
     char bytes[64 * 1024];
     while (length > 0) {
@@ -266,8 +267,8 @@ bool Exchange::send_copies(int file, off_t offset, uint64_t length) {
 bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes) {
     if (bytes.empty()) return true;
     if (is_spilling() || queued_memory_ + bytes.size() > memory_max()) {
-        // Only this side appends to the spill file, so writing needs no lock; the leader learns of
-        // the bytes when the segment is published.
+        // Only this side appends to the spill file, so writing needs no lock; the leader sees the
+        // bytes once the segment is published.
         lock.unlock();
         const auto start = static_cast<off_t>(spill_.size());
         const bool written = spill_.append(bytes).is_ok();
@@ -278,10 +279,10 @@ bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view byte
             queued_bytes_ += bytes.size();
             return !is_aborted();
         }
-        // No disk: wait for the client instead, a MiB at a time.
+        // There is no disk space: wait for the client instead, a MiB at a time.
         if (!let_leader_work(lock, &Exchange::is_memory_full)) return false;
     }
-    // The front segment may be in use by the leader right now; only a later one may grow.
+    // The leader may be sending the front segment right now; only a later one may grow.
     const bool may_grow = segments_.size() > (in_flight_ ? 1u : 0u) &&
                           !segments_.back().is_range() &&
                           segments_.back().bytes.size() + bytes.size() <= kSegmentBytesMax;
@@ -312,7 +313,8 @@ void Exchange::clear_output() {
     count_memory(0);
 }
 
-/// Until something changed, a second at most; the worker keeps beating, and greenlets keep running.
+/// Waits until something has changed, a second at most; the worker keeps beating, and greenlets
+/// keep running.
 void Exchange::wait_a_moment(std::unique_lock<std::mutex>& lock) {
     lock.unlock();
     owner_.beat_while_waiting();
@@ -325,7 +327,7 @@ void Exchange::pause() {
     if (!owner_.pause()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
-/// Asks the leader to send, and waits while that is not enough. False: the client is gone.
+/// Asks the leader to send, and waits for as long as `is_blocked`. False: the client is gone.
 bool Exchange::let_leader_work(std::unique_lock<std::mutex>& lock,
                                bool (Exchange::*is_blocked)() const) {
     lock.unlock();
@@ -336,8 +338,8 @@ bool Exchange::let_leader_work(std::unique_lock<std::mutex>& lock,
     return !is_aborted();
 }
 
-/// Called without the lock. sendfile(2) speaks of both ends: what a socket fails with is its peer's
-/// doing and no news.
+/// Called without the lock. An error of sendfile(2) may come from either end: those of the socket
+/// are the peer's doing, and no news.
 void Exchange::tell_file_failure(int error) const {
     switch (error) {
         case EPIPE:
@@ -381,7 +383,7 @@ void Exchange::finish() {
     const bool may_have_readers = !body_complete();
     owner_.active_.fetch_sub(1, std::memory_order_relaxed);
     finished_.store(true, std::memory_order_seq_cst);
-    // From here on the leader may reuse everything but the atomics.
+    // From here on the leader may reuse everything except the atomics.
     if (may_have_readers) changed_.notify_all();
     must_tell = must_tell || leader_waits_.load(std::memory_order_seq_cst) ||
                 owner_.wants_every_finish_.load(std::memory_order_seq_cst);
@@ -415,7 +417,7 @@ Result<Fd> Exchange::detach() {
     std::unique_lock lock(mutex_);
     if (facts->peer.is_tls)
         return Error{EOPNOTSUPP, "the raw socket of a TLS connection cannot be handed out"};
-    // A part of this answer, or answers to earlier requests that wait for it.
+    // Part of this answer may wait, or answers to earlier requests that were to leave with it.
     if (is_sending()) (void)let_leader_work(lock, &Exchange::is_sending);
     if (is_aborted()) return Error{ECONNRESET, "the client is gone"};
     Result<Fd> copy = copy_socket();
@@ -452,7 +454,7 @@ void Exchange::reset_for_reuse() {
     detached_.store(false, std::memory_order_relaxed);
     body_complete_.store(true, std::memory_order_relaxed);
     leader_waits_.store(false, std::memory_order_relaxed);
-    // Output that waits for a pipelined successor stays: it goes out before the next answer.
+    // Output that waits for a pipelined successor stays: it leaves before the next answer.
     body_received_ = body_consumed_ = 0;
     body_error_ = 0;
     corked_ = completed_ = false;
@@ -511,7 +513,7 @@ Exchange::Flush Exchange::flush(int fd, size_t& moved) {
 
 bool Exchange::may_stay_held() {
     const std::lock_guard lock(mutex_);
-    // Between two batches of a stream, too: it will hold again soon.
+    // A stream between two batches counts as well: it will hold output again soon.
     const int64_t since_us = held_ ? held_since_us_ : last_block_us_;
     leader_watches_ = !is_finished() && monotonic_us() - since_us < kHoldUs;
     return leader_watches_;
@@ -531,8 +533,8 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
             const off_t offset = front.offset;
             const uint64_t length = front.length;
             lock.unlock();
-            // What sendfile(2) queues in the socket still lies in the file's pages: punching holes
-            // behind it (discard_before) would change bytes on their way. So our own file is
+            // What sendfile(2) queues in the socket still refers to the file's pages: punching
+            // holes (discard_before) would change bytes that are on their way. So our own file is
             // copied.
             sent = is_spill ? send_copied(fd, file, offset, length)
                             : send_range(fd, file, offset, length);
@@ -544,7 +546,7 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
                 if (segment.is_range() || count == kIovMax) break;
                 parts[count++] = as_iovec(std::string_view(segment.bytes).substr(segment.start));
             }
-            // Pieces listed here must not grow meanwhile (see enqueue): close them off.
+            // The pieces listed here must not grow meanwhile (see enqueue): start a new one.
             if (count == segments_.size()) segments_.emplace_back();
             lock.unlock();
             sent = send_vector(fd, parts.data(), count);
@@ -560,7 +562,8 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
     return end_of_flush(lock);
 }
 
-/// What is left; and the disk gets back what is not. The lock is dropped for that.
+/// Tells whether output is left, and gives the disk back what was sent; the lock is dropped for
+/// that.
 Exchange::Flush Exchange::end_of_flush(std::unique_lock<std::mutex>& lock) {
     const Flush outcome = segments_.empty() ? Flush::Drained : Flush::Blocked;
     if (const uint64_t sent = spill_sent_; sent > 0) {
@@ -578,7 +581,8 @@ Exchange::Flush Exchange::take_for_transform(std::string& plain, size_t bytes_ma
         const size_t room = bytes_max - plain.size();
         size_t size = 0;
         if (front.is_range()) {
-            // TLS copies anyway; a read from the page cache under the lock is short and bounded.
+            // TLS copies anyway, and a read from the page cache under the lock is short and
+            // bounded.
             const int file = front.in_spill ? spill_.file() : front.file.get();
             const size_t start = plain.size();
             plain.resize(start + static_cast<size_t>(std::min<uint64_t>(front.length, room)));
@@ -672,14 +676,14 @@ bool ReadyQueue::announce(int64_t now_ms) {
 size_t ReadyQueue::wakes_wanted(int64_t now_ms) const {
     const size_t wakeable = waiting_ - woken_;
     const size_t unserved = items_.size() - std::min(woken_, items_.size());
-    // One millisecond of the clock is up to one too short.
+    // ">": the difference of two rounded times may be up to 1 ms too large.
     const bool is_late = now_ms - items_.front().since_ms > kPatienceMs;
     if (is_late || long_votes_ >= kLongVotesMax / 2) return std::min(wakeable, unserved);
     const bool is_served = woken_ > 0 || (calling_ > 0 && now_ms - last_pop_ms_ <= kPatienceMs);
     return is_served ? 0 : std::min<size_t>(wakeable, 1);
 }
 
-/// A third of the calls being long is enough to be ready for the next long one.
+/// If a third of the calls are long, that is enough to be prepared for the next long one.
 void ReadyQueue::count_call(int64_t duration_us) {
     const int vote = duration_us > kLongCallUs ? 2 : -1;
     long_votes_ = std::clamp(long_votes_ + vote, 0, kLongVotesMax);
@@ -706,14 +710,14 @@ std::shared_ptr<Exchange> ReadyQueue::try_pop() {
             if (items_.empty() && event_is_set_) drain_event();
             if (!exchange) return nullptr;
         }
-        // Nobody waits for the answer to an aborted request: drop it unrun.
+        // Nobody waits for the answer to an aborted request: do not run it.
         if (!exchange->is_aborted()) return exchange;
         exchange->finish();
     }
 }
 
-/// The descriptor tells "not empty", so it is emptied together with the queue, under its lock: a
-/// non-blocking read of a counter, as short as a memory operation.
+/// The descriptor means "not empty", so it is drained together with the queue, under its lock: a
+/// non-blocking read of a counter, about as short as a memory operation.
 void ReadyQueue::drain_event() {
     event_is_set_ = false;
     event_.drain();
