@@ -1,8 +1,8 @@
 // Exchange: one request and its response, shared by the loop and the application side.
 //
-// The loop fills head and body, queues the complete Exchange, and from then on the application side
-// owns it: it reads head and body, drives `response`, and sends. Bytes go straight to the socket
-// from the calling thread when nothing is queued before them, else into the Outbox, which the
+// The loop fills in head and body and queues the complete Exchange. From then on the application
+// side owns it: it reads head and body, drives `response`, and sends. Bytes go straight to the
+// socket from the calling thread if nothing is queued before them, else into a queue, which the
 // leader of the loop empties while the application goes on (PEP 3333 "Buffering and Streaming").
 // finish() hands the Exchange back. ReadyQueue is where complete Exchanges wait for the application
 // side.
@@ -35,23 +35,25 @@ namespace gcorn {
 
 class Connection;
 
-/// Output waiting in memory before it continues in an unlinked file, per response; and once all
-/// responses of the worker have so much there, with which a thousand slow readers cost no GiB.
+/// How much output of one response waits in memory before it continues in an unlinked file. Once
+/// all responses of the worker have kOutboxMemoryOfAllMax there, each gets only the least, so that
+/// a thousand slow readers do not cost a GiB.
 constexpr size_t kOutboxMemoryMax = 1 << 20;
 constexpr size_t kOutboxMemoryLeast = 64 * 1024;
 constexpr size_t kOutboxMemoryOfAllMax = 32 << 20;
-/// Past this much waiting (output of one response, or unread input of one request) whoever produces
-/// waits for whoever consumes: the one bounded exception to "never wait for a client".
+/// Beyond this much waiting output of one response, or unread input of one request, the producer
+/// waits for the consumer: the one bounded exception to "never wait for a client".
 constexpr uint64_t kBodyBytesInFlightMax = uint64_t{256} << 20;
 
-/// A block that follows the one before it within this time may wait as long for the next: a stream
-/// of small blocks costs a system call for a batch of them instead of one for each. PEP 3333 allows
-/// it, because sending goes on while the application is busy (the leader sees to it).
+/// A block that follows the previous one within this time may wait just as long for the next, so
+/// that a stream of small blocks costs one system call for each batch instead of one for each
+/// block. PEP 3333 allows it because sending goes on while the application is busy: the leader sees
+/// to it.
 constexpr int64_t kHoldUs = 1000;
-/// So many bytes held back are sent at once.
+/// Held bytes are sent at once when there are this many.
 constexpr uint64_t kHeldBytesMax = 16 * 1024;
 
-/// What is fixed for all requests of a connection. Lives in the Connection, which outlives every
+/// What is the same for all requests of a connection. Lives in the Connection, which outlives every
 /// use of it by the application side.
 struct ConnectionFacts {
     std::string remote_addr;       ///< textual IP; "" on unix sockets
@@ -72,23 +74,23 @@ class Exchange;
 class ExchangeOwner {
 public:
     virtual ~ExchangeOwner() = default;
-    /// Something for the leader to do: bytes to flush, a finished Exchange, room for body bytes.
+    /// The leader has something to do: bytes to flush, a finished Exchange, room for body bytes.
     virtual void exchange_needs_leader(Exchange& exchange) = 0;
-    /// Called about once a second by a thread that waits for a client (it still beats).
+    /// Called about once a second by a thread that waits for a client: it is not stuck.
     virtual void beat_while_waiting() = 0;
     /// Greenlets: lets others of this thread go on for a moment. False: the thread may block.
     virtual bool pause() { return false; }
-    /// The last byte was handed to the kernel, or the response was cut: write access line, count.
+    /// The last byte was handed to the kernel, or the response was cut: time for the access line.
     virtual void exchange_completed(Exchange& exchange) = 0;
-    /// The response is cut, because a file that it sends cannot be read: errno; ENODATA if it
-    /// ended.
+    /// The response is cut because a file that it sends cannot be read: errno; ENODATA if the file
+    /// was too short.
     virtual void file_failed(const Exchange&, int) {}
-    /// The worker leaves: answers whose head is not out yet should say Connection: close.
+    /// The worker leaves: answers whose head is not sent yet should say Connection: close.
     [[nodiscard]] virtual bool is_stopping() const { return false; }
 
-    /// Queued or inside the application; the accept budget counts them.
+    /// How many are queued or inside the application.
     [[nodiscard]] size_t active() const { return active_.load(std::memory_order_relaxed); }
-    /// Output of all responses that waits in memory, in bytes.
+    /// Bytes of output, of all responses together, that wait in memory.
     [[nodiscard]] size_t output_memory() const {
         return output_memory_.load(std::memory_order_relaxed);
     }
@@ -97,7 +99,7 @@ protected:
     friend class Exchange;
     std::atomic<size_t> active_{0};
     std::atomic<size_t> output_memory_{0};
-    /// Every finish() must be told: the loop stops, or waits for a free slot before it accepts.
+    /// The leader must hear of every finish(): the loop stops, or waits for a free slot to accept.
     std::atomic<bool> wants_every_finish_{false};
 };
 
@@ -119,33 +121,33 @@ public:
     /// Values of the access format's %({name}e)s, captured by wsgi.cpp when the format has any.
     std::vector<std::pair<std::string, std::string>> logged_environ;
 
-    /// A thread of the application frames and sends right now.
+    /// Some thread of the application is framing and sending (see SendTurn).
     std::atomic<bool> has_sender{false};
 
-    // Monotonic µs, 0 = not yet: first byte of the head, queued, taken, last byte handed out.
+    // Monotonic µs, 0 = not yet: first byte of the head, queued, taken, last byte sent.
     int64_t received_us = 0, queued_us = 0, taken_us = 0, done_us = 0;
     int64_t app_us = 0;  ///< inside the application callable and its iterable
 
     // ---------------------------------------------------------------- application side
-    /// The client is gone or the server gave up: stop producing, close the iterable.
     [[nodiscard]] bool is_worker_stopping() const { return owner_.is_stopping(); }
+    /// The client is gone or the server has given up: stop producing, close the iterable.
     [[nodiscard]] bool is_aborted() const { return aborted_.load(std::memory_order_relaxed); }
 
-    /// Sends before + block + after, or queues what the socket does not take. Nothing is copied
-    /// that the socket takes, unless small blocks follow each other fast (see kHoldUs). is_last:
-    /// the response ends here (its bytes may then leave together with a pipelined successor's).
-    /// False: the client is gone (like is_aborted()). Waits (see kBodyBytesInFlightMax) at most
-    /// until write_timeout ends the connection. Call without the GIL when the bytes are more than a
-    /// few KiB or the socket may be slow; it never needs the GIL.
+    /// Sends before + block + after, and queues what the socket does not take. What it takes is not
+    /// copied, unless small blocks follow each other fast (see kHoldUs). is_last: the response ends
+    /// here (its bytes may then leave together with a pipelined successor's). False: the client is
+    /// gone (like is_aborted()). May wait (see kBodyBytesInFlightMax), until write_timeout ends the
+    /// connection. It never needs the GIL: call it without, if the bytes are more than a few KiB or
+    /// the socket may be slow.
     bool send(std::string_view before, std::string_view block, std::string_view after,
               bool is_last);
     bool send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last) {
         return send(pieces.before, pieces.part_of(block), pieces.after, is_last);
     }
 
-    /// The end of the response, if it leaves together with that of a pipelined successor: it is
-    /// queued for that, without waiting and without a system call, so that the GIL may be held.
-    /// False, and nothing is done, if it does not: then it is for send().
+    /// Queues the end of the response, if it may leave together with a pipelined successor's.
+    /// Neither waits nor makes a system call, so the GIL may be held. False: it did nothing; call
+    /// send().
     bool join_successor(std::string_view before, std::string_view block, std::string_view after);
 
     /// Sends before, then `length` bytes of `file` from `offset` (sendfile where the connection is
@@ -154,34 +156,34 @@ public:
     bool send_file(std::string_view before, int file, off_t offset, uint64_t length,
                    std::string_view after, bool is_last);
 
-    /// Lets other threads, or greenlets, of the application go on for a moment. Without the GIL.
+    /// Lets other threads or greenlets of the application go on for a moment. Without the GIL.
     void pause();
 
     /// The last call of the application side: the response is complete (or aborted with abort()).
     /// Afterwards only head and body of an Exchange still held by somebody may be touched.
     void finish();
 
-    /// Cuts the connection: what was sent cannot be completed. finish() still has to follow.
+    /// Cuts the connection, because the response cannot be completed. finish() still has to follow.
     void abort();
 
-    /// Body bytes received so far (== body.size()), after waiting until there are more than
-    /// `position` or the body is complete. Only bodies above kBodyBytesInFlightMax ever wait.
-    /// Error: the body ended early (ECONNRESET), was malformed (EPROTO) or stalled (ETIMEDOUT).
+    /// Waits until more than `position` body bytes are there or the body is complete; returns how
+    /// many there are (== body.size()). Only bodies above kBodyBytesInFlightMax ever wait. Error:
+    /// the body ended early (ECONNRESET), was malformed (EPROTO) or stalled (ETIMEDOUT).
     Result<uint64_t> wait_for_body(uint64_t position);
-    /// Bytes before `position` were read; lets the loop receive more of a big body.
+    /// The bytes before `position` have been read, so the loop may receive more of a big body.
     void body_consumed(uint64_t position);
     /// The whole body is there and well-formed.
     [[nodiscard]] bool body_complete() const {
         return body_complete_.load(std::memory_order_acquire);
     }
 
-    /// Hands the raw socket to the application (gunicorn.socket): waits until what is queued is
-    /// sent, as send() does and without the GIL, then the loop never reads, writes or reuses this
-    /// connection. Returns a new descriptor (dup) that the caller owns; with TLS an Error.
+    /// Hands the raw socket to the application (gunicorn.socket): waits, like send() and without
+    /// the GIL, until queued output is sent; after that the loop never reads, writes or reuses this
+    /// connection. Returns a new descriptor (dup) that the caller owns; under TLS an Error.
     /// Idempotent.
     Result<Fd> detach();
-    /// A new descriptor of the raw socket for who only looks at it, while the request runs: the
-    /// connection stays the loop's.
+    /// A new descriptor of the raw socket for an application that only inspects it while the
+    /// request runs: the connection stays the loop's.
     [[nodiscard]] Result<Fd> copy_socket() const;
     [[nodiscard]] bool is_detached() const { return detached_.load(std::memory_order_relaxed); }
 
@@ -208,22 +210,22 @@ private:
     // Leader only.
     void prepare(const ConnectionFacts* connection_facts, int fd, std::string_view spool_dir);
     void reset_for_reuse();
-    /// Sends queued output until drained or the socket is full; moved: bytes that went out.
-    /// Held: there is some, but the application side may want to add to it; look again later.
+    /// Sends queued output until there is none or the socket is full; moved: bytes sent. Held:
+    /// there is some, but the application side may be about to add to it; look again later.
     Flush flush(int fd, size_t& moved);
-    /// Of what flush() called Held: true if it still has time.
+    /// After Held: true if the output may still wait.
     [[nodiscard]] bool may_stay_held();
     Flush take_for_transform(std::string& plain, size_t bytes_max);  ///< the same for TLS
     void mark_aborted();
     void forget_output();
     void drop_output();  ///< for the pool: nothing of the old connection stays
-    /// What is there of the body. Before queue(): nobody else looks at it yet.
+    /// Publishes what has arrived of the body. Before queue(), while nobody else looks at it.
     void body_begins(bool is_complete);
     void body_arrived(bool is_complete, int error);
     [[nodiscard]] bool has_output();
-    /// What is queued after the application's side finished: it may join a pipelined successor,
-    /// which is there as a whole, or it waits for the socket. More than a few bytes, or what a full
-    /// socket left over, goes out before the next request is looked at.
+    /// The output that is queued when the application side has finished: it may join that of a
+    /// pipelined successor whose head is complete, or it waits for the socket. More than a few KiB,
+    /// or what a full socket left over, is sent before the next request is looked at.
     enum class Rest : uint8_t { Nothing, MayJoin, Waits };
     [[nodiscard]] Rest rest();
     [[nodiscard]] uint64_t body_backlog();  ///< body bytes received and not consumed yet
@@ -280,49 +282,50 @@ private:
     uint64_t body_received_ = 0;
     uint64_t body_consumed_ = 0;
     int body_error_ = 0;
-    int fd_ = -1;                  ///< plain text may be written to it from any thread; -1: gone
-    bool in_flight_ = false;       ///< some thread sends right now, outside the lock
-    bool held_ = false;            ///< what is queued waits for the next block (kHoldUs)
-    bool leader_watches_ = false;  ///< … and the leader looks after it
-    int64_t last_block_us_ = 0;    ///< when the last block but the held ones was sent
+    int fd_ = -1;                  ///< any thread may write plain text to it; -1: gone
+    bool in_flight_ = false;       ///< some thread is sending, outside the lock
+    bool held_ = false;            ///< queued output waits for the next block (kHoldUs)
+    bool leader_watches_ = false;  ///< … and the leader takes care of it
+    int64_t last_block_us_ = 0;    ///< when a block was last sent (held ones do not count)
     int64_t held_since_us_ = 0;
-    bool corked_ = false;     ///< a pipelined request waits: let the last bytes join it
+    bool corked_ = false;     ///< a pipelined request waits: the last bytes may join its answer
     bool completed_ = false;  ///< exchange_completed() was called
 };
 
-/// Largest response end that waits for a pipelined successor instead of being sent by itself.
+/// The largest end of a response that waits for a pipelined successor.
 constexpr size_t kCorkBytesMax = 64 * 1024;
 static_assert(kCorkBytesMax <= kOutboxMemoryLeast);
 
 /// Complete Exchanges in arrival order. push, announce: leader; pop: application side, any thread.
 ///
-/// How many threads it wakes: an application that answers at once is served best by one thread, for
-/// two would only take the GIL from each other; one that waits (sleeps, asks a database) wants a
-/// thread for each request. So threads say how long their calls last, and a vote of the last few
-/// decides. Whatever it says, a thread is woken when none of those awake came back for another
-/// request within kPatienceMs, and every request that waited so long gets one of its own.
+/// How many threads it wakes: an application that answers at once is served best by one thread (two
+/// would only take the GIL from each other); one that waits (sleeps, asks a database) needs a
+/// thread for each request. So threads report how long their calls last, and the last few calls
+/// vote. Whatever the vote, a thread is woken if none of those awake has come back for another
+/// request within kPatienceMs, and every request that has waited that long gets a thread of its
+/// own.
 class ReadyQueue {
 public:
-    /// A descriptor that polls readable while the queue is not empty, for greenlet hubs; opened on
-    /// first use, -1 if that failed.
+    /// For greenlet hubs: a descriptor that polls readable while the queue is not empty. Opened on
+    /// first use; -1 if that failed.
     [[nodiscard]] int fd();
 
-    /// now_ms: monotonic. Nobody hears of it before announce().
+    /// now_ms: monotonic. Wakes nobody: see announce().
     void push(std::shared_ptr<Exchange> exchange, int64_t now_ms);
-    /// Tells the application side what push() brought; once for all pushes of a turn, because each
-    /// wake-up costs more than a fast call. True: again within kPatienceMs, even if nothing comes.
+    /// Wakes threads for what was pushed, once for all pushes of a turn, because each wake-up costs
+    /// more than a fast call. True: call it again within kPatienceMs, even if nothing is pushed.
     bool announce(int64_t now_ms);
-    /// Oldest Exchange that was not aborted meanwhile; null if there is none.
+    /// The oldest Exchange that has not been aborted; null if there is none.
     [[nodiscard]] std::shared_ptr<Exchange> try_pop();
     /// Waits; null after close() once the queue is empty. call_began_us: when the caller's previous
     /// call began (0: there was none); becomes the time of this one (monotonic µs).
     [[nodiscard]] std::shared_ptr<Exchange> pop(int64_t& call_began_us);
-    /// How many wait, for the watcher of fd(): if it is 0, the descriptor stops being readable.
+    /// How many wait, for the watcher of fd(); if none, the descriptor stops being readable.
     [[nodiscard]] size_t look();
     [[nodiscard]] bool is_empty();
-    /// Makes fd() readable once although nothing is queued: its watcher should look around.
+    /// Makes fd() readable once, even if nothing is queued, so that its watcher wakes up.
     void poke();
-    /// No more requests will come: waiting threads return when the queue is empty.
+    /// No more requests will come: waiting threads return once the queue is empty.
     void close();
     /// When the oldest request was pushed (monotonic ms); INT64_MAX if there is none.
     [[nodiscard]] int64_t oldest_ms();
