@@ -34,7 +34,8 @@ int64_t tick_us = 0;  ///< what each look at the clock takes
 int stepped_clock(clockid_t clock, timespec* time) {
     if (clock != CLOCK_MONOTONIC) return ::clock_gettime(clock, time);
     now_us += tick_us;
-    *time = {now_us / 1'000'000, now_us % 1'000'000 * 1000};
+    time->tv_sec = now_us / 1'000'000;
+    time->tv_nsec = static_cast<long>(now_us % 1'000'000 * 1000);
     return 0;
 }
 
@@ -202,7 +203,7 @@ private:
     void take() {
         while (std::shared_ptr<Exchange> exchange = ready_.try_pop()) {
             std::string target(exchange->head.target);
-            const size_t id = parse_decimal(target.substr(1)).value_or(0);
+            const auto id = static_cast<size_t>(parse_decimal(target.substr(1)).value_or(0));
             require(!exchange->is_finished() && id > 0 && id <= last_id_, "a request");
             jobs_.push_back({std::move(exchange), std::move(target), id});
         }
