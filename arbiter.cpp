@@ -1,4 +1,4 @@
-// Above 800 lines: all of it turns one state (children, generations, listeners) in one loop, so a
+// Above 800 lines: all of it works on one state (children, generations, listeners) in one loop; a
 // second file would share every member and hide the order of a turn. The sections are marked.
 #include "arbiter.h"
 
@@ -33,18 +33,19 @@ namespace {
 constexpr int64_t kNever = INT64_MAX;
 constexpr int kBindAttempts = 5;              // one second apart (gunicorn: sock.create_sockets)
 constexpr int64_t kAbortPatienceMs = 1000;    // from SIGABRT to SIGKILL
-constexpr int64_t kQuickStopMs = 2000;        // a stop that was asked for twice
-constexpr int64_t kOneWishMs = 250;           // so close together, two TERMs are one
+constexpr int64_t kQuickStopMs = 2000;        // for a stop that was asked for twice
+constexpr int64_t kOneWishMs = 250;           // two TERMs within this time count as one
 constexpr int64_t kKillMarginMs = 500;        // workers keep graceful_timeout themselves, we watch
 constexpr int64_t kBootingPatienceMs = 2000;  // for a worker that has no request to lose
-constexpr int64_t kUnkillableMs = 5000;       // a process the kernel does not end: stop without it
-constexpr int64_t kOversleptMs = 2000;        // more than any load delays us
+constexpr int64_t kUnkillableMs = 5000;       // then we stop without a process that SIGKILL leaves
+constexpr int64_t kOversleptMs = 2000;        // longer than any load delays us
 constexpr int64_t kBackoffMinMs = 1000;
 constexpr int64_t kBackoffMaxMs = 30000;
 constexpr int64_t kRelativeTickMs = 1000;  // looks at our predecessor, only while there is one
 constexpr int64_t kBacklogTickMs = 1000;   // enable_backlog_metric
 constexpr int64_t kMemoryTickMs = 1000;    // max_worker_memory
-/// A limit below what the application needs at all makes a restart now and then, not a storm.
+/// So that a limit below what the application always needs causes a restart now and then, not a
+/// storm.
 constexpr int64_t kMemoryPatienceMs = 5000;
 constexpr size_t kSlotsMin = 256;  // room for TTIN and for two generations
 
@@ -53,12 +54,12 @@ std::string short_name(int signal) {
     return lower(signals::name(signal).substr(3));
 }
 
-/// Ends the start; an empty sentence was told already.
+/// Ends the start. With an empty message the reason has been logged already.
 Error fatal(const Error& error) {
     return Error{1, error.message};
 }
 
-/// The exit code that a hook asked for (sys.exit, HaltServer), else 1.
+/// The exit code that a hook asked for (sys.exit, HaltServer), or 1.
 int exit_code_of_hook(const Status& status) {
     return status.error().code != 0 ? status.error().code : 1;
 }
@@ -66,7 +67,7 @@ Error fatal_hook(const Status& status) {
     return Error{exit_code_of_hook(status), status.message()};
 }
 
-/// Two specs that cannot be open at once; a unix socket's mode and owner do not matter.
+/// Whether two specs cannot be open at once; a unix socket's mode and owner do not matter.
 bool is_same_place(const BindSpec& a, const BindSpec& b) {
     if (a.kind != b.kind) return false;
     return a.kind == BindSpec::Kind::Unix ? a.path == b.path : a == b;
@@ -125,7 +126,7 @@ int Arbiter::run() {
 // The order is gunicorn's, as its hooks and log lines show it.
 Status Arbiter::start() {
     if (const char* pid = std::getenv("GUNICORN_PID"); pid != nullptr) {
-        // Of another parent it was inherited by accident, or our predecessor is gone already.
+        // Otherwise it was inherited by accident, or our predecessor is gone already.
         if (parse_decimal(pid) == static_cast<uint64_t>(::getppid())) predecessor_ = ::getppid();
         options_.runtime.set_environment("GUNICORN_PID", nullptr);
     }
@@ -177,7 +178,7 @@ Status Arbiter::start() {
 
 int Arbiter::fail_start(const Error& error) {
     if (!error.message.empty()) {
-        // The terminal of whoever started us shows it, wherever the log goes.
+        // Whoever started us sees it on the terminal, wherever the log goes.
         std::fprintf(stderr, "\nError: %s\n", error.message.c_str());
         if (log().error_fd() != STDERR_FILENO) log().error("%s", error.message.c_str());
     }
@@ -197,7 +198,7 @@ int Arbiter::finish() {
         log().error("Shutting down: %s", name());
         log().error("Reason: %s", reason_.c_str());
     }
-    // Two masters that stop at once leave the path to each other; then it is the last one's.
+    // Two masters that stop at once leave the path to each other; then the last one removes it.
     for (const auto& listener : listeners_)
         note_error("unlink", listener->unlink_if_deserted());
     if (pidfile_) pidfile_->unlink();
@@ -206,14 +207,14 @@ int Arbiter::finish() {
     return exit_code_;
 }
 
-/// What can be wrong with a configuration before anything is opened for it.
+/// Checks all of a configuration that can be checked before anything is opened for it.
 Status Arbiter::prepare(Generation& generation) {
     Config& cfg = generation.cfg;
     Result<AccessLog> access_log = AccessLog::compile(
         cfg.access_log_format.empty() ? kDefaultAccessFormat : cfg.access_log_format);
     if (!access_log) return access_log.error();
     generation.access_log.emplace(std::move(*access_log));
-    // Not worth a line where the usual 1000 meet the usual 1024 descriptors.
+    // The usual 1000 connections with the usual 1024 descriptors are not worth a line.
     const size_t places = connection_places(cfg);
     if (places + places / 16 < static_cast<size_t>(cfg.worker_connections))
         log().warning(
@@ -227,8 +228,8 @@ Status Arbiter::prepare(Generation& generation) {
         Result<BindSpec> spec = parse_bind(text);
         if (!spec) return spec.error();
         has_fd = has_fd || spec->kind == BindSpec::Kind::Fd;
-        // One descriptor cannot be polled twice, and a second socket would take the first one's
-        // path. A port that is named twice is found in use.
+        // One descriptor cannot be polled twice, and a second unix socket would take the first
+        // one's path. A port that is named twice will be found in use.
         const bool is_repeated = spec->kind != BindSpec::Kind::Tcp &&
                                  std::ranges::any_of(generation.specs, [&](const BindSpec& other) {
                                      return is_same_place(other, *spec);
@@ -252,14 +253,14 @@ std::string Arbiter::pidfile_path() const {
     return cfg().pidfile.empty() ? "" : cfg().pidfile + (predecessor_ != 0 ? ".2" : "");
 }
 
-/// Tells the supervisor once somebody serves, and again after each reload.
+/// Tells the supervisor that somebody serves, and again after each reload.
 void Arbiter::announce_ready() {
     if (predecessor_ != 0 || (!has_been_ready_ && num_workers_ > 0)) return;
     note_notice(notifier_->ready("gcorn serves with " + std::to_string(num_workers_) +
                                  (num_workers_ == 1 ? " worker" : " workers")));
 }
 
-/// A supervisor that does not listen changes nothing for those we serve.
+/// A supervisor that does not listen is no problem for our clients.
 void Arbiter::note_notice(const Status& status) {
     if (!status) log().debug("%s", status.message().c_str());
 }
@@ -290,7 +291,7 @@ void Arbiter::adopt_listeners(Generation& generation) {
     const auto origin =
         has_given_listeners_ ? Listener::Origin::Supervisor : Listener::Origin::Predecessor;
     Result<ListenerOptions> options = listener_options(generation.cfg);
-    if (!options) return;  // open_listeners() meets and tells the same error
+    if (!options) return;  // open_listeners() will find and report the same error
     for (const int fd : fds) {
         Result<std::unique_ptr<Listener>> listener = Listener::adopt(fd, origin, *options);
         if (!listener) {
@@ -303,13 +304,14 @@ void Arbiter::adopt_listeners(Generation& generation) {
     has_given_listeners_ = has_given_listeners_ && !generation.listeners.empty();
 }
 
-/// Opens what the generation's specs ask for and neither `before` nor adopt_listeners() has open.
+/// Opens what the generation's specs ask for, unless `before` or adopt_listeners() has it open.
 Status Arbiter::open_listeners(Generation& generation, const Generation* before) {
     if (has_given_listeners_) {
-        generation.cfg.reuse_port = false;  // or workers would open the addresses as well
+        generation.cfg.reuse_port = false;  // or workers would open the addresses, too
         if (before != nullptr) generation.listeners = before->listeners;
     }
-    // An inherited socket's spec may be spelt differently: while the setting stays, so do they.
+    // An inherited socket's spec may be spelt differently; so while the setting stays the same, the
+    // sockets stay.
     const bool is_unchanged = before != nullptr && before->specs == generation.specs &&
                               before->cfg.reuse_port == generation.cfg.reuse_port;
     if (is_unchanged) generation.listeners = before->listeners;
@@ -319,7 +321,7 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
         if (is_complete && !is_workers_own) continue;
         Listener* kept = nullptr;
         if (before != nullptr && !is_workers_own) {
-            // Or one of a reload that was given up just now: its workers still hold the address.
+            // Including those of a reload that was given up just now: its workers still hold them.
             for (const auto& old : listeners_)
                 if (old->fd() >= 0 && is_same_place(old->spec(), spec) && !uses(generation, *old))
                     kept = old.get();
@@ -331,7 +333,7 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
     }
     for (const Listener* listener : generation.listeners)
         generation.addresses.push_back(listener->name());
-    // Linux 5.14; each worker's socket has an accept queue of its own, which ends with the worker.
+    // Linux 5.14. Each worker's socket has an accept queue of its own, which ends with the worker.
     if (generation.cfg.reuse_port &&
         read_small_file("/proc/sys/net/ipv4/tcp_migrate_req").value_or("0\n") == "0\n") {
         log().warning(
@@ -341,7 +343,7 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
     return {};
 }
 
-/// is_patient: retries an address that may get free.
+/// is_patient: retries an address that may become free.
 Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool is_patient) {
     Result<ListenerOptions> options = listener_options(generation.cfg);
     if (!options) return fatal(options.error());
@@ -352,7 +354,7 @@ Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool
         Result<std::unique_ptr<Listener>> listener = Listener::open(spec, *options);
         if (listener) {
             if (is_trial) {
-                // Nobody would accept from our copy, and the kernel would use it.
+                // Nobody would accept from our copy, but the kernel would give it connections.
                 generation.addresses.push_back((*listener)->name());
                 return {};
             }
@@ -365,7 +367,7 @@ Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool
         if (error.code == EADDRNOTAVAIL) log().error("Invalid address: %s", where.c_str());
         const bool may_get_free = error.code == EADDRINUSE || error.code == EADDRNOTAVAIL;
         log().error("connection to %s failed: [Errno %d] %s", where.c_str(), error.code,
-                    // gunicorn names the reason only, which ends the sentence.
+                    // gunicorn names only the reason, which is the end of the message.
                     error.message.substr(may_get_free ? error.message.rfind(": ") + 2 : 0).c_str());
         if (!is_patient || !may_get_free || attempt == kBindAttempts) break;
         log().debug("Retrying in 1 second.");
@@ -384,9 +386,9 @@ bool Arbiter::uses(const Generation& generation, const Listener& listener) {
     return std::ranges::find(generation.listeners, &listener) != generation.listeners.end();
 }
 
-/// Closes what neither the configuration in force uses nor the one that may follow. The objects
-/// stay until prune(), because Worker objects may refer to them; old workers keep their own copies
-/// of the sockets.
+/// Closes what neither the current configuration nor a pending one uses. The objects stay until
+/// prune(), because Worker objects may refer to them; old workers keep their own copies of the
+/// sockets.
 void Arbiter::close_unused_listeners() {
     for (const auto& listener : listeners_) {
         if (uses(target(), *listener) || uses(*current_, *listener)) continue;
@@ -410,12 +412,12 @@ void Arbiter::sleep_until(int64_t deadline_ms) {
     GCORN_CHECK(count >= 0 || errno == EINTR || errno == ENOMEM);
 }
 
-/// One round; returns when the next one is due if nothing happens before.
+/// One round; returns the time of the next one, if nothing happens before.
 int64_t Arbiter::turn() {
     scoreboard_->drain();
     for (const int signal : signals::take())
         handle_signal(signal);
-    note_readiness();  // before reap(): one that was ready and died did not fail to boot
+    note_readiness();  // before reap(): a worker that was ready and then died did not fail to boot
     reap();
     if (pending_ != nullptr && !is_stopping()) {
         int ready = 0;
@@ -437,8 +439,8 @@ void Arbiter::handle_signal(int signal) {
     const std::string text = short_name(signal);
     if (signal == SIGCHLD) return log().debug("Handling signal: %s", text.c_str());
     if (is_stopping()) {
-        // A second TERM hurries as well, unless it comes with the first: some supervisors tell both
-        // the process and its group.
+        // A second TERM hurries as well, unless it comes with the first: some supervisors signal
+        // both the process and its group.
         const bool is_repeated =
             signal == SIGTERM && monotonic_ms() - stopping_since_ms_ > kOneWishMs;
         if (signal == SIGINT || signal == SIGQUIT || is_repeated) return hurry();
@@ -453,7 +455,7 @@ void Arbiter::handle_signal(int signal) {
         case SIGHUP: return reload();
         case SIGUSR1:
             log().reopen();
-            options_.statsd.reopen();  // its server may have moved, too
+            options_.statsd.reopen();  // its server may have moved
             for (const auto& [pid, child] : children_)
                 send(child, SIGUSR1);
             return;
@@ -471,8 +473,8 @@ void Arbiter::handle_signal(int signal) {
     }
 }
 
-/// A worker that is gone already (ESRCH) is reaped next. EPERM: it runs as `user`, and a container
-/// was started without CAP_KILL (kill(2)); then it stays, whatever it was to be told.
+/// A worker that is gone already (ESRCH) will be reaped next. EPERM: it runs as `user`, and the
+/// container was started without CAP_KILL (kill(2)); then it stays as it is.
 void Arbiter::send(const Child& child, int signal) {
     const pid_t pid = child.worker->pid();
     if (::kill(pid, signal) == 0 || errno == ESRCH) return;
@@ -489,7 +491,7 @@ WorkerSlot& Arbiter::slot(const Child& child) const {
     return scoreboard_->slot(child.worker->slot());
 }
 
-/// Counts as one of the wanted workers: neither told to leave nor leaving by itself.
+/// Whether it counts among the wanted workers: neither told to leave nor leaving by itself.
 bool Arbiter::is_active(const Child& child) const {
     return child.retired_ms == 0 && slot(child).state.load() != WorkerState::Stopping;
 }
@@ -507,8 +509,8 @@ void Arbiter::note_readiness() {
 }
 
 /// Spawns and retires workers of the target generation until there are num_workers_ of them. A
-/// worker that reached max_requests counts as missing, but serves on until there is one ready too
-/// many.
+/// worker that wants a replacement counts as missing, but serves on until there is one ready worker
+/// too many.
 int64_t Arbiter::manage_workers() {
     std::vector<Child*> team;
     for (auto& [pid, child] : children_)
@@ -550,7 +552,7 @@ int64_t Arbiter::manage_workers() {
     return kNever;
 }
 
-/// Acts on one worker's deadlines; returns the next of them.
+/// Acts on one worker's deadlines; returns the next one.
 int64_t Arbiter::watch_child(Child& child) {
     const int64_t now = monotonic_ms();
     if (child.killed_because != nullptr) {
@@ -574,8 +576,8 @@ int64_t Arbiter::watch_child(Child& child) {
             return 0;
         }
     }
-    // A worker that boots has no heartbeat: imports may take their time, unless boot_timeout is
-    // set.
+    // A booting worker has no heartbeat: imports may take as long as they like, unless boot_timeout
+    // is set.
     const int64_t limit_ms = milliseconds(is_booting ? cfg.boot_timeout : cfg.timeout);
     if (limit_ms == 0) return wake_ms;
     const int64_t alive_ms = std::max(is_booting ? child.spawned_ms : heartbeat_ms, thawed_ms_);
@@ -591,7 +593,8 @@ int64_t Arbiter::watch_child(Child& child) {
     return std::min(wake_ms, child.aborted_ms + kAbortPatienceMs);
 }
 
-/// Predecessor, supervisor's watchdog, metrics; returns when one of them is due again.
+/// Looks after predecessor, supervisor's watchdog and metrics; returns when one of them is due
+/// again.
 int64_t Arbiter::watch_host() {
     const int64_t now = monotonic_ms();
     int64_t wake_ms = kNever;
@@ -623,8 +626,8 @@ int64_t Arbiter::watch_host() {
     return wake_ms;
 }
 
-/// Has the largest worker above max_worker_memory replaced. One at a time: all of them together
-/// would need twice their memory.
+/// Has the largest worker above max_worker_memory replaced. One at a time, because replacing all at
+/// once would need twice the memory.
 int64_t Arbiter::watch_memory() {
     if (cfg().max_worker_memory == 0 || is_stopping()) return kNever;
     const int64_t now = monotonic_ms();
@@ -664,7 +667,7 @@ void Arbiter::prune() {
 
 // --- one worker ---
 
-/// Error: there is no new worker; its code is what the server exits with, 0 = it tries again.
+/// Error: there is no new worker; its code is the server's exit code, or 0 = try again.
 Status Arbiter::spawn_worker() {
     Generation& generation = target();
     const size_t slot_index = scoreboard_->claim();
@@ -712,8 +715,8 @@ Status Arbiter::spawn_worker() {
 void Arbiter::run_child(Child& child, signals::Hold& hold) {
     options_.runtime.after_fork_child();
     life_.write.reset();
-    // Another generation's sockets would stay open as long as this worker lives. Only closed: the
-    // Worker objects of that generation, which hooks may look at, refer to them.
+    // Another generation's sockets would stay open as long as this worker lives. They are only
+    // closed: that generation's Worker objects, which hooks may look at, refer to them.
     for (const auto& listener : listeners_)
         if (!uses(*child.generation, *listener)) listener->close();
     for (const auto& generation : generations_)
@@ -729,12 +732,14 @@ void Arbiter::run_child(Child& child, signals::Hold& hold) {
     child.worker->set_pid(::getpid());
     log().info("Booting worker with pid: %d", ::getpid());
     const int code = child.worker->run();
-    // Not exit(): destructors and atexit handlers belong to the arbiter. What stdio holds does not.
+    // Not exit(): destructors and atexit handlers belong to the arbiter. Output in stdio's buffers
+    // is ours.
     std::fflush(nullptr);
     ::_exit(code);
 }
 
-/// One step for each wave of failures: those that come while we wait already are its companions.
+/// One step for each wave of failures: those that come while we are waiting belong to the same
+/// wave.
 void Arbiter::back_off(const std::string& why) {
     const int64_t now = monotonic_ms();
     if (now < next_spawn_ms_) return;
@@ -790,13 +795,13 @@ void Arbiter::reap() {
         }
         const auto it = children_.find(pid);
         if (it == children_.end()) {
-            // As PID 1 we inherit orphans; their end is nobody's business but the kernel's.
+            // As PID 1 we inherit orphans, which only need to be reaped.
             log().debug("Reaped a foreign child (pid:%d)", pid);
             continue;
         }
         take(it, status);
     }
-    // A hook or a library waits for every child, or ignores SIGCHLD: a zombie would still be there.
+    // If a hook or a library waits for every child, or ignores SIGCHLD, no zombie is left for us.
     const auto is_gone = [](const auto& entry) {
         return ::kill(entry.first, 0) != 0 && errno == ESRCH;
     };
@@ -815,7 +820,7 @@ void Arbiter::bury(Child child, int status) {
     if (!cannot_boot) (void)options_.hooks.run(&Config::child_exit, this, child.worker.get());
     const bool left_by_itself = slot(child).state.load() == WorkerState::Stopping && code == 0;
     const bool was_slow = child.aborted_ms != 0;
-    // Before it served anybody, and not by somebody else's SIGKILL: its hub failed, or a thread of
+    // Before it served anybody, and not by somebody's SIGKILL: its hub has failed, or a thread of
     // the application. The next one would end the same way.
     const bool ended_at_once = child.was_ready() && slot(child).requests.load() == 0 &&
                                monotonic_ms() - child.ready_ms < kBackoffMinMs &&
@@ -831,7 +836,7 @@ void Arbiter::bury(Child child, int status) {
     back_off(why);
 }
 
-/// gunicorn's sentences, and behind them what it cannot say: who sent the signal.
+/// gunicorn's sentences, followed by what it cannot tell: who sent the signal.
 void Arbiter::report_death(const Child& child, int status) {
     const pid_t pid = child.worker->pid();
     if (WIFEXITED(status)) {
@@ -864,7 +869,7 @@ void Arbiter::report_death(const Child& child, int status) {
     if (child.was_ready() && child.aborted_ms == 0) report_activities(child);
 }
 
-/// One line for each request that runs, or ran, in the worker.
+/// Logs each request that the worker runs, or was running.
 void Arbiter::report_activities(const Child& child) {
     const pid_t pid = child.worker->pid();
     const int64_t now = monotonic_ms();
@@ -888,7 +893,7 @@ void Arbiter::successor_ended(int status) {
         log().warning("The new master (pid:%d) was sent %s; this one goes on", pid,
                       signals::name(WTERMSIG(status)).c_str());
     }
-    // WINCH sent our workers away, because it looked well: now nobody else serves.
+    // WINCH had sent our workers away, because the upgrade looked well: now nobody else serves.
     if (num_workers_ == 0 && !is_stopping()) change_num_workers(static_cast<int>(cfg().workers));
 }
 
@@ -942,7 +947,8 @@ void Arbiter::commit_reload() {
     announce_ready();
 }
 
-/// Back to the generation that serves. "" = without a word, and the next one takes what it can use.
+/// Goes back to the generation that serves. why: "" = in silence, because another reload follows,
+/// which may use what was opened.
 void Arbiter::abandon_reload(const std::string& why) {
     undo_environment();
     apply_environment(current_->cfg);
@@ -959,8 +965,8 @@ void Arbiter::abandon_reload(const std::string& why) {
     announce_ready();
 }
 
-/// At the start, and after a reload: the setting may be new, or somebody may have removed the file.
-/// Error: the file of before stays.
+/// At the start, and after a reload: the setting may have changed, or somebody may have removed the
+/// file. Error: the previous file stays.
 Status Arbiter::write_pidfile() {
     const std::string path = pidfile_path();
     std::optional<Pidfile> written;
@@ -974,7 +980,7 @@ Status Arbiter::write_pidfile() {
     return {};
 }
 
-/// raw_env. What the variables were at the start is kept, so that a reload can take them back.
+/// Applies raw_env. The original values are kept, so that a reload can restore them.
 void Arbiter::apply_environment(const Config& cfg) {
     for (const auto& [name, value] : raw_environment(cfg)) {
         environment_before_.try_emplace(name, find_variable(options_.environment, name));
@@ -994,7 +1000,7 @@ void Arbiter::stop(int signal, int code, std::string reason) {
     stopping_since_ms_ = monotonic_ms();
     exit_code_ = code;
     reason_ = std::move(reason);
-    // After an upgrade the service does not stop, it has a new main process; only the old one may
+    // After an upgrade the service does not stop but has a new main process; only the old one may
     // say so (NotifyAccess=main).
     if (predecessor_ == 0)
         note_notice(successor_ != 0 ? notifier_->main_pid(successor_) : notifier_->stopping());
@@ -1036,7 +1042,7 @@ void Arbiter::upgrade() {
 /// Between fork and exec: hands over the listeners and becomes the binary at our path.
 void Arbiter::run_successor(signals::Hold& hold) {
     options_.runtime.after_fork_child();
-    life_.write.reset();  // the workers' sign of our parent's life
+    life_.write.reset();  // by which the workers know that our parent lives
     log().after_fork();
     signals::reset_to_defaults();
     hold.release();
@@ -1062,7 +1068,7 @@ void Arbiter::run_successor(signals::Hold& hold) {
     ::_exit(1);
 }
 
-/// Makes the listeners survive the exec, in the way they were given to us.
+/// Makes the listeners survive the exec, and names them in the way they were given to us.
 Status Arbiter::pass_listeners(Environment& environment) {
     std::vector<int> fds;
     std::vector<std::string> numbers;
@@ -1076,7 +1082,7 @@ Status Arbiter::pass_listeners(Environment& environment) {
     return {};
 }
 
-/// Our predecessor is gone: its name, pid file and place at the supervisor are ours.
+/// Our predecessor is gone: its name, its pid file and its place at the supervisor are now ours.
 void Arbiter::promote() {
     predecessor_ = 0;
     log().info("Master has been promoted.");

@@ -1,27 +1,27 @@
-// Arbiter: the process tree. Forks workers, keeps as many as asked alive, replaces, reloads,
-// re-executes and stops them; it does nothing else and serves nothing itself.
+// Arbiter: the process tree. Forks workers, keeps the wanted number of them alive, replaces,
+// reloads, re-executes and stops them; it does nothing else and serves no client itself.
 //
-// One thread, one loop: handle the queued signals one at a time, reap, look at every worker, spawn
-// or retire what is missing or too many, then sleep until a signal, a word on the scoreboard or the
-// next deadline. Nothing waits inside a handler: a reload or a stop is a state, so children are
-// reaped and timeouts watched all the time. Workers are told things by signals only, and tell
-// theirs by the scoreboard and their exit status.
+// One thread, one loop: handle the queued signals one at a time, reap, check every worker, spawn
+// missing workers and retire surplus ones, then sleep until a signal, a word on the scoreboard or
+// the next deadline. Nothing waits inside a handler: a reload or a stop is a state, so children are
+// reaped and timeouts watched all the time. The arbiter speaks to workers by signals only; they
+// speak by the scoreboard and their exit status.
 //
-// Replace before retire: whoever serves is told to leave only after its successor reported Ready. A
+// Replace before retire: a worker is told to leave only after its successor has reported Ready. A
 // Generation is one configuration with its listeners; a reload boots the next one beside the
-// current one and changes over when all its workers are ready, or drops it when one of them cannot
+// current one and switches when all its workers are ready, or drops it when one of them cannot
 // boot.
 //
 // Hooks that fail: nworkers_changed (its first call), on_starting, when_ready and, before any
-// worker was ever ready, pre_fork end the start with exit code 1, or the one that they asked for by
-// sys.exit() or HaltServer. Later a failing pre_fork is a worker that could not boot (back-off),
-// on_reload refuses the reload, pre_exec the upgrade, on_exit turns exit code 0 into 1;
-// nworkers_changed and child_exit are logged and survived.
+// worker has ever been ready, pre_fork end the start with exit code 1, or with the one that they
+// asked for by sys.exit() or HaltServer. Later, a failing pre_fork counts as a worker that could
+// not boot (back-off), on_reload refuses the reload, pre_exec the upgrade, on_exit turns exit code
+// 0 into 1; failures of nworkers_changed and child_exit are only logged.
 //
-// Deviations from gunicorn: all of the above; addresses that cannot get free (EACCES …) are not
-// tried five times; a reload whose new address overlaps an old one (0.0.0.0:80 for 127.0.0.1:80) is
-// refused, because it could only be had with a gap. Limit: mode and owner of a unix socket that
-// stays are not changed by a reload.
+// Deviations from gunicorn: all of the above; addresses that will not become free (EACCES …) are
+// not tried five times; a reload whose new address overlaps an old one (0.0.0.0:80 for
+// 127.0.0.1:80) is refused, because it would need a gap. Limit: a reload does not change mode and
+// owner of a unix socket that stays open.
 //
 // Made by server.cpp, run on the main thread without the GIL. Source: gunicorn: arbiter.
 #pragma once
@@ -58,7 +58,7 @@ namespace gcorn {
 struct ArbiterOptions {
     std::string version;                   ///< "0.1.0", for the log and SERVER_SOFTWARE
     std::vector<std::string> argv;         ///< as given to this process, for USR2
-    std::vector<std::string> environment;  ///< "K=V" as it was at the start, for USR2 and raw_env
+    std::vector<std::string> environment;  ///< "K=V" as at the start, for USR2 and raw_env
     std::string executable;                ///< absolute path of this binary, for USR2
     std::string start_directory;           ///< where the operator started us, for USR2
     /// Resolves all settings again from the same sources (HUP). Error: one sentence; nothing
@@ -95,22 +95,22 @@ public:
     [[nodiscard]] pid_t pid() const { return pid_; }
     /// How many workers are wanted.
     [[nodiscard]] int num_workers() const { return num_workers_; }
-    /// The age of the youngest worker: how many there were so far.
+    /// The age of the youngest worker: how many there have been so far.
     [[nodiscard]] int worker_age() const { return age_; }
-    /// Those that run, told to leave or not. Borrowed for the call.
+    /// All that run, including those that were told to leave. Borrowed for the call.
     [[nodiscard]] std::map<pid_t, Worker*> workers() const;
-    /// The shared ones: without TCP if reuse_port is on, as each worker opens its own.
+    /// The shared ones: no TCP listeners with reuse_port, where each worker opens its own.
     [[nodiscard]] const std::vector<Listener*>& listeners() const { return target().listeners; }
     /// "http://127.0.0.1:8000", … as "Listening at" shows them, with reuse_port too.
     [[nodiscard]] const std::vector<std::string>& addresses() const { return target().addresses; }
     /// As in process titles; ends with ".2" while our predecessor lives.
     [[nodiscard]] std::string proc_name() const;
-    /// Whom we shall replace, and who shall replace us (USR2); 0 = nobody.
+    /// The master that we are to replace, and the one that is to replace us (USR2); 0 = none.
     [[nodiscard]] pid_t predecessor() const { return predecessor_; }
     [[nodiscard]] pid_t successor() const { return successor_; }
     [[nodiscard]] bool has_given_listeners() const { return has_given_listeners_; }
     [[nodiscard]] const ArbiterOptions& options() const { return options_; }
-    /// How the successor is started; in its own process, before the exec.
+    /// Sets how the successor is started; called in its own process, before the exec.
     void set_start(std::string directory, std::string executable, std::vector<std::string> argv) {
         options_.start_directory = std::move(directory);
         options_.executable = std::move(executable);
@@ -134,9 +134,9 @@ private:
         std::unique_ptr<Worker> worker;
         Generation* generation = nullptr;
         int64_t spawned_ms = 0;
-        int64_t ready_ms = 0;                  // 0 = still boots
+        int64_t ready_ms = 0;                  // 0 = still booting
         int64_t retired_ms = 0;                // told to leave; 0 = not
-        int64_t leave_by_ms = 0;               // when it must have done that
+        int64_t leave_by_ms = 0;               // when it must be gone
         int64_t aborted_ms = 0;                // SIGABRT sent; 0 = not
         const char* killed_because = nullptr;  // SIGKILL sent; null = not
         int64_t killed_ms = 0;
@@ -215,14 +215,14 @@ private:
 
     ArbiterOptions options_;
     pid_t pid_ = 0;
-    int64_t stopping_since_ms_ = 0;  // 0 = goes on
+    int64_t stopping_since_ms_ = 0;  // 0 = not stopping
 
     std::vector<std::unique_ptr<Generation>> generations_;  // oldest first
     Generation* current_ = nullptr;
-    Generation* pending_ = nullptr;  // of a reload whose workers boot
+    Generation* pending_ = nullptr;  // of a reload whose workers are booting
     std::vector<std::unique_ptr<Listener>> listeners_;
     bool has_given_listeners_ = false;  // from a supervisor: cfg.bind does not matter
-    std::map<std::string, std::optional<std::string>> environment_before_;  // what raw_env changed
+    std::map<std::string, std::optional<std::string>> environment_before_;  // before raw_env
 
     std::optional<Scoreboard> scoreboard_;
     std::optional<Pidfile> pidfile_;
@@ -232,14 +232,14 @@ private:
 
     Children children_;
     int num_workers_ = 0;
-    int num_workers_before_ = 0;  // the reload
+    int num_workers_before_ = 0;  // before the reload
     int age_ = 0;
     size_t workers_told_ = 0;  // to statsd
     bool app_is_loaded_ = false;
     bool has_been_ready_ = false;
 
-    int64_t backoff_ms_ = 0;     // the next one
-    int64_t next_spawn_ms_ = 0;  // no fork before
+    int64_t backoff_ms_ = 0;     // of the next failure
+    int64_t next_spawn_ms_ = 0;  // no fork before this
     int64_t thawed_ms_ = 0;      // when we last woke up far too late: heartbeats count from then
     int64_t next_watchdog_ms_ = 0;
     int64_t next_backlog_ms_ = 0;
@@ -248,8 +248,8 @@ private:
     int exit_code_ = 0;
     std::string reason_;
 
-    pid_t predecessor_ = 0;  // whom we shall replace (USR2), while it lives
-    pid_t successor_ = 0;    // who shall replace us
+    pid_t predecessor_ = 0;  // the master that we are to replace (USR2), while it lives
+    pid_t successor_ = 0;    // the one that is to replace us
 };
 
 }  // namespace gcorn
