@@ -25,16 +25,17 @@ namespace gcorn {
 
 namespace {
 
-/// Longest time the main thread sleeps, so that the arbiter hears from it (see Worker::sleep_ms).
+/// The longest time that the main thread sleeps, so that the arbiter hears from it (see
+/// sleep_ms()).
 constexpr int64_t kHeartbeatMaxMs = 5000;
-/// How often, at least, gthread's main thread takes the GIL to prove that the interpreter is alive.
+/// How often gthread's main thread takes the GIL, to prove that the interpreter is alive.
 constexpr int kInterpreterBeatMs = 1000;
-/// A worker whose arbiter died has so long for the requests it runs; the rest of the two seconds
-/// (signals::end_soon_after_parent) is for leaving in order.
+/// How long a worker whose arbiter has died may take for its running requests; the rest of the two
+/// seconds (signals::end_soon_after_parent) is for leaving in order.
 constexpr int64_t kOrphanMs = 1500;
-/// Requests that wait no longer than this cost less than a new connection to a sibling.
+/// A new connection to a sibling would cost a client more than a wait up to this.
 constexpr int64_t kBehindMs = 5;
-/// How often a call is interrupted that a quick stop waits for.
+/// How often a quick stop interrupts a call that it waits for.
 constexpr int kInterruptAgainMs = 250;
 /// How often sys.modules is listed for the reloader.
 constexpr int64_t kReloadLookMs = 1000;
@@ -45,7 +46,7 @@ ProxyMode proxy_mode(const Config& cfg) {
     return cfg.proxy_protocol == "auto" ? ProxyMode::Auto : ProxyMode::Off;
 }
 
-/// For a native thread. False: it was told to stop, before or meanwhile.
+/// For a native thread. False: it was told to stop, before or during the sleep.
 bool sleep_unless_told(const std::stop_token& quit, int64_t ms) {
     std::mutex mutex;
     std::condition_variable_any told;
@@ -57,14 +58,15 @@ bool sleep_unless_told(const std::stop_token& quit, int64_t ms) {
 
 /// Leads the loop while the main thread is inside an application call that outlasts a tick.
 ///
-/// It looks every kTickMs whether a turn is overdue, takes the lead if it is free, and turns until
-/// the main thread asks for it back. Without calls for a while it parks and costs nothing; the next
-/// call wakes it. Native thread: no Python, all signals blocked. Never on a stack: greenlets of the
-/// application move the main thread's stack away, and others run in its place.
+/// Every kTickMs it checks whether a turn is overdue; then it takes the lead, if that is free, and
+/// turns until the main thread asks for it back. Without calls for a while it parks and costs
+/// nothing; the next call wakes it. A native thread: no Python, all signals blocked. Never allocate
+/// it on a stack: greenlets of the application move the main thread's stack away and run in its
+/// place.
 class Guard {
 public:
-    /// While it leads it calls nudge() after each turn, which tells how long the next may sleep, in
-    /// ms (-1: no limit).
+    /// While it leads, it calls nudge() after each turn, which returns how long the next one may
+    /// sleep, in ms (-1: no limit).
     Guard(EventLoop& loop, std::function<int()> nudge)
         : loop_(loop), nudge_(std::move(nudge)), thread_([this](auto quit) { run(quit); }) {}
     ~Guard() {
@@ -81,7 +83,7 @@ public:
         unparked_.notify_one();
     }
 
-    /// Main thread: takes the lead, back from the guard if it has it.
+    /// Main thread: takes the lead, if necessary back from the guard.
     std::unique_lock<std::mutex> lead() {
         std::unique_lock lead(loop_.lead(), std::try_to_lock);
         if (!lead.owns_lock()) {
@@ -157,14 +159,14 @@ Result<ListenerOptions> listener_options(const Config& cfg) {
     options.backlog = static_cast<int>(cfg.backlog);
     options.umask = static_cast<mode_t>(cfg.umask);
     options.is_tls = cfg.is_tls();
-    // The kernel keeps a connection until its first bytes arrive, for about so long. Not where the
-    // server may have to speak or to judge first.
+    // The kernel keeps a connection back until its first bytes arrive, or for about this long. Not
+    // where the server may have to act before.
     if (!cfg.is_tls() && proxy_mode(cfg) == ProxyMode::Off) options.defer_accept_s = 1;
     return options;
 }
 
 size_t connection_places(const Config& cfg) {
-    // What else is open, what the application opens, and bodies in files.
+    // For everything else that is open, the application's files, and bodies in files.
     constexpr rlim_t kKeptPart = 16, kKept = 16;
     const auto wanted = static_cast<size_t>(cfg.worker_connections);
     rlimit limit{};
@@ -225,7 +227,7 @@ int Worker::boot() {
     if (cfg.reload) start_reloader();
     if (!context_.app_is_loaded) {
         if (Status status = context_.app.load(); !status) {
-            if (status.error().code == 0) return 0;  // what the signal asks for comes next
+            if (status.error().code == 0) return 0;  // the signal is obeyed next
             // The traceback was logged where it was caught; a missing application has none.
             if (status.error().code == kExitAppFailed) log.error("%s", status.message().c_str());
             return status.error().code == kExitAppFailed ? kExitAppFailed : kExitBootFailed;
@@ -239,8 +241,8 @@ Status Worker::open_own_listeners() {
     if (!context_.cfg.reuse_port) return {};
     Result<ListenerOptions> options = listener_options(context_.cfg);
     if (!options) return options.error();
-    // Who connects here waits for the application, or is reset if it cannot be loaded: only where
-    // nobody else serves is that better than to be refused.
+    // Clients that connect here wait while the application loads, and are reset if it cannot be
+    // loaded. That is better than being refused only if nobody else serves.
     options->listens =
         !context_.scoreboard.has_sibling(context_.slot, Sibling::Any) && !context_.has_relative;
     for (const std::string& text : context_.cfg.bind) {
@@ -291,7 +293,7 @@ LoopOptions Worker::loop_options() {
     const bool logs_requests = context_.hooks.logs_requests();
     options.measures_time = (context_.log.has_access() && context_.access_log.measures_time()) ||
                             context_.statsd.is_enabled() || logs_requests;
-    if (!cfg.reuse_port) {  // with it, nobody else can take what waits for us
+    if (!cfg.reuse_port) {  // with it, nobody else can take connections that wait for us
         options.has_sibling = [this](Sibling kind, size_t with_fewer_than) {
             return context_.scoreboard.has_sibling(context_.slot, kind, with_fewer_than);
         };
@@ -319,7 +321,8 @@ int Worker::serve_until_told() {
                                         context_.statsd);
     ReadyQueue& ready = *ready_;
     EventLoop& loop = *loop_;
-    // ENOSPC (max_user_watches, epoll(7)) may hit any of them; deaf to signals it would not leave.
+    // Any of them may fail with ENOSPC (max_user_watches, epoll(7)); deaf to signals, the worker
+    // would never leave.
     Status opened;
     for (const auto& listener : own_listeners_)
         if (opened) opened = listener->listen(static_cast<int>(cfg.backlog));
@@ -328,7 +331,8 @@ int Worker::serve_until_told() {
     if (opened && context_.life_fd >= 0)
         opened = loop.watch(context_.life_fd, [this] { arbiter_gone(); });
     if (opened && reloader_ && reloader_->fd() >= 0)
-        opened = loop.watch(reloader_->fd(), [this] { wake_hub(); });  // others look after the turn
+        opened =
+            loop.watch(reloader_->fd(), [this] { wake_hub(); });  // others look after each turn
     if (!opened) {
         context_.log.error("%s", opened.message().c_str());
         return kExitBootFailed;
@@ -343,14 +347,14 @@ int Worker::serve_until_told() {
     handle_signals();  // those that came while booting
 
     {
-        std::jthread watch;  // it looks at nothing here, where greenlets move the stack away
+        std::jthread watch;  // it must use nothing on this stack, which greenlets move away
         if (request_timeout_ms() > 0)
             watch = std::jthread([this](const std::stop_token& quit) { watch_calls(quit); });
         serve(loop, ready);
     }
 
     handle_signals();  // an interrupt may have been faster than whoever leads the loop
-    // Not told to leave: its threads or its hub could not start, or ended.
+    // It was not told to leave: its threads or its hub could not start, or have ended.
     if (alive()) return booted() ? 1 : kExitBootFailed;
     board().state.store(WorkerState::Stopping);
     // Lets worker_int or worker_abort run if the signal met no running Python.
@@ -359,7 +363,7 @@ int Worker::serve_until_told() {
     return stop_.load() == Stop::Abort ? 1 : 0;
 }
 
-/// Not before the class's threads run, for the arbiter lets the predecessor go.
+/// Not before the class's threads run, because the arbiter then lets the predecessor go.
 void Worker::report_ready() {
     WorkerState booting = WorkerState::Booting;  // it may have been told to leave meanwhile
     board().state.compare_exchange_strong(booting, WorkerState::Ready);
@@ -430,8 +434,8 @@ int Worker::sleep_ms() const {
 
 void Worker::tend() {
     board().beat();
-    // The signal itself can be lost: the application ignores or blocks it, or had its handler
-    // called by a library that tells nobody else (asyncio, libev).
+    // The signal itself can be lost: the application ignores or blocks it, or a library that
+    // handles it tells nobody else (asyncio, libev).
     if (alive() && board().is_retired.load(std::memory_order_relaxed)) leave();
     look_for_changes();
 }
@@ -443,8 +447,8 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
     slot.begin(index, exchange.head.method, exchange.head.target, exchange.facts->remote_addr);
     slot.busy.fetch_add(1, std::memory_order_relaxed);
     if (loop_->options().measures_time) exchange.taken_us = monotonic_us();
-    // Others wait here for slow calls while a sibling has nothing to do: send this client there.
-    // The siblings' memory comes last: with many of them it costs more than the rest.
+    // If requests wait here behind slow calls while a sibling has nothing to do, send this client
+    // there. The siblings come last: with many of them that costs more than the rest.
     const int64_t oldest_ms = ready_->oldest_ms();
     const bool is_behind = oldest_ms != INT64_MAX && oldest_ms < monotonic_ms() - kBehindMs &&
                            context_.scoreboard.has_sibling(context_.slot, Sibling::Idle);
@@ -458,17 +462,17 @@ void Worker::run_exchange(Exchange& exchange, size_t index) {
     slot.end(index);
 }
 
-/// The arbiter boots the successor first and then sends TERM: no request finds a closed door.
-/// False: it was told before.
+/// Asks the arbiter to boot a successor and then to send TERM, so that no request finds a closed
+/// door. False: it was asked before.
 bool Worker::want_replacement() {
     if (board().wants_replacement.exchange(true)) return false;
     context_.scoreboard.notify();
     return true;
 }
 
-/// request_timeout: has the application looked for calls that run too long, when some can be found.
-/// A native thread of its own, and only while the setting is on: looking takes the GIL, which may
-/// take long, and neither the loop's leader nor the main thread may wait for it.
+/// request_timeout: lets the application look for overdue calls, whenever there may be some. On a
+/// native thread of its own, and only with the setting: looking needs the GIL, which may take long,
+/// and neither the loop's leader nor the main thread may wait for it.
 void Worker::watch_calls(const std::stop_token& quit) {
     signals::block_all_in_this_thread();
     for (int64_t next_ms = request_timeout_ms(); sleep_unless_told(quit, next_ms);) {
@@ -485,13 +489,13 @@ void Worker::handle_overdue(const OverdueCalls& found) {
 }
 
 void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
-    // A quick stop that the running call did not heed: it swallowed the exception, or CPython lost
-    // the note (3.11 computes its eval_breaker again beside the handler that sets it). Python notes
-    // signals only on its main thread, so that is where this one goes. On the guard's thread.
+    // For a quick stop that the running call did not heed: it swallowed the exception, or CPython
+    // lost the note (3.11 recomputes its eval_breaker while the handler sets it). Python notes
+    // signals only on its main thread, so this one goes there. On the guard's thread.
     const auto interrupt_again = [this, main_thread = ::pthread_self(),
                                   is_interrupted = false]() mutable {
         if (stop_reason() != Stop::Quick) return -1;
-        // The first time it was the signal itself.
+        // The first interrupt was the signal itself.
         if (std::exchange(is_interrupted, true)) ::pthread_kill(main_thread, SIGQUIT);
         return kInterruptAgainMs;
     };
@@ -500,7 +504,7 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     while (!is_finished()) {
         {
             const std::unique_lock lead = guard->lead();
-            // The guard may have queued more while we waited for the lead; then nobody sleeps.
+            // The guard may have queued requests while we waited for the lead; then do not sleep.
             loop.turn(ready.is_empty() ? sleep_ms() : 0);
         }
         // The application's own signal handlers run promptly although no Python runs.
@@ -528,7 +532,7 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
             run_exchange(*exchange, index);
     });
     if (!started) {
-        handle_signals();  // an interrupt can be the reason
+        handle_signals();  // an interrupt may be the reason
         if (alive()) context_.log.error("%s", started.message().c_str());
         ready.close();
         context_.runtime.join_threads(0);
@@ -542,7 +546,7 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         loop.turn(beat_ms);
         look_for_changes();
         if (monotonic_ms() < next_beat_ms && alive() && !was_signalled()) continue;
-        // Taking the GIL proves that the interpreter is alive; a beat without it would prove
+        // To take the GIL proves that the interpreter is alive; a beat without it would prove
         // nothing.
         context_.runtime.is_alive();
         tend();
@@ -555,7 +559,7 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
 
 // --------------------------------------------------------------------------------------- reloader
 
-/// Before the application is loaded: what it reads meanwhile may be saved meanwhile.
+/// Before the application is loaded: a file may be changed while it is being imported.
 void Worker::start_reloader() {
     context_.log.warning("Reloader is on. Use in development only!");
     reloader_ = std::make_unique<Reloader>();
@@ -572,7 +576,8 @@ void Worker::look_for_changes() {
     std::string path;
     if (monotonic_ms() >= next_look_ms_) {
         reloader_->watch(context_.app.source_files(), context_.cfg.reload_extra_files);
-        path = context_.runtime.changed_since_import();  // before watch() saw it the first time
+        path =
+            context_.runtime.changed_since_import();  // changes from before watch() knew the file
         next_look_ms_ = monotonic_ms() + kReloadLookMs;
         if (!reloader_->trouble().empty() && !std::exchange(reloader_trouble_is_told_, true))
             context_.log.warning("%s; looking once a second instead", reloader_->trouble().c_str());

@@ -1,8 +1,8 @@
-// Worker: the life of one worker process, and the two ways the core knows to schedule calls: inline
-// on the main thread with a guard (sync), or on N threads (gthread). python/greenlet adds its own.
+// Worker: the life of one worker process, and the core's two ways to schedule calls: inline on the
+// main thread with a guard (sync), or on N threads (gthread). python/greenlet adds its own.
 //
-// The object is made by the arbiter just before fork, so it must stay light: no descriptor, no
-// thread. In the child the arbiter calls run() and exits with what it returns.
+// The arbiter makes the object just before the fork, so it must be light: no descriptors, no
+// threads. In the child the arbiter calls run() and exits with its result.
 #pragma once
 
 #include <sys/types.h>
@@ -29,7 +29,7 @@ namespace gcorn {
 
 class Arbiter;
 
-/// Everything a worker borrows. All of it outlives the worker: it belongs to the arbiter's process
+/// Everything a worker borrows. It outlives the worker, because it belongs to the arbiter's process
 /// image, which the child inherits.
 struct WorkerContext {
     Arbiter& arbiter;  ///< for the hooks only
@@ -43,24 +43,24 @@ struct WorkerContext {
     Scoreboard& scoreboard;
     size_t slot = 0;                   ///< this worker's scoreboard slot
     std::vector<Listener*> listeners;  ///< inherited; with reuse_port the worker opens its own
-    const Relay* relay = nullptr;      ///< for connections that go to a sibling, if it is open
+    const Relay* relay = nullptr;      ///< moves connections between siblings, if it is open
     int life_fd = -1;            ///< read end of a pipe whose write end only the arbiter holds:
                                  ///< readable (EOF) when the arbiter is gone
-    int age = 0;                 ///< counts all workers ever made
+    int age = 0;                 ///< how many workers had been made, including this one
     ResponseOptions response{};  ///< the Server field
     bool app_is_loaded = false;  ///< preload_app
-    bool has_relative = false;   ///< another server of ours is there, too (USR2)
-    /// Interpreter-side set-up in the fresh process (sys.path, monkey patching…); may be empty.
+    bool has_relative = false;   ///< a predecessor or successor serves, too (USR2)
+    /// Interpreter-side set-up in the new process (monkey patching, …); may be empty.
     std::function<Status(const Config&)> starting = {};
     TransformMaker make_tls = {};  ///< empty: plain HTTP
 };
 
-/// How listeners for `cfg` are opened, by the arbiter or, with reuse_port, by each worker. Error:
-/// unknown user or group.
+/// The options for the listeners of `cfg`, which the arbiter opens or, with reuse_port, each
+/// worker. Error: unknown user or group.
 Result<ListenerOptions> listener_options(const Config& cfg);
 
-/// Connections that a worker of `cfg` takes: worker_connections, or as many as there are
-/// descriptors for (ulimit -n). A 16th of those and some more are not for clients.
+/// How many connections a worker of `cfg` accepts: worker_connections, or fewer if there are not
+/// enough descriptors (ulimit -n). A sixteenth of those, and a few more, are not for clients.
 [[nodiscard]] size_t connection_places(const Config& cfg);
 
 class Worker {
@@ -79,12 +79,12 @@ public:
     [[nodiscard]] pid_t ppid() const { return ppid_; }
     [[nodiscard]] size_t slot() const { return context_.slot; }
     [[nodiscard]] const WorkerContext& context() const { return context_; }
-    /// Requests taken so far.
+    /// Requests begun so far.
     [[nodiscard]] uint64_t nr() const { return board().requests.load(std::memory_order_relaxed); }
     [[nodiscard]] bool alive() const { return stop_.load() == Stop::None; }  ///< not told to stop
-    /// A quick stop has ended what it was to end. Ctrl-C says it twice, by the terminal to the
-    /// group and by the arbiter; the second must not hit worker_exit or an exit function. Main
-    /// thread.
+    /// A quick stop has ended the running calls. Ctrl-C arrives twice, from the terminal to the
+    /// whole group and from the arbiter; the second must not interrupt worker_exit or an exit
+    /// function. Main thread.
     [[nodiscard]] bool has_obeyed() const { return has_obeyed_; }
     [[nodiscard]] bool booted() const { return board().state.load() >= WorkerState::Ready; }
     [[nodiscard]] bool aborted() const { return aborted_; }
@@ -102,18 +102,18 @@ protected:
     /// Why the worker leaves: gracefully (TERM, reload), quickly (INT, QUIT), or at once (ABRT).
     enum class Stop : uint8_t { None, Graceful, Quick, Abort };
 
-    /// Requests it can run at once, and whether that is worth a guard, is what a class decides.
+    /// How many requests the class can run at once.
     [[nodiscard]] virtual size_t slots() const = 0;
-    /// Calls report_ready() when it can, then serves until is_finished().
+    /// Calls report_ready() once it can serve, then serves until is_finished().
     virtual void serve(EventLoop& loop, ReadyQueue& ready) = 0;
-    /// Runs the application; classes that hold the GIL already have their own way.
+    /// Runs the application; classes that already hold the GIL do it in their own way.
     virtual void call_app(Exchange& exchange) { context_.app.call(exchange); }
     /// The worker was told to stop, on whichever thread leads the loop.
     virtual void on_stop() {}
-    /// Calls over request_timeout wait in greenlets, which only their hub reaches: it has to call
+    /// Overdue calls wait in greenlets, which only their hub can interrupt: it must call
     /// interrupt_overdue(), too. On the watch's thread.
     virtual void wake_hub() {}
-    /// How a call that waits for its client lets others go on; empty: it blocks its thread.
+    /// How a call that waits for its client lets other greenlets run; empty: it blocks its thread.
     [[nodiscard]] virtual std::function<void()> pause() { return {}; }
 
     // --- for serve() ---
@@ -121,19 +121,20 @@ protected:
     [[nodiscard]] Stop stop_reason() const { return stop_.load(); }
     /// Runs one request on the calling thread; `index` is its place on the scoreboard.
     void run_exchange(Exchange& exchange, size_t index);
-    /// Told to stop, and every request is answered or the time for it is over.
+    /// Told to stop, and every request is answered or the time for that is over.
     [[nodiscard]] bool is_finished();
-    /// What App::interrupt_overdue() found: asks for a successor if calls are stuck, wakes the hub.
+    /// Acts on the result of App::interrupt_overdue(): asks for a successor if calls are stuck,
+    /// wakes the hub.
     void handle_overdue(const OverdueCalls& found);
     [[nodiscard]] int64_t request_timeout_ms() const { return context_.cfg.request_timeout * 1000; }
     /// Between two turns on the main thread: heartbeat, reloader, the end of a stop.
     void tend();
     /// The reloader's part of it, for turns after which the rest is not due.
     void look_for_changes();
-    /// What the signals of the queue ask for.
+    /// Obeys the queued signals.
     void handle_signals();
-    bool was_signalled();  ///< since the last call: Python may have handlers to run
-    /// How long a turn may sleep, in ms, for heartbeat and stop to be in time; -1 = no limit.
+    bool was_signalled();  ///< since the last call, so Python may have handlers to run
+    /// How long a turn may sleep, in ms, so that heartbeat and stop are in time; -1 = no limit.
     [[nodiscard]] int sleep_ms() const;
 
     WorkerContext context_;
@@ -157,20 +158,21 @@ private:
     std::vector<std::unique_ptr<Listener>> own_listeners_;
     std::unique_ptr<Reloader> reloader_;
     bool reloader_trouble_is_told_ = false;
-    // Made when it serves. Calls that did not end in time use both until the process ends.
+    // Made when it begins to serve. Calls that do not end in time use both until the process ends.
     std::unique_ptr<ReadyQueue> ready_;
     std::unique_ptr<EventLoop> loop_;
     std::atomic<Stop> stop_{Stop::None};
     bool has_obeyed_ = false;
     std::atomic<bool> has_signals_{false};  ///< of was_signalled()
-    std::atomic<int64_t> stop_by_ms_{0};    ///< when a stop ends, answered or not
+    std::atomic<int64_t> stop_by_ms_{0};    ///< when a stop ends, whether all is answered or not
     uint64_t requests_max_ = 0;
-    int64_t heartbeat_ms_ = 0;  ///< longest sleep that keeps the arbiter sure of us
+    int64_t heartbeat_ms_ = 0;  ///< the longest sleep that does not alarm the arbiter
     int64_t next_look_ms_ = 0;  ///< the reloader's next look at sys.modules
 };
 
-/// Application calls inline on the main thread, one at a time; a guard thread leads the loop while
-/// a call lasts longer than a tick, so that no socket waits for the application (PEP 3333).
+/// Calls the application inline on the main thread, one request at a time; while a call lasts
+/// longer than a tick, a guard thread leads the loop, so that no socket waits for the application
+/// (PEP 3333).
 class SyncWorker : public Worker {
 public:
     using Worker::Worker;
