@@ -38,7 +38,8 @@ constexpr int64_t kOneWishMs = 250;           // two TERMs within this time coun
 constexpr int64_t kKillMarginMs = 500;        // workers keep graceful_timeout themselves, we watch
 constexpr int64_t kBootingPatienceMs = 2000;  // for a worker that has no request to lose
 constexpr int64_t kUnkillableMs = 5000;       // then we stop without a process that SIGKILL leaves
-constexpr int64_t kOversleptMs = 2000;        // longer than any load delays us
+constexpr int64_t kLateMs = 100;       // if we check a silent worker this late, we slept, too
+constexpr int64_t kExcuseMinMs = 500;  // how long it may then take to beat again, at least
 constexpr int64_t kBackoffMinMs = 1000;
 constexpr int64_t kBackoffMaxMs = 30000;
 constexpr int64_t kRelativeTickMs = 1000;  // looks at our predecessor, only while there is one
@@ -114,10 +115,6 @@ int Arbiter::run() {
     int64_t wake_ms = 0;
     while (!is_stopping() || !children_.empty()) {
         sleep_until(wake_ms);
-        // Frozen with our workers (docker pause, a suspended machine)? Then their silence is no
-        // hang.
-        const int64_t now = monotonic_ms();
-        if (wake_ms > 0 && wake_ms < now - kOversleptMs) thawed_ms_ = now;
         wake_ms = turn();
     }
     return finish();
@@ -580,9 +577,17 @@ int64_t Arbiter::watch_child(Child& child) {
     // is set.
     const int64_t limit_ms = milliseconds(is_booting ? cfg.boot_timeout : cfg.timeout);
     if (limit_ms == 0) return wake_ms;
-    const int64_t alive_ms = std::max(is_booting ? child.spawned_ms : heartbeat_ms, thawed_ms_);
+    const int64_t alive_ms = is_booting ? child.spawned_ms : heartbeat_ms;
     const int64_t silent_ms = alive_ms + limit_ms + 1;
     if (now < silent_ms) return std::min(wake_ms, silent_ms);
+    // If it was frozen together with us (docker pause, a suspended machine), its silence is no
+    // hang. Only once for each beat, so that a load that always delays us does not save a worker
+    // that hangs.
+    const int64_t late_ms = now - silent_ms;
+    if (child.aborted_ms == 0 && late_ms > kLateMs &&
+        std::exchange(child.excused_beat_ms, alive_ms) != alive_ms)
+        child.excused_until_ms = now + std::clamp(late_ms, kExcuseMinMs, limit_ms);
+    if (now < child.excused_until_ms) return std::min(wake_ms, child.excused_until_ms);
     if (child.aborted_ms == 0) {
         abort_worker(child, is_booting ? "WORKER BOOT TIMEOUT" : "WORKER TIMEOUT");
     } else if (now >= child.aborted_ms + kAbortPatienceMs) {

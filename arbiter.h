@@ -137,6 +137,8 @@ private:
         int64_t ready_ms = 0;                  // 0 = still booting
         int64_t retired_ms = 0;                // told to leave; 0 = not
         int64_t leave_by_ms = 0;               // when it must be gone
+        int64_t excused_beat_ms = 0;           // its last heartbeat when we checked too late
+        int64_t excused_until_ms = 0;          // until when its silence is excused for that
         int64_t aborted_ms = 0;                // SIGABRT sent; 0 = not
         const char* killed_because = nullptr;  // SIGKILL sent; null = not
         int64_t killed_ms = 0;
@@ -240,7 +242,6 @@ private:
 
     int64_t backoff_ms_ = 0;     // of the next failure
     int64_t next_spawn_ms_ = 0;  // no fork before this
-    int64_t thawed_ms_ = 0;      // when we last woke up far too late: heartbeats count from then
     int64_t next_watchdog_ms_ = 0;
     int64_t next_backlog_ms_ = 0;
     int64_t next_memory_ms_ = 0;

@@ -852,6 +852,36 @@ TEST_F(ArbiterRoom, BeingFrozenTogetherIsNoTimeout) {
     EXPECT_EQ(booted().size(), 1u);
 }
 
+// The freezer of cgroups wakes the arbiter first: it looks before a worker can beat.
+TEST_F(ArbiterRoom, BeingFrozenForAboutTheTimeoutIsNoneEither) {
+    cfg.timeout = 2;
+    start_ready();
+    using Clock = std::chrono::steady_clock;
+    ASSERT_EQ(::kill(-master_, SIGSTOP), 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(3000));
+    const auto begin = Clock::now();
+    ASSERT_EQ(::kill(master_, SIGCONT), 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    ASSERT_EQ(::kill(-master_, SIGCONT), 0);
+    if (Clock::now() - begin > std::chrono::milliseconds(500))
+        GTEST_SKIP() << "the machine was too slow";
+    EXPECT_EQ(version(), "1");
+    EXPECT_EQ(stop(), 0);
+    EXPECT_EQ(count("TIMEOUT"), 0u);
+    EXPECT_EQ(booted().size(), 1u);
+}
+
+TEST_F(ArbiterRoom, BeingFrozenSavesNobodyWhoHangs) {
+    cfg.timeout = 1;
+    start_ready();
+    const auto client = ask("/hangs");
+    ASSERT_EQ(::kill(-master_, SIGSTOP), 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    ASSERT_EQ(::kill(-master_, SIGCONT), 0);
+    EXPECT_TRUE(logged("[CRITICAL] WORKER TIMEOUT"));
+    EXPECT_TRUE(logged("was sent SIGKILL! By gcorn: it was silent for longer than timeout."));
+}
+
 TEST_F(ArbiterRoom, TimeoutDoesNotCountForBooting) {
     cfg.timeout = 1;
     set_app("waits");
