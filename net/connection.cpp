@@ -235,12 +235,14 @@ void Connection::on_deadline(int64_t now_ms) {
     const auto is_over = [&](int64_t timeout_ms) {
         return timeout_ms > 0 && now_ms - since_ms_ >= timeout_ms;
     };
+    // The peer may have kept its deadline unnoticed: the process was stopped or frozen, or one poll
+    // did not report all events.
+    const State before = state_;
+    if (state_ < State::App) read_more();
+    if (state_ == State::Reply && flush_output() && !output_blocked_) after_reply();
+    if (state_ != before || deadline_ms_ > now_ms) return update_interest();
     switch (state_) {
         case State::Idle:
-            // A request may have come since the poll; the peer would have to send it again.
-            read_more();
-            if (state_ == State::Idle) leave();
-            break;
         case State::Preamble:
         case State::Handshake: leave(); break;
         case State::Head:

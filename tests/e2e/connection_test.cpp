@@ -80,6 +80,34 @@ TEST_P(Connection, ClosesAnIdleConnectionAfterKeepAliveSeconds) {
     EXPECT_LE(idle, Milliseconds(5000));  // one second, and a crowded machine
 }
 
+// docker pause, a suspended machine: who did what it owed meanwhile is answered.
+TEST_P(Connection, OutlivesAWorkerThatWasFrozen) {
+    SKIP_ON_GUNICORN("it has one timeout for everything");
+    using Clock = std::chrono::steady_clock;
+    start({"--header-timeout", "2", "--body-timeout", "2", "--keep-alive", "2", "--write-timeout",
+           "2", "--timeout", "60"});
+    const auto begin = Clock::now();
+    Client idle = server_->connect(), head = server_->connect(), body = server_->connect();
+    EXPECT_EQ(idle.get("/").status, 200);
+    ASSERT_TRUE(head.send("GET / HTTP/1.1\r\nHo"));
+    ASSERT_TRUE(body.send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n12"));
+    expect_alive();
+    const std::vector<pid_t> workers = server_->workers();
+    for (const pid_t worker : workers)
+        ASSERT_EQ(::kill(worker, SIGSTOP), 0);
+    const bool was_in_time = Clock::now() - begin < Milliseconds(1500);
+    std::this_thread::sleep_for(Milliseconds(3000));  // the time that must pass is what is tested
+    idle.send(make_request("GET", "/"));
+    head.send("st: x\r\n\r\n");
+    body.send("34");
+    for (const pid_t worker : workers)
+        ASSERT_EQ(::kill(worker, SIGCONT), 0);
+    if (!was_in_time) GTEST_SKIP() << "the machine was too slow";
+    EXPECT_EQ(idle.read_response().status, 200);
+    EXPECT_EQ(head.read_response().body, "Hello, world!\n");
+    EXPECT_EQ(body.read_response("POST").body, "1234");
+}
+
 TEST_P(Connection, AnswersPipelinedRequestsInOrder) {
     SKIP_ON_GUNICORN("it does not in sync and gthread");
     Client client = start().connect();
