@@ -531,7 +531,7 @@ void EventLoop::stop_now() {
     stop_seen_ = true;
     // Everybody who got into the accept queue is served: first accept them all, then stop
     // listening.
-    if ((listening_ || accept_again_ms_ == 0) && !leaves_queue_.load()) {
+    if (!leaves_queue_.load()) {
         for (const auto& target : listeners_) {
             admission_.set_budget(options_.worker_connections);
             target->handler();

@@ -843,6 +843,27 @@ TEST_F(EventLoopAccept, AStopTakesInWhoIsInTheBacklog) {
         EXPECT_TRUE(client->read_all().ends_with("hello"));
 }
 
+TEST_F(EventLoopAccept, AStopTakesInWhoFoundNoDescriptorBefore) {
+    engine.open();
+    clients_.push_back(std::make_unique<Client>(engine.address(), 0, false));
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    rlimit few = before;
+    few.rlim_cur = 0;
+    ASSERT_TRUE(clients_[0]->connect(engine.address()));
+    ASSERT_TRUE(clients_[0]->send(kGet));
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+    engine.loop->turn(0);
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    EXPECT_EQ(count(engine.log_text(), "Cannot accept connections"), 1u);
+    engine.loop->turn(0);  // it does not try again yet
+    engine.loop->stop();
+    turn_until([&] { return engine.loop->is_drained() || engine.ready.look() == 1; });
+    answer_all();
+    turn_until([&] { return engine.loop->is_drained(); });
+    EXPECT_TRUE(clients_[0]->read_all().ends_with("hello"));
+}
+
 TEST_F(EventLoopAccept, AStopRefusesWhoComesWhileTheLastOnesAreAnswered) {
     engine.open();
     connect(1, true);
