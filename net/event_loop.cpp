@@ -49,9 +49,8 @@ constexpr size_t kScratchBytes = 64 * 1024;
 /// allow 800 KiB for one).
 constexpr size_t kUnusedInputMax = 32 << 20;
 /// A worker with more output than this waiting in memory gives free memory back to the system, once
-/// it has not needed that much for kReleaseMs.
+/// it has not needed that much for release_ms.
 constexpr size_t kMuchOutput = 8 << 20;
-constexpr int64_t kReleaseMs = 30'000;
 /// Smaller bodies are copied, so that they do not tie up a block of scratch memory each.
 constexpr size_t kHandOverBytesMin = 4 * 1024;
 
@@ -203,7 +202,7 @@ bool EventLoop::has_room_for_heads() {
 }
 
 void EventLoop::plan_release() {
-    release_ms_ = now_ms_ + kReleaseMs;
+    release_ms_ = now_ms_ + options_.release_ms;
 }
 
 void EventLoop::run_deadlines(int64_t now) {

@@ -41,6 +41,7 @@ struct LoopOptions {
     int64_t body_timeout_ms = 30'000;
     int64_t write_timeout_ms = 30'000;
     int64_t keepalive_ms = 2'000;  ///< 0: every response closes
+    int64_t release_ms = 30'000;   ///< free memory is given back this long after much was needed
     size_t worker_connections = 1000;
     size_t slots = 1;  ///< requests the application side can run at once
     ProxyMode proxy_mode = ProxyMode::Off;
@@ -202,7 +203,7 @@ private:
     int64_t now_ms_ = 0;
     int64_t next_deadline_ms_ = 0;  ///< no deadline is due before this; 0: there is none
     int64_t accept_again_ms_ = 0;   ///< back-off after EMFILE
-    int64_t release_ms_ = 0;        ///< when to give free memory back; 0: never (see kReleaseMs)
+    int64_t release_ms_ = 0;        ///< when to give free memory back; 0: never (see kMuchOutput)
     bool has_newcomer_ = false;     ///< a listener was ready in this turn
     bool has_put_off_ = false;      ///< the budget was spent before every listener had its turn
     size_t first_listener_ = 0;     ///< which one goes first then

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "os/process.h"
 #include "tests/support/loop_fixture.h"
 
 namespace gcorn {
@@ -831,6 +832,48 @@ TEST_F(EventLoopAccept, ABodyThatStallsYieldsHoweverMuchCame) {
     EXPECT_EQ(clients_[0]->read_all().substr(0, 13), "HTTP/1.1 408 ");
     answer_all();
 }
+
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_F(EventLoopAccept, FreeMemoryIsGivenBackOnceAWhileAfterMuchWasNeeded) {
+    engine.options.release_ms = 1000;
+    engine.options.slots = 20;
+    engine.open();
+    for (int i = 0; i < 20; ++i) {
+        clients_.push_back(std::make_unique<Client>(engine.address(), 4096));
+        ASSERT_TRUE(clients_.back()->send(kGet));
+    }
+    turn_until([&] { return engine.ready.look() == 20; });
+    std::vector<std::shared_ptr<Exchange>> exchanges;
+    while (std::shared_ptr<Exchange> exchange = engine.ready.try_pop()) {
+        ASSERT_TRUE(exchange->response.set_status("200 OK").is_ok());
+        const std::string block(64 * 1024, 'z');
+        for (const size_t before = engine.loop->output_memory();
+             engine.loop->output_memory() < before + 800'000;)
+            ASSERT_TRUE(exchange->send(exchange->response.body(block.size()), block, false));
+        exchanges.push_back(std::move(exchange));
+    }
+    std::vector<std::string> blocks(1000, std::string(64 * 1024, 'x'));
+    blocks.erase(blocks.begin(), blocks.end() - 1);  // the end of the heap stays in use
+    engine.loop->turn(0);
+    for (const auto& exchange : exchanges) {
+        exchange->abort();
+        exchange->finish();
+    }
+    clients_.clear();
+    exchanges.clear();
+    turn_until([&] { return engine.loop->connection_count() == 0; });
+    const int64_t resident = resident_mib(::getpid()), start_ms = monotonic_ms();
+    while (resident_mib(::getpid()) > resident - 30 && monotonic_ms() - start_ms < 10'000)
+        engine.loop->turn(10'000);
+    EXPECT_LT(monotonic_ms() - start_ms, 10'000);
+    // Then there is nothing to do.
+    EXPECT_TRUE(eventually([&] {
+        const int64_t turn_ms = monotonic_ms();
+        engine.loop->turn(100);
+        return monotonic_ms() - turn_ms >= 100;
+    }));
+}
+#endif
 
 TEST_F(EventLoopAccept, AStopTakesInWhoIsInTheBacklog) {
     engine.open();
