@@ -20,14 +20,14 @@
 
 namespace gcorn {
 
-/// Names in lower case by FieldId; the one of Unknown is empty.
+/// Names in lower case, indexed by FieldId; that of Unknown is empty.
 inline constexpr std::string_view kFieldNames[] = {
     "",
     // In the order of FieldId.
     "host", "connection", "content-length", "content-type", "transfer-encoding", "expect",
     "authorization", "cookie", "date", "dnt", "keep-alive", "proxy-authorization", "te", "trailer",
     "upgrade", "via",
-    // Known, but nobody asks for them by their id.
+    // Known, but not used by id.
     "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control",
     "content-encoding", "forwarded", "from", "if-match", "if-modified-since", "if-none-match",
     "if-range", "if-unmodified-since", "origin", "pragma", "priority", "proxy-connection", "range",
@@ -38,8 +38,8 @@ inline constexpr std::string_view kFieldNames[] = {
     "x-forwarded-port", "x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl", "x-real-ip",
     "x-request-id", "x-requested-with"};
 
-/// The first six decide what a request is; the parser relies on their order. Ids from Via to Count
-/// belong to names that no code asks for.
+/// The first six after Unknown decide what a request is; the parser relies on their order. Ids
+/// between Via and Count belong to names that no code asks for.
 enum class FieldId : uint8_t {
     Unknown,
     Host,
@@ -64,20 +64,20 @@ static_assert(kFieldNames[static_cast<size_t>(FieldId::Via)] == "via", "in the s
 
 namespace field_table {
 
-/// The four bytes at `text` in lower case, where they are letters. What else `| 0x20` merges does
-/// not matter, because a hit is compared in full.
+/// The four bytes at `text`, letters in lower case. It does not matter which other bytes `| 0x20`
+/// conflates, because a hit is compared in full.
 constexpr uint32_t folded_word(const char* text) {
     const std::array<char, 4> bytes = {text[0], text[1], text[2], text[3]};
     return std::bit_cast<uint32_t>(bytes) | 0x20202020u;
 }
 
-/// First four bytes, last four and the length tell all known names of four bytes or more apart.
+/// First four bytes, last four and the length distinguish all known names of four or more bytes.
 constexpr uint32_t key_of(std::string_view name) {
     const uint32_t size = static_cast<uint32_t>(name.size());
     return folded_word(name.data()) * 31 + folded_word(name.data() + size - 4) + size;
 }
 
-/// A multiplicative hash into 512 slots without collisions, found by the compiler.
+/// A multiplicative hash into 512 slots without collisions, found at compile time.
 struct Table {
     uint32_t multiplier = 0;
     std::array<uint8_t, 512> ids{};
@@ -112,7 +112,7 @@ bool same_word(const char* name, const char* known) {
     return ((a ^ b) & ~((b & kLetterBits) >> 1)) == 0;
 }
 
-/// Case-blind equality with a known name of the same length ≥ 4, in words that may overlap.
+/// Case-insensitive equality with a known name of the same length ≥ 4, in words that may overlap.
 inline bool same_name(const char* name, const char* known, size_t size) {
     if (size < 8) {
         return same_word<uint32_t>(name, known) &&
@@ -125,7 +125,7 @@ inline bool same_name(const char* name, const char* known, size_t size) {
     return same;
 }
 
-/// Names of less than four bytes. Out of line, to keep find_field() small.
+/// Names of fewer than four bytes. Out of line, to keep find_field() small.
 [[nodiscard, gnu::noinline]] inline FieldId find_short(std::string_view name) {
     for (const FieldId id : {FieldId::Te, FieldId::Dnt, FieldId::Via}) {
         if (iequals(name, kFieldNames[static_cast<size_t>(id)])) return id;
@@ -146,7 +146,7 @@ inline bool same_name(const char* name, const char* known, size_t size) {
     return same ? static_cast<FieldId>(id) : FieldId::Unknown;
 }
 
-/// Case-blind equality with a word of four or more lower-case letters, digits and dashes.
+/// Case-insensitive equality with a word of four or more lower-case letters, digits and dashes.
 [[nodiscard]] inline bool is_word(std::string_view text, std::string_view word) {
     return text.size() == word.size() &&
            field_table::same_name(text.data(), word.data(), word.size());
@@ -159,8 +159,8 @@ inline bool same_name(const char* name, const char* known, size_t size) {
 }
 
 /// Position of the first control byte in text[from, size), or `size`. `from` ≤ `size`. Reads
-/// nothing outside. Of all legal bytes only these can end a line or hurt a log, so this one search
-/// finds line ends and refuses the rest, 16 bytes at a step.
+/// nothing outside. Only control bytes can end a line or corrupt a log, so this one search finds
+/// both line ends and illegal bytes, 16 bytes at a step.
 [[nodiscard]] inline size_t find_control(const char* text, size_t from, size_t size) {
     size_t i = from;
 #if defined(__SSE2__) && !defined(GCORN_PORTABLE_SCAN)
@@ -188,14 +188,14 @@ inline bool same_name(const char* name, const char* known, size_t size) {
     return i;
 }
 
-/// find_control() goes on from `at`, which it gave, until it finds another byte than HTAB.
+/// Continues from `at`, a result of find_control(), to the first control byte other than HTAB.
 [[nodiscard]] inline size_t skip_tabs(const char* text, size_t at, size_t size) {
     while (at < size && text[at] == '\t')
         at = find_control(text, at + 1, size);
     return at;
 }
 
-/// True if `text` may stand as a field value (RFC 9110 §5.5): no control byte but HTAB.
+/// True if `text` is legal as a field value (RFC 9110 §5.5): no control byte but HTAB.
 [[nodiscard]] inline bool is_field_value(std::string_view text) {
     const size_t at = find_control(text.data(), 0, text.size());
     return skip_tabs(text.data(), at, text.size()) == text.size();

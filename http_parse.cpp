@@ -1,4 +1,4 @@
-// Above 800 lines: head and body are one trust boundary. What is a line, what a field, what a body
+// Above 800 lines: head and body are one trust boundary. What counts as a line, a field or a body
 // is decided here and nowhere else, and an auditor reads it top to bottom: tools, fields, the
 // head's meaning, the scanner, the body.
 #include "http_parse.h"
@@ -16,7 +16,7 @@ namespace gcorn {
 static_assert(FieldId::Expect == static_cast<FieldId>(6), "the deciding fields come first");
 static_assert(static_cast<size_t>(FieldId::Count) <= 64, "sets of FieldIds are 64-bit masks");
 
-/// More memory than this of a large head is not kept for the next.
+/// If a head took more memory than this, the memory is freed rather than kept for the next.
 constexpr size_t kKeptBytesMax = 16 * 1024;
 
 const Field* RequestHead::find(FieldId id) const {
@@ -108,7 +108,7 @@ void for_each_item(std::string_view list, Visit visit) {
 bool has_high_byte(std::string_view text) {
     uint8_t all = 0;
     for (const char c : text)
-        all |= static_cast<uint8_t>(c);  // the compiler makes this wide
+        all |= static_cast<uint8_t>(c);  // the compiler vectorises this
     return all >= 0x80;
 }
 
@@ -128,7 +128,7 @@ inline size_t find_colon(std::string_view line) {
     return i;
 }
 
-// The limits as they act (see HttpPolicy): 0 is the most that is possible.
+// The limits in effect (see HttpPolicy): 0 means the largest possible.
 uint32_t at_most(uint32_t limit, uint32_t most) {
     return limit == 0 ? most : std::min(limit, most);
 }
@@ -141,8 +141,8 @@ uint32_t fields_max(const HttpPolicy& policy) {
 uint32_t field_bytes_max(const HttpPolicy& policy) {
     return at_most(policy.limit_request_field_size, kHeadBytesMax);
 }
-/// Of the header section with its final CRLF; only fields that are dropped can reach it
-/// (gunicorn: max_buffer_headers).
+/// Size limit of the header section, final CRLF included. Only dropped fields can reach it: they do
+/// not count towards fields_max() (gunicorn: max_buffer_headers).
 uint64_t section_bytes_max(const HttpPolicy& policy) {
     return uint64_t{fields_max(policy)} * (uint64_t{field_bytes_max(policy)} + 2) + 4;
 }
@@ -168,8 +168,8 @@ size_t reg_name_size(std::string_view text) {
 }
 
 /// Length of "[" IPv6address "]" at the start of `text`, or 0.
-/// Limit: IPvFuture and zone identifiers are refused; neither may appear in a Host that means a
-/// host.
+/// Limit: IPvFuture and zone identifiers are refused; a Host that names a real host contains
+/// neither.
 size_t ip_literal_size(std::string_view text) {
     const size_t end = text.find(']');
     char address[INET6_ADDRSTRLEN] = {};
@@ -198,8 +198,8 @@ bool is_authority(std::string_view text, bool needs_port) {
 
 // ------------------------------------------------------------------------------- fields
 
-/// An unknown name: must be a token. RFC 9112 §5.1: no blank before the colon; it was a way to hide
-/// a field from a front end.
+/// An unknown name must be a token. RFC 9112 §5.1: no blank before the colon, which was a way to
+/// hide a field from a front end.
 const char* check_unknown_name(const HttpPolicy& policy, Field& field) {
     if (policy.strip_header_spaces && !field.name.empty() && is_blank(field.name.back())) {
         field.name = trim(field.name);
@@ -209,7 +209,7 @@ const char* check_unknown_name(const HttpPolicy& policy, Field& field) {
 }
 
 /// "Name: value" → its parts. Returns the rule it breaks, or nullptr. The line holds no control
-/// byte but HTAB: whoever found its end made sure.
+/// byte but HTAB: the scan for its end has made sure of that.
 [[gnu::always_inline]] inline const char* split_field(std::string_view line,
                                                       const HttpPolicy& policy, Field& field) {
     const size_t colon = find_colon(line);
@@ -231,7 +231,7 @@ bool is_forwarder_name(std::string_view name, const HttpPolicy& policy, const Pe
 }
 
 /// What header_map and forwarder_headers say about a name. X_Y and X-Y become the same environ key,
-/// so a client could forge with the one what its front end cleans from the other.
+/// so a client could forge with one what its front end strips from the other.
 Fate fate_of(std::string_view name, const HttpPolicy& policy, const PeerFacts& peer) {
     if (name.find('_') == std::string_view::npos) return Fate::Keep;
     if (is_forwarder_name(name, policy, peer)) return Fate::Keep;
@@ -246,7 +246,7 @@ Fate fate_of(std::string_view name, const HttpPolicy& policy, const PeerFacts& p
 // ------------------------------------------------------------------------------- meaning
 
 /// Turns the lines of one head into a RequestHead. Lines come without CRLF, free of control bytes
-/// (but HTAB in header lines), and outlive the head's views. Every method returns false after
+/// (except HTAB in header lines), and outlive the head's views. Every method returns false after
 /// refusing.
 class HeadBuilder {
 public:
@@ -258,7 +258,7 @@ public:
 
     [[nodiscard]] bool add_request_line(char* bytes, size_t size);
     [[nodiscard]] bool add_field(std::string_view line);
-    /// Judges what only the whole head tells.
+    /// Judges what only the complete head reveals.
     [[nodiscard]] bool complete();
 
 private:
@@ -294,8 +294,8 @@ private:
     bool has_script_name_ = false;
 };
 
-/// method SP request-target SP HTTP-version (RFC 9112 §3), with exactly one blank each time. The
-/// RFC lets a server be lenient there, but lenient servers differ in where they split.
+/// method SP request-target SP HTTP-version (RFC 9112 §3), with exactly one blank between the
+/// parts. The RFC lets a server be lenient here, but lenient servers differ in where they split.
 bool HeadBuilder::add_request_line(char* bytes, size_t size) {
     const std::string_view line(bytes, size);
     const size_t first = line.find(' ');
@@ -307,7 +307,7 @@ bool HeadBuilder::add_request_line(char* bytes, size_t size) {
     return take_version(line.substr(second + 1)) && take_target();
 }
 
-/// A token (RFC 9110 §9.1), of gunicorn's stricter shape unless permit_unconventional_http_method.
+/// A token (RFC 9110 §9.1), and one that gunicorn accepts unless permit_unconventional_http_method.
 bool HeadBuilder::take_method(char* bytes, size_t size) {
     const std::string_view method(bytes, size);
     const auto is_unusual = [](char c) { return c == '#' || (c >= 'a' && c <= 'z'); };
@@ -320,8 +320,8 @@ bool HeadBuilder::take_method(char* bytes, size_t size) {
     return true;
 }
 
-/// HTTP-version (RFC 9112 §2.3). 505 is for a well-formed one that we do not speak, such as that of
-/// HTTP/2's connection preface.
+/// HTTP-version (RFC 9112 §2.3). 505 is for a well-formed version that we do not speak, such as the
+/// one in HTTP/2's connection preface.
 bool HeadBuilder::take_version(std::string_view word) {
     if (word.size() != 8 || word.substr(0, 5) != "HTTP/" || !is_digit(word[5]) || word[6] != '.' ||
         !is_digit(word[7])) {
@@ -363,8 +363,8 @@ bool HeadBuilder::take_target() {
            fail(400, "invalid authority in request target", head_.authority);
 }
 
-/// path [ "?" query ] [ "#" fragment ]. A fragment has no place in a target, but gunicorn takes it
-/// off.
+/// path [ "?" query ] [ "#" fragment ]. A fragment does not belong in a target; like gunicorn, we
+/// strip it.
 void HeadBuilder::split_path(std::string_view rest) {
     const size_t hash = rest.find('#');
     if (hash != std::string_view::npos) {
@@ -388,7 +388,7 @@ inline bool HeadBuilder::add_field(std::string_view line) {
     return field.id > FieldId::Expect || note(field);
 }
 
-/// A name outside the list; `field` is the last one.
+/// A name that is not in kFieldNames; `field` is the last one in head_.fields.
 bool HeadBuilder::add_unknown(Field& field) {
     switch (fate_of(field.name, policy_, peer_)) {
         case Fate::Keep: break;
@@ -407,7 +407,7 @@ bool HeadBuilder::add_unknown(Field& field) {
     return true;
 }
 
-/// The fields that decide what a request is. No doubt is allowed about any of them.
+/// The fields that decide what a request is. None of them may be ambiguous.
 bool HeadBuilder::note(const Field& field) {
     switch (field.id) {
         case FieldId::Host:
@@ -440,7 +440,7 @@ bool HeadBuilder::note(const Field& field) {
     }
 }
 
-/// Connection is a list of options, over all its lines (RFC 9110 §7.6.1).
+/// All Connection lines together are one list of options (RFC 9110 §7.6.1).
 void HeadBuilder::note_connection(std::string_view value) {
     for_each_item(value, [&](std::string_view option) {
         if (is_word(option, "close")) has_close_ = true;
@@ -449,8 +449,8 @@ void HeadBuilder::note_connection(std::string_view value) {
     });
 }
 
-/// Collects the codings of all lines. Only blanks and commas separate them: 0x85 and 0xA0 are
-/// blanks to some parsers and therefore make another, unknown coding here.
+/// Collects the codings of all lines. Only blanks and commas separate them. Some parsers take 0x85
+/// and 0xA0 for blanks; here they make a coding an unknown one.
 bool HeadBuilder::note_transfer_encoding(std::string_view value) {
     has_transfer_encoding_ = true;
     bool follows_chunked = false;
@@ -481,13 +481,13 @@ bool HeadBuilder::note_scheme(const Field& field) {
 bool HeadBuilder::complete() {
     if (!complete_host() || !complete_framing() || !complete_mount()) return false;
     const bool is_http_11 = head_.is_http_11();
-    // RFC 9110 §10.1.1: an HTTP/1.0 client cannot mean it.
+    // RFC 9110 §10.1.1: Expect is ignored in an HTTP/1.0 request.
     if (is_http_11 && has_other_expectation_)
         return fail(417, "unknown expectation", head_.find(FieldId::Expect)->value);
     const bool has_body = head_.framing == Framing::Chunked || head_.content_length > 0;
     head_.expects_continue = is_http_11 && has_expect_ && has_body;
     head_.is_upgrade = head_.is_upgrade && is_http_11;  // RFC 9110 §7.8
-    // RFC 9112 §9.3. What follows a CONNECT may already be the tunnel's.
+    // RFC 9112 §9.3. What follows a CONNECT may already belong to the tunnel.
     head_.keep_alive = !has_close_ && (is_http_11 || has_keep_alive_) && head_.method != "CONNECT";
     return true;
 }
@@ -523,7 +523,8 @@ bool HeadBuilder::complete_framing() {
            fail(413, "request body too large", head_.find(FieldId::ContentLength)->value);
 }
 
-/// Takes the mount point off the path. A mismatch is a mistake between proxy and server: 500.
+/// Strips the mount point from the path. A mismatch means that proxy and server are misconfigured:
+/// 500.
 bool HeadBuilder::complete_mount() {
     if (!has_script_name_) head_.script_name = policy_.script_name;
     if (head_.script_name.empty() || head_.raw_path == "*" || head_.method == "CONNECT")
@@ -547,7 +548,7 @@ Parse HeadParser::parse(std::string_view in, const HttpPolicy& policy, const Pee
         used = scanned_;
         return build(in, policy, peer, head, error) ? Parse::Done : Parse::Bad;
     }
-    // Not complete: judge the request line now. Its own fault is reported before any of a later
+    // Not complete: judge the request line now. An error in it is reported before any in a later
     // line, so that the answer does not depend on how the head was cut into pieces.
     if (lines_ > 0 && !line_checked_) {
         line_checked_ = true;
@@ -563,8 +564,8 @@ Parse HeadParser::parse(std::string_view in, const HttpPolicy& policy, const Pee
 }
 
 /// Searches for the CRLF of the line at line_start_, which must end before `limit`. Done: scanned_
-/// is behind it. Looks at every byte once, whatever the pieces, and only at those before the limit:
-/// what comes first in the bytes is what is reported.
+/// is just past it. Looks at every byte once, however the input arrives, and only at those before
+/// the limit, so that the first error in the bytes is the one reported.
 inline Parse HeadParser::scan_line(std::string_view in, const Limit& limit, HttpError& error) {
     const size_t end = std::min(in.size(), limit.end);
     const size_t at = find_control(in.data(), scanned_, end);
@@ -575,7 +576,8 @@ inline Parse HeadParser::scan_line(std::string_view in, const Limit& limit, Http
     return scan_oddity(in, at, limit, error);
 }
 
-/// The first control byte, at `at`, begins no CRLF inside the limit, or there is none.
+/// The rare case of scan_line(): the first control byte, at `at`, does not begin a CRLF within the
+/// limit, or there is none.
 Parse HeadParser::scan_oddity(std::string_view in, size_t at, const Limit& limit,
                               HttpError& error) {
     const size_t end = std::min(in.size(), limit.end);
@@ -583,7 +585,7 @@ Parse HeadParser::scan_oddity(std::string_view in, size_t at, const Limit& limit
     if (lines_ > 0) at = skip_tabs(in.data(), at, end);
     scanned_ = static_cast<uint32_t>(at);
     const bool is_cr = at < end && in[at] == '\r';
-    // A CR whose LF would lie outside does not end the line in time.
+    // A CR whose LF would lie beyond the limit does not end the line in time.
     if (at == limit.end || (is_cr && at + 1 == limit.end))
         return bad_line(in, limit.end, limit.status, limit.rule, error);
     if (at == in.size() || (is_cr && at + 1 == in.size())) return Parse::NeedMore;
@@ -656,8 +658,8 @@ Parse HeadParser::scan(std::string_view in, const HttpPolicy& policy, const Peer
     }
 }
 
-/// There are more lines than fields allowed; are there more fields that header_map keeps? Looks at
-/// every line once per head.
+/// There are more lines than fields allowed: are too many of them fields that header_map keeps?
+/// Looks at every line once per head.
 bool HeadParser::too_many_fields(std::string_view in, const HttpPolicy& policy,
                                  const PeerFacts& peer, const RequestHead& head) {
     for (; counted_ + 1 < lines_; ++counted_) {
@@ -669,7 +671,7 @@ bool HeadParser::too_many_fields(std::string_view in, const HttpPolicy& policy,
     return kept_ > fields_max(policy);
 }
 
-/// The head is complete and free of stray bytes: take it over and understand it.
+/// The head is complete and free of illegal bytes: copies and interprets it.
 bool HeadParser::build(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
                        RequestHead& head, HttpError& error) const {
     head.block_.assign(in.data(), scanned_);
@@ -682,8 +684,8 @@ bool HeadParser::build(std::string_view in, const HttpPolicy& policy, const Peer
     for (size_t i = 1; i < ends.size(); ++i) {
         char* start = block + ends[i - 1] + 2;
         char* end = block + ends[i];
-        // RFC 9112 §5.2: CRLF and the blanks around it become one blank; there is room for it. Only
-        // a value is folded: without a colon the line is refused as it stands.
+        // RFC 9112 §5.2: CRLF and the blanks around it become one blank, which fits in their place.
+        // Only a value may be folded: a line without a colon is refused as it stands.
         while (policy.permit_obsolete_folding && i + 1 < ends.size() &&
                is_blank(block[ends[i] + 2]) && std::find(start, end, ':') != end) {
             const std::string_view rest = trim_blanks(block + ends[i] + 2, block + ends[i + 1]);
@@ -764,8 +766,8 @@ Parse BodyReader::next(std::string_view in, size_t& used, std::string_view& data
     return state_ == State::Finished ? Parse::Done : Parse::NeedMore;
 }
 
-/// One byte of chunk-size [ chunk-ext ] CR. Extensions mean nothing to us, but their bytes and
-/// quotes are followed, so that no one else sees the line end elsewhere (RFC 9112 §7.1.1).
+/// One byte of chunk-size [ chunk-ext ] CR. Extensions are ignored, but their bytes and quotes are
+/// tracked, so that no other parser sees the line end elsewhere (RFC 9112 §7.1.1).
 bool BodyReader::size_byte(char byte, HttpError& error) {
     const std::string_view detail(&byte, 1);
     const int digit = hex_value(byte);
@@ -773,14 +775,14 @@ bool BodyReader::size_byte(char byte, HttpError& error) {
         if (left_ > (uint64_t{INT64_MAX} - static_cast<uint64_t>(digit)) / 16)
             return refuse(error, 400, "chunk size too large", detail);
         left_ = left_ * 16 + static_cast<uint64_t>(digit);
-        // Sixteen digits say everything; zeros before them are counted as overhead.
+        // Sixteen digits hold any size; with more, the first are zeros, and the excess is overhead.
         if (++size_digits_ <= 16) return true;
     } else if (byte == '\r' && size_digits_ > 0 &&
                (state_ == State::Size || state_ == State::Extension)) {
         state_ = State::SizeLf;
         return true;
     } else if (state_ == State::Size || state_ == State::Blank) {
-        // Blanks may stand only between the size and a semicolon.
+        // Blanks are legal only between the size and a semicolon.
         const bool is_legal = size_digits_ > 0 && (byte == ';' || is_blank(byte));
         if (!is_legal) return refuse(error, 400, "invalid chunk size", detail);
         state_ = byte == ';' ? State::Extension : State::Blank;
@@ -807,8 +809,8 @@ bool BodyReader::start_chunk(HttpError& error) {
            refuse(error, 413, "request body too large", {});
 }
 
-/// Takes a stretch of the trailer section, at most to the end of a line. Its lines obey the rules
-/// and limits of the header section, then they are forgotten (RFC 9112 §7.1.2 allows it).
+/// Takes a stretch of the trailer section, at most to the end of a line. Its lines must obey the
+/// rules and limits of the header section; then they are discarded (RFC 9112 §7.1.2 allows this).
 bool BodyReader::take_trailer(std::string_view in, size_t& used, HttpError& error) {
     if (state_ == State::TrailerLf) {
         if (in[used] != '\n') return refuse(error, 400, "bare CR in trailer section", trailer_);
@@ -853,7 +855,7 @@ bool BodyReader::end_trailer_line(HttpError& error) {
         Field field;
         if (const char* rule = split_field(trailer_, *policy_, field))
             return refuse(error, 400, rule, trailer_);
-        // RFC 9110 §6.5.1: what frames, routes or authenticates a message cannot come after it.
+        // RFC 9110 §6.5.1: fields that frame, route or authenticate a message cannot come after it.
         constexpr FieldId kForbidden[] = {FieldId::Host,    FieldId::ContentLength,
                                           FieldId::Trailer, FieldId::TransferEncoding,
                                           FieldId::Te,      FieldId::Authorization};

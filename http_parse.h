@@ -4,7 +4,7 @@
 // policy for forwarding fields, and how the body is framed (RFC 9112, RFC 9110). In any doubt it
 // refuses: nothing that passes here may be read differently by a front end (request smuggling). It
 // never logs and never answers; it returns the status and the rule, and the caller does both.
-// Called by net/connection on the leader's thread; any thread may.
+// Called by net/connection on the leader's thread; any thread may call it.
 #pragma once
 
 #include <cstdint>
@@ -20,13 +20,13 @@ namespace gcorn {
 /// What to do with field names that contain an underscore (gunicorn: header_map).
 enum class HeaderMap : uint8_t { Drop, Refuse, Dangerous };
 
-/// Field names by which a trusted proxy tells the scheme, with the value of each that means https.
+/// Field names by which a trusted proxy announces the scheme, each with the value that means https.
 class SchemeHeaders {
 public:
     using Entry = std::pair<std::string, std::string>;  ///< ("X-FORWARDED-PROTO", "https")
     explicit SchemeHeaders(std::vector<Entry> entries);
     [[nodiscard]] const std::vector<Entry>& entries() const { return entries_; }
-    /// False: no field with this id has a name among them.
+    /// False: no field with this id is among them.
     [[nodiscard]] bool may_have(FieldId id) const {
         return (ids_ >> static_cast<unsigned>(id) & 1) != 0;
     }
@@ -58,10 +58,10 @@ struct HttpPolicy {
 
 /// No head may be larger, whatever the limits above say.
 constexpr size_t kHeadBytesMax = 1 << 20;
-/// Chunk extensions of one body, all together (RFC 9112 §7.1.1 lets a recipient limit them).
+/// Chunk extensions of one body, in total (RFC 9112 §7.1.1 lets a recipient limit them).
 constexpr size_t kChunkExtensionBytesMax = 4096;
 
-/// So many names dropped from one head are remembered for the log.
+/// At most this many of the names dropped from one head are remembered for the log.
 constexpr size_t kDroppedNamesMax = 16;
 
 /// What the connection knows about its peer; decided before the first byte is parsed.
@@ -109,7 +109,7 @@ public:
     bool is_upgrade = false;        ///< Connection has the token "upgrade"
 
     [[nodiscard]] bool is_head() const { return method == "HEAD"; }
-    /// The line that method, target and protocol lie in, as far as they are known.
+    /// The request line as far as it is known: method, target and protocol.
     [[nodiscard]] std::string_view request_line() const;
     /// HTTP/1.1 or later.
     [[nodiscard]] bool is_http_11() const {
@@ -119,17 +119,17 @@ public:
     /// The first field with this id; nullptr if there is none.
     [[nodiscard]] const Field* find(FieldId id) const;
 
-    /// Bytes of the head that are kept here; 0 before it is complete.
+    /// Bytes of the head that are kept here; at most its request line before it is complete.
     [[nodiscard]] size_t size() const { return block_.size(); }
     /// Forgets everything but keeps the memory, unless it is large, for the next request.
     void clear();
-    /// All that a refused request's log line can say: method, target, path, query and protocol, as
-    /// far as the first line of `in` has them; nothing else is set, and nothing was checked.
+    /// Sets what the log line of a refused request can name: method, target, path, query and
+    /// protocol, as far as the first line of `in` has them. Sets nothing else, and checks nothing.
     void name_refused(std::string_view in);
 
 private:
     friend class HeadParser;
-    std::string block_;  ///< the head's bytes and some padding; the views' owner
+    std::string block_;  ///< the head's bytes, which the views point into
     std::vector<uint32_t>
         line_ends_;  ///< position of each line's CR in the head, while it is scanned
 };
@@ -151,17 +151,17 @@ public:
     /// in      everything received so far for this head, from its first byte; on a later call it
     ///         must start with the same bytes and may only have grown.
     /// used    with Done: bytes of `in` that belong to the head, its final CRLF CRLF included.
-    /// error   with Bad: what to answer. Nothing of `in` may be parsed after that.
+    /// error   with Bad: what to answer. The rest of `in` must not be parsed then.
     /// Limits are enforced, and bytes that no head may contain are refused, as soon as they arrive;
     /// so is a bad request line once it is complete. The rest is judged when the head is complete.
     /// After Bad, `head` holds what was understood before (method, target …) or is empty.
     [[nodiscard]] Parse parse(std::string_view in, const HttpPolicy& policy, const PeerFacts& peer,
                               RequestHead& head, size_t& used, HttpError& error);
-    /// Ready for the next head.
+    /// Makes it ready for the next head.
     void reset();
 
 private:
-    /// How far the line being scanned may reach, its CRLF included, and what to say if it goes on.
+    /// How far the line being scanned may extend, CRLF included, and the error if it goes further.
     struct Limit {
         size_t end;
         int status;
@@ -188,7 +188,7 @@ private:
     uint32_t section_start_ = 0;  ///< where the header section starts
     uint32_t lines_ = 0;          ///< complete lines seen, the request line included
     uint32_t counted_ = 0;        ///< header lines looked at by too_many_fields()
-    uint32_t kept_ = 0;           ///< … of which begin a field that header_map keeps
+    uint32_t kept_ = 0;           ///< … how many of them begin a field that header_map keeps
     uint32_t skipped_ = 0;        ///< 2 after a leading CRLF
     bool line_checked_ = false;   ///< the request line was judged before the head was complete
 };
@@ -198,8 +198,8 @@ class BodyReader {
 public:
     void begin(Framing framing, uint64_t content_length, const HttpPolicy& policy);
 
-    /// Takes a prefix of `in`. NeedMore: consumed `used` bytes, gave `data` (maybe empty), call
-    /// again with what follows (`used` may be smaller than `in.size()` when a piece ends: call
+    /// Takes a prefix of `in`. NeedMore: consumed `used` bytes and returned `data` (maybe empty);
+    /// call again with the rest (`used` may be smaller than `in.size()` when a piece ends: call
     /// again until it takes nothing). Done: the body ends after `used` bytes; `data` may hold its
     /// last piece. Bad: `error` says what to answer (400, 413, 431). `data` points into `in`:
     /// decoding never copies.

@@ -15,8 +15,9 @@ constexpr std::string_view kCrLf = "\r\n";
 constexpr std::string_view kLastChunk = "0\r\n\r\n";
 constexpr std::string_view kCrLfLastChunk = "\r\n0\r\n\r\n";
 
-/// What an application may not say: it belongs to the connection, or to the server (PEP 3333 "Other
-/// HTTP Features"; Server and Date as in gunicorn). "Trailers" is what older lists call Trailer.
+/// A field that an application may not set: it belongs to the connection or to the server (PEP 3333
+/// "Other HTTP Features"; Server and Date as in gunicorn). "Trailers" is what older lists call
+/// Trailer.
 bool is_dropped(FieldId id, std::string_view name, std::string_view value) {
     switch (id) {
         case FieldId::Connection:
@@ -126,8 +127,8 @@ Status ResponseWriter::add_content_length(std::string_view name, std::string_vie
         if (*length == answer_.length) return Status::ok();
         return Error{0, "two different Content-Length headers"};
     }
-    // RFC 9110 §8.6: not in 204 and the unframed; in 304 it tells what the answer to a GET would
-    // have.
+    // RFC 9110 §8.6: not in a 204 or an unframed answer; in a 304 it is what the answer to a GET
+    // would have.
     if (answer_.code == 204 || is_unframed()) return Status::ok();
     answer_.has_length = true;
     answer_.length = *length;
@@ -150,7 +151,7 @@ bool ResponseWriter::has_no_body() const {
     return answer_.code == 204 || answer_.code == 304 || head_->is_head();
 }
 
-/// After 101, and after success of CONNECT (RFC 9110 §9.3.6), the connection is no longer HTTP's.
+/// After 101, and after success of CONNECT (RFC 9110 §9.3.6), the connection no longer speaks HTTP.
 bool ResponseWriter::is_unframed() const {
     return answer_.code == 101 || (answer_.code < 300 && head_->method == "CONNECT");
 }
@@ -169,7 +170,7 @@ void ResponseWriter::render_head() {
     body_kind_ = body_kind();
     if (body_kind_ == BodyKind::UntilClose) must_close();
     const bool is_kept = keeps_alive();
-    // An HTTP/1.0 client has to be told that the connection stays (RFC 9112 §9.3).
+    // An HTTP/1.0 client has to be told that the connection stays open (RFC 9112 §9.3).
     const bool says_upgrade =
         answer_.is_upgrade && head_->is_http_11() && (is_kept || answer_.code == 101);
 
@@ -190,7 +191,7 @@ ResponseWriter::Pieces ResponseWriter::body(uint64_t size, bool is_last) {
     if (head_sent_) {
         out_.clear();
     } else {
-        // A body known to miss its length ends the connection: better to say so while we can.
+        // A body known to miss its length ends the connection: say so while we still can.
         const bool misses_length = size > answer_.length || (is_last && size < answer_.length);
         if (answer_.has_length && misses_length && !has_no_body()) must_close();
         render_head();

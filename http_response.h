@@ -2,8 +2,8 @@
 //
 // The twin of http_parse: it checks everything an application passes, so that nothing can split or
 // corrupt a response, decides the framing (Content-Length, chunked or close: RFC 9112 §6.3, PEP
-// 3333), and counts the body against its length. It owns the head's bytes; body bytes pass by
-// untouched. One writer per Exchange, used by whoever answers: application side or, for refusals,
+// 3333), and counts the body against its length. It owns the head's bytes; body bytes do not pass
+// through it. One writer per Exchange, used by whoever answers: application side or, for refusals,
 // the leader.
 #pragma once
 
@@ -18,11 +18,11 @@
 
 namespace gcorn {
 
-/// What the server says of itself in every answer.
+/// What the server says about itself in every answer.
 class ResponseOptions {
 public:
-    /// server: the value of Server, which the config file may change (gunicorn.SERVER). "" leaves
-    /// the field out, and so does a value no field may have.
+    /// server: the value of Server, which the config file may change (gunicorn.SERVER). "" omits
+    /// the field, and so does a value that no field may have.
     explicit ResponseOptions(std::string_view server);
     ResponseOptions() : ResponseOptions("gcorn") {}
 
@@ -33,7 +33,8 @@ private:
 
 class ResponseWriter {
 public:
-    /// What an application said: status and fields, as set_status() and add_field() took them.
+    /// What an application has set: status and fields, as set_status() and add_field() accepted
+    /// them.
     struct Answer {
         std::string status;
         std::string fields;  ///< "Name: value\r\n"…
@@ -45,15 +46,16 @@ public:
         void clear();
     };
 
-    /// Starts the answer to `head`. may_keep_alive: what worker and connection allow; the response
-    /// is persistent only if the request asks for it and its own framing permits it, too.
+    /// Starts the answer to `head`. may_keep_alive: whether worker and connection allow another
+    /// request; the connection stays open only if the request asks for it and the response's
+    /// framing permits it, too.
     void begin(const RequestHead& head, bool may_keep_alive, const ResponseOptions& options);
 
     /// "200 OK", in latin-1. Forgets earlier status and fields (start_response with exc_info
-    /// replaces, PEP 3333), so it comes before the fields. Error: the sentence for the
-    /// application's exception. Refused: anything but three digits, or three digits, a blank and a
-    /// reason; 1xx (an interim status is no answer) but 101 to a request with `Connection:
-    /// upgrade`; control bytes.
+    /// replaces, PEP 3333), so it comes before the fields. Error: its message is the text of the
+    /// exception that the application gets. Refused: anything but three digits, or three digits, a
+    /// blank and a reason; control bytes; 1xx (an interim status is no answer), except 101 to a
+    /// request with `Connection: upgrade`.
     Status set_status(std::string_view status);
 
     /// One field, in the application's order and spelling, in latin-1. Names must be tokens, values
@@ -63,18 +65,18 @@ public:
     /// differs from an earlier one, is refused.
     Status add_field(std::string_view name, std::string_view value);
 
-    /// The same answer to another request, in the place of set_status() and add_field(). False, and
-    /// nothing is done, where they would judge by the request.
+    /// Gives the same answer to another request, in place of set_status() and add_field(). False,
+    /// with nothing done, if their verdict depends on the request.
     [[nodiscard]] bool repeat(const Answer& answer);
-    /// What to repeat(); null where that would do nothing.
+    /// What a later repeat() may be given; null if the verdict depended on this request.
     [[nodiscard]] const Answer* answer() const;
 
     /// What goes on the wire around one block of body.
     struct Pieces {
-        std::string_view before;  ///< head and/or chunk size; into this writer, until the next call
+        std::string_view before;  ///< head and/or chunk size; in this writer, until the next call
         uint64_t take = 0;        ///< how many bytes of the block to send (cut to Content-Length)
         std::string_view after;   ///< CRLF of the chunk, and the last chunk when is_last
-        /// The bytes to send of a block that is in memory; a file may be larger than that.
+        /// The bytes to send of a block in memory (`take` of a file may exceed size_t).
         [[nodiscard]] std::string_view part_of(std::string_view block) const {
             return block.substr(0, static_cast<size_t>(take));
         }
@@ -93,25 +95,25 @@ public:
     /// Deviation: gunicorn leaves out Server and Date; RFC 9110 §6.6.1 asks for a Date.
     [[nodiscard]] std::string_view error_page(int status);
 
-    /// No answer is begun, also before the next request is understood.
+    /// Forgets the answer, so that none seems to have begun while the next request is being parsed.
     void forget() { answer_.clear(); }
     [[nodiscard]] bool has_status() const { return !answer_.status.empty(); }
     [[nodiscard]] bool head_sent() const { return head_sent_; }
     /// Fewer bytes than Content-Length were framed: the connection must close.
     [[nodiscard]] bool is_short() const;
-    /// More were offered and cut.
+    /// More bytes than Content-Length were offered, and cut off.
     [[nodiscard]] bool is_cut() const { return cut_; }
-    /// The connection may serve another request. Before the head is out: as far as known.
+    /// The connection may serve another request. Before the head is out this may still change.
     [[nodiscard]] bool keeps_alive() const {
         return keep_alive_.load(std::memory_order_relaxed) && !answer_.wants_close;
     }
     /// The connection cannot serve another request (an error cut the body, a refusal, a stop).
     /// Before the head is out this also makes it say `Connection: close`. Any thread: the leader
-    /// learns of a body that breaks while the application answers.
+    /// may find the request body broken while the application answers.
     void must_close() { keep_alive_.store(false, std::memory_order_relaxed); }
     [[nodiscard]] bool has_content_length() const { return answer_.has_length; }
     [[nodiscard]] uint64_t content_length() const { return answer_.length; }
-    /// How much of the body Content-Length leaves; UINT64_MAX without one.
+    /// How many body bytes Content-Length still allows; UINT64_MAX without one.
     [[nodiscard]] uint64_t bytes_left() const {
         return answer_.has_length ? answer_.length - body_bytes_ : UINT64_MAX;
     }
@@ -123,7 +125,7 @@ public:
     [[nodiscard]] int status_code() const { return answer_.code; }
     [[nodiscard]] uint64_t body_bytes() const { return body_bytes_; }
     [[nodiscard]] std::string_view fields_block() const { return answer_.fields; }
-    /// The last value with this (case-blind) name among the application's fields.
+    /// The last value with this name (in any case) among the application's fields.
     [[nodiscard]] std::optional<std::string_view> field(std::string_view name) const;
 
 private:
