@@ -2,8 +2,8 @@
 //
 // The core (everything but wsgi.cpp and python/) sees the interpreter only through these
 // interfaces, so that it builds, runs, fuzzes and sanitises without Python; tests implement them in
-// C++. Threads that run core code do not hold the GIL: every method here takes it itself where it
-// needs it and has dropped it again when it returns.
+// C++. Threads that run core code do not hold the GIL: every method here takes it where needed and
+// has released it when it returns.
 #pragma once
 
 #include <cstdint>
@@ -26,16 +26,16 @@ struct HookRef;  // config.h
 constexpr int kExitBootFailed = 3;  ///< a worker could not start
 constexpr int kExitAppFailed = 4;   ///< the application could not be found or is not callable
 
-/// SERVER_SOFTWARE, before our own "gcorn/VERSION" (RFC 3875 §4.1.17: products, the most
-/// significant first). Applications look for this name before they rely on what gunicorn does, such
+/// SERVER_SOFTWARE but for our version, which is appended (RFC 3875 §4.1.17: products, the most
+/// significant first). Applications look for gunicorn's name before they rely on what it does, such
 /// as chunked request bodies.
 constexpr const char* kCompatibleSoftware = "gunicorn/26.1.0 gcorn/";
 
 /// What App::interrupt_overdue() found.
 struct OverdueCalls {
-    int64_t next_look_ms = 0;  ///< nothing new can be found before so long
-    size_t stuck = 0;          ///< calls found just now that ran on although they were interrupted
-    bool needs_hub = false;    ///< some wait in greenlets: their hub has to call, too
+    int64_t next_look_ms = 0;  ///< nothing new can be found before that
+    size_t stuck = 0;          ///< calls newly found to run on although they were interrupted
+    bool needs_hub = false;    ///< some wait in greenlets: their hub has to look, too
 };
 
 /// The application.
@@ -50,8 +50,8 @@ public:
     /// becomes a 500 or a cut connection. Application side; several threads at once if the worker
     /// class has them.
     virtual void call(Exchange& exchange) = 0;
-    /// request_timeout: logs and interrupts every call that has run for limit_ms; each ends with
-    /// 504, or cut if its head is out already. Any native thread, but it waits for the GIL.
+    /// request_timeout: logs and interrupts every call that has run for limit_ms; each is answered
+    /// with 504, or cut if its head is out already. Any native thread, but it waits for the GIL.
     virtual OverdueCalls interrupt_overdue(int64_t limit_ms) { return {.next_look_ms = limit_ms}; }
     /// Files of all imported modules, for the reloader.
     virtual std::vector<std::string> source_files() = 0;
@@ -63,20 +63,21 @@ public:
     using Hook = HookRef Config::*;  ///< named by its setting: &Config::when_ready
 
     virtual ~Hooks() = default;
-    /// Runs one with (server, worker, numbers…), those that there are; a negative number is None.
-    /// An Error of the arbiter's hooks ends the start (with its code, or 1) or is survived later;
-    /// of post_fork and post_worker_init it fails the worker's boot. Whoever runs the hook has
-    /// logged it.
+    /// Runs one with (server, worker, numbers…), leaving out null ones; a negative number is passed
+    /// as None. An Error from the arbiter's hooks ends the start (with its code, or 1) but is
+    /// survived later; from post_fork and post_worker_init it fails the worker's boot. The Error is
+    /// already logged.
     virtual Status run(Hook, Arbiter*, Worker* = nullptr, std::initializer_list<int> = {}) {
         return {};
     }
-    /// A worker came or went: for what hooks left running beside the arbiter.
+    /// A worker came or went: for threads that hooks left running in the arbiter.
     virtual void workers_changed(Arbiter&) {}
     /// Requests are logged by Python: they are timed, and request_refused() is called.
     [[nodiscard]] virtual bool logs_requests() const { return false; }
     /// A request that never reached the application was answered. The loop's thread.
     virtual void request_refused(Exchange&) {}
-    /// pre_request and post_request are wsgi.cpp's own business: it sits on both sides of the seam.
+    /// pre_request and post_request are called by wsgi.cpp itself, which is on both sides of the
+    /// seam.
 };
 
 /// The interpreter, as the process model needs it.
@@ -92,11 +93,11 @@ public:
     /// Briefly takes the GIL: proves that the interpreter is alive (gthread's heartbeat). True at
     /// once where there is no interpreter.
     virtual bool is_alive() { return true; }
-    /// Runs `calls`, several calls of the application one after the other on this thread: the GIL
-    /// is taken once for all of them, and dropped where they wait.
+    /// Runs `calls`, which calls the application several times in a row on this thread: the GIL is
+    /// taken once for all of them, and dropped where they wait.
     virtual void together(const std::function<void()>& calls) { calls(); }
-    /// Makes the interpreter run the worker's signal reaction between two bytecodes: from a signal
-    /// handler, async-signal-safe (PyErr_SetInterruptEx).
+    /// Makes the interpreter run the worker's Python signal handler between two bytecodes. For use
+    /// in a signal handler: async-signal-safe (PyErr_SetInterruptEx).
     virtual void interrupt(int /*signal*/) {}
     /// Starts `count` threads the application knows as threading.Thread, each running `body` once
     /// without the GIL.
@@ -106,8 +107,8 @@ public:
     /// setenv/unsetenv that os.environ sees, too.
     virtual void set_environment(const std::string& name, const std::string* value_or_null) = 0;
     /// With reload: a module's source that has changed since this worker imported it, "" if there
-    /// is none. Each module is told at most once, and looked at once: later changes are the
-    /// reloader's.
+    /// is none. Each module is checked, and reported, only once: later changes are the reloader's
+    /// job.
     virtual std::string changed_since_import() { return {}; }
 };
 

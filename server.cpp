@@ -1,4 +1,4 @@
-// gcorn: the whole program in one page.
+// gcorn: the whole program on one page.
 //
 // main() reads the command line, starts the interpreter, resolves the settings (the config file is
 // Python), opens the logs and becomes the arbiter, which forks workers and keeps them alive. What
@@ -51,20 +51,20 @@ int fail(const Error& error) {
     return error.code != 0 ? error.code : kExitConfigError;
 }
 
-/// Whoever redirects it to a file wants the whole text or an error: the exit code.
+/// The exit code. A user who redirects the output to a file wants the whole text or an error.
 int print(const std::string& text) {
     if (std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0) return 0;
     return fail({kExitConfigError, errno_error(errno, "write to the standard output").message});
 }
 
 size_t terminal_width() {
-    winsize size{};  // of no terminal, or one that does not know: 0
+    winsize size{};  // stays 0 without a terminal, or if it does not know
     (void)::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
     return size.ws_col > 0 ? size.ws_col : 80;
 }
 
 /// The absolute path of this binary, so that a USR2 after a chdir still finds it, or a newer one
-/// that was put in its place. `argv0` is what the shell was told.
+/// put in its place. `argv0` is what the shell was given.
 std::string find_executable(const std::string& argv0, const std::string& start_dir) {
     if (argv0.find('/') != std::string::npos)
         return argv0[0] == '/' ? argv0 : start_dir + "/" + argv0;
@@ -73,7 +73,7 @@ std::string find_executable(const std::string& argv0, const std::string& start_d
     return found.empty() ? "/proc/self/exe" : found;
 }
 
-/// What goes in front of sys.path, the last one foremost.
+/// What goes in front of sys.path; the last one ends up first.
 std::vector<std::string> python_path(const Config& cfg) {
     std::vector<std::string> directories = {cfg.chdir};
     for (const std::string_view entry : split_list(cfg.pythonpath))
@@ -81,8 +81,8 @@ std::vector<std::string> python_path(const Config& cfg) {
     return directories;
 }
 
-/// Files that a start would open or make, as far as can be told without doing so: a check leaves
-/// nothing behind, and may be run by another user than the server.
+/// Looks for what would keep a start from opening or creating its files, without doing so: a check
+/// leaves nothing behind, and may be run by a user other than the server's.
 Status find_files(const Config& cfg) {
     const auto missing = [](const char* setting, const std::string& path) {
         return Error{kExitConfigError,
@@ -141,7 +141,7 @@ private:
     std::unique_ptr<PythonHooks> hooks_;
     ResponseOptions response_;
     Config started_with_;           ///< what settings that need a restart are compared with
-    std::optional<Config> in_use_;  ///< by use()
+    std::optional<Config> in_use_;  ///< set by use()
     TlsContexts tls_;
     Worker* worker_ = nullptr;  ///< in a worker process: the one that runs
 };
@@ -239,11 +239,11 @@ Status Server::start_python() {
     return {};
 }
 
-/// All sources of settings, lowest first; at the start and on every HUP. Relative names in a config
-/// file, and those that are checked here, mean the start directory each time.
+/// Reads all sources of settings, lowest precedence first; at the start and on every HUP. Relative
+/// names in a config file, and those that are checked here, always refer to the start directory.
 Result<ResolvedConfig> Server::resolve() {
     const ReturnTrip trip;
-    (void)change_directory(surroundings_.start_dir);  // removed: absolute names still work
+    (void)change_directory(surroundings_.start_dir);  // if gone, absolute names still work
     ConfigBuilder builder(surroundings_);
     builder.apply_environment();
     Result<std::string> file = choose_config_file(command_line_, environment_line_, surroundings_);
@@ -266,16 +266,16 @@ Result<ResolvedConfig> Server::resolve() {
     return resolved;
 }
 
-/// --chdir comes last, so that a relative config file means the start directory. On HUP it follows
-/// the symlinks again: a deployed "current" is the new release then.
+/// --chdir comes last, so that a relative config file is sought in the start directory. On HUP it
+/// follows symlinks again: "current" may lead to a new release then.
 Status Server::apply_directories(const Config& cfg) {
     if (Status changed = change_directory(cfg.chdir); !changed)
         return Error{kExitConfigError, changed.message()};
     return interpreter_->use_path(python_path(cfg));
 }
 
-/// Makes everything here follow a configuration. Error: everything is as it was, also where an
-/// error goes to be read.
+/// Puts a configuration into effect. Error: everything is as before, including the log that the
+/// error goes to.
 Status Server::use(const Config& cfg) {
     std::optional<ReturnTrip> trip(std::in_place);
     TlsContexts tls = tls_;
@@ -288,7 +288,7 @@ Status Server::use(const Config& cfg) {
     const bool has_come_to_logs = status.is_ok();
     if (status) status = open_logs(cfg);
     if (!status) {
-        trip.reset();  // the names of before are relative to the directory of before
+        trip.reset();  // the old names are relative to the old directory
         if (in_use_) (void)interpreter_->use_path(python_path(*in_use_));
         if (in_use_ && has_come_to_logs) (void)open_logs(*in_use_);
         return status;
@@ -307,11 +307,12 @@ Status Server::use(const Config& cfg) {
 Status Server::open_logs(const Config& cfg) {
     Result<LogOptions> options = log_options(cfg);
     if (!options) return options.error();
-    // Without metrics one can serve. A new name is another thing: the reload that has it can wait.
+    // Serving is possible without metrics. But a reload that brings a new statsd_host is refused:
+    // it can wait.
     Status metrics = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
     if (!metrics && in_use_ && in_use_->statsd_host != cfg.statsd_host) return metrics;
-    // Python's handlers come before our files are closed, which may have to tell what is wrong with
-    // them.
+    // Python's handlers are made before our files are closed: those may have to report what is
+    // wrong with the handlers.
     const bool takes_over = logging_takes_over(cfg);
     if (takes_over) {
         if (Status configured = logging_.configure(cfg); !configured) return configured;
@@ -407,16 +408,16 @@ Status Server::detach(const Config& cfg) {
 
 /// In a new worker, before its signals are caught and the application is loaded.
 Status Server::start_worker(const Config& cfg) {
-    // Where Python's logging has taken over, the error log has no descriptor of ours.
+    // Where Python's logging has taken over, we have no descriptor of the error log.
     const int dump_fd = log_.error_fd() >= 0 ? log_.error_fd() : STDERR_FILENO;
     Status status = interpreter_->enable_traceback_dump(dump_fd);
-    // Not while greenlet libraries patch Python: millions of lines that are nobody's.
+    // Not while greenlet libraries patch Python, which runs millions of lines that interest nobody.
     if (status && cfg.spew) status = interpreter_->set_spew(false);
     if (status) status = patch_for_greenlets(cfg, true);
     if (status && cfg.reload) status = interpreter_->prepare_reload();
     if (status && cfg.spew) status = interpreter_->set_spew(true);
     if (!status) return status;
-    // A hook is told once, however often its signals come.
+    // A hook is called once, however often its signal arrives.
     return interpreter_->install_interrupts(
         [this, told = std::array<bool, 2>()](int signal) mutable {
             const bool is_abort = signal == SIGABRT;
@@ -447,11 +448,11 @@ std::unique_ptr<Worker> Server::make_worker(WorkerContext context) {
 
 namespace {
 
-/// The last words of a process that an exception of a library ends. (Not a new_handler: extensions
-/// may live with a bad_alloc.)
+/// The last words of a process that is ended by an exception from a library. (Not a new_handler,
+/// because extensions may survive a bad_alloc.)
 [[noreturn]] void explain_end() {
     const std::type_info* type = abi::__cxa_current_exception_type();
-    const std::string_view name = type != nullptr ? type->name() : "";  // there is no RTTI to ask
+    const std::string_view name = type != nullptr ? type->name() : "";  // built without RTTI
     if (name == "St9bad_alloc") gcorn::die("out of memory");
     if (name == "St12system_error")
         gcorn::die("cannot start a thread (ulimit -u, ulimit -v, TasksMax?)");
@@ -469,7 +470,7 @@ int main(int argc, char** argv) {
     gcorn::title_init(argc, argv);
     gcorn::signals::unblock_all();
     ::signal(SIGPIPE, SIG_IGN);
-    ::signal(SIGXFSZ, SIG_IGN);  // a log at its limit is told, not died of
+    ::signal(SIGXFSZ, SIG_IGN);  // a log at its size limit is an error, not the end
     gcorn::Server server(std::move(arguments), std::move(surroundings));
     return server.run();
 }

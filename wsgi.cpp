@@ -22,14 +22,14 @@
 namespace gcorn {
 namespace {
 
-/// Blocks of a list up to this size are joined, up to that many bytes, into one send.
+/// Blocks of a list of at most kJoinedBlockMax bytes are joined until one send has kJoinedBytesMax.
 constexpr size_t kJoinedBlockMax = 16 * 1024;
 constexpr size_t kJoinedBytesMax = 64 * 1024;
 
 // --------------------------------------------- start_response, write and early_hints, as objects
 
-/// start_response. What it returns, write(), is itself: nothing but write() is called with one
-/// argument.
+/// start_response, and at once the write() that it returns: a call with one argument can only be
+/// write().
 struct StartResponse {
     RequestBound bound;
     vectorcallfunc call;
@@ -50,7 +50,7 @@ Exchange* running(PyObject* callable, const char* name) {
     return exchange;
 }
 
-/// Raises the application's own exception again: the head is out, it is too late to replace it.
+/// Raises the application's own exception again: the head is out, so it is too late to replace it.
 void raise_again(PyObject* exc_info) {
     if (!PyTuple_Check(exc_info) || PyTuple_GET_SIZE(exc_info) != 3 ||
         !PyExceptionInstance_Check(PyTuple_GET_ITEM(exc_info, 1))) {
@@ -63,7 +63,7 @@ void raise_again(PyObject* exc_info) {
     restore_exception(PyRef::borrow(exception));
 }
 
-/// The bytes that end a response of known length can join the next response (pipelining).
+/// All bytes of the Content-Length are framed: the last can join the next response (pipelining).
 bool ends_here(const ResponseWriter& response) {
     return response.bytes_left() == 0;
 }
@@ -131,7 +131,7 @@ PyObject* start_response_call(PyObject* self, PyObject* const* values, size_t fl
     return PyRef::borrow(self).release();
 }
 
-/// 103 Early Hints (RFC 8297), sent at once; silently nothing where the client cannot take it.
+/// 103 Early Hints (RFC 8297), sent at once; silently ignored where the client cannot take it.
 PyObject* early_hints_call(PyObject* self, PyObject* arguments, PyObject* names) {
     if (PyTuple_GET_SIZE(arguments) != 1 || names != nullptr)
         return PyErr_Format(PyExc_TypeError, "early_hints() takes one list of headers");
@@ -154,7 +154,7 @@ PyObject* early_hints_call(PyObject* self, PyObject* arguments, PyObject* names)
     head += "\r\n";
     {
         WithoutGil nogil;
-        (void)exchange->send(head, {}, {}, false);  // a client that is gone shows with the response
+        (void)exchange->send(head, {}, {}, false);  // the response will show a lost client
     }
     Py_RETURN_NONE;
 }
@@ -242,8 +242,8 @@ private:
     bool call_application();
     bool send_result();
     bool send_list();
-    /// A piece of the body. A worker that stops closes after the answers whose heads can still tell
-    /// so.
+    /// Frames a piece of the body. A stopping worker closes the connection after each answer whose
+    /// head can still say so.
     ResponseWriter::Pieces frame(uint64_t size, bool is_last) {
         if (is_last) set_ended();
         if (!response_.head_sent() && exchange_.is_worker_stopping()) response_.must_close();
@@ -269,7 +269,7 @@ private:
 
     /// Nobody takes bytes any more: stop iterating.
     [[nodiscard]] bool is_over() const { return exchange_.is_aborted() || exchange_.is_detached(); }
-    // They live in the start_response object, where write() sees them, too.
+    // Both flags live in the start_response object, where write() sees them, too.
     [[nodiscard]] bool is_started() const {
         return as_start_response(start_response_.get())->is_started;
     }
@@ -287,7 +287,7 @@ private:
     PyRef input_, start_response_, result_;
     RequestEnviron environ_;
     ForkWatch fork_;
-    bool is_file_wrapper_ = false;             ///< the result is one of ours
+    bool is_file_wrapper_ = false;             ///< the result is our wsgi.file_wrapper
     std::optional<CallWatch::Token> watched_;  ///< request_timeout is set
 };
 
@@ -330,7 +330,7 @@ bool Call::make_environ() {
 bool Call::call_application() {
     PyObject* arguments[] = {environ_.dict.get(), start_response_.get()};
     result_.reset(PyObject_Vectorcall(app_.callable_.get(), arguments, 2, nullptr));
-    if (fork_.is_copy()) end_forked_copy();  // before it sends the answer that is its parent's
+    if (fork_.is_copy()) end_forked_copy();  // before it sends its parent's answer
     return static_cast<bool>(result_);
 }
 
@@ -344,18 +344,18 @@ bool Call::send_result() {
     return is_sent || send_iterable();
 }
 
-/// A list or tuple: everything is there already, so small blocks leave together (PEP 3333 forbids
-/// to delay a block until the application makes the next one; here it has made them all).
+/// A list or tuple: all blocks exist already, so small ones leave together (PEP 3333 forbids
+/// delaying a block until the application makes the next one; here it has made them all).
 bool Call::send_list() {
     PyObject* list = result_.get();
     const auto size = [list] { return PySequence_Fast_GET_SIZE(list); };
     if (size() == 1) return send_block(PySequence_Fast_GET_ITEM(list, 0), true);
-    // While nothing is sent yet a faulty block costs no more than an error page.
+    // As long as nothing has been sent, a bad block can still be answered with an error page.
     for (Py_ssize_t i = 0; i < size(); ++i)
         if (!check_block(PySequence_Fast_GET_ITEM(list, i))) return false;
     const SendTurn turn(exchange_);
     std::string joined;
-    // The list may change while the GIL is dropped, so each step looks at its size anew.
+    // The list may change while the GIL is dropped, so each step checks its size again.
     for (Py_ssize_t i = 0; i < size() && !is_ended() && !is_over(); ++i) {
         PyRef block = PyRef::borrow(PySequence_Fast_GET_ITEM(list, i));
         if (!check_block(block.get())) return false;
@@ -379,8 +379,8 @@ bool Call::send_list() {
 
 bool Call::send_iterable() {
     PyRef iterator = PyRef::steal(PyObject_GetIter(result_.get()));
-    if (!iterator) return is_left_to_others();  // gunicorn's ALREADY_HANDLED is no iterable
-    // Of a file that is wrapped nobody needs what lies behind Content-Length.
+    if (!iterator) return is_left_to_others();  // gunicorn's ALREADY_HANDLED is not iterable
+    // What a wrapped file holds beyond Content-Length is not needed.
     while (!is_over() && !(is_file_wrapper_ && ends_here(response_))) {
         PyRef block = PyRef::steal(PyIter_Next(iterator.get()));
         if (!block) return PyErr_Occurred() == nullptr;
@@ -389,7 +389,7 @@ bool Call::send_iterable() {
     return true;
 }
 
-/// is_sent stays false where the wrapped object is no real file: then it is iterated.
+/// is_sent stays false if the wrapped object is no real file: it is iterated then.
 bool Call::send_wrapped_file(bool& is_sent) {
     FileRange file;
     if (!app_.options_.uses_sendfile || !is_started() ||
@@ -397,7 +397,7 @@ bool Call::send_wrapped_file(bool& is_sent) {
         return true;
     is_sent = true;
     const SendTurn turn(exchange_);
-    // A Content-Length below what the file holds asks for a part of it.
+    // A Content-Length smaller than the file asks for a part of it.
     file.size = std::min(file.size, response_.bytes_left());
     if (file.size == 0 || is_over()) return true;
     const ResponseWriter::Pieces pieces = frame(file.size, true);
@@ -410,7 +410,8 @@ bool Call::send_wrapped_file(bool& is_sent) {
     return true;
 }
 
-/// Is this a block of the body, and may one be sent by now? Raises.
+/// Is this a block of the body, and was start_response() called before it, unless it is empty?
+/// Raises.
 bool Call::check_block(PyObject* block) {
     if (!PyBytes_Check(block)) {
         PyErr_Format(PyExc_TypeError, "the application's iterable must yield bytes, not %.100s",
@@ -431,10 +432,11 @@ bool Call::send_block(PyObject* block, bool is_last) {
     if (!check_block(block)) return false;
     std::string_view bytes = bytes_view(block);
     if (bytes.empty()) return true;
-    const PyRef kept = PyRef::borrow(block);  // a list may drop it while the GIL is dropped
+    const PyRef kept = PyRef::borrow(block);  // a list may lose it while the GIL is released
     const SendTurn turn(exchange_);
     if (is_over()) return true;
-    // The part of a file that was asked for; a block of an iterable that is too long is a fault.
+    // Only the part of a file that was asked for; a block of an iterable that is too long is an
+    // error.
     if (is_file_wrapper_ && response_.bytes_left() < bytes.size())
         bytes = bytes.substr(0, static_cast<size_t>(response_.bytes_left()));
     const ResponseWriter::Pieces pieces = frame(bytes.size(), is_last);
@@ -464,8 +466,8 @@ bool Call::end_response() {
     return true;
 }
 
-/// True, and the exception that is set is cleared, if the application took the socket, or has its
-/// descriptor and did not begin a response: then it is for others to answer.
+/// True, with the exception cleared, if the application took the socket, or has its descriptor and
+/// did not begin a response: answering is then left to others.
 bool Call::is_left_to_others() {
     PyRef error = take_exception();
     if (exchange_.is_detached()) return true;
@@ -474,7 +476,7 @@ bool Call::is_left_to_others() {
     return false;
 }
 
-/// Both ends count by Content-Length: what differs may not reach the next response.
+/// Both ends count by Content-Length: a body of another length must not run into the next response.
 void Call::warn_about_length() {
     if (is_over() || !(response_.is_short() || response_.is_cut())) return;
     response_.must_close();
@@ -489,21 +491,21 @@ void Call::warn_about_length() {
 
 /// The exception that is set ends the request: logged with its traceback, and answered if that is
 /// still possible. SystemExit and KeyboardInterrupt are no different here: an application cannot
-/// stop its server, and when our own interrupt raised them the core knows and stops after this
-/// call.
+/// stop its server, and if our own interrupt raised them, the core knows and stops after this call.
 void Call::fail() {
     if (is_overdue()) {
         answer(504);
         return;
     }
     if (is_clients_fault()) return;
-    // Libraries for gunicorn's workers leave with StopIteration when they took the socket.
+    // Libraries written for gunicorn's workers raise StopIteration once they have taken the socket.
     if (PyErr_ExceptionMatches(PyExc_StopIteration) != 0 && is_left_to_others()) return;
     log_python_error(app_.log_, Level::Error, "Error handling request " + request_label(exchange_));
     answer(500);
 }
 
-/// Our own interruption (request_timeout), which was logged when it was sent. Clears it then.
+/// Is it our own interruption (request_timeout), which was logged when it was sent? If so, clears
+/// it.
 bool Call::is_overdue() {
     if (!watched_ || !objects_.watch.is_interruption(*watched_)) return false;
     PyErr_Clear();
@@ -511,7 +513,8 @@ bool Call::is_overdue() {
 }
 
 /// A client that left or sent a broken body makes reading and writing raise OSError; if the
-/// application lets that pass it is no news about the application. Clears the exception then.
+/// application lets that through, it is not the application's error. True: the exception is
+/// cleared, and the request is answered or cut.
 bool Call::is_clients_fault() {
     if (PyErr_ExceptionMatches(PyExc_OSError) == 0) return false;
     const int body_error = input_ ? objects_.streams.input_error(input_.get()) : 0;
@@ -534,7 +537,8 @@ bool Call::is_clients_fault() {
     return true;
 }
 
-/// An error page if the head is not out; else the connection is cut, unless all is said.
+/// An error page if the head is not out; else the connection is cut, unless the response is
+/// complete.
 void Call::answer(int status) {
     const SendTurn turn(exchange_);
     if (is_over()) return;
@@ -562,7 +566,8 @@ void Call::answer_broken_app() {
 
 // --------------------------------------------------------------------------------------- leaving
 
-/// close() of the result, exactly once whatever happened (PEP 3333 "Buffering and Streaming").
+/// Calls close() of the result, exactly once whatever happened (PEP 3333 "Buffering and
+/// Streaming").
 void Call::close_result() {
     if (!result_ || PyList_CheckExact(result_.get()) || PyTuple_CheckExact(result_.get())) return;
     PyRef close;
@@ -614,11 +619,11 @@ WsgiApp::WsgiApp(Logger& log, WsgiOptions options, RequestHooks* hooks)
     if (Py_IsInitialized() == 0) return;
     WithGil gil;
     loader_ = run_embedded("loader");
-    if (!loader_) PyErr_Clear();  // load() tries again, and says why not
+    if (!loader_) PyErr_Clear();  // load() tries again, and reports the failure
 }
 
 WsgiApp::~WsgiApp() {
-    if (Py_IsInitialized() == 0) {  // nobody is left who could free Python objects
+    if (Py_IsInitialized() == 0) {  // Python has ended and can no longer free its objects
         (void)objects_.release();
         (void)callable_.release();
         (void)loader_.release();
@@ -666,7 +671,7 @@ Status WsgiApp::load_failed(PyRef exception) {
     }
     const PyRef unusable = name_in(loader_, "Unusable");
     raise();
-    // The loader's own sentence says everything, without the exception's name.
+    // The loader's message says it all, without the exception's name.
     if (unusable && PyErr_ExceptionMatches(unusable.get()) != 0)
         return Error{kExitAppFailed, take_error_sentence()};
     Error error{kExitBootFailed, take_error_text(false)};
@@ -688,7 +693,8 @@ void WsgiApp::call(Exchange& exchange) {
         Call(*this, exchange)
             .run(options_.is_multithread ? CallPlace::Thread : CallPlace::MainThread);
     }
-    // Inside Runtime::together() the GIL is held yet, and an access log may be a pipe that is full.
+    // Inside Runtime::together() the GIL is still held, and an access log may be a pipe that is
+    // full.
     std::optional<WithoutGil> nogil;
     if (log_.access_may_wait() && PyGILState_Check() != 0) nogil.emplace();
     exchange.finish();

@@ -1,7 +1,7 @@
 // PEP 3333: finds the application, calls it, and turns what it returns into a response.
 //
-// Stands on both sides of the seam (app.h): implements App for the core, and holds everything a
-// request shares in Python. Parsing, framing and sending are not done here; see http_parse,
+// Stands on both sides of the seam (app.h): implements App for the core, and holds the Python
+// objects that requests share. Parsing, framing and sending are not done here; see http_parse,
 // http_response, net/exchange. environ is made in python/environ, the objects inside it in
 // python/streams. Application side: one thread (sync), several (gthread), or greenlets.
 #pragma once
@@ -26,9 +26,10 @@ public:
     virtual ~RequestHooks() = default;
     /// Before the environ is made. False: raised, the request is answered with 500. Raises.
     virtual bool pre_request(Exchange& exchange) = 0;
-    /// After it was made: what pre_request did to the request's headers reaches it. False as above.
+    /// After it is made: applies to it what pre_request changed in the request's headers. False as
+    /// above.
     virtual bool environ_made(Exchange&, PyObject* /*environ*/) { return true; }
-    /// When everything is sent and the iterable closed. environ is null if it was never made.
+    /// Once everything is sent and the iterable is closed. environ is null if it was never made.
     /// False: raised, the error is logged and forgotten. Raises.
     virtual bool post_request(Exchange& exchange, PyObject* environ_or_null) = 0;
 };
@@ -39,7 +40,7 @@ struct WsgiOptions {
     bool is_multiprocess = false;  ///< wsgi.multiprocess
     bool is_preload = false;       ///< freezes the collector's objects after loading (gc.freeze)
     bool survives_broken_app =
-        false;                   ///< reload: an application that does not import answers 500 pages
+        false;  ///< reload: while the application does not import, requests get a 500 page
     bool uses_sendfile = true;   ///< file_wrapper may hand real files to the kernel
     bool measures_time = true;   ///< fills Exchange::app_us
     bool watches_calls = false;  ///< request_timeout: interrupt_overdue() will be called
@@ -48,8 +49,8 @@ struct WsgiOptions {
 
 class WsgiApp final : public App {
 public:
-    /// References are borrowed and outlive this object; hooks may be null, and are called only
-    /// while they are active. The interpreter must run already.
+    /// References are borrowed and outlive this object; hooks may be null. The interpreter must
+    /// already be running.
     WsgiApp(Logger& log, WsgiOptions options, RequestHooks* hooks = nullptr);
     ~WsgiApp() override;
 
@@ -58,13 +59,14 @@ public:
 
     /// Imports and checks the application. kExitBootFailed: importing or the factory raised;
     /// "Exception in worker process" and a traceback are logged. kExitAppFailed: what options.app
-    /// names is not there or no application; the message is the whole story, the caller prints it.
+    /// names does not exist or is no application; the message says it all, and the caller prints
+    /// it.
     Status load() override;
     void call(Exchange& exchange) override;
     OverdueCalls interrupt_overdue(int64_t limit_ms) override;
     std::vector<std::string> source_files() override;
 
-    /// call() for a thread that holds the GIL already and keeps it (a greenlet). No object on this
+    /// call() for a thread that already holds the GIL and keeps it (a greenlet). No object on this
     /// thread's stack is reachable from elsewhere while the application runs.
     void call_with_gil(Exchange& exchange);
     /// interrupt_overdue() for the hub's greenlet, which holds the GIL.
