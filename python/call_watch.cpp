@@ -11,7 +11,7 @@
 namespace gcorn {
 namespace {
 
-/// A signal may arrive just before the system call that it should end: it is sent again.
+/// A signal may arrive just before the system call that it should end, so it is sent again.
 constexpr int64_t kRetryMs = 250;
 
 /// No program is known to use it (see dump_signal() in python/interpreter.cpp).
@@ -23,7 +23,7 @@ int wake_signal() {
 #endif
 }
 
-/// What the thread, or the greenlet that waits, executes. Empty if that is not to be had.
+/// The stack of the thread, or of the waiting greenlet. Empty if it cannot be had.
 std::string stack_of(unsigned long thread_id, PyObject* greenlet_or_null) {
     PyRef frame;
     if (greenlet_or_null != nullptr) frame = attribute(greenlet_or_null, "gr_frame");
@@ -76,7 +76,7 @@ CallWatch::Token CallWatch::begin(const Exchange& exchange, CallPlace place) {
 }
 
 void CallWatch::end(Token call) {
-    PyRef greenlet;  // dropped when nothing is half done
+    PyRef greenlet;  // dropped last, outside the critical section
     GCORN_BEGIN_CRITICAL_SECTION(exception_type_.get());
     if (call->has_raised && !call->is_main_thread)
         PyThreadState_SetAsyncExc(call->thread_id, nullptr);
@@ -98,7 +98,7 @@ OverdueCalls CallWatch::interrupt(int64_t limit_ms) {
     const auto look_again_in = [&found](int64_t ms) {
         found.next_look_ms = std::clamp<int64_t>(ms, 1, found.next_look_ms);
     };
-    // Interrupting runs Python code, during which other calls end: so one at a time, by number.
+    // Interrupting runs Python code, during which other calls may end: so one at a time, by serial.
     std::vector<uint64_t> due;
     std::vector<std::string> stuck;
     GCORN_BEGIN_CRITICAL_SECTION(exception_type_.get());

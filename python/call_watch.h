@@ -1,8 +1,8 @@
 // CallWatch: which calls of the application run, since when and where; interrupts those that run
 // too long (request_timeout).
 //
-// How a call is reached depends on where it is, and no way reaches into a C function that never
-// comes back to Python; what cannot be interrupted is reported as stuck.
+// How a call is reached depends on where it runs, and nothing reaches into a C function that never
+// returns to Python; a call that cannot be interrupted is reported as stuck.
 //
 //   thread of gthread          PyThreadState_SetAsyncExc: between two of its bytecodes
 //   main thread (sync), or     a real-time signal whose Python handler raises: ends a sleep and a
@@ -30,7 +30,7 @@ namespace gcorn {
 /// What runs the application's calls (the worker class).
 enum class CallPlace : uint8_t { MainThread, Thread, Greenlet };
 
-/// A call that runs on so long after its interruption is stuck.
+/// A call that still runs this long after its interruption is stuck.
 constexpr int64_t kStuckCallMs = 5000;
 
 class CallWatch {
@@ -47,7 +47,7 @@ public:
 
     /// A call begins on this thread, in this greenlet.
     [[nodiscard]] Token begin(const Exchange& exchange, CallPlace place);
-    /// It ended. An interruption that did not arrive in time never will.
+    /// The call ended. An interruption that has not arrived by then never will.
     void end(Token call);
     /// Is the exception that is set our interruption of this call?
     [[nodiscard]] bool is_interruption(Token call) const;
@@ -64,7 +64,7 @@ private:
 
     Logger& log_;
     PyRef exception_type_;
-    PyRef current_greenlet_;    ///< greenlet.getcurrent, once a greenlet called
+    PyRef current_greenlet_;    ///< greenlet.getcurrent; set by the first call in one
     std::list<Running> calls_;  ///< oldest first
     uint64_t next_serial_ = 1;
     bool catches_signal_ = false;

@@ -19,7 +19,7 @@ bool text_of(PyObject* text, std::string& out) {
     return static_cast<bool>(bytes);
 }
 
-/// "module.Name" of a class or function; its repr if it has no such name. Never raises.
+/// "module.Name" of a class or function; the name of its type if it has none. Never raises.
 std::string dotted_name(PyObject* object) {
     const PyRef module = attribute(object, "__module__");
     const PyRef name = module ? attribute(object, "__qualname__") : PyRef();
@@ -31,7 +31,7 @@ std::string dotted_name(PyObject* object) {
     return Py_TYPE(object)->tp_name;
 }
 
-/// What no setting takes, described for the error sentence. Never raises.
+/// A value that no setting takes, described for the error message. Never raises.
 Value other_value(PyObject* object) {
     OtherValue other{Py_TYPE(object)->tp_name, "?"};
     const PyRef repr = PyRef::steal(PyObject_Repr(object));
@@ -47,8 +47,8 @@ bool is_list_like(PyObject* object) {
            PyDictKeys_Check(object) || PyIter_Check(object);
 }
 
-/// Any of these with members of str; false without an exception if it has other members, or more
-/// than any setting needs (itertools.cycle).
+/// The strings in such an object; false without an exception if it has other members, or more than
+/// any setting needs (itertools.cycle).
 bool string_list(PyObject* object, StringList& out) {
     constexpr size_t kItemsMax = 100'000;
     const PyRef iterator = PyRef::steal(PyObject_GetIter(object));
@@ -80,7 +80,7 @@ bool string_map(PyObject* object, StringMap& out) {
     return true;
 }
 
-/// By the Python type alone; bool before int, of which it is a subclass. Never raises.
+/// Converts by the Python type alone; bool before int, of which it is a subclass. Never raises.
 Value plain_value(PyObject* object) {
     if (object == Py_None) return std::monostate();
     if (PyBool_Check(object)) return object == Py_True;

@@ -15,11 +15,11 @@ namespace gcorn {
 
 class DictWatch {
 public:
-    /// From now on; returns what is_unchanged() wants to know.
+    /// Starts watching; returns what is_unchanged() needs.
     static uint64_t begin(PyObject* dict) {
         return reinterpret_cast<PyDictObject*>(dict)->ma_version_tag;
     }
-    /// Ends what begin() began.
+    /// Also ends the watching.
     static bool is_unchanged(PyObject* dict, uint64_t version) { return begin(dict) == version; }
 };
 
@@ -28,7 +28,7 @@ public:
 class DictWatch {
 public:
     static uint64_t begin(PyObject* dict) {
-        changed().erase(dict);  // one that died here while it was watched, without an end
+        changed().erase(dict);  // left by a dict that died here while watched
         const bool is_watched = PyDict_Watch(id(), dict) == 0;
         if (!is_watched) PyErr_Clear();
         return is_watched ? 1 : 0;
@@ -40,7 +40,7 @@ public:
     }
 
 private:
-    /// -1, which PyDict_Watch() refuses, if all of the interpreter's eight are taken.
+    /// -1, which PyDict_Watch() refuses, if all eight watchers of the interpreter are taken.
     static int id() {
         static const int id =
             PyDict_AddWatcher([](PyDict_WatchEvent, PyObject* dict, PyObject*, PyObject*) {
@@ -49,7 +49,7 @@ private:
             });
         return id;
     }
-    /// Never destroyed: dicts may go after what is static here.
+    /// Never destroyed: dicts may die after static objects.
     static std::unordered_set<PyObject*>& changed() {
         static auto& dicts = *new std::unordered_set<PyObject*>;
         return dicts;

@@ -16,7 +16,7 @@ struct Text {
     const char* text;
 };
 
-// Each file is Python as it stands. Its first line, a string prefix to Python, begins a raw string
+// Each file is Python as it stands. Its first line, a string literal to Python, begins a raw string
 // here, and its last line, a comment to Python, ends it.
 // clang-format off
 constexpr Text kTexts[] = {
@@ -74,7 +74,7 @@ const Text* find_text(std::string_view name) {
     return found != std::end(kTexts) ? found : nullptr;
 }
 
-/// The newline of its first line stays, so that line numbers are the file's.
+/// The newline of the first line stays, so that line numbers are those of the file.
 const char* lines_of(const Text& text) {
     return std::strchr(text.text, '\n');
 }
@@ -153,7 +153,7 @@ bool add_native(PyMethodDef& definition, void* self) {
 
 std::optional<std::string> patched_server_name() {
     WithGil gil;
-    PyObject* modules = PyImport_GetModuleDict();  // borrowed, as what it holds
+    PyObject* modules = PyImport_GetModuleDict();  // borrowed, as is what it holds
     if (PyObject* answers = PyDict_GetItemString(modules, "gunicorn.http.wsgi"))
         if (auto server = changed_text(answers, "SERVER", "gunicorn")) return server;
     PyObject* module = PyDict_GetItemString(modules, "gunicorn");

@@ -5,8 +5,8 @@
 // stand-in for the package `gunicorn` that config files and applications import. It is found only
 // where no real package is (finder.py is last on sys.meta_path) and offers what config files really
 // use; anything else fails with a sentence that says so. A server without config file, hooks and
-// logging pays for client_socket.py and streams.py only. Functions of C++ that the modules call
-// live in `_gcorn_native`.
+// logging pays for client_socket.py and streams.py only. C++ functions that the modules call are in
+// `_gcorn_native`.
 //
 // The other texts are no modules: their users run them and take names from them. In tracebacks the
 // file of a text is "<gcorn NAME>". GIL held in all functions but the last; once Python runs, on
@@ -20,10 +20,10 @@
 
 namespace gcorn {
 
-/// Runs python/NAME.py, no module, in the dict `names`; returns that. Null if `names` is. It is
-/// compiled once in a process and its children. Raises.
+/// Runs python/NAME.py, which is no module, in the dict `names` and returns that; null if `names`
+/// is null. The text is compiled once per process and its children. Raises.
 [[nodiscard]] PyRef run_embedded(const char* name, PyRef names = PyRef::steal(PyDict_New()));
-/// One of those names; null if `names` is.
+/// The value of one of those names; null if `names` is null.
 [[nodiscard]] PyRef name_in(const PyRef& names, const char* name);
 
 /// Makes `import gunicorn` and the modules above work. Idempotent. Raises.
@@ -32,7 +32,7 @@ namespace gcorn {
 /// import `name`, one of the modules. Installs the finder if need be. Raises.
 [[nodiscard]] PyRef embedded_module(const char* name);
 
-/// A call of a module's function; null if an argument, a PyRef, is. Raises.
+/// Calls a module's function; null if an argument (a PyRef) is null. Raises.
 template <typename... Arguments>
 [[nodiscard]] PyRef call_embedded(const char* module, const char* function,
                                   const Arguments&... arguments) {
@@ -52,7 +52,7 @@ template <typename... Arguments>
 
 /// What the config file made of gunicorn.http.wsgi.SERVER, or else of gunicorn.SERVER, or else of
 /// gunicorn.SERVER_SOFTWARE: the value for the Server field ("" leaves it out). nullopt if it
-/// changed none of them, or to what cannot stand in a field (no str, control bytes). Takes the GIL.
+/// changed none of them, or to what no field can hold (not a str, control bytes). Takes the GIL.
 [[nodiscard]] std::optional<std::string> patched_server_name();
 
 }  // namespace gcorn

@@ -17,8 +17,8 @@
 namespace gcorn {
 namespace {
 
-/// All keys a request always has. They are more than 21 on purpose: a dictionary of that size has
-/// room for 42, so a copy of the template takes twenty fields without growing.
+/// All keys that every request has. There are more than 21 on purpose: a dictionary of that size
+/// has room for 42, so a copy of the template takes twenty fields without growing.
 constexpr const char* kKeyTexts[] = {
     // In the order of Key.
     "REQUEST_METHOD",   "RAW_URI",           "SCRIPT_NAME",           "PATH_INFO",
@@ -55,15 +55,15 @@ enum Key : uint8_t {
 static_assert(std::size(kKeyTexts) == kKeys);
 
 constexpr std::string_view kMethods[] = {"HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"};
-/// Keys that a copy of the template takes without growing.
+/// How many keys a copy of the template holds without growing.
 constexpr Py_ssize_t kKeysThatFit = 42;
 constexpr size_t kFieldIds = static_cast<size_t>(FieldId::Count);
-// Shapes of requests that are remembered, and what brings a 64-bit hash down to one of them.
+// How many shapes of requests are remembered, and the shift from a 64-bit hash to the index of one.
 constexpr size_t kPatterns = 8;
 constexpr unsigned kPlaceShift = 64 - 3;
 constexpr size_t kKeptBytesMax = 512;  // of one value
 
-/// An interned str of the process's own. Raises.
+/// An interned str. Raises.
 PyRef interned(const char* ascii) {
     return PyRef::steal(PyUnicode_InternFromString(ascii));
 }
@@ -82,8 +82,8 @@ bool set(PyObject* environ, const PyRef& key, const PyRef& value) {
     return value && PyDict_SetItem(environ, key.get(), value.get()) == 0;
 }
 
-/// A copy with room for some forty keys more. A dictionary gets larger when a key finds no room,
-/// and popitem() takes the key back but leaves the size. Raises.
+/// A copy with room for some forty more keys. A dictionary grows when a key does not fit, and
+/// popitem() removes the key again but keeps the size. Raises.
 PyRef widened(PyObject* environ) {
     PyRef copy = PyRef::steal(PyDict_Copy(environ));
     if (!copy) return copy;
@@ -104,9 +104,9 @@ constexpr uint64_t kSecrets =
 
 /// How a field enters the environ.
 enum class FieldKind : uint8_t {
-    Joined,  ///< any but those below: unknown, or its key may be there already
+    Joined,  ///< any but those below: unknown, or its key may be set already
     Shared,  ///< a known field that a client tends to send again with the same value
-    Own      ///< a known field of this request alone: secrets are not kept, nor what is long
+    Own      ///< a known field of this request alone: secrets and long values are not kept
 };
 
 }  // namespace
@@ -120,11 +120,12 @@ public:
             kinds_[i] = sort(head.fields[i]);
         has_joined_ = static_cast<size_t>(std::popcount(known_)) < head.fields.size();
     }
-    /// Of the field at this place. What comes late in a long head is Joined, whatever it is.
+    /// Of the field at this index. Fields that come late in a long head are Joined, whatever they
+    /// are.
     [[nodiscard]] FieldKind kind(size_t at) const {
         return at < kinds_.size() ? kinds_[at] : FieldKind::Joined;
     }
-    /// Those that are Shared or Own, by FieldId.
+    /// Those that are Shared or Own, one bit per FieldId.
     [[nodiscard]] uint64_t known() const { return known_; }
     /// Those that are Own.
     [[nodiscard]] uint64_t own() const { return own_; }
@@ -165,8 +166,8 @@ struct EnvironMaker::Names {
     std::array<PyRef, kFieldIds> fields;  ///< HTTP_… keys by FieldId
     std::array<PyRef, std::size(kMethods)> methods;
     PyRef get, http, https, http_10, http_11, slash, empty;
-    /// What most requests have where one may have a value of its own: GET, /, HTTP/1.1, nothing.
-    /// Borrowed from above, but for the input; null for the other keys.
+    /// The usual value of each key whose value may be the request's own: GET, /, HTTP/1.1, empty.
+    /// Borrowed from the members above, except for the input; null for the other keys.
     std::array<PyObject*, kKeys> common{};
 
     bool prepare(PyObject* no_input);
@@ -215,10 +216,10 @@ namespace {
 
 // ------------------------------------------------------------------------------ gunicorn.socket
 
-/// What ClientSocket of client_socket.py derives from.
+/// The base class of ClientSocket (client_socket.py).
 struct Client {
     RequestBound bound;
-    bool is_used;   ///< some of its methods was called: it is for this request only
+    bool is_used;   ///< one of its methods was called: it serves this request only
     bool is_taken;  ///< from the server
 };
 
@@ -226,7 +227,7 @@ Client* as_client(PyObject* object) {
     return reinterpret_cast<Client*>(object);
 }
 
-/// The Exchange, which another thread of the application may end meanwhile. Raises.
+/// The Exchange, shared, because another thread of the application may end it meanwhile. Raises.
 std::shared_ptr<Exchange> exchange_of(PyObject* client) {
     if (Exchange* exchange = as_bound(client)->exchange) return exchange->shared_from_this();
     PyErr_SetString(PyExc_ValueError, "gunicorn.socket was not taken before its request ended");
@@ -257,7 +258,7 @@ PyObject* client_detach(PyObject* self, PyObject* own) {
     Py_RETURN_NONE;
 }
 
-/// _copy(): a new descriptor, for who only looks.
+/// _copy(): a new descriptor, for code that only looks at the socket.
 PyObject* client_copy(PyObject* self, PyObject*) {
     const std::shared_ptr<Exchange> exchange = exchange_of(self);
     if (!exchange) return nullptr;
@@ -290,7 +291,7 @@ PyType_Spec client_spec = {
 
 // ------------------------------------------------------------------------------------- patterns
 
-/// What decides which keys an environ has, but for unknown fields.
+/// What decides which keys an environ has, unknown fields aside.
 struct Shape {
     uint64_t fields = 0;  ///< the known ones, by FieldId
     bool has_peer = false;
@@ -302,7 +303,7 @@ struct Shape {
     }
 };
 
-/// Nobody else has the dict or what is bound in it.
+/// Nobody else holds the dict or the bound objects in it.
 bool is_unshared(const RequestEnviron& environ) {
     return Py_REFCNT(environ.dict.get()) == 1 && Py_REFCNT(environ.early_hints.get()) == 2 &&
            Py_REFCNT(environ.socket.get()) == 2;
@@ -310,20 +311,21 @@ bool is_unshared(const RequestEnviron& environ) {
 
 }  // namespace
 
-/// The environ of the last request of a shape, without its secrets and objects: the next one
-/// changes what differs and copies it. So most values are compared instead of made, and few keys
-/// set.
+/// The environ of the last request of a shape, without its secrets and objects: the next request
+/// updates what differs, and copies it. So most values are compared instead of made, and few keys
+/// are set.
 struct EnvironMaker::Pattern {
     Shape shape;
     PyRef environ;
-    // Values in there, borrowed; all made by latin1_str().
+    // Values in `environ`, borrowed; all made by latin1_str().
     std::array<PyObject*, kFieldIds> values{};
     PyObject *remote_addr = nullptr, *remote_port = nullptr;
     PyObject *server_name = nullptr, *server_port = nullptr;
     RequestEnviron spare;  ///< a copy that served a request and can serve the next, or none
     uint64_t edition = 0;  ///< of the copies that are equal to it; 0: there are none
 
-    /// Somebody found the spare copy (gc.get_objects() lists it): what is his does not change.
+    /// If somebody has found the spare copy (gc.get_objects() lists it), it must not change any
+    /// more.
     void drop_found_spare() {
         if (spare.dict && !is_unshared(spare)) spare = {};
     }
@@ -366,7 +368,7 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
     template_ = PyRef::steal(PyDict_New());
     if (!template_) return false;
     PyObject* t = template_.get();
-    // Placeholders for what every request sets: a key that is there already is replaced in place.
+    // Placeholders for what every request sets: the value of an existing key is replaced in place.
     for (size_t i = 0; i < kKeys; ++i) {
         PyObject* const common = n.common[i] != nullptr ? n.common[i] : n.empty.get();
         if (PyDict_SetItem(t, n.keys[i].get(), common) < 0) return false;
@@ -406,15 +408,15 @@ RequestEnviron EnvironMaker::make(Exchange& exchange, PyObject* input) {
     return environ;
 }
 
-/// A copy of what this request shares with the last one of its shape, with the objects that are
-/// bound to it. Raises.
+/// A copy of what this request shares with the last one of its shape, and the objects that are
+/// bound to this one. Raises.
 bool EnvironMaker::start(RequestEnviron& environ, Exchange& exchange, const SortedFields& fields) {
     const auto keys = static_cast<Py_ssize_t>(kKeys + exchange.head.fields.size());
     const Shape shape = {.fields = fields.known(),
                          .has_peer = !exchange.facts->remote_port.empty(),
                          .is_https = exchange.head.is_https,
                          .is_wide = keys > kKeysThatFit};
-    std::optional<Pattern> passing;  // a free-threaded build would need a lock for one that stays
+    std::optional<Pattern> passing;  // a free-threaded build would need a lock for a kept one
     Pattern& pattern = kHasGil ? patterns_[shape.place()] : passing.emplace();
     if (!pattern.environ || pattern.shape != shape) {
         pattern = {};
@@ -427,7 +429,7 @@ bool EnvironMaker::start(RequestEnviron& environ, Exchange& exchange, const Sort
         fields.has_joined() || !exchange.head.authority.empty() || exchange.facts->has_proxy_header;
     uint64_t edition = 0;
     if (kHasGil && !has_more_keys) {
-        // Before the copy: that may collect garbage, whose finalizers may let other threads in.
+        // Before the copy, which may collect garbage, whose finalizers may let other threads in.
         if (pattern.edition == 0) pattern.edition = ++editions_;
         edition = pattern.edition;
     }
@@ -450,7 +452,7 @@ bool EnvironMaker::prepare_pattern(Pattern& pattern) const {
     const Names& n = *names_;
     const Shape& shape = pattern.shape;
     PyRef environ = PyRef::steal(PyDict_Copy((shape.is_wide ? wide_template_ : template_).get()));
-    // A unix socket's peer has a name only if a PROXY header gave it one.
+    // A unix socket's peer has a port only if a PROXY header named one.
     if (!environ ||
         (!shape.has_peer && PyDict_DelItem(environ.get(), n.keys[kRemotePort].get()) < 0) ||
         (shape.is_https && !set(environ.get(), n.keys[kUrlScheme], n.https)))
@@ -493,7 +495,8 @@ void EnvironMaker::end(RequestEnviron environ) {
     if (!is_used) socket_.give(std::move(environ.socket));
 }
 
-/// Whether the dict is what it was when it was made, and nobody else has it or what is bound in it.
+/// The dict is unchanged since it was made, and nobody else holds it or the bound objects in it. If
+/// true, it equals its pattern again.
 bool EnvironMaker::is_reusable(const RequestEnviron& environ) const {
     PyObject* e = environ.dict.get();
     return environ.edition != 0 && DictWatch::is_unchanged(e, environ.version) &&
@@ -542,7 +545,7 @@ bool EnvironMaker::update_pattern(Pattern& pattern, const Exchange& exchange,
            pattern.keep(n.keys[kServerPort], pattern.server_port, facts.server_port);
 }
 
-/// The request line and wsgi.input, where they are not what the template holds. Raises.
+/// Sets the request line and wsgi.input, where they differ from the template. Raises.
 bool EnvironMaker::set_own(RequestEnviron& environ, const Exchange& exchange,
                            PyObject* input) const {
     const Names& n = *names_;
@@ -588,7 +591,7 @@ bool EnvironMaker::update_unix_server(Pattern& pattern, const Exchange& exchange
            pattern.keep(n.keys[kServerPort], pattern.server_port, port);
 }
 
-/// What the pattern does not hold.
+/// Sets the fields that the pattern does not hold.
 bool EnvironMaker::set_other_fields(PyObject* environ, const RequestHead& head,
                                     const SortedFields& fields) const {
     const Names& n = *names_;
@@ -608,7 +611,7 @@ bool EnvironMaker::set_other_fields(PyObject* environ, const RequestHead& head,
 }
 
 /// Sets a field, or appends to its earlier value: gunicorn joins with a bare comma. Deviation:
-/// Cookie with "; " (RFC 6265 §5.4), for a comma would spoil both cookies.
+/// Cookie with "; " (RFC 6265 §5.4), because a comma would corrupt both cookies.
 bool EnvironMaker::set_repeatable(PyObject* environ, PyObject* key, const Field& field) const {
     PyObject* earlier = PyDict_GetItemWithError(environ, key);  // borrowed
     PyRef value;
@@ -618,7 +621,7 @@ bool EnvironMaker::set_repeatable(PyObject* environ, PyObject* key, const Field&
     } else {
         const char* separator = field.id == FieldId::Cookie ? "; " : ",";
         const PyRef addition = latin1_str(separator + std::string(field.value));
-        // A str that nobody else has grows in place: thousands of fields cost no copy each.
+        // A str without other owners grows in place: thousands of fields do not cost a copy each.
         earlier = PyRef::borrow(earlier).release();
         const bool is_ours = PyDict_SetItem(environ, key, Py_None) == 0;
         if (is_ours && addition) PyUnicode_Append(&earlier, addition.get());

@@ -25,7 +25,7 @@ struct EnvironConstants {
     bool is_multiprocess = false;
 };
 
-/// What Python objects that serve one request at a time begin with.
+/// The beginning of all Python objects that serve one request at a time.
 struct RequestBound {
     PyObject_HEAD Exchange* exchange;  ///< null once the request is over
 };
@@ -39,10 +39,10 @@ struct RequestEnviron {
     PyRef dict;
     PyRef early_hints;
     PyRef socket;
-    // Of EnvironMaker, which may hand all three out again:
-    size_t place = 0;      ///< of the pattern that the dict is a copy of
+    // For EnvironMaker, which may hand out all three again:
+    size_t place = 0;      ///< index of the pattern that the dict is a copy of
     uint64_t edition = 0;  ///< of that pattern; 0: for this request only
-    uint64_t version = 0;  ///< of the dict when the application got it
+    uint64_t version = 0;  ///< DictWatch's, when the application got the dict
     // Values of this request alone, which the pattern does not know:
     unsigned own = 0;         ///< 1 << Key
     uint64_t own_fields = 0;  ///< 1 << FieldId
@@ -65,8 +65,9 @@ public:
     /// The environ for this request; the application may keep it. Raises: its dict is null then.
     [[nodiscard]] RequestEnviron make(Exchange& exchange, PyObject* input);
 
-    /// Takes the client's socket for an application that asked for its descriptor and was silent
-    /// afterwards: it, or who it gave that to, answers by itself. False: nobody asked.
+    /// Takes the client's socket for an application that asked for its descriptor and then sent
+    /// nothing: the application, or whatever it gave that to, answers by itself. False: it did not
+    /// ask.
     static bool take_lent_socket(const RequestEnviron& environ);
 
     /// The request is over: cuts the ties between Python objects and the Exchange. What the
@@ -75,7 +76,7 @@ public:
 
 private:
     struct Names;    ///< interned keys and values that many requests share
-    struct Pattern;  ///< what the last request of the same shape said
+    struct Pattern;  ///< values of the last request of the same shape
 
     bool start(RequestEnviron& environ, Exchange& exchange, const SortedFields& fields);
     bool prepare_pattern(Pattern& pattern) const;

@@ -11,7 +11,7 @@ namespace gcorn {
 
 namespace {
 
-/// The status that sys.exit() was given: None is 0, what is no number is 1 (Python's rule).
+/// The status that sys.exit() was given: None means 0, anything else but a number 1 (as in Python).
 int status_of_exit() {
     const PyRef exit = take_exception();
     const PyRef code = attribute(exit.get(), "code");

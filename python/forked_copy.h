@@ -13,10 +13,10 @@ namespace gcorn {
 /// Forks that led to this process since the first count_forks().
 inline volatile sig_atomic_t forks_seen = 0;
 
-/// From now on. Idempotent.
+/// Starts counting. Idempotent.
 void count_forks();
 
-/// Tells whether this process is another one than that in which the object was made. One compare.
+/// Tells whether this process is a fork of the one that made the object. Costs one comparison.
 class ForkWatch {
 public:
     [[nodiscard]] bool is_copy() const { return forks_ != forks_seen; }
@@ -25,12 +25,12 @@ private:
     sig_atomic_t forks_ = forks_seen;
 };
 
-/// Runs atexit functions, flushes, and ends with the status of the SystemExit that is raised, 1 for
-/// any other exception (which is printed), or 0. GIL held.
+/// Runs atexit functions, flushes, and ends the process with the status of the SystemExit that is
+/// raised, 1 for any other exception (which is printed), or 0. GIL held.
 [[noreturn]] void end_forked_copy();
 
-/// call(), which runs Python that is not ours: a copy that it makes of this process and that comes
-/// back does not get any further. GIL held.
+/// Calls call(), which runs Python code that is not ours: a forked copy of this process that comes
+/// back from it ends here. GIL held.
 template <typename Call>
 [[nodiscard]] auto ending_copies(Call call) {
     const ForkWatch fork;

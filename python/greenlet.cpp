@@ -15,7 +15,7 @@ namespace gcorn {
 
 namespace {
 
-/// How long the hub sleeps between two looks of a worker that is told to stop.
+/// How long the hub sleeps between two looks of a worker that was told to stop.
 constexpr double kStoppingWaitS = 0.02;
 /// A greenlet that waits for a client looks again after this.
 constexpr double kPauseS = 0.02;
@@ -34,13 +34,13 @@ const Library* library_of(const Config& cfg) {
     return nullptr;
 }
 
-/// Keeps the memory in which new greenlets have their Python frames.
+/// Keeps the memory of greenlets' Python frames for new greenlets.
 ///
 /// CPython gives every stack of frames its own block straight from the kernel (16 KiB, since 3.11),
 /// so a greenlet that answers one request costs mmap, page faults and munmap: more than all the
-/// rest of a short request. Wraps the allocator in front of them. Other threads pass through, for
-/// an interpreter of their own (concurrent.interpreters) may have a GIL of its own, and so do sizes
-/// other than the frames'.
+/// rest of a short request. Wraps the allocator in front of them. What other threads ask for passes
+/// through, because their interpreter may have a GIL of its own (concurrent.interpreters), and so
+/// do sizes other than the frames'.
 class FrameMemory {
 public:
     static void keep() {
@@ -142,7 +142,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         hub_thread = PyThread_get_thread_ident();
         if (arguments) report_ready();
         const PyRef done = ending_copies([&] { return call_with_names(function, arguments); });
-        // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else a failure of the hub.
+        // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else is a failure of the hub.
         if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
             PyErr_Clear();
         else if (!done)
@@ -161,7 +161,7 @@ void GreenletWorker::wake_hub() {
     if (ReadyQueue* queue = ready_.load()) queue->poke();
 }
 
-/// The calling greenlet sleeps a moment, so that the hub goes on. Called without the GIL.
+/// Makes the calling greenlet sleep a moment, so that the hub can go on. Called without the GIL.
 std::function<void()> GreenletWorker::pause() {
     return [this] {
         const WithGil gil;
@@ -190,7 +190,7 @@ PyRef GreenletWorker::serve_arguments() {
 
 PyObject* GreenletWorker::begin(PyObject* self, PyObject*) {
     auto& worker = native_self<GreenletWorker>(self);
-    // None any more: an interrupt came between serve() and the end of its watching.
+    // Null if an interrupt ended serve() before that could end its watching.
     ReadyQueue* queue = worker.ready_.load();
     worker.left_ = queue != nullptr ? queue->look() : 0;
     Py_RETURN_NONE;
@@ -201,9 +201,9 @@ PyObject* GreenletWorker::is_left(PyObject* self, PyObject*) {
 }
 
 /// The body of a greenlet. It runs the rest of the batch, one request after the other: a greenlet
-/// for each costs as much as a short request, and more where the application keeps objects for each
-/// thread, as Django does. As soon as a request waits for something the hub goes on and starts
-/// another greenlet with what is left, so that this one comes back to an empty batch.
+/// for each would cost as much as a short request, and more where the application keeps objects per
+/// thread, as Django does. As soon as a request waits for something, the hub goes on and starts
+/// another greenlet with the rest, so that this one comes back to an empty batch.
 PyObject* GreenletWorker::run(PyObject* self, PyObject*) {
     auto& worker = native_self<GreenletWorker>(self);
     while (worker.left_ > 0) {
@@ -214,7 +214,7 @@ PyObject* GreenletWorker::run(PyObject* self, PyObject*) {
     Py_RETURN_NONE;
 }
 
-/// In the hub, where greenlets may be thrown into.
+/// Runs in the hub, from which exceptions may be thrown into greenlets.
 PyObject* GreenletWorker::look_around(PyObject* self, PyObject*) {
     auto& worker = native_self<GreenletWorker>(self);
     if (!worker.poked_.load(std::memory_order_relaxed) || !worker.poked_.exchange(false))
@@ -228,7 +228,7 @@ PyObject* GreenletWorker::tend_hub(PyObject* self, PyObject*) {
     auto& worker = native_self<GreenletWorker>(self);
     worker.tend();
     if (worker.is_finished()) return PyFloat_FromDouble(-1);
-    // A second at most: the hub proves that it is alive.
+    // A second at most, because the hub proves by it that it is alive.
     return PyFloat_FromDouble(worker.alive()
                                   ? std::min(1.0, static_cast<double>(worker.sleep_ms()) / 1000)
                                   : kStoppingWaitS);

@@ -6,7 +6,7 @@
 // them waits, another greenlet runs the rest. The main greenlet only beats once a second. A guard
 // thread leads the EventLoop all the time, so neither a blocked hub nor a slow client stops the
 // other. There is no pool: a worker never takes more requests than it has slots. What the two
-// libraries do differently is two short Python texts. greenlet moves slices of the C stack away
+// libraries do differently is in two short Python texts. greenlet moves slices of the C stack away
 // while it switches: nothing here stores the address of a stack object where another thread or
 // greenlet could find it.
 #pragma once
@@ -33,9 +33,9 @@ namespace gcorn {
 /// before it preloads one. Idempotent in the arbiter. Takes the GIL.
 [[nodiscard]] Status patch_for_greenlets(const Config& cfg, bool is_worker);
 
-/// True in a thread beside that of a hub, such as the guard's. Locks and sleep() of the standard
-/// library are patched: they would wait there in a hub of their own, and perhaps for ever. Any
-/// thread.
+/// True if a hub runs on a thread other than this one, which may be the guard's. Locks and sleep()
+/// of the standard library are patched: here they would wait in a hub of their own, perhaps for
+/// ever. Any thread.
 [[nodiscard]] bool is_beside_hub();
 
 class GreenletWorker final : public Worker {
@@ -63,11 +63,12 @@ private:
     WsgiApp& app_;
     std::atomic<ReadyQueue*> ready_{nullptr};  ///< while serving
     PyRef sleep_;                              ///< the library's sleep(), while serving
-    size_t left_ = 0;                          ///< requests of the batch that nobody has begun
+    size_t left_ = 0;                          ///< requests of the batch that are not begun yet
     size_t next_index_ = 0;                    ///< places on the scoreboard, in turn
     std::atomic<bool> poked_{false};           ///< the hub should look around
-    /// The hub has ended. No local variable of serve(): while a greenlet runs that was made further
-    /// up (a config file that sleeps makes the hub), its stack lies where that of serve() was.
+    /// The hub has ended. Not a local variable of serve(): while a greenlet runs that was made
+    /// further up the stack (a config file that sleeps makes the hub), its stack overlies that of
+    /// serve().
     std::atomic<bool> is_over_{false};
 };
 

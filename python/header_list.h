@@ -12,9 +12,9 @@ namespace gcorn {
 /// for the message. GIL held. Raises.
 bool field_text(PyObject* object, const char* what, bool takes_bytes, std::string_view& text);
 
-/// Headers of any kind that gunicorn takes (PEP 3333 demands a list of tuples) as a list of exact
-/// tuples; the very list if it is one. Runs code of the application, which may take long and end
-/// the request; looking at the result runs none. GIL held. Raises.
+/// Headers in any form that gunicorn accepts (PEP 3333 demands a list of tuples), as a list of
+/// exact tuples; the same list if it is one already. May run application code, which may take long
+/// and end the request; looking at the result runs none. GIL held. Raises.
 [[nodiscard]] PyRef plain_headers(PyObject* headers);
 
 /// Adds the (name, value) pairs of a list that plain_headers() gave. GIL held. Raises.

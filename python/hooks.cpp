@@ -49,7 +49,7 @@ PyRef worker_facts(const Worker& worker, bool is_alive) {
         .add("booted", boolean(worker.booted()))
         .add("aborted", boolean(worker.aborted()))
         .add("max_requests",
-             number(worker.requests_max() == 0 ? PY_SSIZE_T_MAX  // gunicorn's never
+             number(worker.requests_max() == 0 ? PY_SSIZE_T_MAX  // gunicorn's "never"
                                                : static_cast<int64_t>(worker.requests_max())))
         .add("listeners", listener_facts(worker.context().listeners))
         .take();
@@ -79,7 +79,7 @@ PyRef server_facts(const Arbiter& arbiter) {
 }
 
 /// (server, worker), each None if its argument is null. Raises.
-/// is_told: the worker was told to leave, which it knows itself only after the hook.
+/// is_told: the worker was told to leave, but itself learns of that only after the hook.
 PyRef make_views(const Arbiter* arbiter, const Worker* worker, bool is_told = false) {
     const PyRef server = arbiter != nullptr ? server_facts(*arbiter) : PyRef::borrow(Py_None);
     if (!server) return {};
@@ -108,7 +108,7 @@ PyRef exchange_capsule(Exchange& exchange) {
             PyCapsule_GetPointer(capsule, kExchangeCapsule)));
     };
     PyRef capsule = PyRef::steal(PyCapsule_New(share.get(), kExchangeCapsule, drop));
-    if (capsule) (void)share.release();  // the capsule's now
+    if (capsule) (void)share.release();  // the capsule owns it now
     return capsule;
 }
 
@@ -272,7 +272,7 @@ Status PythonHooks::run(Hook hook, Arbiter* arbiter, Worker* worker,
                         std::initializer_list<int> numbers) {
     if (hook == &Config::post_fork) worker_ = worker;
     GCORN_CHECK(worker != nullptr || arbiter != nullptr);
-    // A worker's hooks are those of the configuration it was made with, also after a reload.
+    // A worker's hooks are those of the configuration it was made with, even after a reload.
     // cppcheck-suppress nullPointerRedundantCheck ; one of the two is there
     const HookRef& reference = (worker != nullptr ? worker->context().cfg : arbiter->cfg()).*hook;
     if (!reference) return {};
@@ -288,7 +288,7 @@ Status PythonHooks::run(Hook hook, Arbiter* arbiter, Worker* worker,
     const PyRef list = items.take();
     const PyRef arguments = views && list ? PyRef::steal(PyList_AsTuple(list.get())) : PyRef();
     const bool was_interrupted = Interpreter::has_interrupted();
-    PyRef done = ending_copies([&] {  // before they take down what is their parent's
+    PyRef done = ending_copies([&] {  // before they take down what belongs to their parent
         return PyRef::steal(
             arguments ? PyObject_CallObject(object_of(reference).get(), arguments.get()) : nullptr);
     });
@@ -313,7 +313,7 @@ Status PythonHooks::run(Hook hook, Arbiter* arbiter, Worker* worker,
     return error;
 }
 
-/// A thread that a hook started looks at the server that the hook was given.
+/// A thread that a hook started may look at the server view that the hook was given.
 void PythonHooks::workers_changed(Arbiter& arbiter) {
     if (!has_shown_server_) return;
     WithGil gil;
@@ -325,14 +325,14 @@ bool PythonHooks::has_request_hooks(const Config& cfg) const {
            log_.enabled(Level::Debug);
 }
 
-/// It holds the Exchange, so the caller drops it: without the lock.
+/// The view holds the Exchange, so it is the caller who drops it: without the lock.
 PyRef PythonHooks::take_request(const Exchange& exchange) {
     const std::lock_guard lock(mutex_);
     auto ended = requests_.extract(&exchange);
     return ended ? std::move(ended.mapped()) : PyRef();
 }
 
-/// The Worker view, refreshed: once made, with what requests change. Raises.
+/// The Worker view; if it exists already, only what requests change is refreshed. Raises.
 PyRef PythonHooks::worker_view() {
     PyRef view = [this] {
         const std::lock_guard lock(mutex_);

@@ -1,10 +1,10 @@
 // The sixteen server hooks: Python callables of the config file, called with small views.
 //
 // `server`, `worker`, `req`, `resp` are plain Python objects (python/bridge.py) that hold copies of
-// what the C++ objects said when the hook was called, so a view kept by a hook can grow old but
-// never dangles. Their own attributes are read-only; hooks may add others (`req.start = time()`)
-// and find them again, because each worker and each request keeps its one view. Only `worker.alive
-// = False` is an order: the worker leaves gracefully, as gunicorn's would.
+// what the C++ objects said when the hook was called, so a view kept by a hook can become outdated
+// but never dangles. Their own attributes are read-only; hooks may add others (`req.start =
+// time()`) and find them again, because each worker and each request keeps its one view. Only
+// `worker.alive = False` is a command: the worker leaves gracefully, as gunicorn's would.
 //
 // A hook that raises is logged once, here, with its traceback; the Error says "<hook> hook:
 // <exception>", and its code is the status of a SystemExit or HaltServer, else 0. What follows is
@@ -39,8 +39,8 @@ public:
     /// True if requests under `cfg` need the two RequestHooks below; if not, give WsgiApp none.
     [[nodiscard]] bool has_request_hooks(const Config& cfg) const;
 
-    /// Loads what worker_int and worker_abort may use, if `cfg` has one: they can interrupt any
-    /// import, and half of `logging` would be of no use to them.
+    /// Loads what worker_int and worker_abort may use, if `cfg` has either: they can interrupt any
+    /// import, and a half-imported `logging` would be of no use to them.
     Status prepare_for_interrupts(const Config& cfg);
 
     // Hooks. post_fork also remembers the worker for the request hooks.
@@ -70,7 +70,7 @@ private:
     bool has_natives_ = false;
     bool has_shown_server_ = false;
 
-    std::mutex mutex_;  ///< for what follows; nothing of Python runs under it
+    std::mutex mutex_;  ///< guards what follows; no Python code runs under it
     PyRef own_view_;    ///< the Worker view of worker_
     /// The `req` of each request between its two hooks.
     std::unordered_map<const Exchange*, PyRef> requests_;

@@ -31,7 +31,7 @@ namespace {
 
 #define GCORN_TEXT2(x) #x
 #define GCORN_TEXT(x) GCORN_TEXT2(x)
-/// "3.11": environments and this binary fit together when these agree.
+/// "3.11": a virtual environment fits this binary if its version is the same.
 constexpr const char* kPythonVersion =
     GCORN_TEXT(PY_MAJOR_VERSION) "." GCORN_TEXT(PY_MINOR_VERSION);
 constexpr const char* kPythonPatchVersion =
@@ -49,7 +49,7 @@ int dump_signal() {
 
 // --- choosing an interpreter ---
 
-/// What a pyvenv.cfg says behind one of these keys; "" if nothing.
+/// The value that a pyvenv.cfg gives to one of these keys; "" if none.
 std::string venv_value(std::string_view pyvenv_cfg, std::initializer_list<const char*> keys) {
     for (const std::string_view line : split(pyvenv_cfg, '\n')) {
         const size_t equals = line.find('=');
@@ -61,7 +61,7 @@ std::string venv_value(std::string_view pyvenv_cfg, std::initializer_list<const 
     return {};
 }
 
-/// "3.11.2" of "3.11.2.final.0", or as many parts of it as wanted and there.
+/// The first `count` parts of a version, or all: "3.11.2" of "3.11.2.final.0".
 std::string first_parts(const std::string& version, int count) {
     size_t end = version.find('.');
     while (--count > 0 && end != version.npos)
@@ -69,7 +69,7 @@ std::string first_parts(const std::string& version, int count) {
     return version.substr(0, end);
 }
 
-/// Takes the environment in `directory` if it has a pyvenv.cfg; false if it is none.
+/// Takes the environment in `directory` if it has a pyvenv.cfg; else false.
 Result<bool> take_venv(const std::string& directory, PythonChoice& choice) {
     const std::optional<std::string> settings = read_small_file(directory + "/pyvenv.cfg");
     if (!settings || settings->empty()) return false;
@@ -133,8 +133,8 @@ Result<PythonChoice> choose_python(const std::string& virtual_env, const std::st
 
 namespace {
 
-/// Makes each line one write(2), at once. Python would keep lines for a file or a pipe back, and a
-/// crash would lose them; with PYTHONUNBUFFERED it writes a line's end by itself, and the lines of
+/// Makes each line one write(2), at once. Python would hold back lines for a file or a pipe, and a
+/// crash would lose them; with PYTHONUNBUFFERED it writes a line's end separately, and the lines of
 /// several workers mix.
 bool buffer_lines(PyObject* stream) {
     const PyRef reconfigure = PyRef::steal(PyObject_GetAttrString(stream, "reconfigure"));
@@ -143,8 +143,8 @@ bool buffer_lines(PyObject* stream) {
         Facts().add("line_buffering", boolean(true)).add("write_through", boolean(false)).take()));
 }
 
-/// Why Python did not start: its sentence names the step, the exception that may be pending names
-/// the cause (a sitecustomize that raises, a standard library that is not there).
+/// Why Python did not start: its message names the step, and a pending exception the cause (a
+/// sitecustomize that raises, a missing standard library).
 Error start_failure(const PyStatus& status) {
     std::string text = status.err_msg != nullptr ? status.err_msg : "unknown reason";
     const bool can_ask = PyGILState_GetThisThreadState() != nullptr;
@@ -201,7 +201,7 @@ void Interpreter::finalize() {
     if (threads_stuck_) {
         if (!call_object(import("atexit", "_run_exitfuncs"))) report("Exception at exit");
         for (PyRef& thread : threads_)
-            (void)thread.release();  // Python goes on living with them
+            (void)thread.release();  // Python lives on, and they with it
         PyEval_SaveThread();
         return;
     }
@@ -215,7 +215,7 @@ void Interpreter::finalize() {
 void Interpreter::before_fork() {
     fork_gil_ = PyGILState_Ensure();
     if (!std::exchange(has_forked_, true)) share_with_workers();
-    flush_standard_streams();  // or each worker would write the line that somebody began
+    flush_standard_streams();  // or each worker would write a line begun before the fork
     PyOS_BeforeFork();
 }
 
@@ -223,7 +223,7 @@ void Interpreter::before_fork() {
 /// each object's header and so give every worker a copy of its own: about 0.5 MiB.
 void Interpreter::share_with_workers() {
     for (const char* used_by_every_worker : {"atexit", "faulthandler", "_signal"})
-        if (!import(used_by_every_worker)) PyErr_Clear();  // only a saving
+        if (!import(used_by_every_worker)) PyErr_Clear();  // this only saves memory
     if (!embedded_module("_gcorn_streams") || !client_socket_type()) PyErr_Clear();
     if (!call_object(import("gc", "freeze"))) PyErr_Clear();
 }
@@ -292,7 +292,7 @@ void Interpreter::together(const std::function<void()>& calls) {
     calls();
 }
 
-/// Python runs signal handlers between bytecodes; an idle worker has none, so it asks. GIL held.
+/// Python runs signal handlers between bytecodes; an idle worker runs none, so it asks. GIL held.
 void Interpreter::run_pending_handlers() {
     if (PyErr_CheckSignals() != 0) report_unless_interrupt("Exception in a signal handler");
 }
@@ -314,8 +314,8 @@ PyObject* Interpreter::handle_interrupt(PyObject* capsule, PyObject* arguments) 
     PyObject* frame = nullptr;
     if (PyArg_ParseTuple(arguments, "iO", &signal, &frame) == 0) return nullptr;
     auto& self = native_self<Interpreter>(capsule);
-    // A stop is repeated until the call it meant has ended; that must not end the hook, which only
-    // an abort may.
+    // A stop signal is repeated until the call it was meant for has ended. That must not end the
+    // hook: only an abort may.
     if (self.interrupting_ != 0 && (signal != SIGABRT || self.interrupting_ == SIGABRT))
         Py_RETURN_NONE;
     const int outer = std::exchange(self.interrupting_, signal);
@@ -328,7 +328,7 @@ PyObject* Interpreter::handle_interrupt(PyObject* capsule, PyObject* arguments) 
     return nullptr;
 }
 
-/// TERM and USR1, from a handler of the application that calls the one before it.
+/// TERM, USR1 and the like, from a handler of the application that calls the previous one.
 PyObject* Interpreter::handle_note(PyObject*, PyObject* arguments) {
     int signal = 0;
     PyObject* frame = nullptr;
@@ -337,15 +337,16 @@ PyObject* Interpreter::handle_note(PyObject*, PyObject* arguments) {
     Py_RETURN_NONE;
 }
 
-/// In a child that the application forked: its signals are none of its parent's business.
+/// In a child that the application forked: its signals must not be reported to its parent.
 PyObject* Interpreter::forget_note_fd(PyObject*, PyObject*) {
     PySignal_SetWakeupFd(-1);
     Py_RETURN_NONE;
 }
 
-/// The last exit function: what is left of Py_FinalizeEx() would run with the default actions where
-/// Python has handlers, of ours or of the application. Most of them end the process (its timers may
-/// go on, and some supervisors tell the whole group), those of QUIT and ABRT with a core file.
+/// The last exit function: Py_FinalizeEx() goes on with the default action of each signal for which
+/// Python has a handler, ours or the application's. Most of these end the process, those of QUIT
+/// and ABRT with a core file, and signals may still come (from the application's timers, or from
+/// supervisors that signal the whole group).
 PyObject* Interpreter::ignore_handled(PyObject*, PyObject*) {
     const PyRef get_handler = import("_signal", "getsignal");
     const PyRef set_handler = import("_signal", "signal"), ignore = import("_signal", "SIG_IGN");
@@ -353,7 +354,7 @@ PyObject* Interpreter::ignore_handled(PyObject*, PyObject*) {
         const PyRef handler = call_object(get_handler, number(signal));
         if (handler && PyCallable_Check(handler.get()) != 0)
             (void)call_object(set_handler, number(signal), ignore);
-        PyErr_Clear();  // the others are no worse off for it
+        PyErr_Clear();  // the other signals are still worth it
     }
     Py_RETURN_NONE;
 }
@@ -375,8 +376,8 @@ Status Interpreter::install_interrupts(std::function<bool(int)> on_interrupt) {
 }
 
 /// Makes the core hear of signals that the application handles itself: a worker with a handler for
-/// TERM must stop all the same. And makes getsignal() tell what an application can call, or put
-/// back later: for a handler of C, which catch_for_worker installs, it is None. GIL held.
+/// TERM must stop all the same. And makes getsignal() return what an application can call, or put
+/// back later: for a C handler, such as catch_for_worker installs, it returns None. GIL held.
 Status Interpreter::keep_listening(const PyRef& set_handler) {
     static PyMethodDef note = {"gcorn_note", handle_note, METH_VARARGS, nullptr};
     static PyMethodDef forget = {"gcorn_forget_note_fd", forget_note_fd, METH_NOARGS, nullptr};
@@ -477,7 +478,8 @@ bool Interpreter::join_threads(int timeout_ms) {
 
 // -------------------------------------------------------------------------------------- errors
 
-/// An error nobody could be given: into the log, or to stderr before there is one. GIL held.
+/// Reports an error that cannot be returned: to the log, or to stderr before there is one. GIL
+/// held.
 void Interpreter::report(const std::string& context) {
     if (log_ != nullptr) {
         log_python_error(*log_, Level::Error, context);
@@ -508,8 +510,8 @@ std::string joined_lines(const PyRef& lines) {
 
 namespace {
 
-/// Of what format_exception_only() gives the string that names the exception: before it a
-/// SyntaxError has indented lines of the source, and notes follow (PEP 678).
+/// The string that names the exception, of those from format_exception_only(): indented source
+/// lines of a SyntaxError come before it, and notes follow (PEP 678).
 PyRef naming_string(const PyRef& strings) {
     const Py_ssize_t count = strings ? PyList_Size(strings.get()) : 0;
     for (Py_ssize_t i = 0; i < count; ++i) {

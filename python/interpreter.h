@@ -1,6 +1,6 @@
 // The embedded interpreter: which Python, its start, fork, threads, interrupts and end.
 //
-// One per process, made by server.cpp before anything else of Python. start() leaves the GIL
+// One per process, made by server.cpp before any other use of Python. start() leaves the GIL
 // released: everybody takes it in scopes (pyref.h). The interpreter installs no signal handler of
 // its own; the core owns the signals, and interrupt() is its way to reach running Python code. Also
 // here: the one function that prints tracebacks.
@@ -32,8 +32,8 @@ struct PythonChoice {
 /// the one this binary was built for.
 ///
 /// virtual_env, path   the values of VIRTUAL_ENV and PATH, "" = unset.
-/// binary              as it was started, links and all; "" = it lies nowhere.
-/// Error               the environment is of another Python version; the sentence names both.
+/// binary              the path it was started by, links unresolved; "" = unknown.
+/// Error               the environment is for another Python version; the sentence names both.
 /// Reads files, runs no Python. Any thread.
 [[nodiscard]] Result<PythonChoice> choose_python(const std::string& virtual_env,
                                                  const std::string& path,
@@ -52,12 +52,13 @@ public:
     ~Interpreter() override;  ///< finalize()
 
     // --- Runtime ---
-    /// The GIL stays held from before_fork() to after_fork_…(): fork on this very thread.
+    /// The GIL stays held from before_fork() to after_fork_…(): fork on the same thread.
     void before_fork() override;
     void after_fork_parent() override;
     void after_fork_child() override;
     /// atexit handlers, then the end of Python. If a thread started here never came back, only the
-    /// atexit handlers run and standard output is flushed: a stuck thread must not hold the exit.
+    /// atexit handlers run and standard output is flushed: a stuck thread must not hold up the
+    /// exit.
     void finalize() override;
     /// Takes the GIL and, on the main thread, lets pending Python signal handlers run. What they
     /// raise is logged, except the SystemExit of our own interrupts: the core stops by itself.
@@ -71,20 +72,19 @@ public:
     void set_environment(const std::string& name, const std::string* value_or_null) override;
 
     // --- for server.cpp and python/ ---
-    /// Puts directories in front of sys.path, the last one foremost, in place of those that the
-    /// last call put there (chdir, pythonpath). One that is there already stays where it is.
+    /// Puts directories in front of sys.path, so that the last one comes first, in place of those
+    /// from the previous call (chdir, pythonpath). One that sys.path has already stays where it is.
     Status use_path(const std::vector<std::string>& directories);
 
     /// Python-level handlers for SIGINT, SIGQUIT and SIGABRT: they call on_interrupt(signal) with
     /// the GIL held (hooks worker_int, worker_abort), then raise SystemExit(0), or SystemExit(1)
-    /// for SIGABRT, in whatever the main thread runs; unless on_interrupt() returned false. Nothing
-    /// but SIGABRT does anything while it runs. Handlers that the application installs later run,
-    /// too; the core hears of their signals all the same. Worker only, on the main thread, after
-    /// signals::open(). Order: this replaces the process's C handlers, so the core's
-    /// catch_for_worker comes after it.
+    /// for SIGABRT, in whatever the main thread runs, unless on_interrupt() returned false. While
+    /// it runs, only SIGABRT has an effect. Handlers that the application installs later work; the
+    /// core still hears of their signals. Worker only, on the main thread, after signals::open().
+    /// Order: this replaces the process's C handlers, so call the core's catch_for_worker after it.
     Status install_interrupts(std::function<bool(int)> on_interrupt);
-    /// One of these handlers has raised. What fails then may be anything that Python, or an
-    /// application, makes of SystemExit. GIL held.
+    /// One of these handlers has raised. A later failure may be whatever Python, or an application,
+    /// has made of the SystemExit. GIL held.
     [[nodiscard]] static bool has_interrupted() { return has_raised_; }
 
     /// Where interrupt(SIGABRT) writes the Python stacks: a descriptor that stays open (the error
@@ -92,14 +92,14 @@ public:
     Status enable_traceback_dump(int fd);
 
     /// Prints every line of Python that runs, in frames entered from now on by the main thread, its
-    /// greenlets and threads started later, to standard output as "module:LINENO: source"; or ends
+    /// greenlets and threads started later, to standard output as "module:LINENO: source"; or stops
     /// that. (gunicorn: --spew)
     Status set_spew(bool is_on);
 
     /// For --reload: modules imported from now on leave no .pyc, and changed_since_import() knows
-    /// the sources they came from. (Python takes a .pyc for fresh that has the source's size and
-    /// the second of its time: a file saved twice within a second would start a new worker with the
-    /// code in between.)
+    /// the sources they came from. (Python takes a .pyc for current if it has the source's size and
+    /// its time in seconds: after two saves within a second a new worker could run the code of the
+    /// first.)
     Status prepare_reload();
     std::string changed_since_import() override;
 
@@ -108,7 +108,7 @@ public:
 
 private:
     Interpreter() = default;
-    // The C ends of the callables that Python holds.
+    // The C functions behind callables that Python holds.
     static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
     static PyObject* handle_note(PyObject* capsule, PyObject* arguments);
     static PyObject* forget_note_fd(PyObject* capsule, PyObject*);
@@ -128,7 +128,7 @@ private:
     std::function<void(size_t)> thread_body_;
     std::vector<std::string> path_in_use_;  ///< of use_path()
     std::vector<PyRef> threads_;            ///< threading.Thread objects
-    bool threads_stuck_ = false;            ///< some did not come back from join_threads()
+    bool threads_stuck_ = false;            ///< some did not end within join_threads()
     bool finalized_ = false;
     bool dumps_tracebacks_ = false;
     PyRef spew_;                  ///< Python's function of that name; null before set_spew()
@@ -137,7 +137,7 @@ private:
     PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;  ///< between before_fork and after_fork_…
 };
 
-/// A list of str as file names; empty, and the exception cleared, if it is none. GIL held.
+/// A list of str as file names; empty, with the exception cleared, if it is not one. GIL held.
 [[nodiscard]] std::vector<std::string> paths_of(const PyRef& list);
 
 /// The strings of a list, joined, without final newlines; lone surrogates, which source lines and
@@ -145,14 +145,14 @@ private:
 /// and clears what was raised before. GIL held.
 [[nodiscard]] std::string joined_lines(const PyRef& lines);
 
-/// The exception that is set as Python prints it, without the final newline; clears it.
+/// The exception that is set, as Python prints it, without the final newline; clears it.
 /// with_traceback false: only what it says, in one line ("ValueError: bad value"). GIL held.
 [[nodiscard]] std::string take_error_text(bool with_traceback = true);
 
-/// What that one says, without its name: of those whose text is a whole sentence. GIL held.
+/// Only its message, without its name, if that is a whole sentence by itself; clears it. GIL held.
 [[nodiscard]] std::string take_error_sentence();
 
-/// The exception that is set as an Error: "WHAT: " and its last line; clears it. GIL held.
+/// The exception that is set, as an Error: "WHAT: " and its last line; clears it. GIL held.
 [[nodiscard]] Error python_error(const std::string& what, int code = 1);
 
 /// "GET /path", for the log: what the client sent is escaped. Pure.
@@ -163,10 +163,10 @@ private:
 void log_python_error(Logger& log, Level level, std::string_view context);
 
 /// What log_python_error() is writing on this thread: for Python's own formatters and handlers,
-/// which want the exception itself, not its text. Given once: while a handler runs, another
+/// which want the exception itself, not its text. Handed out once: while a handler runs, another
 /// greenlet may log something else.
 struct LoggedError {
-    PyObject* exception = nullptr;  ///< borrowed; null: the record is of no exception
+    PyObject* exception = nullptr;  ///< borrowed; null: the record has no exception
     std::string_view context;
 };
 [[nodiscard]] LoggedError take_error_being_logged();

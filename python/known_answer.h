@@ -1,4 +1,4 @@
-// Answers of constants, recognised by the identity of their objects.
+// Answers made of constant objects, recognised by the identity of those.
 //
 // Private to wsgi.cpp. The GIL is held; without one (free-threaded builds) nothing is kept.
 #pragma once
@@ -15,10 +15,10 @@
 namespace gcorn {
 
 /// An answer that was made of constants. An application that passes the same objects again gets the
-/// same answer, without a look at each name and value.
+/// same answer, without a check of each name and value.
 class KnownAnswer {
 public:
-    /// Sets it on `response`, if these are the objects it was made of.
+    /// Sets the answer on `response`, if these are the objects it was made of.
     [[nodiscard]] bool repeat(PyObject* status, PyObject* headers, ResponseWriter& response) {
         if (status != status_.get() || !PyList_CheckExact(headers) ||
             static_cast<size_t>(PyList_GET_SIZE(headers)) != pairs_.size())
@@ -29,8 +29,8 @@ public:
         pause_ = 0;
         return response.repeat(answer_);
     }
-    /// Keeps what `response` was made of, if it may come again: tuples, which cannot change, that
-    /// somebody else holds, too. Each that did not come again doubles the pause before the next.
+    /// Keeps what `response` was made of, if that may come again: tuples, which cannot change, and
+    /// which somebody else holds, too. Each one kept in vain doubles the pause before the next.
     void keep(PyObject* status, PyObject* headers, const ResponseWriter& response) {
         const ResponseWriter::Answer* answer = response.answer();
         if (!kHasGil || answer == nullptr || !PyList_CheckExact(headers) ||
@@ -49,7 +49,7 @@ public:
         passed_ = 0;
         pause_ = std::min(2 * pause_ + 1, kPauseMax);
     }
-    /// Which of `places` is for these headers.
+    /// Which of the `places` belongs to these headers.
     static size_t place(PyObject* headers, size_t places) {
         if (!PyList_CheckExact(headers) || PyList_GET_SIZE(headers) == 0) return 0;
         const auto address = reinterpret_cast<uintptr_t>(PyList_GET_ITEM(headers, 0));
@@ -62,9 +62,9 @@ private:
     PyRef status_;
     std::vector<PyRef> pairs_;
     ResponseWriter::Answer answer_;
-    int pause_ = 0;   ///< answers that pass before one is kept
-    int passed_ = 0;  ///< since the last that was kept
+    int pause_ = 0;   ///< answers to let pass before one is kept
+    int passed_ = 0;  ///< answers since the last one kept
 };
-using KnownAnswers = std::array<KnownAnswer, 7>;  // a prime, as addresses have their steps
+using KnownAnswers = std::array<KnownAnswer, 7>;  // a prime, because addresses come in steps
 
 }  // namespace gcorn

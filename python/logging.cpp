@@ -26,7 +26,7 @@ bool log_text(PyObject* text, std::string& out) {
     return static_cast<bool>(bytes);
 }
 
-/// Python's numeric level → ours; what lies between two counts as the lower one.
+/// Python's numeric level → ours; a number between two levels counts as the lower one.
 Level level_of(long number) {
     if (number >= 50) return Level::Critical;
     if (number >= 40) return Level::Error;
@@ -86,7 +86,7 @@ PyMethodDef kOfLogger[] = {
 };
 PyMethodDef kConfig = {"config", native_config, METH_NOARGS, nullptr};
 
-/// The next config() asks C++ again. Raises.
+/// Makes the next config() ask C++ again. Raises.
 bool forget_config() {
     if (!is_imported("_gcorn")) return true;
     const PyRef bridge = import("_gcorn");
@@ -152,7 +152,7 @@ bool PythonLogging::add_natives() {
 }
 
 void PythonLogging::error_record(Level level, std::string_view message) {
-    if (Py_IsInitialized() == 0) {  // the interpreter has ended: at least stderr hears of it
+    if (Py_IsInitialized() == 0) {  // the interpreter has ended: at least tell stderr
         log_.write_raw(message);
         return;
     }

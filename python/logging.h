@@ -14,7 +14,7 @@
 //
 // Limit: while Python's logging has taken over, error_log_format and the JSON access format have no
 // effect, syslog gets the server's own records only, and a record logged by a native thread waits
-// for the GIL (beside a hub of greenlets: for the hub).
+// for the GIL (or, with greenlets, for the hub).
 #pragma once
 
 #include "python/pyref.h"
@@ -28,19 +28,19 @@
 namespace gcorn {
 
 /// True if `cfg` hands the logs to Python's logging: then LogOptions::errorlog and accesslog of the
-/// process's Logger must be "". The names of gunicorn's default class count as not set. Pure.
+/// process's Logger must be "". The names of gunicorn's default classes count as not set. Pure.
 [[nodiscard]] bool logging_takes_over(const Config& cfg);
 
 class PythonLogging final : public LogObserver {
 public:
-    /// `log` outlives this object, this object every use of the interpreter.
+    /// `log` outlives this object, which outlives every use of the interpreter.
     explicit PythonLogging(Logger& log) : log_(log) {}
     ~PythonLogging() override;
     PythonLogging(PythonLogging&&) = delete;
 
     /// Makes `cfg` the settings that Python code sees (the `cfg` of hooks), and sets the loggers
-    /// up: at start, before the first hook, and on HUP. What Logger::open() would close may be open
-    /// still, for the traceback of a failure. Takes the GIL. Error: one sentence that names the
+    /// up: at start, before the first hook, and on HUP. What Logger::open() will close may still be
+    /// open, for the traceback of a failure. Takes the GIL. Error: one sentence that names the
     /// setting (the traceback is logged if it was the user's code that raised); loggers and
     /// settings are as they were before.
     Status configure(const Config& cfg);

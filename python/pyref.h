@@ -56,13 +56,13 @@ private:
 };
 
 #ifdef Py_GIL_DISABLED
-inline constexpr bool kHasGil = false;  ///< what all threads may change needs a lock
+inline constexpr bool kHasGil = false;  ///< state that several threads may change needs a lock
 #else
 inline constexpr bool kHasGil = true;
 #endif
 
-/// An object of the last request, for the next one: unless somebody kept it, it need not be made
-/// anew. Always empty on a free-threaded build.
+/// An object of the last request, kept for the next, which reuses it unless somebody else still has
+/// it. Always empty on a free-threaded build.
 class Spare {
 public:
     /// The object, if this was the only reference to it; else null.
@@ -110,11 +110,11 @@ private:
 };
 
 /// For owners whose destructor may run without the GIL or after the interpreter has ended: drops
-/// the reference if that is still possible, else leaves it to the dead process image.
+/// the reference if that is still possible, else leaks it.
 inline void drop_reference(PyRef reference) {
     if (!reference) return;
     if (Py_IsInitialized() == 0) {
-        (void)reference.release();  // nobody is left who could free it
+        (void)reference.release();  // Python is no longer there to free it
         return;
     }
     WithGil gil;
@@ -196,8 +196,8 @@ inline void drop_reference(PyRef reference) {
 }
 
 /// import name (without a dot), and an attribute of it unless `attribute_name` is null. Raises.
-/// PyImport_ImportModule would look for __import__ in the builtins of whatever frame runs, and
-/// those of a namedtuple that is being made, which a signal may interrupt, are empty.
+/// PyImport_ImportModule would look for __import__ in the builtins of the running frame, which are
+/// empty when a signal interrupts the creation of a namedtuple.
 [[nodiscard]] inline PyRef import(const char* module, const char* attribute_name = nullptr) {
     PyRef imported = PyRef::steal(PyImport_ImportModuleLevel(module, nullptr, nullptr, nullptr, 0));
     if (!imported || attribute_name == nullptr) return imported;
@@ -206,8 +206,8 @@ inline void drop_reference(PyRef reference) {
 
 // --- calls ---
 
-/// callable(arguments…); null if one of them is, so that of several steps only the last needs a
-/// look. Raises.
+/// callable(arguments…); null if one of them is null, so that of several steps only the last needs
+/// a check. Raises.
 template <typename... Arguments>
 [[nodiscard]] PyRef call_object(const PyRef& callable, const Arguments&... arguments) {
     if (!callable || !(arguments && ...)) return {};
@@ -215,7 +215,7 @@ template <typename... Arguments>
     return PyRef::steal(PyObject_Vectorcall(callable.get(), list, sizeof...(arguments), nullptr));
 }
 
-/// callable(**names), a dict; null if one of them is. Raises.
+/// callable(**names), where names is a dict; null if one of them is null. Raises.
 [[nodiscard]] inline PyRef call_with_names(const PyRef& callable, const PyRef& names) {
     if (!callable || !names) return {};
     return PyRef::steal(PyObject_VectorcallDict(callable.get(), nullptr, 0, names.get()));
@@ -236,7 +236,8 @@ template <typename T>
 
 // --- dicts and lists ---
 
-/// A dict under construction; a value that could not be made spoils it and stays raised.
+/// A dict under construction; a value that could not be made voids it, with the exception still
+/// set.
 class Facts {
 public:
     Facts() : dict_(PyRef::steal(PyDict_New())) {}
@@ -277,7 +278,7 @@ void for_standard_streams(Call call) {
     }
 }
 
-/// What they hold goes out.
+/// Flushes both.
 inline void flush_standard_streams() {
     for_standard_streams([](PyObject* stream) {
         return static_cast<bool>(PyRef::steal(PyObject_CallMethod(stream, "flush", nullptr)));
@@ -303,7 +304,7 @@ inline void flush_standard_streams() {
 #endif
 }
 
-/// Sets `exception` (with the traceback attached to it) again. Needs no exception to be set.
+/// Sets `exception` (with the traceback attached to it) again. No exception may be set then.
 inline void restore_exception(PyRef exception) {
 #if PY_VERSION_HEX >= 0x030C0000
     PyErr_SetRaisedException(exception.release());  // steals
@@ -342,7 +343,7 @@ template <typename Function>
 /// Py_tp_dealloc of objects that own nothing any more.
 inline void plain_dealloc(PyObject* object) {
     PyTypeObject* type = Py_TYPE(object);
-    type->tp_free(object);  // a class derived in Python has its own
+    type->tp_free(object);  // a class derived in Python has its own tp_free
     Py_DECREF(type);
 }
 

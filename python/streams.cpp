@@ -13,7 +13,7 @@ namespace {
 
 constexpr uint64_t kEverything = UINT64_MAX;
 constexpr size_t kCopyWithGilMax = 64 * 1024;
-/// How much of a spooled body readline() looks at in one go.
+/// How much of a spooled body readline() reads at a time.
 constexpr size_t kLineBlockBytes = 64 * 1024;
 
 template <typename Function>
@@ -71,8 +71,8 @@ bool fail_os_error(InputObject* self, const Error& error) {
     return false;
 }
 
-/// How many bytes of the body are here, after waiting until there are more than `position` or it is
-/// complete. Only an early-dispatched body waits. Raises.
+/// How many bytes of the body have arrived, after waiting until there are more than `position` or
+/// it is complete. Only an early-dispatched body waits. Raises.
 bool bytes_received(InputObject* self, uint64_t& received) {
     if (self->is_over) {
         PyErr_SetString(PyExc_ValueError, "wsgi.input of a request that has ended");
@@ -128,12 +128,12 @@ void advance(InputObject* self, uint64_t position) {
     if (self->exchange != nullptr) self->exchange->body_consumed(position);
 }
 
-/// The next min(size, what is there) bytes of the `received` ones. Raises.
+/// The next bytes of the `received` ones, at most `size`. Raises.
 PyRef read_piece(InputObject* self, uint64_t received, uint64_t size) {
     const uint64_t start = self->position;
     size = std::min(size, received - std::min(received, start));
     if (size == 0) return PyRef::steal(empty_bytes());
-    self->position = start + size;  // before the GIL is dropped: nobody reads these twice
+    self->position = start + size;  // before the GIL is dropped: no other thread reads these
     PyRef bytes = copy_body(self, start, static_cast<size_t>(size));
     if (bytes && !self->is_over) advance(self, self->position);
     return bytes;
@@ -167,8 +167,8 @@ PyObject* input_read(PyObject* object, PyObject* const* arguments, Py_ssize_t co
     return read_piece(self, received, size).release();
 }
 
-/// The bytes at the current position as far as they lie together; empty at the end of the body. The
-/// view is valid until the GIL is dropped. Raises.
+/// The bytes at the current position, as far as they are contiguous; empty at the end of the body.
+/// The view is valid until the GIL is dropped. Raises.
 bool peek(InputObject* self, std::string_view& bytes) {
     uint64_t received = 0;
     if (!bytes_received(self, received)) return false;
@@ -272,7 +272,7 @@ PyRef new_input(const PyRef& type, Exchange* exchange) {
     return input;
 }
 
-/// For streams.py: bytes into the error log, as they are.
+/// For streams.py: writes bytes to the error log as they are.
 PyObject* write_raw(PyObject* log, PyObject* bytes) {
     {
         const WithoutGil nogil;

@@ -1,9 +1,9 @@
 // The file-like objects of PEP 3333: wsgi.input, wsgi.errors, wsgi.file_wrapper.
 //
-// wsgi.input reads the Exchange's body where it lies, memory or file, and waits for bytes only of a
-// body so large that its request was dispatched early. It refuses politely once its request is
-// over, and raises OSError where the body ended early: a short body never looks complete.
-// Application side, GIL held; it is dropped for files, waits and copies of more than 64 KiB.
+// wsgi.input reads the Exchange's body where it lies, memory or file, and waits for bytes only if
+// the body is so large that its request was dispatched early. It raises ValueError once its request
+// is over, and OSError if the body ended early: a short body never looks complete. Application
+// side, GIL held; it is dropped for files, waits and copies of more than 64 KiB.
 #pragma once
 
 #include "python/pyref.h"
@@ -28,8 +28,8 @@ struct FileRange {
 class Streams {
 public:
     Streams() = default;
-    /// Writes what wsgi.errors still holds; the object itself may live on and then drops what it is
-    /// given.
+    /// Writes what wsgi.errors still holds; the object itself may live on, and then discards what
+    /// it is given.
     ~Streams();
     Streams(Streams&&) = delete;
 
@@ -55,7 +55,7 @@ public:
     [[nodiscard]] bool is_file_wrapper(PyObject* object) const {
         return reinterpret_cast<PyObject*>(Py_TYPE(object)) == file_wrapper_.get();
     }
-    /// Gives the arguments of start_response() in their order, or raises. Borrowed.
+    /// The function that puts arguments of start_response() in order, or raises. Borrowed.
     [[nodiscard]] PyObject* sort_arguments() const { return sort_arguments_.get(); }
 
     /// True if the wrapped object is a plain binary file of the io module, open on a regular file:

@@ -13,7 +13,7 @@ struct TlsContext {
     PyRef context;      ///< ssl.SSLContext
     PyRef memory_bio;   ///< ssl.MemoryBIO
     PyRef want_read;    ///< ssl.SSLWantReadError
-    PyRef zero_return;  ///< ssl.SSLZeroReturnError: the peer said goodbye
+    PyRef zero_return;  ///< ssl.SSLZeroReturnError: the peer sent close_notify
     PyRef peer_info;    ///< PeerInfo of tls.py
     bool suppresses_ragged_eofs = true;
 
@@ -25,10 +25,10 @@ struct TlsContext {
 
 namespace {
 
-/// A TLS record carries at most so many bytes (RFC 8446 §5.1). All goes in and out in pieces of
-/// this size: a MemoryBIO keeps for ever the memory that it once needed.
+/// A TLS record carries at most this many bytes (RFC 8446 §5.1). Everything goes in and out in
+/// pieces of this size, because a MemoryBIO never frees memory that it once needed.
 constexpr size_t kRecordBytes = 16 * 1024;
-/// What goes around them: less than 30 bytes today, 85 with the block ciphers of TLS 1.2.
+/// Its overhead: less than 30 bytes today, 85 with the block ciphers of TLS 1.2.
 constexpr size_t kRecordOverheadMax = 96;
 
 PyRef as_bytes(std::string_view bytes) {
@@ -66,7 +66,7 @@ public:
         const WithGil gil;
         const size_t records = plain.size() / kRecordBytes + 1;
         wire_.reserve(wire_.size() + plain.size() + records * kRecordOverheadMax);
-        // Into memory, so all of it is taken.
+        // It is written to memory, so all of it is accepted.
         while (!plain.empty()) {
             const PyRef bytes = as_bytes(plain.substr(0, kRecordBytes));
             const PyRef taken = bytes ? call(object_.get(), "write", bytes.get()) : PyRef();
@@ -92,7 +92,7 @@ public:
     void close() override {
         if (!is_open_) return;
         const WithGil gil;
-        // Sends our close_notify; waiting for the peer's is what SSLWantReadError asks for.
+        // Sends our close_notify. SSLWantReadError asks to wait for the peer's, which we do not.
         if (!call(object_.get(), "unwrap")) PyErr_Clear();
         collect();
     }
@@ -126,8 +126,8 @@ private:
         return {};
     }
 
-    /// An exception of handshake or read: only those that are no failure give ok. Versions of ssl
-    /// name an end without close_notify differently; once TCP ended it can be nothing else.
+    /// Judges an exception of handshake or read: ok if it is no failure. Versions of ssl name an
+    /// end without close_notify differently; once TCP has ended it can be nothing else.
     Status wants_more(const char* what, bool is_eof) {
         const auto is = [](const PyRef& type) { return PyErr_ExceptionMatches(type.get()) != 0; };
         const bool is_end = is(tls_->zero_return) || (is_eof && tls_->suppresses_ragged_eofs);
@@ -137,13 +137,13 @@ private:
         return {};
     }
 
-    /// Keeps what goes on the wire where drain() finds it without the GIL.
+    /// Moves output for the wire to where drain() finds it without the GIL.
     void collect() {
         const PyRef data = call(outgoing_.get(), "read");
         if (data)
             wire_ += bytes_view(data.get());
         else
-            PyErr_Clear();  // MemoryBIO.read fails only without memory
+            PyErr_Clear();  // MemoryBIO.read fails only when out of memory
     }
 
     std::shared_ptr<const TlsContext> tls_;

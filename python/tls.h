@@ -4,10 +4,10 @@
 // Ciphers, versions and resumption are those of ssl.create_default_context, unless the settings or
 // the hook ssl_context(config, default_ssl_context_factory) say otherwise. The arbiter makes the
 // context, at start and on HUP, and workers inherit it: so the key may be readable by root alone, a
-// worker that is replaced never meets a half-written file, and a session begun with one worker is
+// replacement worker never reads a half-written file, and a session begun with one worker is
 // resumed by another (they share the ticket keys). Deviation: gunicorn reads the files again for
 // each connection (sync, gthread) or worker (gevent), as the worker's user. Terminating TLS here
-// costs the GIL; docs/deploying.md says when a proxy in front pays.
+// costs the GIL; docs/deploying.md says when a proxy in front pays off.
 #pragma once
 
 #include "python/pyref.h"
@@ -32,16 +32,16 @@ struct TlsContext;
 /// exit code.
 [[nodiscard]] Result<std::shared_ptr<TlsContext>> make_tls_context(const Config& cfg);
 
-/// What makes the transforms of that context's connections; empty for null. Its calls take the GIL.
+/// The maker of transforms for that context's connections; empty for null. Its calls take the GIL.
 [[nodiscard]] TransformMaker tls_transform_maker(std::shared_ptr<TlsContext> context);
 
 /// The contexts of the configuration in force and of the one before, to which an abandoned reload
 /// returns. Arbiter; workers inherit it.
 class TlsContexts {
 public:
-    /// Makes the context of `cfg` the one in force. Error: nothing changed. If a reload is taken
-    /// back and the files that were good once no longer are, what was read then goes on, with an
-    /// error line.
+    /// Makes the context of `cfg` the one in force. Error: nothing changed. If a reload is undone
+    /// and the old files are no longer good, what was read from them before stays in use, and an
+    /// error is logged.
     Status use(const Config& cfg, Logger& log);
     /// Empty while TLS is off.
     [[nodiscard]] TransformMaker transform_maker() const {
