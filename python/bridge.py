@@ -1,8 +1,8 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """gcorn's Python side of the config file and of the hooks: the module `_gcorn`.
 
-Imported on first need (embedded.cpp). `native` are the functions of C++: config and write… by
-logging.cpp, the others by hooks.cpp.
+Imported on first need (embedded.cpp). `native` holds functions written in C++: config and write… in
+logging.cpp, the others in hooks.cpp.
 """
 
 import io
@@ -17,8 +17,8 @@ import _gcorn_native as native
 def run_config(location, directory, settings):
     """Executes a config file; returns (its names, warnings, None, 0). settings: the names that count.
 
-    On failure: (None, None, the sentence, exit status). The sentence is followed by the traceback if
-    the user's code raised.
+    On failure: (None, None, the error message, exit status). The message is followed by the
+    traceback if the user's code raised.
     """
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -43,7 +43,7 @@ def run_config(location, directory, settings):
         if os.getpid() != pid:  # a child that the file forked; load_config_file() ends it
             raise
         if isinstance(error, SystemExit):
-            # Nothing is served, so success is no answer; what the system keeps of a number is 8 bits.
+            # Nothing is served, so 0 would be wrong; the system keeps only 8 bits of a number.
             status = (error.code if isinstance(error.code, int) else 1) & 0xFF or 1
             return None, None, f"config file {path} called sys.exit({error.code!r})", status
         return None, None, f"Failed to read config file: {path}\n{format_error(error)}", 1
@@ -53,7 +53,7 @@ def run_config(location, directory, settings):
 
 def _run_file(path):
     # Not through a loader: it would write __pycache__ beside the file, and on HUP could take an old
-    # .pyc of the same second for the file's present text.
+    # .pyc of the same second for the file's current text.
     module = type(sys)("__config__")
     module.__file__ = path
     if path.endswith(".pyc"):
@@ -68,7 +68,7 @@ def _run_file(path):
 
 
 def _import_afresh(name):
-    previous = sys.modules.pop(name, None)  # HUP wants what the file says now
+    previous = sys.modules.pop(name, None)  # HUP wants the current text of the file
     try:
         __import__(name)
     except BaseException:
@@ -79,7 +79,7 @@ def _import_afresh(name):
 
 
 def _import_lazy(names, settings):
-    """Imports what a setting is to be, where imports wait for the first use (Python 3.15)."""
+    """Resolves values of settings that are lazy imports (Python 3.15)."""
     if sys.version_info >= (3, 15):
         from types import LazyImportType
         for name in settings:
@@ -96,7 +96,7 @@ def check_hook(hook, arity):
         raise TypeError(f"Value is not callable: {hook!r}")
     if _takes(hook, arity):
         return hook
-    if arity == 4:  # post_request grew (worker, req), then environ, then resp
+    if arity == 4:  # post_request first took (worker, req), later environ, then resp, too
         if _takes(hook, 3):
             return lambda worker, req, environ, resp: hook(worker, req, environ)
         if _takes(hook, 2):
@@ -117,14 +117,14 @@ def import_object(path):
 
 
 def _takes(function, count):
-    """True if `count` positional arguments can be passed, as far as anybody can tell."""
+    """True if `count` positional arguments can be passed, as far as one can tell."""
     code = getattr(function, "__code__", None)
     if type(function).__name__ == "method":
         count, code = count + 1, getattr(function.__func__, "__code__", None)
     if code is None or hasattr(function, "__wrapped__"):  # partial, class, decorated: the slow way
         from inspect import signature
         options = {"follow_wrapped": False}
-        if sys.version_info >= (3, 14):  # else it evaluates what only a type checker may import
+        if sys.version_info >= (3, 14):  # else it evaluates names that only type checkers import
             from annotationlib import Format
             options["annotation_format"] = Format.STRING
         try:
@@ -256,7 +256,7 @@ class Worker(View):
     reloader = property(lambda self: Reloader() if config().reload else None)
 
     def notify(self):
-        """Tells the arbiter that this worker is not stuck, as a long post_fork may want to."""
+        """Tells the arbiter that this worker is not stuck; for use in a long post_fork, say."""
         native.notify()
 
     def __str__(self):
@@ -313,7 +313,7 @@ class Request(View):
 
     @property
     def body(self):
-        """A file over the whole body; reading it takes nothing from the application."""
+        """A file over the whole body; reading it leaves the application's input untouched."""
         if "_body" not in vars(self):
             vars(self)["_body"] = io.BufferedReader(Body(self._exchange))
         return self._body
@@ -355,7 +355,7 @@ class Response(View):
         return self.must_close
 
 
-extra_files = []  # of this process; loader.py hands them to --reload
+extra_files = []  # of this process; loader.py passes them to --reload
 _config = None   # the Config view; C++ sets it to None when the configuration changed
 _server = None
 _workers = {}    # Worker views by age, which unlike a pid is known before the fork
@@ -369,7 +369,7 @@ def config():
 
 
 def make_config(values):
-    """A Config view; some values get the form that gunicorn's cfg has."""
+    """A Config view; some values take the form that they have in gunicorn's cfg."""
     values["user"] = _identity(values["user"], "pwd", "getpwnam", os.geteuid)
     values["group"] = _identity(values["group"], "grp", "getgrnam", os.getegid)
     for name in "forwarded_allow_ips", "proxy_allow_ips":
@@ -411,7 +411,7 @@ def _refresh_server(facts, worker_facts):
 
 
 def start_context():
-    """What USR2 starts after a pre_exec hook saw it: directory, program, arguments."""
+    """What USR2 starts, as the pre_exec hook left it: directory, program, arguments."""
     start = _server.START_CTX
     return [os.fspath(item) for item in (start["cwd"], start[0], *start["args"])]
 
@@ -434,7 +434,7 @@ def request(facts):
 
 
 def adjust(request, environ):
-    """What a pre_request hook did to req.headers reaches the environ."""
+    """Applies to the environ what a pre_request hook changed in req.headers."""
     now = list(map(tuple, request.headers))
     for name in {name for name, _ in set(now) ^ set(request._received)}:
         key = name.upper().replace("-", "_")

@@ -1,15 +1,16 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """gunicorn.socket while it is still the server's (client_socket.py): the module `_gcorn_client`.
 
-An application may look at its client's socket and have its response sent all the same: ask for
-addresses and options, set a timeout, or watch by select() and MSG_PEEK whether the client is there.
+An application may look at its client's socket and still have its response sent by the server: ask
+for addresses and options, set a timeout, or watch by select() and MSG_PEEK whether the client is
+there.
 """
 
 import select
 import socket
-from _socket import socket as Socket  # not gevent's or eventlet's: nothing here waits but recv()
+from _socket import socket as Socket  # not gevent's or eventlet's: only recv() waits here
 
-LOOKS = frozenset((  # what is no use of the socket; recv is none with MSG_PEEK
+LOOKS = frozenset((  # names that do not count as use; neither does recv with MSG_PEEK
     "family", "fileno", "getblocking", "getpeername", "getsockname", "getsockopt", "gettimeout",
     "proto", "recv", "setblocking", "setsockopt", "settimeout", "timeout", "type"))
 
@@ -17,7 +18,7 @@ LOOKS = frozenset((  # what is no use of the socket; recv is none with MSG_PEEK
 class Watched(Socket):
     """A copy of the descriptor that ends with the request.
 
-    The file behind it is the server's and must not block: a timeout is only remembered.
+    The open file behind it is the server's and must not block, so a timeout is only remembered.
     """
 
     def __init__(self, fileno, take):
@@ -56,19 +57,20 @@ class Watched(Socket):
 
 
 def method(stand_in, name):
-    """A method that takes the socket when it is called: to have it, as hasattr() does, is no use yet.
+    """A method that takes the socket when called: merely getting it, as hasattr() does, is not use.
 
-    None for what a socket has besides. Raises AttributeError for the rest: asking for that, such as an
-    SSL socket's method, is no use, either.
+    None for a socket's other attributes. Raises AttributeError for anything else: asking for that,
+    such as an SSL socket's method, is not use, either.
     """
     if callable(getattr(socket.socket if hasattr(socket.socket, name) else Socket, name)):
         return lambda *args, **kwargs: getattr(stand_in.__take__(), name)(*args, **kwargs)
 
 
 def taken(fileno, watched=None):
-    """The socket that the application takes: blocking, as libraries made for gunicorn expect.
+    """The socket that the application takes: blocking, as libraries written for gunicorn expect.
 
-    If it was looked at it keeps the number and the timeout that the application knows.
+    If the application has looked at it, it keeps the descriptor and the timeout that the
+    application knows.
     """
     wanted = None
     if watched is not None:

@@ -1,7 +1,7 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """gunicorn.socket: the module `_gcorn_client_socket`.
 
-Client, of environ.cpp, knows the request: _copy(), _detach() and _peer().
+Client (environ.cpp) knows the request: _copy(), _detach() and _peer().
 """
 
 from _gcorn_native import Client
@@ -10,8 +10,9 @@ from _gcorn_native import Client
 class ClientSocket(Client):
     """A stand-in that becomes the client's socket when the application reads or writes it, or hands it on.
 
-    Until then the connection stays the server's, also while it is looked at (client.py). A TLS connection is
-    never given away, but tells getpeercert(), cipher(), version() and others as an ssl.SSLSocket does.
+    Until then the connection stays the server's, even while it is looked at (client.py). A TLS
+    connection is never given away, but offers getpeercert(), cipher(), version() and others like an
+    ssl.SSLSocket.
     """
 
     __module__ = "gcorn"
@@ -20,14 +21,14 @@ class ClientSocket(Client):
     def __getattr__(self, name):
         if name in ClientSocket.__slots__:  # not set yet
             return None
-        if name.startswith("__"):  # looking at an object (repr, copy, isinstance) is no use of the socket
+        if name.startswith("__"):  # repr, copy, isinstance and the like do not use the socket
             raise AttributeError(f"'gcorn.ClientSocket' object has no attribute '{name}'")
         peer = self._peer()
         if peer is not None and hasattr(peer, name):
             return getattr(peer, name)
         if self._socket is None:
             import _gcorn_client as client
-            # What comes over TLS is no text to peek at.
+            # Over TLS, peeking would only show ciphertext.
             if name in client.LOOKS and (name != "recv" or peer is None):
                 watched = self._look(client)  # raises once the request is over
                 self._is_lent = self._is_lent or name == "fileno"
@@ -54,7 +55,7 @@ class ClientSocket(Client):
         return watched is None
 
     def _look(self, client):
-        """What shows the socket without taking it."""
+        """An object that shows the socket without taking it."""
         if self._watched is None:
             watched = client.Watched(self._copy(), self.__take__)
             if self._watched is None:  # else another thread was faster
@@ -65,7 +66,7 @@ class ClientSocket(Client):
         return bool(self._is_lent) and self.__take__() is not None
 
     def _end(self):
-        """The request is over: nobody looks any more."""
+        """The request is over: closes the copy."""
         watched, self._watched, self._is_lent = self._watched, None, False
         if watched is not None:
             watched.close()

@@ -6,7 +6,7 @@ from _gcorn_native import embedded_text
 
 
 class Finder:
-    """Last on sys.meta_path: the embedded modules, and gunicorn where nobody else has it."""
+    """Last on sys.meta_path: the embedded modules, and gunicorn if it is not installed."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -27,7 +27,7 @@ class Finder:
 
 
 class LoggingWatch:
-    """First on sys.meta_path until somebody imports logging; then sets our two loggers up."""
+    """First on sys.meta_path until somebody imports logging; then sets up our two loggers."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -42,7 +42,7 @@ class LoggingWatch:
 
         def exec_module(module):
             execute(module)
-            if "_gcorn_logging" not in sys.modules:  # else it is what imports logging
+            if "_gcorn_logging" not in sys.modules:  # else that is what imports logging
                 import _gcorn_logging
                 _gcorn_logging.current()
 

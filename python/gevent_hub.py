@@ -1,14 +1,14 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """What hub.py needs of gevent.
 
-patch(is_worker), sleep(seconds), spawn(function), Semaphore, start(run) (a new greenlet that begins at once;
-called in the hub) and watch(fd, callback), which returns the function that ends the watching.
+patch(is_worker), sleep(seconds), spawn(function), Semaphore, start(run) (starts a greenlet at once;
+called in the hub) and watch(fd, callback), which returns a function that ends the watching.
 """
 
 import os
 
 import gevent
-import gevent.events  # what patch_all() would load in every worker: most of the library's memory
+import gevent.events  # most of the library's memory, which patch_all() would load in every worker
 from gevent import Greenlet, monkey, sleep, spawn
 from gevent.lock import Semaphore
 
@@ -17,7 +17,7 @@ def patch(is_worker):
     monkey.patch_all()
     gevent.reinit()  # a hub made before the fork
     if is_worker:
-        # gevent listens for children when it has forked its first, which may have ended by then.
+        # gevent listens for children only after its first fork, whose child may have ended by then.
         os.register_at_fork(before=gevent.get_hub().loop.install_sigchld)
 
 

@@ -1,9 +1,9 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """The module `_gcorn_logging`: loggers gunicorn.error and gunicorn.access, and the logger class.
 
-`import gunicorn.glogging` finds these names where no real gunicorn is installed. While C++ writes the
-logs (is_native), both loggers have one handler that leads back to it; with logconfig* or a
-logger_class of the user's, Python's own handlers are set up as gunicorn sets them up.
+`import gunicorn.glogging` finds these names where no real gunicorn is installed. While C++ writes
+the logs (is_native), both loggers have one handler that leads back to it; with logconfig* or a
+user's logger_class, Python's own handlers are set up as in gunicorn.
 """
 
 import collections
@@ -19,9 +19,9 @@ import _gcorn
 import _gcorn_native as native
 
 _current = None   # the Logger in use
-_installed = []   # (logger, its handlers, its filters) that the last configure() brought in
+_installed = []   # (logger, its handlers, its filters) that the last configure() added
 
-# By their names in the logger class.
+# Keyed by their names in the logger class.
 FORMATS = {"error_fmt": "%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
            "datefmt": "[%Y-%m-%d %H:%M:%S %z]",
            "access_fmt": "%(message)s",
@@ -50,7 +50,7 @@ DEFAULT_FORMATTER = logging.Formatter(FORMATS["error_fmt"], FORMATS["datefmt"])
 
 
 class NativeStream:
-    """The `stream` of NativeHandler: text written here goes to the same file, unprefixed."""
+    """The `stream` of NativeHandler: text written here goes to the same file, without a prefix."""
 
     def __init__(self, write):
         self.write = write
@@ -69,7 +69,7 @@ class NativeHandler(logging.Handler):
     """Hands records to C++, which writes them where errorlog and accesslog say.
 
     Without a formatter the line gets the error log's own format (text or JSON). With one (set by an
-    application that borrows this handler) what the formatter made is written as it is, and so are
+    application that borrows this handler) the formatter's output is written as it is, and so are
     records below loglevel: like gunicorn's, this handler leaves levels to the loggers.
     """
 
@@ -100,7 +100,7 @@ class SafeAtoms(dict):
 
 
 def _escape(text):
-    # Deviation: gunicorn escapes only the quote, so that a client can forge lines.
+    # Deviation: gunicorn escapes only the quote, which lets a client forge lines.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
                    ).replace('"', '\\"')
 
@@ -204,7 +204,7 @@ class Logger:
         return time.strftime("[%d/%b/%Y:%H:%M:%S %z]")
 
     def reopen_files(self):
-        """Opens every file handler's file again by its path, after a log rotation."""
+        """Reopens every file handler's file by its path, after a log rotation."""
         for log in _all_loggers():
             for handler in log.handlers:
                 if isinstance(handler, logging.FileHandler):
@@ -214,7 +214,7 @@ class Logger:
                             handler.stream = handler._open()
 
     def close_on_exec(self):
-        pass  # Python opens files that way
+        pass  # Python opens all files that way
 
     def _get_user(self, environ):
         scheme, _, credentials = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
@@ -238,7 +238,7 @@ class Logger:
             handler = logging.StreamHandler(stream)
         else:
             handler = logging.FileHandler(output)
-            try:  # the workers' user opens it again after a rotation
+            try:  # workers reopen it as their own user after a rotation
                 os.chown(handler.baseFilename, self.cfg.user, self.cfg.group)
             except OSError:
                 pass  # not root, or not a file one may own (/dev/null)
@@ -266,7 +266,7 @@ def _apply_logconfig(cfg):
         raise RuntimeError(f"{name}: log config {value!r} not found")
     try:
         if name == "logconfig":
-            # Absolute, unlike gunicorn's: of a relative file %(here)s/log would be /log.
+            # Absolute, unlike gunicorn's: with a relative file, %(here)s/log would be /log.
             path = os.path.abspath(value)
             defaults = {"__file__": path, "here": os.path.dirname(path)}
             logging.config.fileConfig(
@@ -280,12 +280,12 @@ def _apply_logconfig(cfg):
         logging.config.dictConfig({**CONFIG_DEFAULTS, **value})
     except Exception as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        # One line: configparser's sentences have several.
+        # On one line: configparser's messages have several.
         raise RuntimeError(" ".join(f"{name}: {error}{cause}".split())) from error
 
 
 def _all_loggers():
-    known = list(logging.root.manager.loggerDict.values())  # other threads make loggers meanwhile
+    known = list(logging.root.manager.loggerDict.values())  # threads may add loggers meanwhile
     return [logging.root, *(log for log in known if isinstance(log, logging.Logger))]
 
 
@@ -315,7 +315,7 @@ def configure():
         raise
     in_use = {handler for log in _all_loggers() for handler in log.handlers}
     for handler in {h for _, handlers, _ in _installed for h in handlers} - in_use:
-        handler.close()  # its file would stay open; who borrowed it makes it open again
+        handler.close()  # else its file would stay open; a handler still in use reopens it
     _installed = []
     for log in _all_loggers():
         handlers, filters = clean.get(log, ((), ()))[:2]
@@ -325,7 +325,7 @@ def configure():
 
 
 def _add_atoms(logger):
-    """%(A)s and %(Q)s, for every logger class that leaves the atoms to a method `atoms`."""
+    """%(A)s and %(Q)s, for every logger class that makes the atoms in a method `atoms`."""
     atoms = getattr(logger, "atoms", None)
     if atoms is None:
         return
@@ -337,8 +337,8 @@ def _add_atoms(logger):
 
 
 def _drop_syslog_handlers():
-    """A subclass of the real gunicorn's Logger, where that is installed, brings a syslog handler of its
-    own; but C++ sends the server's records there, and each would arrive twice."""
+    """A subclass of the real gunicorn's Logger, if that is installed, brings its own syslog
+    handler; but C++ already sends the server's records there, so each would arrive twice."""
     for log in map(logging.getLogger, ("gunicorn.error", "gunicorn.access")):
         for handler in log.handlers[:]:
             if getattr(handler, "_gunicorn", False) and hasattr(handler, "facility"):
@@ -347,13 +347,13 @@ def _drop_syslog_handlers():
 
 
 def patched_class():
-    """What to take for logger_class where a config file patched gunicorn.glogging.Logger, or None."""
+    """The logger_class to use if a config file patched gunicorn.glogging.Logger; else None."""
     logger = sys.modules["gunicorn.glogging"].Logger
     own = logger.__module__
     if (all(getattr(logger, name, text) == text for name, text in FORMATS.items())
             and all(getattr(value, "__module__", own) == own for value in vars(logger).values())):
         return None
-    return type("Logger", (logger,), {"__module__": "__config__"})  # by its name it is the user's
+    return type("Logger", (logger,), {"__module__": "__config__"})  # named as if it were the user's
 
 
 def _logger_class(cfg):
@@ -388,7 +388,7 @@ def access(resp, req, environ, microseconds):
 
 
 def refused(resp, req, address, protocol, microseconds):
-    """The access record of a request that had no environ; what was not understood of it is empty."""
+    """The access record of a request that had no environ; what could not be parsed is empty."""
     from urllib.parse import unquote_to_bytes
     environ = {
         "REQUEST_METHOD": req.method, "RAW_URI": req.uri, "QUERY_STRING": req.query,
@@ -399,8 +399,8 @@ def refused(resp, req, address, protocol, microseconds):
     access(resp, req, environ, microseconds)
 
 
-# What threads beside a hub of greenlets have to log: the locks of Python's logging are patched, and would
-# wait in a hub of that thread. So the hub's own greenlet writes it, in hub.py.
+# Records from threads beside a hub of greenlets: there the patched locks of Python's logging would
+# wait in a hub of that thread. So a greenlet of the hub writes them (hub.py).
 _left = collections.deque()
 _LEFT_MAX = 1000
 _lost = 0

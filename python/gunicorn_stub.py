@@ -58,7 +58,7 @@ def _glogging():
     return {name: getattr(module, name) for name in ("Logger", "SafeAtoms", "CONFIG_DEFAULTS")}
 
 
-# What each module offers; a function where that costs an import.
+# What each module offers; a function where making that costs an import.
 SERVER = {"SERVER": "gunicorn", "SERVER_SOFTWARE": f"gunicorn/{VERSION_TEXT}"}
 MODULES = {
     "gunicorn": {**SERVER, "__version__": VERSION_TEXT, "version_info": VERSION},
@@ -87,7 +87,7 @@ class StandIn(type(sys)):
     """One module of the package."""
 
     def __getattr__(self, name):  # only called for what is missing
-        if f"{self.__name__}.{name}" in MODULES:  # under gunicorn its modules are all imported
+        if f"{self.__name__}.{name}" in MODULES:  # gunicorn itself imports all its modules
             __import__(f"{self.__name__}.{name}")
             return self.__dict__[name]
         offers = ", ".join(n for n in self.__dict__ if not n.startswith("__")) or "nothing"
@@ -112,7 +112,7 @@ class Loader:
 
 
 def take_useless_patches():
-    """What the config file patched in vain, one sentence each, for its warnings."""
+    """The config file's patches that have no effect, one sentence each, as warnings."""
     taken, _useless_patches[:] = _useless_patches[:], []
     return taken
 
@@ -120,13 +120,13 @@ def take_useless_patches():
 def find_spec(name):
     package = sys.modules.get("gunicorn")
     if package is not None and not isinstance(package, StandIn):
-        return None  # the real one knows best what it has
+        return None  # leave it to the real one
     origin = "gcorn's stand-in for the gunicorn package, which is not installed,"
     if name not in MODULES:
         raise ModuleNotFoundError(f"{origin} has no module {name}", name=name)
     is_package = any(other.startswith(name + ".") for other in MODULES)
     spec = ModuleSpec(name, Loader, origin=origin, is_package=is_package)
-    # So that Python ends the error of `from gunicorn.x import missing` with the origin.
+    # Makes Python name the origin at the end of the error for `from gunicorn.x import missing`.
     spec.has_location = True
     return spec
 # )PY"

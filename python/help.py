@@ -58,7 +58,7 @@ def markdown_row(row):
 
 def man(app_module, rows):
     """gcorn.1 in man(7) macros."""
-    def roff(text):  # no escape, hyphen or leading dot is taken for something else
+    def roff(text):  # keeps backslashes, hyphens and leading dots from being misread
         text = text.replace("\\", "\\e").replace("-", "\\-")
         return "\\&" + text if text.startswith((".", "'")) else text
     text = ('.\\" Generated from the settings table.\n.TH GCORN 1\n'
@@ -92,7 +92,7 @@ def bash(app_module, rows):
     flags, cases = "-h --help -v --version", ""
     for row in offered(rows):
         flags += " " + row.flags
-        if row.value and not takes_path(row):  # -o default offers files
+        if row.value and not takes_path(row):  # files are offered by -o default
             found = (f'COMPREPLY=($(compgen -W "{words(row)}" -- "$current"))' if row.choices
                      else "compopt +o default")
             cases += f"        {row.flags.replace(' ', '|')}) {found}; return ;;\n"

@@ -22,10 +22,11 @@ def refusal(name, *least):
 def serve(fd, begin, is_left, run, look_around, tend):
     """Runs the worker; fd is readable while requests wait.
 
-    begin() a batch of those that wait; is_left(): are some of the batch left? run() runs them until one
-    has to wait for something. look_around(): does tend want to be called? tend() returns the seconds to
-    the next look, or a negative number when the worker is done. What comes during a batch is for the
-    next one, or timers and sockets of the hub might never get their turn.
+    begin() starts a batch of them; is_left(): are requests of the batch left? run() runs those
+    until one has to wait for something. look_around(): does tend() have to be called? tend()
+    returns the seconds to the next call, or a negative number when the worker is done. Requests
+    that come during a batch are for the next one, or the hub's timers and sockets might never get
+    their turn.
     """
     look, is_writing, pid = Semaphore(0), False, os.getpid()
     records = sys.modules.get("_gcorn_logging")  # if Python's logging has taken over
@@ -50,7 +51,7 @@ def serve(fd, begin, is_left, run, look_around, tend):
                 is_writing = True
                 spawn(write_records)
     finally:
-        if os.getpid() == pid:  # else a child of the application, which may share our poller
+        if os.getpid() == pid:  # else a child forked by the application, which may share our poller
             end()
             while records and records.write_left():
                 pass

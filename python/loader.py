@@ -1,8 +1,8 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """Finds the application that a specification names, and the files it is made of.
 
-Everything the specification itself does wrong raises Unusable, whose text is the whole story; any other
-exception is the application's own. Imports only what the specification needs: this is start-up time.
+Any error in the specification itself raises Unusable, whose text says it all; any other exception
+is the application's own. Imports only what the specification needs, to keep start-up short.
 """
 
 import os
@@ -17,7 +17,7 @@ class Unusable(Exception):
 
 
 def parse(expression):
-    """The attribute to take, and the arguments to call it with; None where it is not called."""
+    """The attribute to take, and the arguments to call it with; None if it is not called."""
     if expression.isidentifier():
         return expression, None, None
     import ast
@@ -60,7 +60,7 @@ def call_factory(factory, args, kwargs):
 
 
 def from_paste(file, section, assignments):
-    """The application of a PasteDeploy file; assignments: NAME=VALUE, where a backslash hides a =."""
+    """The application of a PasteDeploy file; assignments: NAME=VALUE; a backslash escapes a =."""
     import re
     try:
         from paste.deploy import loadapp
@@ -100,18 +100,19 @@ def find(spec):
 
 
 def freeze():
-    """Makes what is loaded ready for forks; keeps the collector off it, so that workers share its memory."""
+    """Prepares what is loaded for forks: hidden from the collector, it stays in shared memory."""
     import gc
     import time
-    # Where gevent patched Python, a thread's start leaves the hub amid a notification. In a child, whose
-    # locks are new, it would end in a traceback: it ends here.
+    # Where gevent has patched Python, starting a thread leaves the hub in the middle of a
+    # notification. In a child, whose locks are new, that would end in a traceback; so let it finish
+    # here.
     time.sleep(0)
     gc.collect()
     gc.freeze()
 
 
 def source_files():
-    # Through __dict__, for getattr would make lazy modules import themselves.
+    # Through __dict__, because getattr would make lazy modules import themselves.
     names = [getattr(module, "__dict__", {}).get("__file__")
              for module in list(sys.modules.values())]
     names += getattr(sys.modules.get("_gcorn"), "extra_files", ())
@@ -128,10 +129,11 @@ def places_of(name):
 
 
 def files_of(error):
-    """The files that can end an import's error: those it passed through, and those it looked for."""
+    """The files whose change can cure an import error: those it passed through or looked for."""
     import traceback
     seen, missing = set(), []
-    # A source that can't even be compiled (NUL bytes, a parser out of memory) may name itself nowhere.
+    # The error may not name a source that can't even be compiled (NUL bytes, a parser out of
+    # memory).
     parts = wanted.split(".")
     there = [place for end in range(len(parts)) for place in places_of(".".join(parts[:end + 1]))]
     while error is not None and id(error) not in seen:

@@ -1,5 +1,5 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
-"""reload: knows the sources that modules were imported from.
+"""reload: remembers the sources that modules were imported from.
 
 importlib asks for a source's time and size just before it reads it.
 """
@@ -24,7 +24,7 @@ def changed_since_import():
         try:
             now = os.stat(path)
         except OSError:
-            continue  # its absence is the reloader's to tell
+            continue  # its absence is for the reloader to report
         if (now.st_mtime, now.st_size) != read:
             return path
     return ""

@@ -1,16 +1,16 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
 """spew: prints each line of Python before it runs.
 
-One write(2) a line: it is out before the line runs, which may be the one that hangs or crashes, and
-workers never mix theirs. posix's own, because eventlet replaces that of os. Frames without a file
-(exec, eval) have no source to show.
+One write(2) per line: it is out before the line runs, which may hang or crash, and workers never
+mix their lines. posix.write, because eventlet replaces os.write. Frames without a file (exec, eval)
+have no source to show.
 """
 
 import linecache, sys, threading
 from posix import write
 
 known = {}  # (id of the code, line) -> the code, which keeps the id taken, and the text
-KNOWN_MAX = 200_000  # generated code may come without end
+KNOWN_MAX = 200_000  # there may be no end of generated code
 
 
 def describe(frame):
@@ -18,7 +18,7 @@ def describe(frame):
     module = frame.f_globals.get("__name__", "[unknown]")
     try:
         source = linecache.getline(code.co_filename, number or 0, frame.f_globals).rstrip()
-    except Exception:  # a loader of somebody's own
+    except Exception:  # a third-party loader
         source = ""
     if not source:
         source = "unknown code named [%s], instruction #%d" % (code.co_name, frame.f_lasti)
@@ -34,7 +34,7 @@ def trace(frame, event, argument):
         found = known.get((id(frame.f_code), frame.f_lineno))
         try:
             write(1, found[1] if found else describe(frame))
-        except OSError:  # nobody reads
+        except OSError:  # nobody reads the output
             pass
     return trace
 

@@ -5,11 +5,11 @@ R"PY("  # Python to an editor, a raw string to C++, which includes this file and
 from _thread import get_ident
 from io import BufferedRandom, BufferedReader, FileIO
 
-LINE_MAX = 64 * 1024  # what may be left unfinished on one line before it is written anyway
+LINE_MAX = 64 * 1024  # an unfinished line longer than this is written anyway
 
 
 class Errors:
-    """Unfinished lines wait, one per thread, so that what two threads print is never mixed in one line."""
+    """Unfinished lines wait, one per thread, so that output of two threads never shares a line."""
 
     __module__ = "gcorn"
     __slots__ = "_write", "_lines"
@@ -42,7 +42,7 @@ class Errors:
         return False
 
     def _end(self):
-        """Lines of threads that never ended theirs are written, too; what comes later is dropped."""
+        """Writes the lines that threads left unfinished, too; later output is dropped."""
         while self._lines:
             self._emit(self._lines.popitem()[1] + "\n")
         self._write = len
@@ -61,7 +61,7 @@ def real_file(wrapper):
     file = wrapper.filelike
     raw = file.raw if type(file) in (BufferedReader, BufferedRandom) else file
     if type(raw) is FileIO:
-        file.flush()  # what a BufferedRandom was given to write must be there before the kernel reads
+        file.flush()  # a BufferedRandom's writes must be in the file before the kernel reads it
         return file.fileno(), file.tell()
     return None
 
@@ -87,7 +87,7 @@ class FileWrapper:
         raise StopIteration
 
     def __getitem__(self, _):
-        """The iteration of the oldest Python, which gunicorn's class still offers."""
+        """The oldest protocol of iteration, which gunicorn's class still offers."""
         for block in self:
             return block
         raise IndexError("end of file")

@@ -1,25 +1,25 @@
 R"PY("  # Python to an editor, a raw string to C++, which includes this file and skips this line.
-"""TLS: the context of the settings or of the ssl_context hook, and what gunicorn.socket shows of a
+"""TLS: the context from the settings or the ssl_context hook, and what gunicorn.socket shows of a
 connection."""
 
 import ssl
 
 
 class Refusal(Exception):
-    """A whole sentence about a setting or its file. They are the commonest mistakes, before OpenSSL
-    words them ("[SSL] PEM lib")."""
+    """A whole sentence about a setting or its file. Raised for the commonest mistakes before
+    OpenSSL words them ("[SSL] PEM lib")."""
 
 
 def check_pem(setting, path, has_certificate, has_key):
     what = "%s '%s'" % (setting, path)
     try:
         with open(path, "rb") as file:
-            text = file.read(1 << 20)  # more is not looked at before OpenSSL reads it
+            text = file.read(1 << 20)  # the rest is left to OpenSSL to judge
     except OSError as error:
         raise Refusal("%s: %s" % (what, error.strerror)) from None
     if b"-----BEGIN " not in text:
         raise Refusal(what + " is not in PEM format")
-    # "CERTIFICATE-----" and "TRUSTED CERTIFICATE-----"; no kind of key is named without these words.
+    # "CERTIFICATE-----" and "TRUSTED CERTIFICATE-----"; every kind of key has these words.
     if has_certificate and b"CERTIFICATE-----" not in text:
         raise Refusal(what + " holds no certificate")
     if has_key and b"PRIVATE KEY-----" not in text:
@@ -57,27 +57,28 @@ def default_context(certfile, keyfile, ca_certs, cert_reqs, ciphers):
 
 
 def make_context(config, hook, suppress_ragged_eofs, *settings):
-    if hook is None:  # which may use the settings, or not, as it likes
+    if hook is None:  # else it is up to the hook whether to use the settings
         check_files(*settings)
         context = default_context(*settings)
     else:
         context = hook(config, lambda: default_context(*settings))
         if not isinstance(context, ssl.SSLContext):
             raise TypeError("ssl_context hook must return an ssl.SSLContext, not %r" % (context,))
-        # What create_default_context() makes without a purpose would fail at each connection. Some versions
-        # of Python say so below, others that they miss a server_hostname.
+        # A context made by create_default_context() without a purpose would fail at each
+        # connection. Some versions of Python say so below, others complain about a missing
+        # server_hostname.
         if context.protocol == ssl.PROTOCOL_TLS_CLIENT:
             raise TypeError("ssl_context hook must return a context for servers "
                             "(ssl.Purpose.CLIENT_AUTH), not one of PROTOCOL_TLS_CLIENT")
         context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
     if not suppress_ragged_eofs:
-        # Some versions of Python set this by themselves where OpenSSL 3 has it.
+        # Some versions of Python set this by default if OpenSSL 3 has it.
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     return context
 
 
 class PeerInfo:
-    """What an ssl.SSLSocket tells about its peer; taken once, for the SSLObject belongs to the loop."""
+    """What an ssl.SSLSocket tells about its peer; read once: the SSLObject belongs to the loop."""
 
     def __init__(self, connection):
         self._der = connection.getpeercert(True)
