@@ -48,7 +48,7 @@ void format_http_date(std::time_t when, char* out) {
 std::string_view http_date_now() {
     thread_local std::time_t rendered = 0;
     thread_local char text[kHttpDateSize];
-    // The coarse clock costs 5 ns and is at most a tick behind: right for a header in seconds.
+    // The coarse clock costs 5 ns and is at most a tick behind: good enough for whole seconds.
 #ifdef CLOCK_REALTIME_COARSE
     const std::time_t seconds = now(CLOCK_REALTIME_COARSE).tv_sec;
 #else

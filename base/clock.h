@@ -15,7 +15,7 @@ namespace gcorn {
 [[nodiscard]] int64_t monotonic_ms();
 [[nodiscard]] int64_t monotonic_us();
 
-/// Of a setting in seconds.
+/// A setting in seconds as milliseconds.
 constexpr int64_t milliseconds(int64_t seconds) {
     return seconds * 1000;
 }

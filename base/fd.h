@@ -2,7 +2,7 @@
 //
 // Every descriptor of the program lives in an Fd from the system call that made it to its close.
 // Creators set close-on-exec at creation; inheriting across exec is an explicit act elsewhere. Also
-// the one way to go on after EINTR.
+// the one way to retry after EINTR.
 #pragma once
 
 #include <unistd.h>
@@ -12,8 +12,8 @@
 
 namespace gcorn {
 
-/// What the system call in `call` returns (below 0: errno is set) once no signal handler interrupts
-/// it. Any thread; async-signal-safe if the call is.
+/// Repeats the system call in `call` while signal handlers interrupt it, and returns its result
+/// (below 0: errno is set). Any thread; async-signal-safe if the call is.
 template <typename Call>
 auto retry_on_eintr(Call call) {
     auto result = call();

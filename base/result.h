@@ -21,7 +21,7 @@
 namespace gcorn {
 
 /// A failure. `code` is an errno value, an HTTP status or an exit code, as the function that
-/// returns it documents; 0 where no number says more than the sentence.
+/// returns it documents; 0 if no number adds to what the sentence says.
 struct Error {
     int code = 0;
     std::string message;

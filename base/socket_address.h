@@ -46,15 +46,15 @@ struct SocketAddress {
     if (is_abstract) name.sun_path[0] = '\0';
     SocketAddress out;
     std::memcpy(&out.storage, &name, sizeof name);
-    // A path ends with a zero byte, an abstract name with the address.
+    // A path ends with a zero byte, an abstract name where the address ends.
     const size_t bytes = offsetof(sockaddr_un, sun_path) + path.size() + (is_abstract ? 0 : 1);
     out.size = static_cast<socklen_t>(bytes);
     return out;
 }
 
-/// Resolves a name, "" means all interfaces; may wait for DNS. family: AF_UNSPEC leaves the choice.
-/// IPv4 goes first then: a datagram cannot find out that nobody listens on ::1, and receivers on
-/// 127.0.0.1 are the usual ones. type: SOCK_DGRAM or SOCK_STREAM. Error: EADDRNOTAVAIL, or errno.
+/// Resolves a name ("" means all interfaces); may wait for DNS. family: AF_UNSPEC allows any, and
+/// prefers IPv4: a sender of datagrams cannot find out that nobody listens on ::1, and receivers
+/// usually listen on 127.0.0.1. type: SOCK_DGRAM or SOCK_STREAM. Error: EADDRNOTAVAIL, or errno.
 [[nodiscard]] inline Result<SocketAddress> resolve(const std::string& host, const std::string& port,
                                                    int family, int type) {
     addrinfo hints{};

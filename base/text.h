@@ -1,7 +1,7 @@
 // Small text tools: ASCII case, splitting, strict numbers, percent-decoding, escaping for logs.
 //
-// Everything is ASCII and locale-free on purpose: HTTP is (RFC 9110 §5.6.2), and a server may not
-// change its mind with LC_ALL. Pure. Any thread. Views returned point into the argument.
+// Everything is ASCII and locale-free on purpose: HTTP is (RFC 9110 §5.6.2), and a server must not
+// behave differently with LC_ALL. Pure. Any thread. Views returned point into the argument.
 #pragma once
 
 #include <array>
@@ -51,7 +51,7 @@ namespace gcorn {
 [[nodiscard]] std::string upper(std::string_view text);
 [[nodiscard]] bool iequals(std::string_view a, std::string_view b);
 
-/// Without leading and trailing characters of `blanks` (OWS by default, RFC 9110 §5.6.3).
+/// Strips leading and trailing characters of `blanks` (OWS by default, RFC 9110 §5.6.3).
 [[nodiscard]] std::string_view trim(std::string_view text, std::string_view blanks = " \t");
 
 /// Parts between `separator`, untrimmed; "" gives one empty part.
@@ -71,7 +71,7 @@ namespace gcorn {
 
 /// Bytes from a client as they may appear in a log line: printable ASCII except quote and backslash
 /// as is, the rest as \n, \r, \t, \", \\ or \xHH, so that no line can be forged and no terminal
-/// addressed. At most `bytes_max` input bytes, then "...".
+/// controlled. At most `bytes_max` input bytes, then "...".
 [[nodiscard]] std::string escape_for_log(std::string_view text, size_t bytes_max = SIZE_MAX);
 
 /// `text` as a quoted JSON string (RFC 8259 §7); bytes that are not UTF-8, and U+0080 to U+009F,

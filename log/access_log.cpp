@@ -14,7 +14,7 @@ namespace gcorn {
 
 namespace {
 
-constexpr size_t kWidthMax = 1024;  ///< of a field width; more is a slip of the pen
+constexpr size_t kWidthMax = 1024;  ///< of a field width; more must be a typo
 
 constexpr std::string_view kDefaultJsonAtoms = "t,h,u,m,U,q,H,s,B,f,a,D,A,Q,p";
 
@@ -28,8 +28,8 @@ constexpr bool are_plain(uint64_t bytes) {
             has_zero(bytes ^ kOnes * '\\')) == 0;
 }
 
-/// Copies `text`; false if it is not plain, and then what was copied is of no use. Looking and
-/// copying are one pass.
+/// Copies `text` and checks it in the same pass; false if it is not plain, and then the copy is of
+/// no use.
 bool copy_plain(std::string_view text, char* to) {
     if (text.size() < sizeof(uint64_t)) {
         bool is_plain = true;
@@ -47,10 +47,10 @@ bool copy_plain(std::string_view text, char* to) {
     };
     for (size_t i = 0; i + sizeof(uint64_t) < text.size(); i += sizeof(uint64_t))
         if (!copy_eight(i)) return false;
-    return copy_eight(text.size() - sizeof(uint64_t));  // overlaps those before them
+    return copy_eight(text.size() - sizeof(uint64_t));  // overlaps the bytes before
 }
 
-/// A line in the making; its memory serves the next line.
+/// A line being built; its memory is reused for the next one.
 class Line {
 public:
     void clear() { size_ = 0; }
@@ -71,7 +71,7 @@ public:
         to[0] = to[text.size() + 1] = '"';
         size_ += text.size() + 2;
     }
-    /// Takes the end of the line from `start` on away.
+    /// Removes and returns the end of the line from `start` on.
     std::string take_from(size_t start) {
         std::string taken(text().substr(start));
         size_ = start;
@@ -79,7 +79,7 @@ public:
     }
 
 private:
-    /// Where the next `bytes` go.
+    /// Room for the next `bytes` bytes.
     char* room(size_t bytes) {
         if (memory_.size() - size_ < bytes) memory_.resize(2 * (size_ + bytes) + kSize);
         return memory_.data() + size_;
@@ -89,7 +89,7 @@ private:
     size_t size_ = 0;
 };
 
-/// The moment of writing, rendered once a second.
+/// The current time, rendered once a second.
 class TimeTexts {
 public:
     void look_at_clock() {
@@ -150,7 +150,7 @@ size_t name_size(std::string_view text) {
     return std::string_view::npos;
 }
 
-/// Digits at `position`, which moves behind them; kWidthMax + 1 if the number is larger.
+/// The number at `position`, which moves past it; kWidthMax + 1 for any larger one.
 size_t take_number(std::string_view text, size_t& position) {
     size_t value = 0;
     for (; position < text.size() && is_digit(text[position]); ++position)
@@ -160,7 +160,7 @@ size_t take_number(std::string_view text, size_t& position) {
 
 }  // namespace
 
-/// A thread's memory for its lines and for values that the record does not have as they are.
+/// A thread's memory for its lines, and for values that have to be rendered.
 struct AccessLog::Scratch {
     Line line;
     TimeTexts time;
@@ -168,7 +168,7 @@ struct AccessLog::Scratch {
     char digits[40];
 };
 
-/// `value` cut and widened as the step wants it.
+/// `value`, cut and padded as the step says.
 std::string AccessLog::padded(const Step& step, std::string value) {
     value.resize(std::min<size_t>(value.size(), step.precision));
     const size_t missing = step.width - std::min<size_t>(value.size(), step.width);
@@ -341,7 +341,7 @@ AccessLog::Value AccessLog::value_of(const Step& step, const AccessRecord& recor
         case 'r': return known(record.request);
         case 's': {
             const std::string_view code = record.status.substr(0, record.status.find(' '));
-            // JSON knows no number with a leading zero.
+            // JSON has no numbers with a leading zero.
             const bool is_number =
                 !code.starts_with('0') && std::all_of(code.begin(), code.end(), is_digit);
             return is_number && !code.empty() ? Value{Form::Number, code} : known(code);

@@ -7,16 +7,17 @@
 // with the flags - and 0 and, for %s, a precision are understood. "%%" is a percent sign; an
 // unknown atom and an absent value are "-". Deviation: gunicorn escapes only quotes; here strings
 // from client and application come out as printable ASCII (escape_for_log), so that no line can be
-// forged and no terminal addressed. Deviation: a format that can't work is an Error at the start,
+// forged and no terminal controlled. Deviation: a format that can't work is an Error at the start,
 // not at each line.
 //
-// JSON. "json" stands for "json:t,h,u,m,U,q,H,s,B,f,a,D,A,Q,p". One object a line, absent is null:
+// JSON. "json" stands for "json:t,h,u,m,U,q,H,s,B,f,a,D,A,Q,p". One object per line; an absent
+// value is null:
 //   t "time" (RFC 3339)      h "remote_addr"  l "ident"     u "user"        r "request"
 //   m "method"  U "path"     q "query"        H "protocol"  f "referer"     a "user_agent"
 //   s "status"  b B "bytes"  T "duration_s"   M "duration_ms"  D "duration_us"
 //   L "duration" (seconds with six decimals)  p "pid"       A "app_us"      Q "queue_us"
 //   {x}i "request_header.x"  {x}o "response_header.x"       {x}e "environ.x"
-// Lengths of time, status, bytes and pid are numbers, the rest strings.
+// Durations, status, bytes and pid are numbers, the rest strings.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +44,7 @@ using FieldFinder =
 /// What one line is made of. Views are valid for the call only.
 struct AccessRecord {
     std::string_view remote_addr;  ///< REMOTE_ADDR; "" on a unix socket prints as ""
-    std::string_view request;  ///< the request line; of a refused one: what is known, may be empty
+    std::string_view request;  ///< the request line; if refused: what is known of it, maybe empty
     std::string_view method;
     std::string_view path;  ///< undecoded path; the %(U)s step decodes it
     std::string_view query;
@@ -53,7 +54,7 @@ struct AccessRecord {
     int64_t duration_us = 0;  ///< first byte of the head → last byte handed to the kernel
     int64_t app_us = 0;       ///< inside the application, %(A)s
     int64_t queue_us = 0;     ///< complete → taken by the application side, %(Q)s
-    int pid = 0;              ///< 0: asked for when the format wants it (one system call)
+    int pid = 0;              ///< 0: found out if the format needs it (one system call)
     const FieldFinder* find_field = nullptr;  ///< null: there are none
     /// Values of %({name}e)s captured on the application side, by lower-case name.
     const std::vector<std::pair<std::string, std::string>>* environ = nullptr;
@@ -72,17 +73,17 @@ public:
     /// values.
     [[nodiscard]] const std::vector<std::string>& environ_names() const { return environ_names_; }
 
-    /// The format has a duration: somebody has to look at the clock for it.
+    /// The format has a duration, so requests have to be timed.
     [[nodiscard]] bool measures_time() const { return measures_time_; }
 
 private:
     struct Step {
-        char kind;                        ///< the atom's letter; of {x}i, {x}o and {x}e the last
+        char kind;                        ///< the atom's letter; for {x}i, {x}o and {x}e the last
         std::string name;                 ///< of a field or environ value, in lower case
-        std::string json_key{};           ///< "status"; "" for what JSON does not know
+        std::string json_key{};           ///< "status"; "" for atoms that JSON lacks
         std::string before{};             ///< literal text in front of the value
         uint16_t width = 0;               ///< 0: as long as the value is
-        uint16_t precision = UINT16_MAX;  ///< at most so many bytes of the value
+        uint16_t precision = UINT16_MAX;  ///< at most this many bytes of the value
         bool is_padded = false;           ///< it has a width or a precision
         bool is_left = false;             ///< padded on the right
         bool is_zero = false;             ///< a number padded with zeros
@@ -100,7 +101,7 @@ private:
     static std::string padded(const Step& step, std::string value);
     Value value_of(const Step& step, const AccessRecord& record, Scratch& scratch) const;
     std::vector<Step> steps_;
-    std::string tail_;  ///< literal text behind the last value
+    std::string tail_;  ///< literal text after the last value
     std::vector<std::string> environ_names_;
     bool json_ = false;
     bool measures_time_ = false;

@@ -26,7 +26,7 @@ namespace gcorn {
 
 namespace {
 
-// How long one record waits for a pipe or terminal: while nothing is read, and in all.
+// How long one record waits for a pipe or terminal: while nothing is read, and in total.
 constexpr int kStuckPipeWaitMs = 200;
 constexpr int kSlowPipeWaitMs = 1000;
 
@@ -41,16 +41,16 @@ const LevelName& level_name(Level level) {
     return kLevels[static_cast<size_t>(level)];
 }
 
-/// What one sink could not take, and whether the operator knows.
+/// The records that one sink could not take, and whether the operator knows of them.
 class Losses {
 public:
-    /// Counts one; true for the first after a time without.
+    /// Counts one; true for the first since the sink last worked.
     bool add(int reason) {
         reason_.store(reason, std::memory_order_relaxed);
         count_.fetch_add(1, std::memory_order_relaxed);
         return !is_failing_.exchange(true);
     }
-    /// The sink works: the number to report, once; 0 as a rule.
+    /// The sink works: returns the number to report, once; usually 0.
     uint64_t take() {
         if (!is_failing() || !is_failing_.exchange(false)) return 0;
         return count_.exchange(0);
@@ -105,7 +105,7 @@ public:
     void use(const std::string& new_path, Fd file, int standard_fd);
     int write(std::string_view record, const LogOptions& options);
     int reopen(const LogOptions& options);
-    /// True if what is written reaches nobody: the file has no name and its path can't be opened.
+    /// True if records reach nobody: the file was unlinked and its path can't be opened.
     [[nodiscard]] bool is_vanished() const { return vanished_.load() != 0; }
     [[nodiscard]] bool may_wait() const { return fd >= 0 && !is_regular_; }
 
@@ -115,10 +115,10 @@ private:
     ssize_t write_some(std::string_view bytes) const;
 
     Fd owned_;                 ///< closed for a standard stream
-    bool is_regular_ = false;  ///< only others can be full for a while (EAGAIN)
+    bool is_regular_ = false;  ///< only other kinds can be full for a while (EAGAIN)
     bool is_socket_ = false;
     std::atomic<bool> is_torn_{false};  ///< the last write stopped inside a line
-    std::atomic<int> vanished_{0};      ///< why an unlinked file could not be opened anew
+    std::atomic<int> vanished_{0};      ///< errno of the failure to replace an unlinked file
     std::atomic<int64_t> link_checked_s_{0};
 };
 
@@ -146,9 +146,9 @@ int FileSink::write(std::string_view record, const LogOptions& options) {
     return reason;
 }
 
-/// What poll() called writable has room for PIPE_BUF bytes; a descriptor that blocks would wait for
-/// the rest as long as nobody reads. A socket (journald) can be asked not to, and an empty pipe
-/// takes a record in one piece.
+/// A descriptor that poll() calls writable has room for PIPE_BUF bytes; for more, a blocking one
+/// would wait as long as nobody reads. A socket (journald) can be told not to block, and an empty
+/// pipe takes a record in one piece.
 ssize_t FileSink::write_some(std::string_view bytes) const {
     if (is_regular_) return ::write(fd, bytes.data(), bytes.size());
     if (is_socket_) return ::send(fd, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -163,7 +163,7 @@ ssize_t FileSink::write_some(std::string_view bytes) const {
 }
 
 int FileSink::write_all(std::string_view record) {
-    // While the sink is known to be stuck nobody waits for it.
+    // A sink that is known to be stuck is not waited for.
     const int64_t patience_ms = losses.is_failing() ? 0 : kSlowPipeWaitMs;
     int64_t deadline_ms = 0;
     for (size_t done = 0; done < record.size();) {
@@ -293,7 +293,7 @@ void Logger::Impl::put_syslog(std::string_view kind, Level level, std::string_vi
     note(syslog_losses, syslog->write(kind, severity, pid, message), options.syslog_addr, nullptr);
 }
 
-/// What became of one record: 0, or the errno with which it was lost. file: null for syslog.
+/// Notes what became of one record: 0, or the errno with which it was lost. file: null for syslog.
 void Logger::Impl::note(Losses& losses, int reason, const std::string& name, const FileSink* file) {
     if (reason != 0) {
         const bool is_stderr = file != nullptr && file->fd == STDERR_FILENO;
@@ -305,13 +305,13 @@ void Logger::Impl::note(Losses& losses, int reason, const std::string& name, con
     }
 }
 
-/// The last resort; nobody waits for it.
+/// The last resort; never waits.
 void Logger::Impl::tell_stderr(std::string_view text) const {
     const int fd = saved_stderr ? saved_stderr.get() : STDERR_FILENO;
     if (is_writable(fd, 0) && ::write(fd, text.data(), text.size()) < 0) return;
 }
 
-/// in_error_log: what fails is another one. A daemon's stderr reaches nobody.
+/// in_error_log: write it there, too, because another sink fails. A daemon's stderr reaches nobody.
 void Logger::Impl::tell_failure(const std::string& name, int reason, bool in_error_log) {
     const std::string text =
         record(Level::Warning, "Log records are lost: '" + name + "' can't be written (" +
@@ -320,7 +320,7 @@ void Logger::Impl::tell_failure(const std::string& name, int reason, bool in_err
     tell_stderr(text);
 }
 
-/// capture_output: stdout and stderr become the error log's file, or what they were before.
+/// capture_output: stdout and stderr become the error log's file, or are restored.
 void Logger::Impl::capture() {
     const bool is_wanted = options.capture_output && error.fd > STDERR_FILENO;
     if (!is_wanted && !saved_stderr) return;
@@ -329,7 +329,7 @@ void Logger::Impl::capture() {
         saved_stdout.reset(::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
         saved_stderr.reset(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
     }
-    // Not close-on-exec: what the application starts writes into the log, too.
+    // Not close-on-exec: programs that the application starts write to the log, too.
     const auto point = [](int from, int to) {
         while (from >= 0 && ::dup2(from, to) < 0 && (errno == EINTR || errno == EBUSY)) {
         }
@@ -344,7 +344,7 @@ void Logger::Impl::capture() {
 void Logger::Impl::reopen(FileSink& sink) {
     const int failure = sink.reopen(options);
     if (failure == 0) sink.is_reopen_told = false;
-    // A vanished file is told with the first record that it costs.
+    // A vanished file is reported with the first record that is lost.
     if (failure == 0 || sink.is_vanished() || sink.is_reopen_told.exchange(true)) return;
     const std::string text =
         record(Level::Warning, "Can't reopen '" + sink.path + "' (" + std::strerror(failure) +

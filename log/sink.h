@@ -23,7 +23,7 @@
 
 namespace gcorn {
 
-/// True if a write to `fd` would find room (or an error) within timeout_ms; 0 asks only.
+/// True if a write to `fd` would find room (or an error) within timeout_ms; 0 does not wait.
 [[nodiscard]] inline bool is_writable(int fd, int timeout_ms) {
     struct pollfd item {};
     item.fd = fd;
@@ -81,7 +81,7 @@ struct HostPort {
 }
 
 /// Sends one datagram without blocking; 0, or the errno with which it was lost. A receiver that was
-/// restarted is found again: connecting a datagram socket anew is one atomic call.
+/// restarted is found again: reconnecting a datagram socket is one atomic call.
 [[nodiscard]] inline int send_datagram(int fd, const SocketAddress& address,
                                        std::string_view bytes) {
     for (int attempt = 0;; ++attempt) {

@@ -37,7 +37,7 @@ public:
 
     /// Resolves the host and connects; host "" turns metrics off. May wait for DNS. An unknown host
     /// or a malformed one is an Error and leaves the object as it was; a unix socket that does not
-    /// exist yet is not, its datagrams are dropped until it does.
+    /// exist yet is none: datagrams are dropped until it does.
     Status open(const StatsdOptions& options);
 
     /// Resolves and connects again, for servers that moved; keeps the old target if that fails.

@@ -105,12 +105,12 @@ Status SyslogSink::find(std::string_view address) {
         failure = connect();
     }
     if (!socket_) return errno_error(failure, "socket");
-    // The first records come at once; they should not find a TCP handshake under way.
+    // The first records come at once; the TCP handshake should be over by then.
     if (failure == EINPROGRESS) static_cast<void>(is_writable(socket_.get(), kSyslogConnectWaitMs));
     return {};
 }
 
-/// A new socket behind the same number, connected as far as that goes without waiting; 0 or errno.
+/// A new socket behind the same number, connected as far as possible without waiting; 0 or errno.
 int SyslogSink::connect() {
     Fd fresh = open_socket(address_.family(), type_);
     if (!fresh) return errno;
@@ -139,14 +139,14 @@ int SyslogSink::write(std::string_view kind, int severity, int pid, std::string_
 
 int SyslogSink::send_stream(std::string_view bytes) {
     for (;;) {
-        // Writable means room for far more than one record, so that none is sent by half.
+        // Writable means room for far more than one record, so that none is sent in part.
         if (!is_writable(socket_.get(), 0)) return EAGAIN;
         const ssize_t sent =
             ::send(socket_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
         const int reason = sent < 0 ? errno : EAGAIN;
         if (sent == static_cast<ssize_t>(bytes.size())) return 0;
         if (reason == EINTR) continue;
-        // It happened all the same: half a line spoils the next one, that connection is finished.
+        // If one was, the half line would spoil the next one: this connection is finished.
         if (sent >= 0)
             ::shutdown(socket_.get(), SHUT_RDWR);
         else if (reason == EAGAIN)

@@ -30,12 +30,12 @@ Status validate_syslog_facility(std::string_view name);
 /// One server. Neither copyable nor movable.
 class SyslogSink {
 public:
-    /// Resolves and connects; may wait for DNS and up to a second for a TCP handshake. A server
-    /// that is not there is no Error, a host that does not exist is.
+    /// Resolves and connects; may wait for DNS and up to a second for a TCP handshake. An absent
+    /// server is no Error, but a host that does not exist is one.
     static Result<std::unique_ptr<SyslogSink>> open(const LogOptions& options);
 
     /// kind: "error" or "access". 0, or the errno with which the record was lost. A stream whose
-    /// server went away is connected again, tried once a second.
+    /// server went away is reconnected, with one attempt a second.
     int write(std::string_view kind, int severity, int pid, std::string_view message);
 
 private:
