@@ -89,7 +89,7 @@ private:
     }
 
     /// argparse's order: exact, exact before '=', unique prefix or attached value, negative number,
-    /// anything with a blank in it; the rest are options nobody knows.
+    /// anything with a blank in it; the rest are unknown options.
     [[nodiscard]] Result<Reading> read(const std::string& word) const {
         if (word.size() < 2 || word[0] != '-') return Reading{};
         if (const Option* exact = find(word)) return Reading{Kind::Known, *exact, std::nullopt};
@@ -110,7 +110,7 @@ private:
     }
 
     /// The option that `prefix` abbreviates, null if there is none. Several spellings of one
-    /// setting do not contradict each other.
+    /// setting are not ambiguous.
     [[nodiscard]] Result<const Option*> find_prefix(std::string_view prefix) const {
         const Option* first = nullptr;
         bool is_ambiguous = false;
@@ -136,7 +136,7 @@ private:
 
     Status use(Option option, std::optional<std::string> attached) {
         if (option.flag == "--help" && attached) return use_help(std::move(*attached));
-        // A text behind the letter of a switch holds further letters: -DR, -Dw4.
+        // Text after the letter of a switch holds further letters: -DR, -Dw4.
         while (option.is_switch() && attached) {
             const Option* following = nullptr;
             if (option.is_short() && !attached->empty())
@@ -217,7 +217,7 @@ private:
         return {};
     }
 
-    /// What the words so far gave the setting; None if nothing.
+    /// The value that the words so far gave the setting; None at first.
     Value& value_of(const Setting& setting) {
         auto& list = line_.assignments;
         const auto earlier = std::ranges::find(list, &setting, &Assignment::setting);
@@ -278,7 +278,7 @@ Result<StringList> split_shell_words(std::string_view text) {
             word += text[i];
         } else if (c == '\'' || c == '"') {
             for (++i; i < text.size() && text[i] != c; ++i) {
-                // Between double quotes a backslash escapes itself and the quote only.
+                // Between double quotes a backslash escapes only itself and the quote.
                 const bool is_escape = c == '"' && text[i] == '\\' && i + 1 < text.size() &&
                                        (text[i + 1] == '"' || text[i + 1] == '\\');
                 if (is_escape) ++i;

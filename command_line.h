@@ -2,7 +2,7 @@
 //
 // gunicorn's users rely on that grammar: -w4, -w 4, --workers=4, clusters (-DR), unique prefixes
 // (--thread 2), options after the application, "--". The options are those of the settings table;
-// GUNICORN_CMD_ARGS is split like a shell does and read by the same grammar. What an option's text
+// GUNICORN_CMD_ARGS is split as a shell would, and read by the same grammar. What an option's text
 // means beyond "an integer or not" is decided when a ConfigBuilder applies it. Pure; any thread.
 #pragma once
 
@@ -37,7 +37,7 @@ struct CommandLine {
 };
 
 /// args without argv[0]. Error: kExitUsageError (unknown, ambiguous, value missing or malformed) or
-/// kExitConfigError for an option that is out of scope, with the sentence why.
+/// kExitConfigError for an option that is out of scope, with the reason.
 Result<CommandLine> parse_command_line(const StringList& args);
 
 /// Words of GUNICORN_CMD_ARGS: POSIX shell quoting without expansions, as Python's shlex.split.

@@ -33,7 +33,7 @@ std::string python_quote(std::string_view text) {
 
 // ------------------------------------------------------------------------------------- casts
 
-/// What Python calls false is what its type starts with.
+/// True for the default value of each type, which is what Python takes for false.
 bool is_falsy(const Value& value) {
     return std::visit([](const auto& held) { return held == std::decay_t<decltype(held)>(); },
                       value);
@@ -54,7 +54,7 @@ Status check_text(const Setting& setting, std::string& text) {
 Result<std::string> cast_text(const Setting& setting, const Value& value) {
     if (const auto* text = std::get_if<std::string>(&value)) {
         const std::string_view trimmed = trim(*text, " \t\r\n\f\v");
-        // As a shell variable that is not set: nobody wants to be without a log by accident.
+        // Perhaps from a shell variable that is not set: nobody wants to lose the log by accident.
         if (setting.form == Form::LogFile && trimmed.empty()) return Error{0, "'' isn't writable"};
         return std::string(trimmed);
     }
@@ -196,7 +196,8 @@ Value fallback_value(const Setting& setting) {
     return map;
 }
 
-/// No setting can use one: paths and names go to C functions. Null: there is none.
+/// The text in `value` that has a NUL byte, which no setting can use: paths and names go to C
+/// functions. Null: there is none.
 const std::string* text_with_nul(const Value& value) {
     const auto has_nul = [](const std::string& text) { return text.find('\0') != text.npos; };
     if (const auto* text = std::get_if<std::string>(&value); text && has_nul(*text)) return text;
@@ -235,7 +236,8 @@ std::string from(std::string_view source) {
     return source.empty() ? "" : ", from " + std::string(source);
 }
 
-/// Config files that name every setting with its default are common.
+/// The harmless value of a refused setting: config files that name every setting with its default
+/// are common.
 bool is_harmless(const Setting& setting, const Value& value) {
     if (!setting.harmless) return false;
     if (value == Value{false}) return *setting.harmless == "off";
@@ -357,7 +359,7 @@ Value field_value(const Config& cfg, const Setting& setting) {
 }
 
 std::string_view nearest_setting(std::string_view name) {
-    constexpr size_t kNameBytesMin = 4;  // shorter words are one edit away from too much
+    constexpr size_t kNameBytesMin = 4;  // shorter words are one edit away from too many
     if (name.size() < kNameBytesMin || find_setting(name) != nullptr) return {};
     std::string_view nearest;
     for (const Setting& setting : settings()) {
@@ -365,7 +367,7 @@ std::string_view nearest_setting(std::string_view name) {
             edit_distance(name, setting.name) == 1)
             nearest = setting.name;
     }
-    // Who writes preload thinks of --preload, not of reload.
+    // Someone who writes preload thinks of --preload, not of reload.
     const std::string option = "--" + std::string(name);
     for (const Setting& setting : settings())
         if (!nearest.empty() && setting.flags == option) nearest = setting.name;
@@ -406,7 +408,7 @@ Surroundings Surroundings::of_process() {
         return ::access(path.c_str(), F_OK) == 0;
     };
     const Result<std::string> here = current_directory();
-    if (here) surroundings.start_dir = *here;  // a removed one: finish() asks for another
+    if (here) surroundings.start_dir = *here;  // if it is gone, finish() asks for another
     return surroundings;
 }
 
@@ -435,7 +437,7 @@ Status ConfigBuilder::assign(const Setting& setting, const Value& value, std::st
     Config& cfg = resolved_.config;
     if (Status status = assign_field(cfg, setting, value, source); !status) return status;
     resolved_.sources.insert_or_assign(std::string(setting.name), std::string(source));
-    // One of several names for the same choice is accepted, but not in silence.
+    // An alias of a choice is accepted, but not silently.
     const auto* given = std::get_if<std::string>(&value);
     const auto* field = std::get_if<std::string Config::*>(&setting.field);
     if (given != nullptr && field != nullptr && !setting.choices.empty() &&
@@ -476,8 +478,8 @@ Status ConfigBuilder::apply_file(std::string_view path,
                                             std::string(path) + " is the one that is read");
             continue;
         }
-        // A helper such as WORKERS beside workers is no slip of the pen, nor is an import: a
-        // module, or what can be called where no hook is near (decouple's Config).
+        // A helper such as WORKERS beside workers is no typo, nor is an import: a module, or a
+        // callable whose nearest setting is no hook (decouple's Config).
         const auto* other = std::get_if<OtherValue>(&value);
         const std::string_view near = nearest_setting(name);
         const bool is_import =
@@ -593,7 +595,7 @@ std::pair<std::string_view, std::string_view> split_paste(std::string_view text)
 std::vector<std::pair<std::string, std::string>> raw_environment(const Config& cfg) {
     std::vector<std::pair<std::string, std::string>> variables;
     for (const std::string& entry : cfg.raw_env) {
-        const size_t equals = entry.find('=');  // there is one, or resolving had failed
+        const size_t equals = entry.find('=');  // there is one, or resolving would have failed
         variables.emplace_back(entry.substr(0, equals), entry.substr(equals + 1));
     }
     return variables;

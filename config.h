@@ -1,7 +1,7 @@
 // Config: the settings' values, typed, and how they are found: environment, config file, arguments.
 //
 // The table in settings.cpp says everything about a setting (flags, default, check, help); this
-// room reads the sources, casts, checks, keeps where each value came from, and writes the texts
+// room reads the sources, casts, checks, remembers where each value came from, and writes the texts
 // made from the table. Field names are the settings' own names (gunicorn's config-file names), so
 // code reads cfg.graceful_timeout. A Config is immutable once resolved and replaced as a whole on
 // HUP. Included only by server, arbiter, worker, wsgi and python/*; lower rooms get option structs.
@@ -59,8 +59,8 @@ using Value = std::variant<std::monostate, bool, int64_t, double, std::string, S
 /// As Python's str() prints it: None, True, 4, text, ['a', 'b'], {'K': 'v'}, <post_fork()>.
 [[nodiscard]] std::string value_text(const Value& value);
 
-/// Python's int(text, base). 10: leading zeros are good; 0: 0x, 0o and 0b, but no leading zeros; 8:
-/// as 0, and 022 is octal.
+/// Python's int(text, base). 10: leading zeros are allowed; 0: prefixes 0x, 0o and 0b are, but no
+/// leading zeros; 8: as 0, but 022 is octal.
 [[nodiscard]] std::optional<int64_t> parse_python_int(std::string_view text, int base);
 
 /// Error::code of configuration errors (gunicorn's exit codes).
@@ -162,8 +162,8 @@ struct Surroundings {
     std::string start_dir;  ///< absolute, where the server was started
 
     /// The process's own, with a copy of its environment: what a config file or the application
-    /// sets later is none of the operator's. start_dir is $PWD if that names the current directory
-    /// (it keeps symbolic links, as gunicorn does). Call once, before any chdir.
+    /// sets later does not come from the operator. start_dir is $PWD if that names the current
+    /// directory (it keeps symbolic links, as gunicorn does). Call once, before any chdir.
     static Surroundings of_process();
 
     [[nodiscard]] std::optional<std::string> variable(std::string_view name) const {
@@ -172,8 +172,8 @@ struct Surroundings {
 };
 
 /// Which config file to read: -c of the command line, else -c of GUNICORN_CMD_ARGS, else
-/// ./gcorn.conf.py, else ./gunicorn.conf.py, if they exist; "" = none. Relative paths mean
-/// start_dir. Error: a named file does not exist. Executing it is python/config_file's work.
+/// ./gcorn.conf.py, else ./gunicorn.conf.py, if they exist; "" = none. Relative paths are taken
+/// from start_dir. Error: a named file does not exist. Executing it is left to python/config_file.
 Result<std::string> choose_config_file(const CommandLine& arguments, const CommandLine& environment,
                                        const Surroundings& surroundings);
 
@@ -184,24 +184,26 @@ struct ResolvedConfig {
     StringList notices;  ///< one sentence each, for the log: settings without effect, near misses
 };
 
-/// Applies the sources in rising precedence: call the apply_* in the order in which they stand
-/// here, then finish(). Each later source replaces the whole value. On HUP: a new builder.
+/// Applies the sources in rising precedence: call the apply_* in the order of their declaration,
+/// then finish(). Each later source replaces the whole value. On HUP: a new builder.
 class ConfigBuilder {
 public:
     explicit ConfigBuilder(Surroundings surroundings) : surroundings_(std::move(surroundings)) {}
 
-    /// WEB_CONCURRENCY, PORT, FORWARDED_ALLOW_IPS, SENDFILE. A bad value is an error of finish(),
-    /// and only if nothing replaced it: hosts set PORT for their own ends.
+    /// WEB_CONCURRENCY, PORT, FORWARDED_ALLOW_IPS, SENDFILE. A bad value is an error only in
+    /// finish(), and only if nothing has replaced it: hosting platforms set PORT for their own
+    /// purposes.
     void apply_environment();
-    /// What a config file assigned, in its order; unknown names are ignored, near misses noticed.
+    /// What a config file assigned, in its order; unknown names are ignored, near misses get a
+    /// notice.
     Status apply_file(std::string_view path,
                       const std::vector<std::pair<std::string, Value>>& names);
     /// Options of GUNICORN_CMD_ARGS; its positional words are ignored.
     Status apply_environment_arguments(const CommandLine& line);
     Status apply_command_line(const CommandLine& line);
 
-    /// Rules that need several settings (chdir, worker class and threads, the application's name).
-    /// Error: kExitConfigError, also if no application is named.
+    /// Applies rules that involve several settings (chdir, worker class and threads, the
+    /// application's name). Error: kExitConfigError, also if no application is named.
     Result<ResolvedConfig> finish();
 
 private:

@@ -84,7 +84,7 @@ Status key_value(std::string& text) {
     return Error{0, "environment setting " + quoted(text) + " invalid"};
 }
 
-/// gunicorn's default and the ways to name it mean our own logger.
+/// gunicorn's default, by any of its names, means our own logger.
 Status logger_name(std::string& text) {
     for (const char* own :
          {"simple", "gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd"})
@@ -547,7 +547,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
              "cannot turn it off, a config file can.",
      .needs = "certfile"},
 
-    // --- Server hooks, in the order in which a server meets them ---
+    // --- Server hooks, in the order in which a server reaches them ---
     hook("nworkers_changed", 3, &Config::nworkers_changed,
          "(server, new, old): the number of workers was set; old is None the first time."),
     hook("on_starting", 1, &Config::on_starting, "(server): before sockets are opened."),

@@ -29,7 +29,7 @@ enum class Form : uint8_t {
     Identity,       ///< a user or group: text or a number
     Object,         ///< a Python object only, no dotted name
     ClassName,      ///< text, or a Python class that stands for its dotted name
-    LogFile,        ///< a file's name; only None is none
+    LogFile,        ///< a file's name; only None means no file
 };
 
 /// Where the value lives; monostate: nowhere (out of scope, or accepted without effect).
@@ -37,7 +37,7 @@ using MemberPointer = std::variant<std::monostate, bool Config::*, int64_t Confi
                                    std::string Config::*, std::optional<bool> Config::*,
                                    StringList Config::*, StringMap Config::*, HookRef Config::*>;
 
-/// Checks one text (each member of a list) and may bring it into its canonical form. Error: the
+/// Checks one text (each member of a list) and may convert it to its canonical form. Error: the
 /// reason, quoting the value; code 0.
 using Check = Status (*)(std::string& text);
 
@@ -50,17 +50,17 @@ struct Setting {
     std::optional<std::string_view> fallback = {};  ///< default as text; unset reads as None
     Form form = Form::Plain;
     std::string_view choices = {};  ///< "auto, poll, inotify": the only texts accepted, any case
-    Check check = nullptr;          ///< before choices are looked at, so it may resolve aliases
+    Check check = nullptr;          ///< runs before choices, so it may resolve aliases
     int64_t max = INT32_MAX;        ///< of integers
     std::string_view allowed = {};  ///< what a refused value should have been; "" = choices or type
     std::string_view env = {};      ///< variable that replaces the default
     bool needs_restart = false;     ///< HUP does not change it
     int arity = 0;                  ///< hooks: positional parameters
-    int arity_min = 0;              ///< where fewer do as well; 0 = none
+    int arity_min = 0;              ///< the fewest that are accepted, too; 0 = arity only
     std::string_view help = {};     ///< one or two sentences, units included
     std::string_view note = {};     ///< any difference from gunicorn
-    std::string_view needs = {};    ///< setting without which it has no effect; told in the log
-    std::string_view ignored = {};  ///< why it has no effect; told once in the log when it is set
+    std::string_view needs = {};    ///< setting without which it has no effect; logged then
+    std::string_view ignored = {};  ///< why it has no effect; logged once when it is set
     std::string_view refused = {};  ///< why it cannot be set at all
     /// The one value of a refused setting that a config file may give, because it asks for nothing.
     std::optional<std::string_view> harmless = {};

@@ -8,7 +8,7 @@
 namespace gcorn {
 namespace {
 
-/// Words of `text` in lines of at most `width` columns, the following ones indented.
+/// Wraps `text` into lines of at most `width` columns, all but the first indented.
 std::string wrap(std::string_view text, size_t width, size_t indent) {
     std::string out;
     size_t column = indent;
