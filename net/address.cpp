@@ -32,7 +32,7 @@ Result<BindSpec> with_port(BindSpec spec, std::string_view text) {
     return spec;
 }
 
-/// "0660", "660" and "0o660" alike: nobody means anything but octal by a mode.
+/// "0660", "660" and "0o660" alike: a mode is always meant to be octal.
 std::optional<mode_t> parse_mode(std::string_view text) {
     if (text.substr(0, 2) == "0o") text.remove_prefix(2);
     unsigned mode = 0;
@@ -128,7 +128,7 @@ std::optional<unsigned> parse_prefix(std::string_view text, int family) {
     return static_cast<unsigned>(__builtin_popcount(ones));
 }
 
-/// inet_ntop(3) of IPv4 goes through sprintf(3): 1,500 instructions for each new connection.
+/// inet_ntop(3) formats IPv4 with sprintf(3): 1,500 instructions for each new connection.
 std::string dotted(const unsigned char* ip) {
     std::string text;
     for (int i = 0; i < 4; ++i) {
@@ -153,7 +153,7 @@ std::string Address::host() const {
     if (size <= kPathStart) return {};
     const auto* path = reinterpret_cast<const char*>(&storage) + kPathStart;
     const std::string_view bytes(path, std::min<size_t>(size, sizeof(sockaddr_un)) - kPathStart);
-    // A first NUL marks Linux's abstract names; behind a path there may be one, or many (unix(7)).
+    // A leading NUL marks Linux's abstract names; a path may be followed by one, or many (unix(7)).
     if (bytes[0] == '\0') return bytes.size() == 1 ? "" : "@" + std::string(bytes.substr(1));
     return std::string(bytes.substr(0, bytes.find('\0')));
 }
@@ -221,7 +221,7 @@ Result<BindSpec> parse_bind(std::string_view text) {
 Result<NetworkList::Network> NetworkList::parse_network(std::string_view text) {
     const size_t slash = text.find('/');
     const std::string_view ip = text.substr(0, slash);
-    // "fe80::1%eth0": a scope is no part of what is compared, as in gunicorn.
+    // "fe80::1%eth0": the scope is not compared, as in gunicorn.
     const size_t percent = ip.find('%');
     const auto address = Address::from_ip(ip.substr(0, percent), 0);
     if (!address ||

@@ -23,11 +23,11 @@ namespace gcorn {
 
 constexpr uint16_t kDefaultPort = 8000;
 
-/// A socket address that can be read.
+/// A socket address that can be shown as text.
 struct Address : SocketAddress {
     [[nodiscard]] bool is_unix() const { return family() == AF_UNIX; }
     /// "127.0.0.1", "::1" (no zone); the path of a unix socket, "@name" if it is abstract, "" if it
-    /// has no name, as most connecting unix peers.
+    /// has no name, like most connecting unix peers.
     [[nodiscard]] std::string host() const;
     /// "8000"; "" for a unix socket.
     [[nodiscard]] std::string port() const;

@@ -14,16 +14,16 @@ namespace gcorn {
 namespace {
 
 /// Buffer: the used part in front is cut off once it is this large and at least half of everything,
-/// so that each byte is moved at most once or so in its life.
+/// so that each byte is moved about once at most.
 constexpr size_t kCompactBytesMin = 4096;
-/// Buffer: so much memory in front of what is left goes back to the allocator at once.
+/// Buffer: this much used memory in front of the rest goes back to the allocator at once.
 constexpr size_t kLargeBytesMin = size_t{64} * 1024;
 /// Spool: memory worth keeping between two bodies of a connection.
 constexpr size_t kKeptBytesMax = size_t{16} * 1024;
 /// Spool: blocks are freed in steps of this size, one system call each.
 constexpr uint64_t kDiscardStepBytes = uint64_t{1} << 20;
 
-/// All of `bytes` at `position`. A full disk may take a part of them.
+/// Writes all of `bytes` at `position`. A full disk may take a part of them.
 Status write_all(int fd, std::string_view bytes, uint64_t position) {
     while (!bytes.empty()) {
         const ssize_t n = retry_on_eintr(
@@ -91,7 +91,7 @@ void Spool::adopt(std::unique_ptr<char[]>& block, std::string_view bytes) {
     size_ = bytes.size();
 }
 
-/// Error: memory mode goes on, with everything that was in it.
+/// Error: it stays in memory mode, with its contents.
 Status Spool::move_to_file() {
     Result<Fd> file = open_unlinked_file(directory_);
     if (!file) return file.error();
@@ -142,8 +142,8 @@ void Spool::clear() {
 Result<Fd> open_unlinked_file(std::string_view directory) {
     const std::string where(directory);
 #ifdef O_TMPFILE
-    // Never has a name. Old kernels and some file systems cannot: EOPNOTSUPP, EISDIR, ENOENT; then
-    // the second way decides, and its error is the one to report.
+    // A file that never has a name. Old kernels and some file systems cannot make one (EOPNOTSUPP,
+    // EISDIR, ENOENT): then the second way is tried, and its error is the one to report.
     Fd nameless(::open(where.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     if (nameless) return nameless;
 #endif

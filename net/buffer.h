@@ -1,4 +1,4 @@
-// Buffer: bytes that arrived and were not used yet. Spool: a body, in memory first, then in an
+// Buffer: bytes that have arrived and are not used yet. Spool: a body, in memory first, then in an
 // unlinked file, so that neither a large upload nor a slow reader costs memory without bound.
 //
 // Neither takes locks: a Buffer belongs to the leader, a Spool to whoever holds the turn (see
@@ -51,9 +51,9 @@ public:
 
     /// Error (errno in code, e.g. ENOSPC): nothing of `bytes` is kept.
     Status append(std::string_view bytes);
-    /// Of an empty spool: takes `block` instead of copying the whole body, which lies in it at
-    /// `bytes` (not empty). The caller gets the block of an earlier body in exchange; null if there
-    /// was none.
+    /// For an empty spool: takes over `block` instead of copying the body, all of which lies in it
+    /// at `bytes` (not empty). The caller gets the block of an earlier body in exchange; null if
+    /// there was none.
     void adopt(std::unique_ptr<char[]>& block, std::string_view bytes);
     [[nodiscard]] uint64_t size() const { return size_; }
     [[nodiscard]] bool in_memory() const { return !file_.is_open(); }
@@ -64,8 +64,8 @@ public:
     /// The file, once !in_memory(); positions in it are positions in the body.
     [[nodiscard]] int file() const { return file_.get(); }
 
-    /// Reads up to `n` bytes at `position` into `out`; 0 at or past the end only. Error: errno in
-    /// code. In file mode beside append(), too.
+    /// Reads up to `n` bytes at `position` into `out`; 0 only at or past the end. Error: errno in
+    /// code. In file mode also concurrently with append().
     Result<size_t> read_at(uint64_t position, char* out, size_t n) const;
 
     /// The bytes before `position` are not needed any more: frees their disk blocks where the file
@@ -82,7 +82,7 @@ private:
     size_t memory_max_ = kSpoolMemoryMax;
     std::string memory_;
     std::string_view adopted_;       ///< the body, in block_ instead of memory_
-    std::unique_ptr<char[]> block_;  ///< stays after clear(), to be given for the next
+    std::unique_ptr<char[]> block_;  ///< kept after clear(), to be exchanged for the next
     Fd file_;
     std::atomic<uint64_t> size_{0};  ///< in file mode one thread may read what another appends to
     uint64_t discarded_ = 0;
@@ -92,8 +92,8 @@ private:
 Result<Fd> open_unlinked_file(std::string_view directory);
 
 /// The directory for spools: `wish`, or if that is empty the first of $TMPDIR, /tmp, /var/tmp and
-/// /dev/shm where such a file can be made: a read-only container often has but one of them. Error:
-/// there is none, and why the first is not.
+/// /dev/shm where such a file can be made: a read-only container often has only one of them. Error:
+/// there is none, with the reason for the first.
 Result<std::string> find_spool_directory(const std::string& wish);
 
 }  // namespace gcorn

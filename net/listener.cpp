@@ -36,7 +36,7 @@ Status add_descriptor_flags(int fd, const std::string& where) {
 
 /// Options of TCP listeners. TCP_NODELAY matters to the accepted sockets, which inherit it
 /// everywhere we know of. Without TCP_DEFER_ACCEPT we only wake up more often, so its failure is
-/// none of the operator's business; the same goes for TCP_NODELAY.
+/// not reported; nor is that of TCP_NODELAY.
 Status set_tcp_options(int fd, const ListenerOptions& options, const std::string& where) {
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 #ifdef TCP_DEFER_ACCEPT
@@ -83,8 +83,8 @@ std::string aside_path(const std::string& path) {
     return aside.size() <= kUnixPathMax ? aside : path;
 }
 
-/// The inverse of aside_path(), for the name of an inherited socket. A name that exists as it is
-/// was not renamed by us.
+/// The inverse of aside_path(), for the name of an inherited socket. A name that still exists was
+/// not renamed by us.
 std::string published_path(const std::string& bound) {
     struct stat info {};
     const size_t base = bound.rfind('/') + 1;
@@ -176,8 +176,8 @@ BindSpec spec_of(const Address& address) {
 }
 
 /// Errors of accept(2) that concern the one connection, not the listener: accept(2) "Error
-/// handling" wants those of the network layer retried. EPERM is none of them: who forbids the call
-/// (seccomp, a security module) leaves the connection in the queue.
+/// handling" wants those of the network layer retried. EPERM is not among them: what forbids the
+/// call (seccomp, a security module) leaves the connection in the queue.
 AcceptStatus classify(int error) {
     switch (error) {
         case EAGAIN:
@@ -211,7 +211,7 @@ AcceptStatus classify(int error) {
 Listener::Listener(Fd fd, BindSpec spec, Address address, bool is_tls)
     : fd_(std::move(fd)), spec_(std::move(spec)), address_(address) {
     if (is_unix()) {
-        // What the kernel reports may be the name aside; abstract names are kept as they are.
+        // The kernel may report the aside name; abstract names are kept as they are.
         if (!spec_.path.empty() && spec_.path != address_.host())
             address_ = Address{*unix_socket_address(spec_.path)};
         server_name_ = spec_.path;

@@ -1,9 +1,9 @@
-// Listener: one bound, listening socket, and the file of a unix one.
+// Listener: one bound, listening socket, and the file of a unix socket.
 //
 // Opens what a BindSpec says or adopts a descriptor that systemd, a supervisor or our own
 // predecessor (USR2) left open. Retrying, and the log lines about it, belong to the arbiter: this
 // room tries once and returns an Error whose code is the errno. Listeners are non-blocking and
-// close-on-exec; who hands one on says so by set_close_on_exec(). Used on the thread of its owner;
+// close-on-exec; code that hands one on uses set_close_on_exec(). Used on the thread of its owner;
 // accept() on the leader's. Sources: ip(7), tcp(7), unix(7), accept(2), gunicorn: sock.
 #pragma once
 
@@ -47,7 +47,7 @@ struct Accepted {
 class Listener {
 public:
     /// Whose descriptor adopt() gets. Decides who removes a unix socket's file: systemd and other
-    /// supervisors keep theirs, one that our predecessor made is ours now.
+    /// supervisors keep theirs; one that our predecessor made is ours now.
     enum class Origin : uint8_t { Supervisor, Predecessor };
 
     /// Creates, binds and listens. A unix socket is made aside and renamed into place, so that the
@@ -77,7 +77,7 @@ public:
     [[nodiscard]] const std::string& server_name() const { return server_name_; }
     [[nodiscard]] const std::string& server_port() const { return server_port_; }
 
-    /// What `listens = false` left out; again it does nothing.
+    /// Does what `listens = false` left out; harmless if repeated.
     [[nodiscard]] Status listen(int backlog) const;
 
     /// One connection. Never blocks.
@@ -87,7 +87,7 @@ public:
     void close() { fd_.reset(); }
 
     /// Removes the file of a unix socket that is ours and still there; no-op for everything else,
-    /// also when somebody put another socket at the path. Error: errno in code.
+    /// even if somebody has put another socket at the path. Error: errno in code.
     Status unlink_path();
     /// The same, unless another process listens on it.
     Status unlink_if_deserted();

@@ -91,10 +91,10 @@ std::span<PollEvent> Poller::wait(int timeout_ms) {
 
 struct Poller::Impl {
     WakeUp wake_up;
-    // Both by descriptor; poll(2) passes over those that are not watched, whose fd is -1.
+    // Both indexed by descriptor; poll(2) skips those that are not watched, whose fd is -1.
     std::vector<pollfd> fds;
     std::vector<void*> tags;
-    size_t next = 0;  // where the next scan starts, so that low numbers do not win always
+    size_t next = 0;  // where the next scan starts, so that low numbers do not always win
     std::array<PollEvent, Poller::kEventsMax> events;
     size_t count = 0;  // of the span handed out last
     bool was_interrupted = false;
@@ -135,7 +135,7 @@ Status Poller::open() {
 }
 
 Status Poller::add(int fd, Interest interest, void* tag) {
-    // What epoll_ctl refuses, poll(2) has to be asked about.
+    // Refuse here what epoll_ctl would refuse: poll(2) does not.
     if (::fcntl(fd, F_GETFD) < 0) return errno_error(errno, "poll");
     if (impl_->is_watched(fd)) return errno_error(EEXIST, "poll");
     impl_->watch(fd, interest, tag);

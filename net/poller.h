@@ -14,8 +14,8 @@
 
 namespace gcorn {
 
-/// What to wait for. Hang-up and error are always reported, also for None, and with every wait()
-/// again until remove(): a socket that was shut down has to leave the poller, or the loop spins.
+/// What to wait for. Hang-up and error are always reported, even for None, and again by every
+/// wait() until remove(): a socket that was shut down has to leave the poller, or the loop spins.
 enum class Interest : uint8_t { None = 0, Read = 1, Write = 2, ReadWrite = 3 };
 
 struct PollEvent {
@@ -27,8 +27,8 @@ struct PollEvent {
 
 class Poller {
 public:
-    /// Events of one wait(). More ready descriptors than this come with the next call: both
-    /// kernels' interfaces are level-triggered, and both implementations go round fairly.
+    /// The most events of one wait(). Further ready descriptors come with the next call: both
+    /// kernel interfaces are level-triggered, and both implementations take turns fairly.
     static constexpr size_t kEventsMax = 256;
 
     Poller();
@@ -41,7 +41,7 @@ public:
     /// `tag` comes back with each event; the caller keeps it valid until remove().
     Status add(int fd, Interest interest, void* tag);
     void set(int fd, Interest interest, void* tag);
-    /// Before the descriptor is closed. Events of this descriptor not yet looked at are dropped.
+    /// Call before the descriptor is closed. Its events that were not looked at yet are dropped.
     void remove(int fd, void* tag);
 
     /// Waits at most timeout_ms (-1: no limit, 0: only look). EINTR and wake() end the wait early

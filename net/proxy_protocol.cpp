@@ -31,7 +31,7 @@ ProxyParse done(ProxyHeader& out, size_t used) {
     return ProxyParse::Done;
 }
 
-/// The address as every other peer's is written, so that one client has one spelling.
+/// Gives the address the form of every other peer's, so that one client has one spelling.
 bool canonical_ip(std::string_view text, int family, std::string& out) {
     const auto address = Address::from_ip(text, 0);
     if (!address || address->family() != family) return false;
@@ -137,7 +137,7 @@ ProxyParse parse_v2(std::string_view in, ProxyHeader& out) {
     return done(out, used);
 }
 
-/// Does `in` start with `start`, or could it still?
+/// Does `in` start with `start`, or could it with more bytes?
 ProxyParse match_start(std::string_view in, std::string_view start) {
     const size_t bytes = std::min(in.size(), start.size());
     if (in.substr(0, bytes) != start.substr(0, bytes)) return ProxyParse::Absent;

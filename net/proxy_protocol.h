@@ -1,11 +1,11 @@
-// PROXY protocol: the client's real address, told by a load balancer in front of the first request.
+// PROXY protocol: the client's real address, sent by a load balancer ahead of the first request.
 //
 // Reads version 1 (text) and version 2 (binary) of HAProxy's "The PROXY protocol" specification.
-// Deviation: the specification forbids to guess whether a header is there; we follow gunicorn,
+// Deviation: the specification forbids guessing whether a header is there; we follow gunicorn,
 // where it is optional: bytes that cannot start one are an ordinary request, decided at the first
-// byte that differs. What makes that safe, whom to take a header from (proxy_allow_ips), is the
-// caller's rule. Resumes by parsing again from the first byte; the answer never depends on how the
-// bytes were split. Limit: TLVs are skipped, the optional CRC32C among them. Pure. Any thread.
+// byte that differs. What makes that safe is the caller's rule for whose header to accept
+// (proxy_allow_ips). Resumes by parsing again from the first byte; the answer never depends on how
+// the bytes were split. Limit: TLVs are skipped, the optional CRC32C among them. Pure. Any thread.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,7 @@ constexpr size_t kProxyV1BytesMax = 107;
 /// Addresses and TLVs of a version 2 header. The specification promises less than a TCP segment, so
 /// this is generous; the length field alone would allow 64 KiB from anybody.
 constexpr size_t kProxyV2PayloadMax = 4096;
-/// A header needs more only below this many bytes.
+/// With this many bytes the parser never needs more.
 constexpr size_t kProxyHeaderBytesMax = 16 + kProxyV2PayloadMax;
 
 enum class ProxyParse : uint8_t {

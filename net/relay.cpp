@@ -11,7 +11,7 @@ namespace gcorn {
 
 namespace {
 
-/// One message: the listener's index and the preamble, and beside them the descriptor.
+/// One message: the listener's index and the preamble, with the descriptor attached.
 struct Message {
     Message(size_t& listener, char* preamble, size_t size)
         : parts{{&listener, sizeof listener}, {preamble, size}} {
@@ -53,12 +53,12 @@ bool Relay::give(int connection, size_t listener, std::string_view preamble) con
     std::memcpy(CMSG_DATA(rights), &connection, sizeof connection);
     const ssize_t sent = retry_on_eintr(
         [&] { return ::sendmsg(in_.get(), &message.header, MSG_DONTWAIT | MSG_NOSIGNAL); });
-    return sent >= 0;  // of a datagram it is all or nothing
+    return sent >= 0;  // a message goes out whole or not at all
 }
 
 Accepted Relay::take(size_t& listener, std::string& preamble) const {
     Accepted result;
-    // Without a place for it the descriptor would be closed, and the request lost.
+    // Without a free number for it the descriptor would be closed on arrival, and the request lost.
     if (const Fd place(::fcntl(out_.get(), F_DUPFD_CLOEXEC, 0)); !place) {
         result.status = AcceptStatus::OutOfResources;
         result.error = errno;

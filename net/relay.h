@@ -1,11 +1,11 @@
-// Relay: how a worker whose calls last gives a connection to a sibling.
+// Relay: how a worker with long calls gives a connection to a sibling.
 //
 // Keep-alive ties a client to one worker. Without this, its next request would wait there for a
-// call of seconds, or for one that hangs until the worker is killed, beside idle siblings. The
-// descriptor goes through a pair of sockets that all workers of one configuration share
+// call that takes seconds, or for one that hangs until the worker is killed, while siblings are
+// idle. The descriptor goes through a pair of sockets that all workers of one configuration share
 // (SCM_RIGHTS, unix(7)), before a byte of the request is read: what waits in the socket moves with
-// it, and a PROXY header, which was read before, is sent along. Whoever is free first takes it, as
-// from a listener. Not for TLS, whose state stays behind.
+// it, and a PROXY header, which has been read already, is sent along. Whoever is free first takes
+// it, as from a listener. Not for TLS, whose state would stay behind.
 //
 // Made by the arbiter before the fork. Any process, any thread; nothing blocks.
 #pragma once
@@ -22,14 +22,14 @@ namespace gcorn {
 
 class Relay {
 public:
-    /// Of a PROXY header that can be sent along; longer ones are rare.
+    /// The longest PROXY header that can be sent along; longer ones are rare.
     static constexpr size_t kPreambleMax = 256;
 
     /// Error: errno in code.
     [[nodiscard]] Status open();
     void close() { in_.reset(), out_.reset(); }
 
-    /// Polls readable while somebody waits to be taken; -1 before open().
+    /// Polls readable while a connection waits to be taken; -1 before open().
     [[nodiscard]] int fd() const { return out_.get(); }
 
     /// Gives away a connection that came from the listener with this index and began with these
@@ -37,7 +37,7 @@ public:
     /// open.
     [[nodiscard]] bool give(int connection, size_t listener, std::string_view preamble) const;
 
-    /// As Listener::accept(). The others are what give() was told.
+    /// As Listener::accept(). Both arguments are set to what give() was given.
     [[nodiscard]] Accepted take(size_t& listener, std::string& preamble) const;
 
 private:

@@ -17,12 +17,12 @@ class ByteTransform {
 public:
     virtual ~ByteTransform() = default;
 
-    /// Bytes from the socket in; appends what they decrypt to. is_eof: the peer closed. An Error
-    /// ends the connection (a failed handshake, a broken record); drain() may still hold an alert
-    /// to send.
+    /// Takes bytes from the socket; appends to `plain` what they decrypt to. is_eof: the peer
+    /// closed. An Error ends the connection (a failed handshake, a broken record); drain() may
+    /// still hold an alert to send.
     virtual Status feed(std::string_view wire, bool is_eof, std::string& plain) = 0;
 
-    /// Plain bytes to be sent; their wire form comes out of drain().
+    /// Takes plain bytes to be sent; their wire form comes out of drain().
     virtual Status write(std::string_view plain) = 0;
 
     /// Moves what must go on the wire (handshake, records, alerts) to the end of `wire`.
@@ -39,7 +39,7 @@ public:
     /// connection lives.
     [[nodiscard]] virtual void* peer_info() const { return nullptr; }
 
-    /// Says goodbye (close_notify); the alert comes out of drain().
+    /// Ends our side of the session (close_notify); the alert comes out of drain().
     virtual void close() = 0;
 };
 

@@ -31,11 +31,11 @@ Status write_pidfile(const std::string& path, pid_t pid) {
         status = errno_error(errno, "chmod pid file '" + path + "'");
     if (status && ::rename(pattern.c_str(), path.c_str()) < 0)
         status = errno_error(errno, "rename to pid file '" + path + "'");
-    if (!status) ::unlink(pattern.c_str());  // best effort: the first failure is what to tell
+    if (!status) ::unlink(pattern.c_str());  // best effort: the first failure is the one to report
     return status;
 }
 
-// EPERM means that it lives and is somebody else's.
+// EPERM means that it is alive and belongs to another user.
 bool is_alive(pid_t pid) {
     return ::kill(pid, 0) == 0 || errno == EPERM;
 }
@@ -46,7 +46,7 @@ pid_t read_pidfile(const std::string& path) {
     const std::string text = read_small_file(path).value_or("");
     const std::optional<uint64_t> number = parse_decimal(trim(text, " \t\r\n"));
     const bool is_pid =
-        number && *number <= INT32_MAX && text.size() < 64;  // a longer text is none
+        number && *number <= INT32_MAX && text.size() < 64;  // a longer text is no pid
     return is_pid ? static_cast<pid_t>(*number) : 0;
 }
 
@@ -73,7 +73,7 @@ Status Pidfile::rename(const std::string& path) {
     if (path == path_) return {};
     if (::rename(path_.c_str(), path.c_str()) < 0) {
         const int saved_errno = errno;
-        // EXDEV: the setting names another file system now. ENOENT: somebody tidied up.
+        // EXDEV: the setting names another file system now. ENOENT: somebody removed the file.
         if (saved_errno != ENOENT && saved_errno != EXDEV)
             return errno_error(saved_errno, "rename pid file to '" + path + "'");
         if (Status status = write_pidfile(path, pid_); !status) return status;

@@ -1,9 +1,9 @@
 // Pidfile: the file that names the running arbiter.
 //
 // Refuses to take over a file that names another living process; a stale, empty or non-numeric one
-// is overwritten. Written aside and renamed into place, so a reader never sees half a number. Owned
-// by the arbiter, its thread only. The end of the object leaves the file alone: a child of fork
-// must be able to forget it. Source: gunicorn: pidfile.
+// is overwritten. Written under another name and renamed into place, so a reader never sees half a
+// number. Owned by the arbiter, its thread only. Destroying the object leaves the file alone: a
+// forked child must be able to forget it. Source: gunicorn: pidfile.
 #pragma once
 
 #include <sys/types.h>

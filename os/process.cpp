@@ -27,7 +27,7 @@ namespace gcorn {
 
 namespace {
 
-// The parent ends, the child goes on. _exit: buffers and atexit handlers belong to the one who
+// The parent ends, the child goes on. _exit: buffers and atexit handlers belong to the process that
 // stays.
 Status leave_parent() {
     const pid_t pid = ::fork();
@@ -37,7 +37,7 @@ Status leave_parent() {
 }
 
 Status redirect_to_null(int target) {
-    Fd null(::open("/dev/null", O_RDWR));  // to survive exec: it replaces a standard stream
+    Fd null(::open("/dev/null", O_RDWR));  // without O_CLOEXEC: it replaces a standard stream
     if (!null) return errno_error(errno, "open /dev/null");
     if (null.get() == target)
         (void)null.release();
@@ -66,7 +66,7 @@ void occupy_standard_streams() {
 Status daemonize(bool enable_stdio_inheritance) {
     if (Status status = leave_parent(); !status) return status;
     if (::setsid() < 0) return errno_error(errno, "setsid");
-    // The second fork gives up the lead of the session: no terminal can become ours any more.
+    // After the second fork we do not lead the session, so no terminal can become ours any more.
     if (Status status = leave_parent(); !status) return status;
     ::umask(022);
     if (Status status = redirect_to_null(STDIN_FILENO); !status) return status;
@@ -95,7 +95,7 @@ void title_init(int argc, char** argv) {
     if (argc < 1 || title_area != nullptr) return;
     char* const begin = argv[0];
     char* end = begin;
-    // Take only what lies without a gap: an embedding program may have moved some already.
+    // Take only what is contiguous: an embedding program may have moved some already.
     for (int i = 0; i < argc && argv[i] == end; ++i)
         end += std::strlen(argv[i]) + 1;
     std::vector<std::string> entries;
@@ -103,13 +103,13 @@ void title_init(int argc, char** argv) {
         if (*entry == end) end += std::strlen(*entry) + 1;
         entries.emplace_back(*entry);
     }
-    // setenv() copies, and getenv()'s pointers into the copies stay good as long as they must.
+    // setenv() copies, and getenv()'s pointers into the copies stay valid as long as they must.
     if (::clearenv() != 0) return;
     for (const std::string& entry : entries) {
         const size_t equals = entry.find('=');
         if (equals == 0 || equals == std::string::npos) continue;  // no program could look it up
         const std::string name = entry.substr(0, equals);
-        constexpr int kKeepFirst = 0;  // as getenv() does with doubled names
+        constexpr int kKeepFirst = 0;  // as getenv() does with duplicate names
         if (::setenv(name.c_str(), entry.c_str() + equals + 1, kKeepFirst) != 0)
             check_failed(__FILE__, __LINE__, "setenv: out of memory");
     }
@@ -119,8 +119,7 @@ void title_init(int argc, char** argv) {
 
 void set_title(const std::string& title) {
     if (title_area_size < 2) return;
-    // The last byte stays zero: if it does not, the kernel believes that the title goes on behind
-    // it.
+    // The last byte stays zero: otherwise the kernel believes that the title goes on after it.
     const size_t size = std::min(title.size(), title_area_size - 1);
     std::copy_n(title.data(), size, title_area);
     std::memset(title_area + size, 0, title_area_size - size);
@@ -146,7 +145,7 @@ void set_title(const std::string&) {}
 namespace {
 
 /// An id by decimal number, or by the name of a record; none for "". (uid_t)-1 means "no change" to
-/// the system calls, so it is no number of anybody.
+/// the system calls, so nobody has this id.
 template <typename Record, typename Id>
 Result<std::optional<Id>> find_id(const char* kind, const std::string& name_or_id,
                                   Record* (*look_up)(const char*), Id Record::*id) {
@@ -175,8 +174,8 @@ Result<Owner> find_owner(const std::string& user, const std::string& group) {
 
 namespace {
 
-/// Gives up the supplementary groups: `user`'s own take their place, or none if it is null. Who may
-/// not change them (EPERM) keeps them: a server that was started as that user already.
+/// Replaces the supplementary groups by those of `user`, or by none if it is null. A process that
+/// may not change them (EPERM) keeps them: it was started as that user already.
 Status replace_groups(const passwd* user, gid_t gid) {
     const std::string name = user != nullptr ? user->pw_name : "";
     const int result = user != nullptr ? ::initgroups(name.c_str(), gid) : ::setgroups(0, nullptr);
@@ -189,8 +188,8 @@ Status replace_groups(const passwd* user, gid_t gid) {
 Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups) {
     const bool changes_user = uid != 0 && uid != ::geteuid();
     if (changes_user || gid != 0) {
-        // The groups first: to change them takes the privileges that setuid gives up. A user
-        // without an entry has no groups of its own to take.
+        // The groups first: changing them takes the privileges that setuid gives up. A user without
+        // a passwd entry has no groups of its own to take.
         const passwd* record = changes_user || with_initgroups ? ::getpwuid(uid) : nullptr;
         if (Status status = replace_groups(record, gid != 0 ? gid : ::getegid()); !status)
             return status;
@@ -261,7 +260,7 @@ Status change_directory(const std::string& path) {
 ReturnTrip::ReturnTrip() : here_(::open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {}
 
 ReturnTrip::~ReturnTrip() {
-    // One that may be searched, but not read, cannot be opened: then we stay where we are.
+    // A directory that may be searched, but not read, could not be opened: then we stay here.
     if (here_) (void)!::fchdir(here_.get());
 }
 

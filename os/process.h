@@ -18,18 +18,19 @@
 
 namespace gcorn {
 
-/// Opens /dev/null as stdin, stdout or stderr where we were started without: else the next socket
-/// or log file would get that number, and with it what is printed. First of all in main().
+/// Opens /dev/null as each of stdin, stdout and stderr that we were started without: else the next
+/// socket or log file would get that number, and with it what is printed. First thing in main().
 void fill_standard_streams();
 
-/// Where there is no /dev/null (a bare chroot): a socket that takes nothing has their numbers. Not
-/// before Python has started, whose print() does nothing without a stream, but fails on this one.
+/// If there is no /dev/null (a bare chroot), gives their numbers to a socket that takes nothing.
+/// Not before Python has started: its print() does nothing without a stream, but would fail on this
+/// one.
 void occupy_standard_streams();
 
-/// Detaches: fork, setsid, fork again, umask 022; returns only in the grandchild, the callers
+/// Detaches: fork, setsid, fork again, umask 022; returns only in the grandchild; the processes
 /// before it end with status 0. stdin becomes /dev/null; stdout and stderr, too, unless
 /// enable_stdio_inheritance is set and they are not terminals. Other descriptors and the working
-/// directory stay. Before anything else runs a thread. Error: errno in code, still attached.
+/// directory stay. Call before there are other threads. Error: errno in code, still attached.
 Status daemonize(bool enable_stdio_inheritance);
 
 /// Makes the memory of argv and environ available for titles; moves environ elsewhere. Once, first
@@ -40,7 +41,7 @@ void title_init(int argc, char** argv);
 /// What ps(1) shows: "gcorn: worker [app]". Cut to the room that argv and environ left.
 void set_title(const std::string& title);
 
-/// The ids of a user and a group that may be set.
+/// The ids of a user and a group, if they are set.
 struct Owner {
     std::optional<uid_t> user;
     std::optional<gid_t> group;
@@ -56,7 +57,7 @@ Result<Owner> find_owner(const std::string& user, const std::string& group);
 /// half-way and must not go on.
 Status drop_privileges(uid_t uid, gid_t gid, bool with_initgroups);
 
-/// Whether `fd` is closed by the next exec. Any thread.
+/// Sets whether `fd` is closed by the next exec. Any thread.
 Status set_close_on_exec(int fd, bool is_closed);
 
 struct Pipe {
@@ -65,8 +66,9 @@ struct Pipe {
 /// A close-on-exec, non-blocking pipe. Any thread.
 Result<Pipe> make_pipe();
 
-/// Gives back what the allocator holds free. glibc by itself returns only the end of its heap; what
-/// lies before a block that is still used stays. Takes some milliseconds for 100 MiB. Any thread.
+/// Gives the allocator's free memory back to the system. glibc by itself returns only the end of
+/// its heap; what lies before a block in use stays. Takes some milliseconds for 100 MiB. Any
+/// thread.
 void release_free_memory();
 
 /// The working directory: $PWD if that is the same directory (it keeps the symlinks an operator
@@ -77,7 +79,8 @@ Result<std::string> current_directory();
 /// chdir(2). Error: "can't chdir to 'x'" with the reason, errno in code.
 Status change_directory(const std::string& path);
 
-/// Goes back to where the process was when it was made, unless stay() was called. Main thread.
+/// Returns, when destroyed, to the working directory of its construction, unless stay() was called.
+/// Main thread.
 class ReturnTrip {
 public:
     ReturnTrip();
@@ -106,7 +109,7 @@ Error execute(const std::string& path, std::vector<std::string> argv, Environmen
 /// thread.
 std::optional<std::string> read_small_file(const std::string& path);
 
-/// What of a process is in memory (RSS), in MiB; -1 where /proc does not tell. Any thread.
+/// How much of a process is in memory (RSS), in MiB; -1 if /proc does not tell. Any thread.
 [[nodiscard]] int64_t resident_mib(pid_t pid);
 
 /// How many processes of our cgroup (v2: and those below it) the out-of-memory killer has killed so
@@ -118,18 +121,18 @@ std::optional<std::string> read_small_file(const std::string& path);
 /// gone, and others may be reaped in between: a kill waits here for its victim. One thread.
 class OutOfMemoryKills {
 public:
-    /// How long a victim may take to be gone. A kill that found none by then was of another
-    /// process of the cgroup, say one that the application started.
+    /// How long a victim may take to die. A kill that found none by then was of another process in
+    /// the cgroup, say one that the application started.
     static constexpr int64_t kVictimMs = 10'000;
 
     explicit OutOfMemoryKills(std::string root = "");
-    /// Reads the counter; before deaths are judged.
+    /// Reads the counter; call it before deaths are judged.
     void look(int64_t now_ms);
     /// False where the kernel does not tell; then nothing is explained.
     [[nodiscard]] bool is_known() const { return count_ >= 0; }
-    /// What it was, last.
+    /// The counter as last read.
     [[nodiscard]] int64_t count() const { return count_; }
-    /// Whether a kill waits for a victim; that one is this death's then, and no other's.
+    /// Whether a kill waits for its victim; if so, this death uses it up.
     [[nodiscard]] bool explains_a_death();
 
 private:

@@ -22,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Directories that one expansion of the globs lists at most: "**" above a large tree.
+/// The most directories that one expansion of the globs lists, in case "**" is above a large tree.
 constexpr size_t kListingsMax = 10'000;
 
 bool is_compiled(std::string_view name) {
@@ -125,7 +125,7 @@ void Reloader::watch(std::vector<std::string> files, std::vector<std::string> ex
     }
 }
 
-/// is_new: to be reported, so nothing of it counts as seen.
+/// is_new: it has to be reported, so nothing of it counts as seen.
 void Reloader::add_file(const std::string& path, bool is_new) {
     const size_t slash = path.rfind('/');
     watch_directory(slash == 0 ? "/" : path.substr(0, slash));
@@ -143,7 +143,7 @@ void Reloader::watch_directory(const std::string& path) {
 bool Reloader::attach([[maybe_unused]] const std::string& path, [[maybe_unused]] int& watch) {
 #ifdef __linux__
     char real[PATH_MAX];
-    // Behind a link, events would come of where it led once.
+    // Through a link, events would come from where it led when it was watched.
     if (!inotify_ || ::realpath(path.c_str(), real) == nullptr || path != real) return false;
     watch = ::inotify_add_watch(inotify_.get(), path.c_str(), kEvents);
     if (watch >= 0) return true;
@@ -157,7 +157,7 @@ bool Reloader::attach([[maybe_unused]] const std::string& path, [[maybe_unused]]
 
 // ------------------------------------------------------------------------------------------- globs
 
-/// is_first: what is found is recorded, and otherwise to be reported.
+/// is_first: files found are only recorded; otherwise they have to be reported.
 void Reloader::expand_globs(bool is_first) {
     is_first_expansion_ = is_first;
     are_globs_stale_ = false;
@@ -222,11 +222,11 @@ void Reloader::drain_events() {
 
 void Reloader::handle_event(int watch, uint32_t mask, std::string_view name) {
     if (is_compiled(name)) return;
-    // What appeared may match a glob; what was lost with an overflow, too.
+    // What appeared may match a glob, and so may what an overflow lost.
     if (mask & (IN_CREATE | IN_MOVED_TO | IN_Q_OVERFLOW)) are_globs_stale_ = true;
     if (mask & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT)) {
-        // The directory is gone or has another name: its path is polled until one is there again.
-        // The watch of one that was only renamed is still there.
+        // The directory is gone or has another name: its path is polled until there is one again.
+        // If it was only renamed, the old watch still exists.
         static_cast<void>(::inotify_rm_watch(inotify_.get(), watch));
         for (auto& [path, number] : directories_)
             if (number == watch) number = -1;
@@ -260,7 +260,7 @@ void Reloader::poll_files() {
     if (std::ranges::any_of(files_, differs)) note_event();
 }
 
-/// When the files are looked at after events.
+/// When the files have to be looked at after events.
 int64_t Reloader::judgement_ms() const {
     return std::min(last_event_ms_ + kQuietMs, first_event_ms_ + kBurstMs);
 }

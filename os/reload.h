@@ -1,12 +1,12 @@
 // The reloader's eyes: tells when a watched source file was saved.
 //
-// A look compares every watched file with what was recorded of it (mtime in ns, inode, size). What
-// differs, appeared, or stayed away is a change; so is a new file that a watched glob matches.
-// Compiled files (.pyc, .pyo, __pycache__) never count. Two engines say when to look: inotify
-// (Linux), which watches the directories of the files, and the clock, about once a second. The
-// clock also helps where inotify cannot: no watches left, a directory that does not exist, anything
-// that a symbolic link leads to. Saves that follow each other closely are one change: the look
-// waits for kQuietMs without an event, kBurstMs at the latest.
+// A look compares every watched file with what was recorded of it (mtime in ns, inode, size). A
+// file that differs, has appeared, or stays away is a change; so is a new file that a watched glob
+// matches. Compiled files (.pyc, .pyo, __pycache__) never count. Two engines say when to look:
+// inotify (Linux), which watches the directories of the files, and the clock, about once a second.
+// The clock also helps where inotify cannot: no watches left, a directory that does not exist,
+// anything that a symbolic link leads to. Saves that follow each other closely are one change: the
+// look waits for kQuietMs without an event, kBurstMs at the latest.
 //
 // Runs in the worker's event loop (leader's thread), no Python, nothing blocks: the caller polls
 // fd() if there is one, and calls changed() when it is readable or next_check_ms() has passed.
@@ -30,7 +30,7 @@ public:
     static constexpr int kPollMs = 900;  ///< so that a save is seen within a second
     static constexpr int kQuietMs = 50;  ///< an editor's rename or delete-and-recreate fits in
     static constexpr int kBurstMs =
-        500;  ///< longest wait of a burst; also until a file counts as gone
+        500;  ///< longest wait in a burst; also until a file counts as gone
 
     /// poll_ms: time between two looks when polling (tests shorten it).
     explicit Reloader(int poll_ms = kPollMs) : poll_ms_(poll_ms) {}
@@ -41,15 +41,15 @@ public:
     Status start(std::string_view engine);
 
     /// Adds to what is watched. files: of imported modules ("x.pyc" means "x.py"). extra: paths and
-    /// globs with *, ?, [] and ** (directories at any depth), looked up afresh all the time.
-    /// Relative paths start where the process was at start(). What is new is recorded, not
+    /// globs with *, ?, [] and ** (directories at any depth), matched again at every look. Relative
+    /// paths are relative to the working directory at start(). What is new is recorded, not
     /// reported. Cheap when both lists are the same as before, so it may be called once a second.
     void watch(std::vector<std::string> files, std::vector<std::string> extra);
 
     /// Descriptor that polls readable when there is something to look at; -1 when polling.
     [[nodiscard]] int fd() const { return inotify_.get(); }
 
-    /// Milliseconds until changed() wants to be called; -1: not before fd() is readable.
+    /// Milliseconds until changed() has to be called; -1: not before fd() is readable.
     [[nodiscard]] int next_check_ms() const;
 
     /// The path of a changed file, or "". After a report everything counts as seen.

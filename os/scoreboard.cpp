@@ -73,7 +73,7 @@ bool WorkerSlot::read(size_t index, ActivityView& view) const {
     // const_cast: the second look at the sequence must be a read-modify-write, or the copies could
     // be made after it.
     auto& activity = const_cast<Activity&>(activities[index % kActivitiesMax]);
-    constexpr int kAttemptsMax = 100;  // an owner that died while it wrote never comes to an end
+    constexpr int kAttemptsMax = 100;  // an owner that died while writing never finishes
     for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
         const uint32_t before = activity.sequence.load(std::memory_order_acquire);
         const bool is_running = activity.is_running.load(std::memory_order_relaxed);

@@ -1,5 +1,5 @@
 // Scoreboard: one shared-memory slot per worker, the only thing workers tell the arbiter besides
-// their exit status: heartbeat, state, what is running, counters. And one word of the arbiter's,
+// their exit status: heartbeat, state, what is running, counters. And one flag from the arbiter,
 // for a worker that signals do not reach.
 //
 // Anonymous shared memory, mapped before the first fork: no file, no disk, gone with the processes.
@@ -28,7 +28,7 @@ struct Activity {
     std::atomic<bool> is_running{false};
     std::atomic<int64_t> since_ms{0};
     char method[16];
-    char target[160];  ///< cut, raw bytes
+    char target[160];  ///< truncated; raw bytes
     char peer[64];
 };
 
@@ -49,7 +49,7 @@ struct WorkerSlot {
     std::atomic<uint32_t> capacity{1};     ///< requests it can run at once (slots of the class)
     std::atomic<uint32_t> connections{0};  ///< open ones
     std::atomic<bool> wants_replacement{false};  ///< max_requests reached: boot another one first
-    std::atomic<bool> is_retired{false};         ///< the arbiter's: a signal told it to leave
+    std::atomic<bool> is_retired{false};         ///< set by the arbiter: a signal told it to leave
     Activity activities[kActivitiesMax];
 
     void beat();
@@ -83,8 +83,8 @@ public:
     [[nodiscard]] int notify_fd() const { return notice_.fd(); }
     void drain() const { notice_.drain(); }
 
-    /// True if some other worker than `self` is Ready, was not told to leave, and holds fewer
-    /// connections than that.
+    /// True if some other worker than `self` is Ready, was not told to leave, and holds fewer than
+    /// that many connections.
     [[nodiscard]] bool has_sibling(size_t self, Sibling kind,
                                    size_t with_fewer_than = SIZE_MAX) const;
 

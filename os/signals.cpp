@@ -26,7 +26,7 @@ constexpr int kArbiterQueued[] = {SIGHUP,  SIGINT,   SIGQUIT, SIGTERM, SIGUSR1,
 // because an Fd's methods promise nothing inside a handler.
 Fd read_end, write_end;
 volatile sig_atomic_t write_fd = -1;
-volatile pid_t owner = 0;  // who opened the pipe
+volatile pid_t owner = 0;  // the process that opened the pipe
 volatile sig_atomic_t overflowed[kSignalsMax + 1];
 void (*volatile interrupt_python)(void*, int) = nullptr;
 void* volatile interrupt_argument = nullptr;
@@ -36,7 +36,7 @@ void* volatile interrupt_argument = nullptr;
 void disregard(int) {}
 
 void end_without_core(int) {
-    static_cast<void>(::raise(SIGTERM));  // at its default where this is a handler
+    static_cast<void>(::raise(SIGTERM));  // TERM has its default action where this is the handler
 }
 
 // sigaction fails only for numbers that do not exist or cannot be caught; ours are constants.
@@ -54,8 +54,8 @@ bool is_ours() {
     return ::getpid() == owner;
 }
 
-/// What a signal means to such a process. One that asks it to end does, once its handler has
-/// returned; one for the whole family (log rotation, a reload) hurts it no more than it hurts us.
+/// What a signal means to such a process. One that asks it to end ends it, once the handler has
+/// returned; one for the whole family (log rotation, a reload) harms it no more than it harms us.
 void obey_as_a_child(int signal) {
     if (signal == SIGQUIT) return end_without_core(signal);
     if (signal != SIGTERM && signal != SIGINT && signal != SIGABRT) return;
@@ -84,7 +84,7 @@ void note_and_interrupt(int signal) {
 }
 
 #ifdef __linux__
-timer_t end_timer;  // sends SIGKILL: nothing that runs in this process can be late or in the way
+timer_t end_timer;  // sends SIGKILL, which nothing that runs in this process can delay
 
 void start_end_timer(int) {
     const itimerspec two_seconds{.it_interval = {0, 0}, .it_value = {2, 0}};
@@ -175,7 +175,7 @@ void end_soon_after_parent() {
     sigevent event{};
     event.sigev_notify = SIGEV_SIGNAL;
     event.sigev_signo = SIGKILL;
-    // A sandbox may refuse either: the loop looks, too.
+    // A sandbox may refuse either: the loop watches for the parent's end, too.
     if (::timer_create(CLOCK_MONOTONIC, &event, &end_timer) < 0) return;
     const int signal = SIGRTMIN + 5;  // no program is known to use it
     set_action(signal, start_end_timer, SA_RESTART);

@@ -19,16 +19,16 @@
 
 namespace gcorn::signals {
 
-/// Opens a fresh pipe and forgets what was queued. At the start, and again in every child of fork,
-/// while a Hold is in force: until then the child's handlers would write into the parent's queue.
-/// From here on USR1 is queued: a rotation of the logs must not end a worker that still boots.
+/// Opens a fresh pipe and forgets what was queued. Call it at the start, and again in every forked
+/// child, under a Hold: until then the child's handlers would write into the parent's queue. From
+/// here on USR1 is queued: a log rotation must not end a worker that is still booting.
 Status open();
 
-/// Write end of the pipe, for others that take notes of signals (Python, of those that the
-/// application has handlers for): the number in a byte, lost if the pipe is full; -1 before open().
+/// Write end of the pipe, for other code that notes signals (Python, for those that the application
+/// handles): the number as one byte, lost if the pipe is full; -1 before open().
 [[nodiscard]] int note_fd();
 
-/// What the queueing handlers do, for who replaced one. Async-signal-safe.
+/// What the queueing handlers do, for code that replaced one. Async-signal-safe.
 void note(int signal);
 
 /// Read end of the pipe, readable while take() has something to return; -1 before open().
@@ -39,18 +39,18 @@ void note(int signal);
 /// each. Never blocks.
 [[nodiscard]] std::vector<int> take();
 
-/// Blocked signals outlive fork and exec: what our parent blocked would leave us deaf, to the death
-/// of a worker as well.
+/// Blocked signals survive fork and exec: those that our parent blocked would never reach us, not
+/// even the one for the death of a worker.
 void unblock_all();
 
 /// HUP, INT, QUIT, TERM, USR1, USR2, WINCH, TTIN, TTOU and CHLD are queued; PIPE and XFSZ are
-/// ignored, so that a reader that left or a full quota is an errno.
+/// ignored, so that a lost reader or a file at its size limit is an errno.
 void catch_for_arbiter();
 
 /// TERM and USR1 are queued. INT, QUIT and ABRT are queued, then interrupter(argument, signal) runs
-/// inside the handler, so it must be async-signal-safe (null: none); they also break off slow
+/// inside the handler, so it must be async-signal-safe (null: none); they also interrupt slow
 /// system calls. `argument` is borrowed for the life of the process. HUP, USR2 and WINCH have a
-/// handler that does nothing, PIPE and XFSZ are ignored: a signal for the whole family hurts no
+/// handler that does nothing, PIPE and XFSZ are ignored: a signal for the whole family harms no
 /// worker. CHLD, TTIN and TTOU get their default action: the application may have children.
 void catch_for_worker(void (*interrupter)(void* argument, int signal), void* argument);
 
@@ -60,9 +60,9 @@ void catch_for_worker(void (*interrupter)(void* argument, int signal), void* arg
 /// it.
 void end_soon_after_parent();
 
-/// For a fresh child, before open(): every signal named above back to its default action, but HUP
-/// and USR2, which do nothing from here on (a signal for the whole family hurts no booting worker,
-/// either), PIPE and XFSZ, which stay as they are, and QUIT, which ends a child that still boots as
+/// For a fresh child, before open(): resets every signal named above to its default action, except
+/// HUP and USR2, which do nothing from here on (a signal for the whole family harms no booting
+/// worker, either), PIPE and XFSZ, which stay as they are, and QUIT, which ends a booting child as
 /// TERM does: its default action would leave a core file behind.
 void reset_to_defaults();
 

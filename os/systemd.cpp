@@ -91,7 +91,7 @@ Status Notifier::reloading() const {
 }
 
 Status Notifier::watchdog() const {
-    // If it is late, the next one is due soon: a supervisor that hangs must not hang us.
+    // If it cannot be sent now, the next one is due soon: a supervisor that hangs must not hang us.
     return send("WATCHDOG=1", MSG_DONTWAIT);
 }
 
@@ -103,17 +103,17 @@ Status Notifier::reclaim_main_pid() const {
     Fd ours(ends[0]);
     Fd theirs(ends[1]);
     char turn = 0;
-    // A signal for us must not be handled by the other one.
+    // A signal for us must not be handled by the other process.
     const signals::Hold hold;
     const pid_t self = ::getpid();
     const pid_t other = ::fork();
     if (other < 0) return errno_error(errno, "fork");
     if (other == 0) {
         ours.reset();
-        // Who speaks is the main process each time, as NotifyAccess=main demands.
+        // The sender is the main process each time, as NotifyAccess=main demands.
         if (::read(theirs.get(), &turn, 1) == 1 && main_pid(self) &&
             ::send(theirs.get(), &turn, 1, MSG_NOSIGNAL) == 1) {
-            // A process that is gone when the supervisor reads its message cannot be trusted.
+            // A message whose sender is gone when the supervisor reads it is not trusted.
             while (::read(theirs.get(), &turn, 1) > 0)
                 continue;
         }
@@ -124,7 +124,8 @@ Status Notifier::reclaim_main_pid() const {
     if (status) {
         const bool is_back =
             ::send(ours.get(), &turn, 1, MSG_NOSIGNAL) == 1 && ::read(ours.get(), &turn, 1) == 1;
-        // Better a stranger than a main process that is gone; NotifyAccess=all may allow it.
+        // Better a message from a stranger than a main process that is gone; NotifyAccess=all may
+        // allow it.
         if (!is_back) status = main_pid(self);
         wait_until_read();
     }
@@ -135,7 +136,7 @@ Status Notifier::reclaim_main_pid() const {
 
 void Notifier::wait_until_read() const {
     Result<Pipe> pipe = make_pipe();
-    // sd_notify_barrier(3): the supervisor closes the descriptor when it has come to this message.
+    // sd_notify_barrier(3): the supervisor closes the descriptor when it gets to this message.
     if (!pipe || !send("BARRIER=1", 0, pipe->write.get())) return;
     pipe->write.reset();
     pollfd closed{.fd = pipe->read.get(), .events = POLLIN, .revents = 0};

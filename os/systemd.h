@@ -44,27 +44,27 @@ public:
     Status stopping() const { return send("STOPPING=1"); }
     /// Names the process to watch from now on (after USR2).
     Status main_pid(pid_t pid) const { return send("MAINPID=" + std::to_string(pid)); }
-    /// Names this process once more, by way of another one, after our predecessor did it and is
-    /// gone. systemd asks only when the main process changes whether that is its child, and we were
-    /// not while our predecessor lived; for the end of what is not its child it does not wait, so
-    /// `systemctl stop` would kill us together with our requests. Forks; up to three seconds if the
-    /// supervisor does not listen. No other thread may run.
+    /// Names this process again, by way of another one, once our predecessor, which named it first,
+    /// is gone. Only when the main process changes does systemd check whether that is its child,
+    /// and we were not while our predecessor lived; it does not wait for the end of a process that
+    /// is not its child, so `systemctl stop` would kill us together with our requests. Forks; takes
+    /// up to three seconds if the supervisor does not listen. No other thread may run.
     Status reclaim_main_pid() const;
     Status watchdog() const;
 
-    /// How often watchdog() is due: half of WATCHDOG_USEC, in milliseconds; 0 if nobody asks.
+    /// How often watchdog() is due: half of WATCHDOG_USEC, in milliseconds; 0 if there is none.
     [[nodiscard]] int64_t watchdog_interval_ms() const { return watchdog_interval_ms_; }
 
-    /// One datagram as it is. Ok if nobody asked for any. Error: errno in code. Waits up to a
-    /// second for a supervisor whose queue is full, unless `flags` of send(2) say otherwise. The
-    /// descriptor `passed` goes with it, if there is one.
+    /// Sends one datagram as it is. Ok if there is no supervisor to hear it. Error: errno in code.
+    /// Waits up to a second for a supervisor whose queue is full, unless `flags` of send(2) say
+    /// otherwise. The descriptor `passed` goes with it, if there is one.
     Status send(std::string_view message, int flags = 0, int passed = -1) const;
 
 private:
     /// Waits up to a second until the supervisor has read what was sent so far.
     void wait_until_read() const;
 
-    std::string socket_path_;  ///< '@' first = abstract
+    std::string socket_path_;  ///< a leading '@' = abstract
     int64_t watchdog_interval_ms_ = 0;
 };
 

@@ -1,8 +1,8 @@
 // WakeUp: a descriptor that polls readable from wake() until drain().
 //
-// An eventfd on Linux, a pipe elsewhere and with GCORN_POLLER=poll; full is as good as written.
-// Neither call blocks. Any thread and any process that inherited it may call wake(), signal
-// handlers too.
+// An eventfd on Linux, a pipe elsewhere and with GCORN_POLLER=poll; if it is full, that is as good
+// as written. Neither call blocks. Any thread and any process that inherited it may call wake(),
+// signal handlers too.
 #pragma once
 
 #include <unistd.h>
