@@ -307,8 +307,8 @@ Status Server::use(const Config& cfg) {
 Status Server::open_logs(const Config& cfg) {
     Result<LogOptions> options = log_options(cfg);
     if (!options) return options.error();
-    // Serving is possible without metrics. But a reload that brings a new statsd_host is refused:
-    // it can wait.
+    // The server can do without metrics. But a reload whose new statsd_host fails is refused: it
+    // can wait.
     Status metrics = statsd_.open({cfg.statsd_host, cfg.statsd_prefix, cfg.dogstatsd_tags});
     if (!metrics && in_use_ && in_use_->statsd_host != cfg.statsd_host) return metrics;
     // Python's handlers are made before our files are closed: those may have to report what is

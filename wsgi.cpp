@@ -28,7 +28,7 @@ constexpr size_t kJoinedBytesMax = 64 * 1024;
 
 // --------------------------------------------- start_response, write and early_hints, as objects
 
-/// start_response, and at once the write() that it returns: a call with one argument can only be
+/// start_response, which is also the write() that it returns: a call with one argument can only be
 /// write().
 struct StartResponse {
     RequestBound bound;

@@ -1,6 +1,6 @@
 // Process: what this process is to its host: daemon, title, user, working directory, its cgroup.
 //
-// Mechanics only; who calls when is decided by server, arbiter and worker. Main thread unless
+// Mechanics only; when to call what is decided by server, arbiter and worker. Main thread unless
 // noted. Sources: daemon(7), credentials(7), cgroups(7), gunicorn: util.daemonize,
 // util.set_owner_process, util.getcwd.
 #pragma once

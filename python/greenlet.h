@@ -33,9 +33,9 @@ namespace gcorn {
 /// before it preloads one. Idempotent in the arbiter. Takes the GIL.
 [[nodiscard]] Status patch_for_greenlets(const Config& cfg, bool is_worker);
 
-/// True if a hub runs on a thread other than this one, which may be the guard's. Locks and sleep()
-/// of the standard library are patched: here they would wait in a hub of their own, perhaps for
-/// ever. Any thread.
+/// True if a hub runs, but on another thread than this one (the guard's, say). Locks and sleep() of
+/// the standard library are patched: here they would wait in a hub of their own, perhaps for ever.
+/// Any thread.
 [[nodiscard]] bool is_beside_hub();
 
 class GreenletWorker final : public Worker {
