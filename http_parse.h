@@ -38,11 +38,10 @@ private:
 
 /// Limits and policy, taken from the settings once per worker. Sizes in bytes.
 struct HttpPolicy {
-    uint32_t limit_request_line = 4094;   ///< without CRLF; 0 or ≥ 8190 act as 8190
-    uint32_t limit_request_fields = 100;  ///< 0 or > 32768 act as 32768
-    uint32_t limit_request_field_size =
-        8190;                         ///< name + ':' + value + CRLF; 0: only head_bytes_max
-    uint64_t limit_request_body = 0;  ///< 0: unlimited
+    uint32_t limit_request_line = 4094;        ///< without CRLF; 0 or ≥ 8190 act as 8190
+    uint32_t limit_request_fields = 100;       ///< 0 or > 32768 act as 32768
+    uint32_t limit_request_field_size = 8190;  ///< name + ':' + value + CRLF; 0: only kHeadBytesMax
+    uint64_t limit_request_body = 0;           ///< 0: unlimited
     HeaderMap header_map = HeaderMap::Drop;
     std::vector<std::string> forwarder_headers = {"SCRIPT_NAME", "PATH_INFO"};  ///< "*": all
     SchemeHeaders secure_scheme_headers{{{"X-FORWARDED-PROTOCOL", "ssl"},
@@ -73,7 +72,7 @@ struct PeerFacts {
 /// One field, in wire order. Views into the RequestHead that holds it.
 struct Field {
     std::string_view name;   ///< as received (any case)
-    std::string_view value;  ///< outer blanks removed, folding replaced
+    std::string_view value;  ///< outer blanks removed, folds replaced by a blank
     FieldId id = FieldId::Unknown;
 };
 
@@ -134,8 +133,8 @@ private:
         line_ends_;  ///< position of each line's CR in the head, while it is scanned
 };
 
-/// Why a request is refused. `rule` is a short constant phrase ("bare LF in header section");
-/// `detail` quotes the offending bytes, unescaped and cut to a sensible length.
+/// Why a request is refused. `rule` is a short constant phrase ("bare LF in head"); `detail` quotes
+/// the offending bytes, unescaped and cut to a sensible length.
 struct HttpError {
     int status = 400;
     const char* rule = "";
