@@ -200,6 +200,7 @@ void Interpreter::finalize() {
     spew_.reset();
     if (threads_stuck_) {
         if (!call_object(import("atexit", "_run_exitfuncs"))) report("Exception at exit");
+        flush_standard_streams();
         for (PyRef& thread : threads_)
             (void)thread.release();  // Python lives on, and they with it
         PyEval_SaveThread();

@@ -226,6 +226,31 @@ TEST(Interpreter, FinalizeDoesNotWaitForAStuckThread) {
               77);
 }
 
+TEST(Interpreter, AStuckThreadDoesNotCostTheLineThatStandardOutputHoldsBack) {
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    EXPECT_EQ(in_child([&] {
+                  ::dup2(ends[1], STDOUT_FILENO);
+                  const auto python = start_here(choose_python("", "").value());
+                  run_python("import sys\nsys.stdout.write('half a line')");
+                  std::atomic<bool> never{false};
+                  if (!python->start_threads(1, [&](size_t) {
+                          while (!never)
+                              std::this_thread::yield();
+                      }))
+                      return 1;
+                  if (python->join_threads(10)) return 2;
+                  python->finalize();
+                  return 0;
+              }),
+              0);
+    ::close(ends[1]);
+    char bytes[64];
+    const ssize_t got = ::read(ends[0], bytes, sizeof bytes);
+    ::close(ends[0]);
+    EXPECT_EQ(std::string(bytes, static_cast<size_t>(std::max<ssize_t>(got, 0))), "half a line");
+}
+
 TEST(Interpreter, ForksWithItsHandlersRun) {
     EXPECT_EQ(in_child([] {
                   const auto python = start_here(choose_python("", "").value());
