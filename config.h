@@ -1,11 +1,11 @@
 // Config: the settings' values, typed, and how they are found: environment, config file, arguments.
 //
 // The table in settings.cpp says everything about a setting (flags, default, check, help); this
-// room reads the sources, casts, checks, remembers where each value came from, and writes the texts
-// made from the table. Field names are the settings' own names (gunicorn's config-file names), so
-// code reads cfg.graceful_timeout. A Config is immutable once resolved and replaced as a whole on
-// HUP. Included only by server, arbiter, worker, wsgi and python/*; lower rooms get option structs.
-// Main thread of the arbiter; a finished Config may be read by any thread.
+// room reads the sources, casts, checks, remembers where each value came from, and prints the
+// result (--print-config). Field names are the settings' own names (gunicorn's config-file names),
+// so code reads cfg.graceful_timeout. A Config is immutable once resolved and replaced as a whole
+// on HUP. Included only by server, arbiter, worker, wsgi and python/*; lower rooms get option
+// structs. Main thread of the arbiter; a finished Config may be read by any thread.
 #pragma once
 
 #include <cstdint>

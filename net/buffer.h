@@ -1,8 +1,8 @@
 // Buffer: bytes that have arrived and are not used yet. Spool: a body, in memory first, then in an
 // unlinked file, so that neither a large upload nor a slow reader costs memory without bound.
 //
-// Neither takes locks: a Buffer belongs to the leader, a Spool to whoever holds the turn (see
-// net/exchange.h for the one case where two threads share a Spool in file mode).
+// Neither takes locks: a Buffer belongs to the leader, a Spool to whichever side has the Exchange
+// (see net/exchange.h for the one case where two threads share a Spool in file mode).
 #pragma once
 
 #include <atomic>

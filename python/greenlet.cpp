@@ -166,7 +166,7 @@ std::function<void()> GreenletWorker::pause() {
     return [this] {
         const WithGil gil;
         if (!call_object(sleep_, PyRef::steal(PyFloat_FromDouble(kPauseS))))
-            PyErr_Clear();  // a killed greenlet: the next look finds the abort or goes on
+            PyErr_Clear();  // whoever kills a waiting greenlet does not end the wait for its client
     };
 }
 
