@@ -536,6 +536,11 @@ int64_t Arbiter::manage_workers() {
     }
     for (; fresh < num_workers_; ++fresh) {
         if (monotonic_ms() < next_spawn_ms_) return next_spawn_ms_;
+        // No slot is free, but workers of earlier reloads are leaving, and their end will wake us.
+        if (children_.size() == scoreboard_->size() &&
+            std::ranges::any_of(children_,
+                                [](const auto& entry) { return entry.second.retired_ms != 0; }))
+            return kNever;
         const Status spawned = spawn_worker();
         if (spawned) continue;
         if (pending_ != nullptr)

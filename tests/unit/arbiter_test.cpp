@@ -1022,6 +1022,21 @@ TEST_F(ArbiterRoom, HupWithABrokenConfigurationChangesNothing) {
     EXPECT_EQ(count("use_config"), 0u);
 }
 
+// Goal: the last of several deploys is the one that serves, whatever the earlier ones left behind.
+TEST_F(ArbiterRoom, HupsThatFillAllPlacesWaitForThoseThatLeave) {
+    start_ready(70);  // of 280 places
+    set_app("waits");
+    for (size_t i = 1; i <= 3; ++i) {
+        signal(SIGHUP);
+        ASSERT_TRUE(logged("Booting worker with pid: ", 70 * (i + 1)));
+    }
+    set_app("2");
+    signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] { return version() == "2"; }));
+    EXPECT_EQ(count("Reload failed"), 0u);
+    EXPECT_EQ(stop(), 0);
+}
+
 TEST_F(ArbiterRoom, AnotherHupReplacesAReloadThatHangs) {
     start_ready();
     set_app("hangs");
