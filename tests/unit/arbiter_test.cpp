@@ -1037,6 +1037,21 @@ TEST_F(ArbiterRoom, HupsThatFillAllPlacesWaitForThoseThatLeave) {
     EXPECT_EQ(stop(), 0);
 }
 
+TEST_F(ArbiterRoom, HupToMoreWorkersThanThereIsRoomForTellsWhatHelps) {
+    reload_config = [this]() -> Result<Config> {
+        Config many = cfg;
+        many.workers = 256;  // beside the one that serves
+        return many;
+    };
+    start_ready();
+    signal(SIGHUP);
+    EXPECT_TRUE(
+        logged("Reload failed, going on with the old workers and settings: there is room "
+               "for 256 workers only"));
+    EXPECT_EQ(version(), "1");
+    EXPECT_EQ(stop(), 0);
+}
+
 TEST_F(ArbiterRoom, AnotherHupReplacesAReloadThatHangs) {
     start_ready();
     set_app("hangs");
