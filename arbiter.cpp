@@ -682,8 +682,8 @@ Status Arbiter::spawn_worker() {
     Generation& generation = target();
     const size_t slot_index = scoreboard_->claim();
     if (slot_index == scoreboard_->size())
-        return Error{0, "there is room for " + std::to_string(slot_index) +
-                            " workers only, old and new together; a restart makes room for more"};
+        return Error{0, "there is room for only " + std::to_string(slot_index) +
+                            " workers, old and new together; a restart makes room for more"};
     Child child{.worker = options_.make_worker(WorkerContext{.arbiter = *this,
                                                              .cfg = generation.cfg,
                                                              .log = options_.log,

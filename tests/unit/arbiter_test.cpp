@@ -1047,7 +1047,7 @@ TEST_F(ArbiterRoom, HupToMoreWorkersThanThereIsRoomForTellsWhatHelps) {
     signal(SIGHUP);
     EXPECT_TRUE(
         logged("Reload failed, going on with the old workers and settings: there is room "
-               "for 256 workers only"));
+               "for only 256 workers"));
     EXPECT_EQ(version(), "1");
     EXPECT_EQ(stop(), 0);
 }
