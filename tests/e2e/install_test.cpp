@@ -153,7 +153,7 @@ TEST_F(Install, StartsWithNothingButTheStandardLibrary) {
                  "for file in $(ldd usr/bin/gcorn " +
                  stdlib +
                  "/lib-dynload/*.so | "
-                 "    sed -n 's/.*=> \\(\\/[^ ]*\\).*/\\1/p; s/^\\t\\(\\/lib64[^ ]*\\).*/\\1/p' | "
+                 "    sed -n 's/.*=> \\(\\/[^ ]*\\).*/\\1/p; s/^\\t\\(\\/lib[^ ]*\\).*/\\1/p' | "
                  "sort -u); do\n"
                  "  install -D $file .$file\ndone\n"
                  "cd " +
