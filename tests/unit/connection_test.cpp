@@ -113,9 +113,14 @@ TEST_F(ConnectionTest, LargeHeadsThatWaitForTheApplicationDoNotFillTheMemory) {
         ASSERT_NE(client.read_until("\r\n\r\n!").find("200 OK"), std::string::npos);
         client.forget();
     }
-    for (Client& client : clients)
-        (void)client.send(head);
     const auto is_answered = [](Client& client) { return !client.is_silent_for(0); };
+    size_t waiting = 0;
+    for (Client& client : clients) {  // one by one: what is incomplete is counted, too
+        (void)client.send(head);
+        EXPECT_TRUE(
+            eventually([&] { return engine.loop->active() > waiting || is_answered(client); }));
+        waiting += is_answered(client) ? 0 : 1;
+    }
     EXPECT_TRUE(eventually([&] { return std::ranges::any_of(clients, is_answered); }));
     goes_on = true;
     size_t served = 0, refused = 0;
@@ -699,6 +704,50 @@ TEST_F(TransformedConnection, AResetMeetsTheGoodbyeToAPeerThatSaidItsOwn) {
         engine.loop->turn(0);
         return engine.loop->connection_count() == 0;
     }));
+}
+
+/// Who says its goodbye right behind its requests has not given up, however long they wait.
+TEST_F(TransformedConnection, AGoodbyeBehindRequestsIsNoGivingUp) {
+    engine.open();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("\x01" + std::string(kGet) + std::string(kGet) + OpenTransform::kEnd));
+    const auto turn_until = [&](const std::function<bool()>& condition) {
+        ASSERT_TRUE(eventually([&] {
+            engine.loop->turn(0);
+            return condition();
+        }));
+    };
+    turn_until([&] { return engine.ready.look() == 1; });
+    answer(*engine.ready.try_pop(), "!");
+    turn_until([&] { return engine.ready.look() == 1; });
+    const int64_t start_ms = monotonic_ms();
+    turn_until([&] { return monotonic_ms() - start_ms > 2 * kHalfCloseMs; });
+    client.shut();
+    engine.loop->turn(0);
+    engine.loop->turn(0);
+    const std::shared_ptr<Exchange> exchange = engine.ready.try_pop();
+    ASSERT_TRUE(exchange);
+    answer(*exchange, "last");
+    EXPECT_NE(read_all(client).find("last"), std::string::npos);
+}
+
+TEST_F(TransformedConnection, AGoodbyeInsideAHeadEndsTheConnection) {
+    engine.options.header_timeout_ms = 2 * kPatienceMs;
+    engine.open();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("\x01" + std::string(kGet) + "GET /" + OpenTransform::kEnd));
+    std::shared_ptr<Exchange> exchange;
+    EXPECT_TRUE(eventually([&] {
+        engine.loop->turn(0);
+        return (exchange = engine.ready.try_pop()) != nullptr;
+    }));
+    ASSERT_TRUE(exchange);
+    answer(*std::exchange(exchange, nullptr), "!");
+    EXPECT_TRUE(eventually([&] {
+        engine.loop->turn(0);
+        return engine.loop->connection_count() == 0;
+    }));
+    EXPECT_TRUE(client.read_all().ends_with(OpenTransform::kGoodbye));
 }
 
 /// What TLS calls KeyUpdate: as many as one likes, each as dear as a request.
