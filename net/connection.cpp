@@ -672,10 +672,8 @@ bool Connection::refuse(const HttpError& error, std::string_view in) {
     // The method matters even now: an answer to HEAD has no body (RFC 9110 §9.3.2).
     if (state_ != State::Body && exchange_->head.raw_path.empty()) exchange_->head.name_refused(in);
     exchange_->response.begin(exchange_->head, false, loop_.options().response);
-    exchange_->corked_ = false;
     must_linger_ = true;
     in_.release();
-    parser_.reset();
     loop_.active_.fetch_add(1, std::memory_order_relaxed);  // finish() subtracts it again
     loop_.admission_.pass_turn_on();
     state_ = State::App;

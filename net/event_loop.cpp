@@ -343,7 +343,7 @@ void EventLoop::set_listening(bool is_listening) {
     if (is_listening == listening_) return;
     listening_ = is_listening;
     // A worker that waits for a free slot must hear of every finished request.
-    wants_every_finish_.store(!is_listening || is_stopping(), std::memory_order_seq_cst);
+    wants_every_finish_.store(!is_listening, std::memory_order_seq_cst);
     for (const auto& target : listeners_)
         poller_.set(target->fd, is_listening ? Interest::Read : Interest::None,
                     static_cast<EventTarget*>(target.get()));
