@@ -178,11 +178,13 @@ TEST_F(StatsdTest, SendsNothingBeforeItIsOpened) {
     EXPECT_FALSE(statsd_.is_enabled());
 }
 
-TEST_F(StatsdTest, CanBeTurnedOffAgain) {
+TEST_F(StatsdTest, CanBeTurnedOffAndOnAgain) {
     receiver_.bind_udp();
     ASSERT_TRUE(statsd_.open({receiver_.host(), "", ""}).is_ok());
     ASSERT_TRUE(statsd_.open({}).is_ok());
     EXPECT_FALSE(statsd_.is_enabled());
+    ASSERT_TRUE(statsd_.open({receiver_.host(), "", ""}).is_ok());
+    EXPECT_TRUE(statsd_.is_enabled()) << "the address is known, but its socket was closed";
 }
 
 TEST_F(StatsdTest, SpeaksToAUnixSocket) {

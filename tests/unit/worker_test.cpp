@@ -488,19 +488,25 @@ TEST_P(WorkerTest, WithoutItsArbiterItLeavesInTwoSeconds) {
 
 // -------------------------------------------------------------------------------------- requests
 
-TEST_P(WorkerTest, TheLoopIsLedDuringACall) {
-    app.on_call = [this](Exchange&) { gate.pass(); };
+TEST_P(WorkerTest, TheLoopIsLedDuringEachCall) {
+    std::atomic<int> begun{0}, ended{0};
+    app.on_call = [&](Exchange&) {
+        const int call = ++begun;
+        EXPECT_TRUE(eventually([&] { return ended >= call; }));
+    };
     start_ready();
-    Client refused(address());
-    ASSERT_TRUE(refused.send("GET"));
-    Client calling(address());
-    ASSERT_TRUE(calling.send(kGet));
-    ASSERT_TRUE(eventually([this] { return gate.waiting() == 1; }));
-    // The only answer that no application thread has a part in; sync's guard must give it.
-    ASSERT_TRUE(refused.send(" no request\r\n\r\n"));
-    EXPECT_NE(refused.read_all().find("400 Bad Request"), std::string::npos);
-    gate.open();
-    EXPECT_NE(calling.read_until("hello").find("200 OK"), std::string::npos);
+    for (int call = 1; call <= 2; ++call) {
+        Client refused(address());
+        ASSERT_TRUE(refused.send("GET"));
+        Client calling(address());
+        ASSERT_TRUE(calling.send(kGet));
+        ASSERT_TRUE(eventually([&] { return begun == call; }));
+        // The only answer that no application thread has a part in; sync's guard must give it.
+        ASSERT_TRUE(refused.send(" no request\r\n\r\n"));
+        EXPECT_NE(refused.read_all().find("400 Bad Request"), std::string::npos);
+        ended = call;
+        EXPECT_NE(calling.read_until("hello").find("200 OK"), std::string::npos);
+    }
 }
 
 TEST_P(WorkerTest, AsManyCallsRunAsItHasThreads) {
