@@ -135,9 +135,9 @@ Status worker_class_name(std::string& text) {
         return Error{
             0, "worker class " + quoted(text) + " is for ASGI applications: gcorn serves WSGI"};
     if (text == "tornado")
-        return Error{0, "worker class 'tornado' is not supported: run Tornado by its own server"};
+        return Error{0, "worker class 'tornado' is not supported: run Tornado with its own server"};
     return Error{0, "worker class " + quoted(text) +
-                        " is not known: gcorn has its own classes and cannot run others"};
+                        " is unknown: gcorn has its own worker classes and cannot run others"};
 }
 
 // ------------------------------------------------------------------------------------- table
@@ -159,7 +159,7 @@ constexpr std::string_view kNetworksAllowed =
 constexpr std::string_view kNoAsgi = "gcorn serves WSGI applications, not ASGI";
 constexpr std::string_view kNoHttp2 = "gcorn speaks HTTP/1.1; HTTP/2 belongs to the proxy in front";
 constexpr std::string_view kNoDirty = "gcorn has no dirty workers; use a task queue";
-constexpr std::string_view kNoControl = "gcorn has no control socket; it is steered by signals";
+constexpr std::string_view kNoControl = "gcorn has no control socket; it is controlled by signals";
 
 Status only_without_control_socket(std::string& flag) {
     if (flag == "True") return {};
@@ -208,8 +208,8 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
              "names are settings.",
      .note = "./gcorn.conf.py is looked for before ./gunicorn.conf.py."},
     {.name = "wsgi_app", .field = &Config::wsgi_app,
-     .help = "The application, MODULE or MODULE:NAME or MODULE:FACTORY(ARGS), for when the command "
-             "line names none."},
+     .help = "The application to serve if the command line names none: MODULE, MODULE:NAME or "
+             "MODULE:FACTORY(ARGS)."},
 
     // --- Server socket ---
     {.name = "bind", .section = "Server socket", .flags = "-b --bind", .metavar = "ADDRESS",
@@ -220,8 +220,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .note = "unix:PATH?mode=0660&user=U&group=G also sets owner and permissions."},
     {.name = "backlog", .flags = "--backlog", .field = &Config::backlog, .fallback = "2048",
      .needs_restart = true,
-     .help = "Connections the kernel may hold for us until they are accepted; it caps the number at "
-             "somaxconn."},
+     .help = "Maximum connections that wait in the kernel to be accepted; capped at somaxconn."},
     {.name = "reuse_port", .flags = "--reuse-port", .field = &Config::reuse_port,
      .needs_restart = true,
      .help = "Give each worker a listening socket of its own (SO_REUSEPORT), so that the kernel "
@@ -237,17 +236,18 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .choices = "sync, gthread, gevent, eventlet", .check = worker_class_name,
      .help = "How a worker runs the application: sync (one call at a time), gthread (threads), "
              "gevent or eventlet (greenlets). sync with several threads is gthread.",
-     .note = "Slow clients hold up no class. Other classes cannot be loaded."},
+     .note = "In no class does a slow client hold up a worker. Other classes cannot be loaded."},
     {.name = "threads", .flags = "--threads", .field = &Config::threads, .fallback = "1",
      .help = "Application threads of each gthread worker."},
     {.name = "worker_connections", .flags = "--worker-connections",
      .field = &Config::worker_connections, .fallback = "1000",
-     .help = "Open client connections of one worker, and greenlets of a gevent or eventlet worker.",
-     .note = "Every class obeys it. A new connection takes the place of the one idle longest, or "
-             "else of the client slowest with its request."},
+     .help = "Maximum client connections per worker, and greenlets per gevent or eventlet worker.",
+     .note = "Applies to every class. At the limit, a new connection replaces the one idle "
+             "longest, or else that of the slowest client."},
     {.name = "max_requests", .flags = "--max-requests", .field = &Config::max_requests,
      .fallback = "0",
-     .help = "Replace a worker after this many requests, against slow memory leaks; 0 is never."},
+     .help = "Replace a worker after this many requests, against slow memory leaks; 0 means "
+             "never."},
     {.name = "max_requests_jitter", .flags = "--max-requests-jitter",
      .field = &Config::max_requests_jitter, .fallback = "0",
      .help = "Add a random number up to this to max_requests, so that workers do not restart "
@@ -255,58 +255,60 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .needs = "max_requests"},
     {.name = "max_worker_memory", .flags = "--max-worker-memory", .metavar = "MIB",
      .field = &Config::max_worker_memory, .fallback = "0",
-     .help = "Replace a worker that has more than this many MiB in memory (RSS), one at a time; 0 "
-             "is never.",
+     .help = "Replace a worker that uses more than this many MiB of memory (RSS), one at a time; "
+             "0 means never.",
      .note = "Not in gunicorn."},
     {.name = "timeout", .flags = "-t --timeout", .field = &Config::timeout, .fallback = "30",
-     .help = "Seconds without a heartbeat after which a worker is killed; 0 is never. For sync this "
-             "is the longest application call."},
+     .help = "Seconds without a heartbeat after which a worker is killed; 0 means never. For "
+             "sync, this is the longest application call."},
     {.name = "graceful_timeout", .flags = "--graceful-timeout", .field = &Config::graceful_timeout,
      .fallback = "30",
      .help = "Seconds a stopping worker may take to finish its requests."},
     {.name = "keepalive", .flags = "--keep-alive", .field = &Config::keepalive, .fallback = "2",
-     .help = "Seconds an idle connection stays open for its next request; 0 closes after each. "
-             "Behind a load balancer choose more than its idle timeout.",
-     .note = "Works in sync, too: idle connections cost no worker."},
+     .help = "Seconds an idle connection stays open for its next request; 0 closes it after each "
+             "response. Behind a load balancer, use more than its idle timeout.",
+     .note = "Works in sync, too: idle connections occupy no worker."},
     {.name = "header_timeout", .flags = "--header-timeout", .field = &Config::header_timeout,
      .fallback = "15",
-     .help = "Seconds a client may take to send a whole request head; 0 is no limit.",
+     .help = "Seconds a client may take to send a whole request head; 0 means no limit.",
      .note = "Not in gunicorn."},
     {.name = "body_timeout", .flags = "--body-timeout", .field = &Config::body_timeout,
      .fallback = "30",
-     .help = "Seconds of silence allowed inside a request body; 0 is no limit.",
+     .help = "Seconds of silence allowed within a request body; 0 means no limit.",
      .note = "Not in gunicorn."},
     {.name = "write_timeout", .flags = "--write-timeout", .field = &Config::write_timeout,
      .fallback = "30",
-     .help = "Seconds a client may take no byte of its response; 0 is no limit.",
+     .help = "Seconds a client may go without reading any of its response; 0 means no limit.",
      .note = "Not in gunicorn."},
     {.name = "request_timeout", .flags = "--request-timeout", .field = &Config::request_timeout,
      .fallback = "0",
-     .help = "Seconds one request may spend in the application, in every worker class; 0 is no "
-             "limit beyond timeout.",
+     .help = "Seconds one request may spend in the application, in every worker class; 0 means "
+             "no limit beyond timeout.",
      .note = "Not in gunicorn."},
     {.name = "boot_timeout", .flags = "--boot-timeout", .field = &Config::boot_timeout,
      .fallback = "0",
-     .help = "Seconds a worker may take to load the application; 0 is no limit.",
-     .note = "Not in gunicorn, which counts loading against timeout."},
+     .help = "Seconds a worker may take to load the application; 0 means no limit.",
+     .note = "Not in gunicorn. timeout does not apply to loading."},
 
     // --- Security ---
     {.name = "limit_request_line", .section = "Security", .flags = "--limit-request-line",
      .field = &Config::limit_request_line, .fallback = "4094",
-     .help = "Bytes of a request line; 0 and anything above 8190 mean 8190. A longer one gets 414."},
+     .help = "Maximum bytes in a request line; 0 and anything above 8190 mean 8190. A longer one "
+             "gets 414."},
     {.name = "limit_request_fields", .flags = "--limit-request-fields",
      .field = &Config::limit_request_fields, .fallback = "100",
-     .help = "Header fields of a request, at most 32768 (which 0 means, too). More get 431."},
+     .help = "Maximum header fields in a request; 0 and anything above 32768 mean 32768. More "
+             "get 431."},
     {.name = "limit_request_field_size",
      .flags = "--limit-request-field_size --limit-request-field-size",
      .field = &Config::limit_request_field_size, .fallback = "8190",
-     .help = "Bytes of one header field, name and line end included; 0 leaves only the limit of "
-             "1 MiB for the whole head. A longer one gets 431.",
-     .note = "gunicorn knows the spelling with the underscore only."},
+     .help = "Maximum bytes in one header field, name and line end included; 0 leaves only the "
+             "limit of 1 MiB for the whole head. A longer one gets 431.",
+     .note = "gunicorn has only the spelling with the underscore."},
     {.name = "limit_request_body", .flags = "--limit-request-body", .metavar = "BYTES",
      .field = &Config::limit_request_body, .fallback = "0", .max = INT64_MAX,
-     .help = "Bytes of a request body; 0 is no limit. A larger one gets 413 before the application "
-             "is called.",
+     .help = "Maximum bytes in a request body; 0 means no limit. A larger one gets 413 before "
+             "the application is called.",
      .note = "Not in gunicorn."},
 
     // --- Debugging ---
@@ -314,24 +316,24 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Restart workers when a loaded Python file changes. For development."},
     {.name = "reload_engine", .flags = "--reload-engine", .metavar = "NAME",
      .field = &Config::reload_engine, .fallback = "auto", .choices = "auto, poll, inotify",
-     .help = "How changes are noticed: inotify (Linux), poll (once a second), or auto, the best of "
-             "both.",
+     .help = "How changes are noticed: inotify (Linux), poll (once a second), or auto, the "
+             "better of the two.",
      .note = "inotify is built in.",
      .needs = "reload"},
     {.name = "reload_extra_files", .flags = "--reload-extra-file", .metavar = "FILE",
      .field = &Config::reload_extra_files, .check = watched_file,
      .allowed = "existing files, or patterns with * ? [ ]",
-     .help = "Further files to watch, such as templates; * ? and [ ] make a pattern. May be "
+     .help = "Additional files to watch, such as templates; * ? and [ ] make a pattern. May be "
              "repeated.",
      .needs = "reload"},
     {.name = "spew", .flags = "--spew", .field = &Config::spew,
-     .help = "Print every line of Python that runs, from the application's import on. Slow and very "
-             "long."},
+     .help = "Print every line of Python as it runs, starting with the application's import. "
+             "Slow, and a lot of output."},
     {.name = "check_config", .flags = "--check-config", .field = &Config::check_config,
      .help = "Check the settings, load the application and exit: 0 if all is well, else 1.",
      .note = "Addresses, log level and worker class are checked, too."},
     {.name = "print_config", .flags = "--print-config", .field = &Config::print_config,
-     .help = "Print every setting with its value and where that came from, then do as "
+     .help = "Print every setting with its value and where that came from, then do the same as "
              "--check-config."},
 
     // --- Server mechanics ---
@@ -340,7 +342,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Load the application once, before forking: workers start faster and share memory, but "
              "HUP no longer loads new code."},
     {.name = "sendfile", .flags = "--no-sendfile", .field = &Config::sendfile, .env = "SENDFILE",
-     .help = "Send files of wsgi.file_wrapper by sendfile(2); the option turns it off.",
+     .help = "Send files of wsgi.file_wrapper with sendfile(2); the option turns it off.",
      .note = "True means on; in gunicorn any value turns it off."},
     {.name = "chdir", .flags = "--chdir", .metavar = "DIR", .field = &Config::chdir,
      .allowed = "an existing directory", .env = "PWD",
@@ -350,13 +352,13 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Detach from the terminal and run in the background."},
     {.name = "raw_env", .flags = "-e --env", .metavar = "KEY=VALUE", .field = &Config::raw_env,
      .check = key_value, .allowed = "KEY=VALUE",
-     .help = "Set an environment variable for server and application. May be repeated."},
+     .help = "Set an environment variable for the server and the application. May be repeated."},
     {.name = "pidfile", .flags = "-p --pid", .metavar = "FILE", .field = &Config::pidfile,
      .help = "Write the arbiter's process id to this file."},
     {.name = "worker_tmp_dir", .flags = "--worker-tmp-dir", .metavar = "DIR",
      .field = &Config::worker_tmp_dir,
-     .help = "Directory of gunicorn's heartbeat files; without effect.",
-     .ignored = "heartbeats live in shared memory, no directory is needed"},
+     .help = "Directory of gunicorn's heartbeat files; has no effect.",
+     .ignored = "heartbeats are kept in shared memory and need no directory"},
     {.name = "user", .flags = "-u --user", .metavar = "USER", .field = &Config::user,
      .form = Form::Identity, .check = known_user, .allowed = "a user name or number",
      .help = "Run workers as this user. The arbiter keeps its own, to bind low ports and reopen "
@@ -366,15 +368,16 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Run workers as this group."},
     {.name = "umask", .flags = "-m --umask", .metavar = "OCTAL", .field = &Config::umask,
      .fallback = "0", .form = Form::Octal, .max = 0777, .needs_restart = true,
-     .help = "Permission bits taken away from unix sockets; 022, 0o22 and 18 are the same mask."},
+     .help = "Permission bits removed from unix sockets; 022, 0o22 and 18 are the same mask."},
     {.name = "initgroups", .flags = "--initgroups", .field = &Config::initgroups,
-     .help = "Give workers all groups of user also if they run as this user anyway; workers that "
-             "become user get them always, and keep none of the arbiter's.",
+     .help = "Give workers all groups of user even if they already run as this user; workers "
+             "that change to user always get them, and keep none of the arbiter's.",
      .needs = "user"},
     {.name = "tmp_upload_dir", .field = &Config::tmp_upload_dir,
      .allowed = "an existing directory",
      .help = "Directory of the unnamed files that hold large request and response bodies; the "
-             "default is the first of $TMPDIR, /tmp, /var/tmp and /dev/shm that takes one.",
+             "default is the first of $TMPDIR, /tmp, /var/tmp and /dev/shm where one can be "
+             "created.",
      .note = "gunicorn never uses it."},
     {.name = "secure_scheme_headers", .field = &Config::secure_scheme_headers,
      .fallback = "X-FORWARDED-PROTOCOL: ssl, X-FORWARDED-PROTO: https, X-FORWARDED-SSL: on",
@@ -383,13 +386,13 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     {.name = "forwarded_allow_ips", .flags = "--forwarded-allow-ips", .metavar = "NETWORKS",
      .field = &Config::forwarded_allow_ips, .fallback = kTrustedByDefault, .check = networks,
      .allowed = kNetworksAllowed, .env = "FORWARDED_ALLOW_IPS",
-     .help = "Proxies whose forwarding headers are believed: addresses and networks, comma "
+     .help = "Proxies whose forwarding headers are trusted: addresses and networks, comma "
              "separated, or * for all. Unix sockets always are."},
     {.name = "forwarder_headers", .flags = "--forwarder-headers", .metavar = "NAMES",
      .field = &Config::forwarder_headers, .fallback = "SCRIPT_NAME,PATH_INFO", .form = Form::Csv,
      .check = upper_case,
-     .help = "Header names with an underscore that a trusted proxy may send, comma separated; * is "
-             "all."},
+     .help = "Header names with an underscore that a trusted proxy may send, comma separated; * "
+             "means all."},
     {.name = "header_map", .flags = "--header-map", .metavar = "MODE", .field = &Config::header_map,
      .fallback = "drop", .choices = "drop, refuse, dangerous",
      .help = "What to do with header names that contain an underscore: drop the field, refuse the "
@@ -399,19 +402,20 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     {.name = "proxy_protocol", .flags = "--proxy-protocol", .metavar = "MODE",
      .field = &Config::proxy_protocol, .fallback = "off", .form = Form::OptionalValue,
      .choices = "off, v1, v2, auto", .check = proxy_mode,
-     .help = "Expect a PROXY header in front of each connection: off, v1, v2, or auto for both, "
-             "which the bare option means."},
+     .help = "Expect a PROXY header at the start of each connection: off, v1, v2, or auto for "
+             "both. The option without a value means auto."},
     {.name = "proxy_allow_ips", .flags = "--proxy-allow-from", .metavar = "NETWORKS",
      .field = &Config::proxy_allow_ips, .fallback = kTrustedByDefault, .check = networks,
      .allowed = kNetworksAllowed,
-     .help = "Peers that may send a PROXY header; others get 403.",
+     .help = "Peers, besides unix sockets, that may send a PROXY header; others get 403.",
      .needs = "proxy_protocol"},
     {.name = "permit_obsolete_folding", .flags = "--permit-obsolete-folding",
      .field = &Config::permit_obsolete_folding,
      .help = "Accept header fields continued on the next line. Unsafe."},
     {.name = "strip_header_spaces", .flags = "--strip-header-spaces",
      .field = &Config::strip_header_spaces,
-     .help = "Remove blanks between a header name and its colon instead of refusing. Unsafe."},
+     .help = "Remove blanks between a header name and its colon instead of refusing the request. "
+             "Unsafe."},
     {.name = "permit_unconventional_http_method", .flags = "--permit-unconventional-http-method",
      .field = &Config::permit_unconventional_http_method,
      .help = "Accept any token as a method, not only 3 to 20 capital letters. Unsafe."},
@@ -420,12 +424,12 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Accept HTTP versions other than 1.x. Unsafe."},
     {.name = "casefold_http_method", .flags = "--casefold-http-method",
      .field = &Config::casefold_http_method,
-     .help = "Turn methods into capitals before the application sees them.",
+     .help = "Convert methods to upper case before the application sees them.",
      .needs = "permit_unconventional_http_method"},
     {.name = "paste", .flags = "--paste --paster", .metavar = "FILE", .field = &Config::paste,
      .check = paste_file, .allowed = "an existing file, FILE or FILE#SECTION",
-     .help = "Load the application from a PasteDeploy file, FILE or FILE#SECTION. Its section [loggers], "
-             "if there is one, is the logconfig unless another is set."},
+     .help = "Load the application from a PasteDeploy file, FILE or FILE#SECTION. Its [loggers] "
+             "section, if any, serves as logconfig unless that is set."},
     {.name = "raw_paste_global_conf", .flags = "--paste-global", .metavar = "KEY=VALUE",
      .field = &Config::raw_paste_global_conf, .check = key_value, .allowed = "KEY=VALUE",
      .help = "Set a PasteDeploy global. May be repeated.",
@@ -434,24 +438,25 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     // --- Logging ---
     {.name = "accesslog", .section = "Logging", .flags = "--access-logfile", .metavar = "FILE",
      .field = &Config::accesslog, .form = Form::LogFile, .allowed = "a file, or - for stdout",
-     .help = "File of the access log; - is stdout. Off by default."},
+     .help = "Access log file; - is stdout. Off by default."},
     {.name = "access_log_format", .flags = "--access-logformat", .metavar = "FORMAT",
      .field = &Config::access_log_format, .fallback = kDefaultAccessFormat, .check = access_format,
      .allowed = "text with atoms such as %(h)s and %({name}i)s, or json",
      .help = "Access line: text with atoms such as %(h)s, json, or json: and a list of atoms.",
-     .note = "json is gcorn's own. A malformed format ends the start."},
+     .note = "json is gcorn's own. A malformed format is refused at startup."},
     {.name = "errorlog", .flags = "--error-logfile --log-file", .metavar = "FILE",
      .field = &Config::errorlog, .fallback = "-", .form = Form::LogFile,
      .allowed = "a file, or - for stderr",
-     .help = "File of the error log, where the server reports everything else; - is stderr."},
+     .help = "Error log file, for everything else that the server reports; - is stderr."},
     {.name = "error_log_format", .flags = "--error-logformat", .metavar = "NAME",
      .field = &Config::error_log_format, .fallback = "text", .choices = "text, json",
      .help = "Error log lines as text or as one JSON object each.",
      .note = "Not in gunicorn."},
     {.name = "loglevel", .flags = "--log-level", .metavar = "LEVEL", .field = &Config::loglevel,
      .fallback = "info", .choices = "debug, info, warning, error, critical", .check = log_level,
-     .help = "Least level of the error log: debug, info, warning, error or critical.",
-     .note = "An unknown level ends the start; gunicorn takes it for info."},
+     .help = "Lowest level that is written to the error log: debug, info, warning, error or "
+             "critical.",
+     .note = "An unknown level is refused at startup; gunicorn treats it as info."},
     {.name = "disable_redirect_access_to_syslog", .flags = "--disable-redirect-access-to-syslog",
      .field = &Config::disable_redirect_access_to_syslog,
      .help = "Keep access lines out of syslog.",
@@ -466,21 +471,22 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Ini file for Python's logging.config."},
     {.name = "logconfig_dict", .field = &Config::logconfig_dict, .form = Form::Object,
      .allowed = "a dictionary",
-     .help = "Dictionary for Python's logging.config; wins over both files."},
+     .help = "Dictionary for Python's logging.config; overrides both files."},
     {.name = "logconfig_json", .flags = "--log-config-json", .metavar = "FILE",
      .field = &Config::logconfig_json,
-     .help = "JSON file for Python's logging.config; wins over the ini file."},
+     .help = "JSON file for Python's logging.config; overrides the ini file."},
     {.name = "syslog", .flags = "--log-syslog", .field = &Config::syslog,
      .help = "Send both logs to syslog as well."},
     {.name = "syslog_addr", .flags = "--log-syslog-to", .metavar = "ADDRESS",
      .field = &Config::syslog_addr, .fallback = kSyslogAddr, .check = syslog_target,
      .allowed = "unix://PATH[#dgram|#stream], udp://HOST:PORT, tcp://HOST:PORT",
-     .help = "Syslog: unix://PATH (#dgram or #stream behind it), udp://HOST:PORT or "
+     .help = "Syslog address: unix://PATH (#dgram or #stream may follow), udp://HOST:PORT or "
              "tcp://HOST:PORT.",
      .needs = "syslog"},
     {.name = "syslog_prefix", .flags = "--log-syslog-prefix", .metavar = "NAME",
      .field = &Config::syslog_prefix,
-     .help = "Makes the syslog tag gunicorn.NAME.error and .access; default is the process name.",
+     .help = "Makes the syslog tags gunicorn.NAME.error and .access; the default is the process "
+             "name.",
      .needs = "syslog"},
     {.name = "syslog_facility", .flags = "--log-syslog-facility", .metavar = "NAME",
      .field = &Config::syslog_facility, .fallback = "user", .check = syslog_facility_name,
@@ -497,7 +503,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Send metrics to this statsd server: HOST, HOST:PORT (8125) or unix://PATH."},
     {.name = "statsd_prefix", .flags = "--statsd-prefix", .metavar = "TEXT",
      .field = &Config::statsd_prefix, .fallback = "",
-     .help = "Text in front of every metric's name.",
+     .help = "Prefix of every metric's name.",
      .needs = "statsd_host"},
     {.name = "dogstatsd_tags", .flags = "--dogstatsd-tags", .metavar = "TAGS",
      .field = &Config::dogstatsd_tags, .fallback = "",
@@ -511,10 +517,10 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     // --- Process naming ---
     {.name = "proc_name", .section = "Process naming", .flags = "-n --name", .metavar = "NAME",
      .field = &Config::proc_name,
-     .help = "Name in process titles and syslog tags, to tell servers of one machine apart.",
+     .help = "Name in process titles and syslog tags, to tell servers on one machine apart.",
      .note = "Needs no setproctitle package."},
     {.name = "default_proc_name", .field = &Config::default_proc_name, .fallback = "gunicorn",
-     .help = "Stands in for proc_name; it is the application as named at the start."},
+     .help = "Used where proc_name is not set; defaults to the application as named at startup."},
 
     // --- TLS ---
     {.name = "certfile", .section = "TLS", .flags = "--certfile", .metavar = "FILE",
@@ -523,7 +529,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     {.name = "keyfile", .flags = "--keyfile", .metavar = "FILE", .field = &Config::keyfile,
      .help = "Private key (PEM), if it is not in certfile."},
     {.name = "ca_certs", .flags = "--ca-certs", .metavar = "FILE", .field = &Config::ca_certs,
-     .help = "Authorities (PEM) that client certificates must chain to.",
+     .help = "CA certificates (PEM) that client certificates must chain to.",
      .needs = "certfile"},
     {.name = "cert_reqs", .flags = "--cert-reqs", .field = &Config::cert_reqs, .fallback = "0",
      .max = 2, .allowed = "0, 1 or 2",
@@ -535,16 +541,16 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     {.name = "ssl_version", .flags = "--ssl-version", .metavar = "NAME",
      .field = &Config::ssl_version, .fallback = "2", .form = Form::Identity,
      .allowed = "a name or a number",
-     .help = "Without effect, as in gunicorn.",
+     .help = "Has no effect, as in gunicorn.",
      .ignored = "the TLS version is negotiated; the ssl_context hook can restrict it"},
     {.name = "do_handshake_on_connect", .flags = "--do-handshake-on-connect",
      .field = &Config::do_handshake_on_connect,
-     .help = "Without effect: no handshake ever holds up a worker.",
-     .ignored = "no handshake ever holds up a worker, so its moment makes no difference"},
+     .help = "Has no effect: no handshake ever holds up a worker.",
+     .ignored = "no handshake ever holds up a worker, whenever it happens"},
     {.name = "suppress_ragged_eofs", .flags = "--suppress-ragged-eofs",
      .field = &Config::suppress_ragged_eofs, .fallback = "True",
-     .help = "Take a client that leaves without close_notify for gone, not for an error. The option "
-             "cannot turn it off, a config file can.",
+     .help = "Treat a client that disconnects without close_notify as gone, not as an error. "
+             "Only a config file can turn this off.",
      .needs = "certfile"},
 
     // --- Server hooks, in the order in which a server reaches them ---
@@ -563,7 +569,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "(worker, req, environ, resp): after every request, failed ones too; the last two "
              "parameters may be left out."},
     hook("worker_exit", 2, &Config::worker_exit, "(server, worker): the worker's last act."),
-    hook("child_exit", 2, &Config::child_exit, "(server, worker): in the arbiter, a worker is gone."),
+    hook("child_exit", 2, &Config::child_exit, "(server, worker): in the arbiter, after a worker has exited."),
     hook("on_reload", 1, &Config::on_reload, "(server): on HUP, before new workers start."),
     hook("pre_exec", 1, &Config::pre_exec, "(server): on USR2, before the new binary runs."),
     hook("on_exit", 1, &Config::on_exit, "(server): the arbiter's last act."),
@@ -573,7 +579,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     // --- Out of scope ---
     {.name = "protocol", .section = kOutOfScope, .flags = "--protocol", .metavar = "NAME",
      .fallback = "http", .choices = "http", .check = http_only,
-     .help = "Only http is spoken."},
+     .help = "Only http is supported."},
     {.name = "control_socket_disable", .flags = "--no-control-socket",
      .check = only_without_control_socket, .allowed = "True",
      .help = "Accepted, because container images pass it: there is no control socket. "
@@ -585,7 +591,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     refused("root_path", "--root-path", "PATH", kNoAsgi, ""),
     {.name = "http_parser", .flags = "--http-parser", .metavar = "NAME",
      .choices = "auto, python, fast",
-     .help = "Accepted: gcorn has one HTTP parser, always the same."},
+     .help = "Accepted, but has no effect: gcorn has one HTTP parser."},
     refused("http_protocols", "--http-protocols", "LIST", kNoHttp2, "h1"),
     refused("http2_max_concurrent_streams", "--http2-max-concurrent-streams", "INT", kNoHttp2, "100"),
     refused("http2_initial_window_size", "--http2-initial-window-size", "INT", kNoHttp2, "65535"),

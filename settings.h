@@ -97,7 +97,7 @@ Status assign_field(Config& cfg, const Setting& setting, const Value& value,
 [[nodiscard]] std::string default_text(const Setting& setting);
 
 inline constexpr std::string_view kAppModule =
-    "APP_MODULE is MODULE, MODULE:NAME or MODULE:FACTORY(ARGS); without NAME it is 'application'.";
+    "APP_MODULE is MODULE, MODULE:NAME or MODULE:FACTORY(ARGS); NAME defaults to 'application'.";
 
 /// --help for a terminal, wrapped to `width` columns (60 to 120).
 [[nodiscard]] std::string help_text(size_t width);

@@ -70,8 +70,8 @@ std::string help_text(size_t width) {
     }
     return out + "\n" +
            wrap(
-               "Options may also stand in GUNICORN_CMD_ARGS, and settings, with the server hooks, "
-               "in ./gcorn.conf.py or ./gunicorn.conf.py. All of them: docs/settings.md; exit "
+               "Options may also be set in GUNICORN_CMD_ARGS, and settings and server hooks in "
+               "./gcorn.conf.py or ./gunicorn.conf.py. All settings: docs/settings.md; exit "
                "codes: docs/exit-codes.md.",
                width, 0) +
            "\n";

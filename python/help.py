@@ -33,9 +33,9 @@ def takes_path(row):
 def markdown(app_module, rows):
     """docs/settings.md."""
     text = ("# Settings\n\n"
-            "Generated from the table in `settings.cpp`; change it there. Sources, each replacing the ones before: "
+            "Generated from the table in `settings.cpp`; change it there. Sources, each overriding the ones before: "
             "default, environment variable, config file, `GUNICORN_CMD_ARGS`, command line. `gcorn --print-config` "
-            "shows every value and where it came from. Words in italics say where gcorn differs from gunicorn.\n")
+            "shows every value and where it came from. Italics mark where gcorn differs from gunicorn.\n")
     for section, members in groupby([Row(**row) for row in rows], lambda row: row.section):
         text += (f"\n## {section}\n\n| Setting | Command line | Default | Meaning |\n"
                  "| --- | --- | --- | --- |\n" + "".join(map(markdown_row, members)))
@@ -50,7 +50,7 @@ def markdown_row(row):
     meaning = f"Refused: {cell(row.refused)}." if row.refused else cell(row.help)
     meaning += f" *{cell(row.note)}*" if row.note else ""
     meaning += f" Needs `{row.needs}`." if row.needs else ""
-    meaning += " A change needs a restart, not HUP." if row.needs_restart else ""
+    meaning += " Changes need a restart; HUP is not enough." if row.needs_restart else ""
     flags = ", ".join(map(code, row.flags.split())) + (" " + cell(row.value) if row.flags and row.value else "")
     default = "" if row.refused or row.is_hook else code(row.default)
     return f"| {code(row.name)} | {flags} | {default} | {meaning} |\n"
@@ -66,7 +66,7 @@ def man(app_module, rows):
             ".SH SYNOPSIS\n.B gcorn\n[\\fIOPTIONS\\fR] [\\fIAPP_MODULE\\fR]\n"
             f".SH DESCRIPTION\n{roff(app_module)}\n"
             "Settings are read from the environment, a config file, GUNICORN_CMD_ARGS and the command line; "
-            "each replaces the ones before.\n.SH OPTIONS\n")
+            "each overrides the ones before.\n.SH OPTIONS\n")
     for section, members in groupby(offered(rows), lambda row: row.section):
         text += f".SS {section}\n"
         for row in members:
@@ -79,11 +79,11 @@ def man(app_module, rows):
             text += f".TP\n\\fB{row['name']}\\fR\n{roff(row['help'])}\n"
     return text + (".SH EXIT STATUS\n"
                    ".TP\n0\nOrderly stop, or the checks passed.\n"
-                   ".TP\n1\nA setting or the start failed.\n"
+                   ".TP\n1\nA setting was refused, or startup failed.\n"
                    ".TP\n2\nThe command line could not be read.\n"
-                   ".TP\n3\nA worker could not start.\n"
+                   ".TP\n3\nNo worker could start.\n"
                    ".TP\n4\nThe application could not be found or is not callable.\n"
-                   ".TP\nother\nThe config file, or a hook of the start, asked for it by sys.exit().\n")
+                   ".TP\nother\nThe config file or a startup hook passed it to sys.exit().\n")
 
 
 # --- completions ---

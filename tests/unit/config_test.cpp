@@ -211,7 +211,7 @@ TEST(ConfigCasts, OutOfScopeSettingsAreRefusedWithTheirReason) {
               "error: dirty_workers cannot be set: gcorn has no dirty workers; use a task queue");
     EXPECT_EQ(applied("control_socket_disable", true), "None") << "accepted, nothing to remember";
     EXPECT_EQ(applied("control_socket_disable", false),
-              "error: Value is False: gcorn has no control socket; it is steered by signals "
+              "error: Value is False: gcorn has no control socket; it is controlled by signals "
               "(control_socket_disable; allowed: True)");
     EXPECT_EQ(applied("protocol", std::string("http")), "None");
     EXPECT_EQ(
@@ -436,8 +436,8 @@ TEST(ConfigSources, SettingsWithoutEffectSaySo) {
     Sources sources;
     sources.arguments = {"app:app", "--worker-tmp-dir", "/dev/shm"};
     EXPECT_EQ(resolved(sources).notices,
-              StringList{"worker_tmp_dir has no effect: heartbeats live in shared memory, no "
-                         "directory is needed"});
+              StringList{"worker_tmp_dir has no effect: heartbeats are kept in shared memory and "
+                         "need no directory"});
     sources.arguments = {"app:app", "--no-control-socket"};
     EXPECT_TRUE(resolved(sources).notices.empty());
 }

@@ -200,10 +200,10 @@ TEST(SettingsChecks, WorkerClassNames) {
         "refused: worker class 'uvicorn.workers.UvicornWorker' is for ASGI applications: gcorn "
         "serves WSGI");
     EXPECT_EQ(verdict("worker_class", "tornado"),
-              "refused: worker class 'tornado' is not supported: run Tornado by its own server");
+              "refused: worker class 'tornado' is not supported: run Tornado with its own server");
     EXPECT_EQ(
         verdict("worker_class", "my.Worker"),
-        "refused: worker class 'my.Worker' is not known: gcorn has its own classes and cannot "
+        "refused: worker class 'my.Worker' is unknown: gcorn has its own worker classes and cannot "
         "run others");
     EXPECT_EQ(verdict("worker_class", "").substr(0, 7), "refused");
 }
