@@ -215,11 +215,11 @@ Status Arbiter::prepare(Generation& generation) {
     const size_t places = connection_places(cfg);
     if (places + places / 16 < static_cast<size_t>(cfg.worker_connections))
         log().warning(
-            "Each worker takes %zu connections, not %lld: there are not more descriptors "
-            "(worker_connections, ulimit -n)",
+            "Each worker accepts at most %zu connections instead of %lld: the limit on open "
+            "files is too low (worker_connections, ulimit -n)",
             places, static_cast<long long>(cfg.worker_connections));
     if (cfg.max_worker_memory > 0 && resident_mib(pid_) < 0)
-        return Error{0, "max_worker_memory: /proc/PID/statm cannot be read here"};
+        return Error{0, "max_worker_memory needs /proc/PID/statm, which cannot be read here"};
     bool has_fd = false;
     for (const std::string& text : cfg.bind) {
         Result<BindSpec> spec = parse_bind(text);
@@ -334,8 +334,8 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
     if (generation.cfg.reuse_port &&
         read_small_file("/proc/sys/net/ipv4/tcp_migrate_req").value_or("0\n") == "0\n") {
         log().warning(
-            "reuse_port: clients that connect while a worker leaves may be reset, also during HUP; "
-            "`sysctl -w net.ipv4.tcp_migrate_req=1` hands them to the other workers");
+            "reuse_port: connections made while a worker exits may be reset, also during HUP; "
+            "`sysctl -w net.ipv4.tcp_migrate_req=1` passes them to the other workers");
     }
     return {};
 }
@@ -561,7 +561,7 @@ int64_t Arbiter::watch_child(Child& child) {
         if (!is_stopping()) return kNever;
         const int64_t leave_ms = child.killed_ms + kUnkillableMs;
         if (now < leave_ms) return leave_ms;
-        log().error("Worker (pid:%d) does not end even by SIGKILL; leaving it behind",
+        log().error("Worker (pid:%d) has not exited even after SIGKILL; leaving it behind",
                     child.worker->pid());
         children_.erase(child.worker->pid());
         return 0;
@@ -574,7 +574,7 @@ int64_t Arbiter::watch_child(Child& child) {
         wake_ms = child.leave_by_ms;
         if (is_booting) wake_ms = std::min(wake_ms, child.retired_ms + kBootingPatienceMs);
         if (now >= wake_ms) {
-            kill_worker(child, is_booting ? "it was still booting" : "graceful_timeout is over");
+            kill_worker(child, is_booting ? "it was still booting" : "graceful_timeout has passed");
             return 0;
         }
     }
@@ -596,8 +596,8 @@ int64_t Arbiter::watch_child(Child& child) {
     if (child.aborted_ms == 0) {
         abort_worker(child, is_booting ? "WORKER BOOT TIMEOUT" : "WORKER TIMEOUT");
     } else if (now >= child.aborted_ms + kAbortPatienceMs) {
-        kill_worker(child, is_booting ? "it booted for longer than boot_timeout"
-                                      : "it was silent for longer than timeout");
+        kill_worker(child, is_booting ? "it took longer than boot_timeout to boot"
+                                      : "it sent no heartbeat for longer than timeout");
         return 0;
     }
     return std::min(wake_ms, child.aborted_ms + kAbortPatienceMs);
@@ -819,8 +819,10 @@ void Arbiter::reap() {
     };
     for (Children::iterator it;
          (it = std::ranges::find_if(children_, is_gone)) != children_.end();) {
-        log().error("Worker (pid:%d) has ended, and something else in this process was told how",
-                    it->first);
+        log().error(
+            "Worker (pid:%d) has exited with unknown status: a hook or library of the master "
+            "waits for all children, or ignores SIGCHLD",
+            it->first);
         take(it, 0);
     }
 }
@@ -899,10 +901,10 @@ void Arbiter::report_activities(const Child& child) {
 void Arbiter::successor_ended(int status) {
     const pid_t pid = std::exchange(successor_, 0);
     if (WIFEXITED(status)) {
-        log().warning("The new master (pid:%d) exited with code %d; this one goes on", pid,
+        log().warning("The new master (pid:%d) exited with code %d; this one continues", pid,
                       WEXITSTATUS(status));
     } else {
-        log().warning("The new master (pid:%d) was sent %s; this one goes on", pid,
+        log().warning("The new master (pid:%d) was sent %s; this one continues", pid,
                       signals::name(WTERMSIG(status)).c_str());
     }
     // WINCH had sent our workers away, because the upgrade looked well: now nobody else serves.
@@ -938,7 +940,8 @@ Status Arbiter::begin_reload() {
     close_unused_listeners();
     if (app_is_loaded_) {
         log().warning(
-            "The application was preloaded: its code stays as it is until a restart or USR2");
+            "The application was preloaded: HUP does not load its new code; a restart or USR2 "
+            "does");
     }
     change_num_workers(static_cast<int>(cfg().workers));
     if (Status status = options_.hooks.run(&Config::on_reload, this); !status) return status;
@@ -972,7 +975,7 @@ void Arbiter::abandon_reload(const std::string& why) {
     }
     if (!why.empty()) {
         close_unused_listeners();
-        log().error("Reload failed, going on with the old workers and settings: %s", why.c_str());
+        log().error("Reload failed, keeping the old workers and settings: %s", why.c_str());
     }
     announce_ready();
 }

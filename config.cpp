@@ -442,8 +442,8 @@ Status ConfigBuilder::assign(const Setting& setting, const Value& value, std::st
     const auto* field = std::get_if<std::string Config::*>(&setting.field);
     if (given != nullptr && field != nullptr && !setting.choices.empty() &&
         !iequals(trim(*given), cfg.**field))
-        resolved_.notices.push_back(std::string(setting.name) + " '" + *given + "' is taken for '" +
-                                    cfg.**field + "'");
+        resolved_.notices.push_back(std::string(setting.name) + " '" + *given +
+                                    "' is treated as '" + cfg.**field + "'");
     return {};
 }
 
@@ -488,8 +488,8 @@ Status ConfigBuilder::apply_file(std::string_view path,
              !std::holds_alternative<HookRef Config::*>(find_setting(near)->field));
         if (!near.empty() && !is_import && !is_assigned(near))
             resolved_.notices.push_back(std::string(path) + " sets " + name +
-                                        ", which is no setting; did you mean " + std::string(near) +
-                                        "?");
+                                        ", which is not a setting; did you mean " +
+                                        std::string(near) + "?");
     }
     resolved_.config.config = path;
     return {};
@@ -535,14 +535,15 @@ Result<ResolvedConfig> ConfigBuilder::finish() {
         return refused("the current directory is gone", "chdir");
     if (!is_directory(cfg.chdir)) return refused("can't chdir to '" + cfg.chdir + "'", "chdir");
     if (!cfg.tmp_upload_dir.empty() && !is_directory(absolute_path(cfg.chdir, cfg.tmp_upload_dir)))
-        return refused("'" + cfg.tmp_upload_dir + "' is no directory", "tmp_upload_dir");
+        return refused("'" + cfg.tmp_upload_dir + "' is not a directory", "tmp_upload_dir");
     if (cfg.worker_class == "sync" && cfg.threads > 1) {
         cfg.worker_class = "gthread";
         sources["worker_class"] = "threads is above 1";
     }
     if (cfg.spew && cfg.daemon)
-        return Error{kExitConfigError,
-                     "spew prints to the terminal that daemon leaves: set one of them"};
+        return Error{
+            kExitConfigError,
+            "spew prints to the terminal, which daemon detaches from: set only one of them"};
     if (cfg.wsgi_app.empty() && cfg.paste.empty())
         return Error{kExitConfigError, "No application module specified."};
     if (const std::string ini =
@@ -577,13 +578,13 @@ void ConfigBuilder::tell_what_has_no_effect() {
                                      value_text(field_value(cfg, needed)));
     }
     if (cfg.worker_connections == 0)
-        resolved_.notices.emplace_back("worker_connections is 0: no worker takes a connection");
+        resolved_.notices.emplace_back("worker_connections is 0: no worker accepts connections");
     if (cfg.threads > 1 && cfg.worker_class != "gthread")
         notice("threads", " while worker_class is " + cfg.worker_class);
     if (!cfg.paste.empty() && !cfg.wsgi_app.empty())
         notice("wsgi_app", ": paste names the application");
     if (cfg.reload && cfg.preload_app)
-        notice("reload", ": code that preload_app loaded stays until a restart");
+        notice("reload", ": code loaded by preload_app stays until a restart");
 }
 
 std::pair<std::string_view, std::string_view> split_paste(std::string_view text) {

@@ -182,7 +182,7 @@ int Server::run() {
             tell_notices(*fresh);
             for (const std::string_view name :
                  undo_restart_only_changes(started_with_, fresh->config))
-                log_.warning("%s has changed, which takes effect only after a restart",
+                log_.warning("%s has changed, but takes effect only after a restart",
                              std::string(name).c_str());
             return std::move(fresh->config);
         },
@@ -322,8 +322,9 @@ Status Server::open_logs(const Config& cfg) {
     }
     if (Status opened = log_.open(*options); !opened) return opened;
     if (!metrics)
-        log_.warning("%s; %s (HUP tries again)", metrics.message().c_str(),
-                     statsd_.is_enabled() ? "metrics go where they went" : "no metrics are sent");
+        log_.warning(
+            "%s; %s (HUP tries again)", metrics.message().c_str(),
+            statsd_.is_enabled() ? "metrics still go to the old address" : "no metrics are sent");
     if (log_.enabled(Level::Debug)) log_.write(Level::Debug, current_configuration(cfg));
     return takes_over ? Status() : logging_.configure(cfg);
 }
@@ -456,7 +457,7 @@ namespace {
     if (name == "St9bad_alloc") gcorn::die("out of memory");
     if (name == "St12system_error")
         gcorn::die("cannot start a thread (ulimit -u, ulimit -v, TasksMax?)");
-    gcorn::die("ended by an exception that nobody caught");
+    gcorn::die("terminated by an uncaught exception");
 }
 
 }  // namespace

@@ -266,8 +266,8 @@ std::string Worker::spool_directory() const {
     Result<std::string> found = find_spool_directory(wish);
     if (found) return std::move(*found);
     context_.log.warning(
-        "Request bodies over %zu KiB will be answered with 503, and large answers to slow readers "
-        "will hold their threads: %s (set TMPDIR or tmp_upload_dir)",
+        "Request bodies over %zu KiB will be answered with 503, and large responses to slow "
+        "clients will block their threads: %s (set TMPDIR or tmp_upload_dir)",
         kSpoolMemoryMax / 1024, found.message().c_str());
     return wish.empty() ? "/tmp" : std::move(wish);
 }
@@ -305,8 +305,8 @@ LoopOptions Worker::loop_options() {
     options.on_starved = [this] {
         if (want_replacement())
             context_.log.error(
-                "Worker (pid:%d) is replaced: its descriptors are used up, and not by connections "
-                "(does the application leak? see ulimit -n)",
+                "Replacing worker (pid:%d): it has no file descriptors left, and no "
+                "connection holds one (does the application leak them? see ulimit -n)",
                 pid_);
     };
     options.beat = [this] { board().beat(); };
@@ -485,7 +485,7 @@ void Worker::watch_calls(const std::stop_token& quit) {
 void Worker::handle_overdue(const OverdueCalls& found) {
     if (found.needs_hub) wake_hub();
     if (found.stuck > 0 && want_replacement())
-        context_.log.warning("Worker (pid:%d) is replaced: it has requests that do not end", pid_);
+        context_.log.warning("Replacing worker (pid:%d): it has requests that do not end", pid_);
 }
 
 void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
@@ -580,7 +580,7 @@ void Worker::look_for_changes() {
             context_.runtime.changed_since_import();  // changes from before watch() knew the file
         next_look_ms_ = monotonic_ms() + kReloadLookMs;
         if (!reloader_->trouble().empty() && !std::exchange(reloader_trouble_is_told_, true))
-            context_.log.warning("%s; looking once a second instead", reloader_->trouble().c_str());
+            context_.log.warning("%s; polling once a second instead", reloader_->trouble().c_str());
     }
     if (path.empty()) path = reloader_->changed();
     if (path.empty() || !alive() || board().wants_replacement.exchange(true)) return;

@@ -666,7 +666,7 @@ Status WsgiApp::load_failed(PyRef exception) {
         raise();
         broken_app_text_ = take_error_text();
         broken_app_files_ = paths_of(call_object(name_in(loader_, "files_of"), exception));
-        log_.write(Level::Error, "The application does not load\n" + broken_app_text_);
+        log_.write(Level::Error, "The application cannot be loaded\n" + broken_app_text_);
         return {};
     }
     const PyRef unusable = name_in(loader_, "Unusable");

@@ -79,8 +79,9 @@ Result<Fd> open_log(const std::string& path, const LogOptions& options) {
         const int saved_errno = errno;
         // /dev/stderr under journald, which open(2) cannot open again by its name.
         const char* const hint =
-            saved_errno == ENXIO ? ": a socket, or a FIFO that nobody reads; - is the stream itself"
-                                 : "";
+            saved_errno == ENXIO
+                ? ": a socket, or a FIFO without a reader; use - for the stream itself"
+                : "";
         return Error{saved_errno,
                      "'" + path + "' isn't writable [" + std::strerror(saved_errno) + "]" + hint};
     }

@@ -51,7 +51,7 @@ Status apply_unix_option(std::string_view option, BindSpec& spec) {
         spec.mode = parse_mode(value);
         if (!spec.mode) return refuse(value, "is not an octal file mode up to 0777.");
     } else if (name == "user" || name == "group") {
-        if (value.empty()) return refuse(option, "names nobody.");
+        if (value.empty()) return refuse(option, "needs a name or number.");
         (name == "user" ? spec.user : spec.group) = std::string(value);
     } else {
         return refuse(option, "is not a unix socket option (mode, user, group).");

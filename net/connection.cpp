@@ -257,8 +257,9 @@ void Connection::on_deadline(int64_t now_ms) {
             if (exchange_->is_finished()) {
                 settle();
             } else if (output_blocked_ && is_over(loop_.options().write_timeout_ms)) {
-                loop_.log_.debug("Closing connection: the client takes no bytes (ip=%s)",
-                                 facts_.remote_addr.c_str());
+                loop_.log_.debug(
+                    "Closing connection: the client does not read its response (ip=%s)",
+                    facts_.remote_addr.c_str());
                 peer_gone();
             } else if (body_open_ && is_over(loop_.options().body_timeout_ms) &&
                        exchange_->body_backlog() < kBodyBytesInFlightMax) {
@@ -308,7 +309,7 @@ bool Connection::give_way() {
         if (state_ != State::Idle) return state_ == State::Closed;
     }
     if (state_ == State::Body || (state_ == State::Head && is_begun(in_.view())))
-        refuse(408, "too slow, while others wait for its place (worker_connections, ulimit -n)");
+        refuse(408, "too slow, while others wait for a connection (worker_connections, ulimit -n)");
     else if (state_ == State::Reply)
         peer_gone();
     else
@@ -392,11 +393,11 @@ bool Connection::decrypt(std::string_view wire, std::string& plain) {
         const size_t received = tls_->empty_bytes + wire.size();
         tls_->empty_bytes = received - std::min(received, plain.size() * kWireBytesPerByte);
         if (fed && tls_->empty_bytes > kEmptyBytesMax)
-            fed = Error{EPROTO, "TLS: too many records that carry nothing"};
+            fed = Error{EPROTO, "TLS: too many empty records"};
     }
     if (!flush_tls()) return false;
     if (tls_->wire.size() > kWireBytesMax) {
-        loop_.log_.warning("Invalid request from ip=%s: TLS: the client takes no answers",
+        loop_.log_.warning("Invalid request from ip=%s: TLS: the client sends but does not read",
                            facts_.remote_addr.c_str());
         peer_gone();
         return false;
@@ -424,7 +425,7 @@ void Connection::on_tcp_eof() {
         std::string plain;
         const Status fed = tls_->transform->feed({}, true, plain);
         if (!fed)
-            loop_.log_.warning("Connection from ip=%s ended without notice: %s",
+            loop_.log_.warning("Connection from ip=%s ended without close_notify: %s",
                                facts_.remote_addr.c_str(), fed.message().c_str());
     }
     on_eof();
@@ -437,7 +438,7 @@ void Connection::on_plain_bytes(std::string_view bytes) {
         const bool is_to_judge = state_ == State::Head && in_.size() > kLargeHeadBytes &&
                                  in_.size() / kHeadStepBytes > before / kHeadStepBytes;
         if (is_to_judge && !loop_.has_room_for_heads())
-            refuse(503, "no room for so large a head beside those of others");
+            refuse(503, "no memory left for a request head this large");
         else
             advance();
         return;

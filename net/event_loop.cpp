@@ -296,10 +296,10 @@ void EventLoop::exchange_completed(Exchange& exchange) {
 }
 
 void EventLoop::file_failed(const Exchange& exchange, int error) {
-    log_.error("Cutting the response to %s %s: its file can't be read: %s",
+    log_.error("Cutting short the response to %s %s: its file can't be read: %s",
                escape_for_log(exchange.head.method).c_str(),
                escape_for_log(exchange.head.target).c_str(),
-               error == ENODATA ? "it is shorter than it was" : std::strerror(error));
+               error == ENODATA ? "it has been truncated" : std::strerror(error));
 }
 
 void EventLoop::write_access_line(const Exchange& exchange) {
@@ -489,7 +489,7 @@ void EventLoop::out_of_resources(int error) {
     ::getrlimit(RLIMIT_NOFILE, &limit);
     const std::string setting =
         error == EMFILE ? " (ulimit -n is " + std::to_string(limit.rlim_cur) + ")" : "";
-    log_.warning("Cannot accept connections: %s%s. They wait in the backlog meanwhile",
+    log_.warning("Cannot accept connections: %s%s. New ones wait in the backlog",
                  std::strerror(error), setting.c_str());
 }
 
@@ -612,7 +612,7 @@ void EventLoop::report_dropped(const RequestHead& head, const ConnectionFacts& f
         if (!dropped_names_.insert(lower(name)).second) continue;
         log_.warning(
             "Dropped the header field %s from ip=%s: names with an underscore are not passed on "
-            "(see header_map and forwarder_headers; told once for each name)",
+            "(see header_map and forwarder_headers; logged once per name)",
             escape_for_log(name).c_str(), facts.remote_addr.c_str());
     }
 }

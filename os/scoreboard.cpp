@@ -43,7 +43,7 @@ std::string ActivityView::text(int64_t now_ms) const {
     std::snprintf(age, sizeof(age), "%.1f", static_cast<double>(now_ms - since_ms) / 1000.0);
     return escape_for_log(method) + " " + escape_for_log(target) + " for " + age +
            " s, in the application, from " +
-           (peer.empty() ? "a nameless peer" : escape_for_log(peer));
+           (peer.empty() ? "a unix socket" : escape_for_log(peer));
 }
 
 void WorkerSlot::beat() {

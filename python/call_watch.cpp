@@ -126,7 +126,8 @@ OverdueCalls CallWatch::interrupt(int64_t limit_ms) {
     found.stuck = stuck.size();
     WithoutGil nogil;
     for (const std::string& name : stuck)
-        log_.error("Request does not end although it was interrupted: %s", name.c_str());
+        log_.error("Request does not end, although request_timeout interrupted it: %s",
+                   name.c_str());
     return found;
 }
 

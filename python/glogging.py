@@ -364,7 +364,7 @@ def _logger_class(cfg):
         except TypeError as error:
             raise RuntimeError(f"logger_class: {error}") from None
     if not callable(getattr(wanted, "access", None)):
-        raise RuntimeError(f"logger_class: {wanted!r} is no subclass of gunicorn.glogging.Logger")
+        raise RuntimeError(f"logger_class: {wanted!r} is not a subclass of gunicorn.glogging.Logger")
     return wanted
 
 

@@ -81,21 +81,20 @@ Result<bool> take_venv(const std::string& directory, PythonChoice& choice) {
                  F_OK) == 0)
         version = kPythonVersion;
     if (version != kPythonVersion)
-        return Error{0,
-                     "virtual environment " + directory + " is of Python " +
-                         (version.empty() ? "(unknown version)" : version) +
-                         ", this gcorn embeds Python " + kPythonVersion +
-                         ": make the environment with that Python, or build gcorn for the other"};
+        return Error{0, "virtual environment " + directory + " is for Python " +
+                            (version.empty() ? "(unknown version)" : version) +
+                            ", but this gcorn embeds Python " + kPythonVersion +
+                            ": create the environment with that Python, or build gcorn with yours"};
     const std::string patch = first_parts(full, 3), home = venv_value(*settings, {"home"});
     std::error_code error;  // no such directory: not ours
     const bool is_ours =
         std::filesystem::equivalent(home, std::filesystem::path(GCORN_PYTHON).parent_path(), error);
     if (std::ranges::count(patch, '.') == 2 && patch != kPythonPatchVersion && !is_ours)
-        choice.warning = "virtual environment " + directory + " has the library of Python " +
-                         patch + " in " + home + ", this gcorn embeds Python " +
-                         kPythonPatchVersion +
-                         ": parts of the library may fail (multiprocessing, for one); build gcorn "
-                         "for that Python";
+        choice.warning = "virtual environment " + directory +
+                         " uses the standard library of Python " + patch + " in " + home +
+                         ", but this gcorn embeds Python " + kPythonPatchVersion +
+                         ": parts of it may fail (multiprocessing, for one); build gcorn with that "
+                         "Python";
     choice.venv = directory;
     choice.executable = directory + "/bin/python3";
     if (!is_executable(choice.executable)) choice.executable = directory + "/bin/python";
@@ -271,7 +270,7 @@ Status Interpreter::prepend_path(const std::string& directory) {
     PyRef entry = path_str(directory);
     if (path == nullptr || !PyList_Check(path) || !entry) {
         PyErr_Clear();
-        return Error{0, "insert " + directory + " into sys.path: sys.path is no list"};
+        return Error{0, "insert " + directory + " into sys.path: sys.path is not a list"};
     }
     const int present = PySequence_Contains(path, entry.get());
     if (present < 0 || (present == 0 && PyList_Insert(path, 0, entry.get()) < 0))

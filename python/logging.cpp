@@ -115,7 +115,7 @@ Status PythonLogging::configure(const Config& cfg) {
     if (wants_json && logging_takes_over(cfg)) {
         return Error{1,
                      "json is a format of the built-in logger, which logconfig* and logger_class "
-                     "replace: set a JSON formatter of Python's there"};
+                     "replace: configure a Python JSON formatter there"};
     }
     WithGil gil;
     Config previous = std::exchange(cfg_, cfg);

@@ -113,7 +113,7 @@ PyRef copy_body(InputObject* self, uint64_t position, size_t size) {
         WithoutGil nogil;
         for (size_t done = 0; done < size && got; done += got ? *got : 0) {
             got = body.read_at(position + done, out + done, size - done);
-            if (got && *got == 0) got = errno_error(EIO, "read body: it is shorter than it was");
+            if (got && *got == 0) got = errno_error(EIO, "read body: its file has been truncated");
         }
     }
     if (!got) {

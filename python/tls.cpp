@@ -226,7 +226,7 @@ Status TlsContexts::use(const Config& cfg, Logger& log) {
     } else {
         const bool was_good = before_.context != nullptr && before_ == wanted;
         if (!was_good || in_force_ == wanted) return made.error();
-        log.error("%s; the certificates read before stay in use", made.message().c_str());
+        log.error("%s; the previous certificates stay in use", made.message().c_str());
         wanted.context = before_.context;
     }
     before_ = std::exchange(in_force_, std::move(wanted));

@@ -35,7 +35,7 @@ def check_files(certfile, keyfile, ca_certs, cert_reqs, ciphers):
     if not certfile:
         raise Refusal("keyfile is set, but certfile is not")
     if cert_reqs and not ca_certs:
-        raise Refusal("cert_reqs asks for client certificates: set ca_certs, by which to judge them")
+        raise Refusal("cert_reqs asks for client certificates: set ca_certs to verify them")
     check_pem("certfile", certfile, True, not keyfile)
     if keyfile:
         check_pem("keyfile", keyfile, False, True)

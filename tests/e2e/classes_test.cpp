@@ -146,9 +146,10 @@ TEST_P(RequestTimeout, ReplacesAWorkerWhoseThreadDoesNotComeBack) {
     const std::string pid = server.get("/pid").body;
     Client client = server.connect();
     client.send(make_request("GET", "/c?s=9"));
-    ASSERT_TRUE(server.logs("Request does not end although it was interrupted: GET /c?s=9"))
+    ASSERT_TRUE(
+        server.logs("Request does not end, although request_timeout interrupted it: GET /c?s=9"))
         << server.story();
-    EXPECT_TRUE(server.logs("is replaced: it has requests that do not end"));
+    EXPECT_TRUE(server.logs("): it has requests that do not end"));
     EXPECT_TRUE(eventually([&] { return server.get("/pid").body != pid; })) << server.story();
     EXPECT_EQ(client.read_response().status, 504)
         << server.story();  // by the old worker, in the end

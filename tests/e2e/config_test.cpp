@@ -882,7 +882,7 @@ TEST(Preload, SwitchedOnByHupWaitsForARestart) {
     deploy("two ", "preload_app = True\ndef on_reload(server): raise ValueError('no')\n");
     server.signal(SIGHUP);
     ASSERT_TRUE(server.logs("Reload failed")) << server.story();
-    EXPECT_TRUE(contains(server.err(), "preload_app has changed, which takes effect only after"));
+    EXPECT_TRUE(contains(server.err(), "preload_app has changed, but takes effect only after"));
     ::kill(worker, SIGKILL);
     expect_next("two ");
 

@@ -79,7 +79,7 @@ TEST_P(Faults, AWorkerWhoseDescriptorsTheApplicationKeepsIsReplaced) {
     EXPECT_TRUE(eventually([&] {
         Client waiting = server.connect();
         waiting.send(make_request("GET", "/"));
-        return server.logs("its descriptors are used up", Milliseconds(1000));
+        return server.logs("it has no file descriptors left", Milliseconds(1000));
     })) << server.story();
     EXPECT_TRUE(eventually([&] { return server.get("/").status == 200; })) << server.story();
 }
@@ -434,7 +434,7 @@ TEST_P(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
 TEST_P(NoProcesses, AWorkerWithoutItsThreadsIsNotReady) {
     limit_processes(std::to_string(threads() + 1));
     ::kill(arbiter_, SIGHUP);
-    EXPECT_TRUE(logs("Reload failed, going on with the old workers and settings")) << log();
+    EXPECT_TRUE(logs("Reload failed, keeping the old workers and settings")) << log();
     EXPECT_TRUE(serves()) << log();
     ::kill(arbiter_, SIGTTIN);
     EXPECT_TRUE(logs("No new worker for 1 s: Worker failed to boot.")) << log();
@@ -464,7 +464,7 @@ TEST_P(Faults, APidFileThatCannotBeMovedStaysWhereItIs) {
     ASSERT_TRUE(server.logs("create pid file '/proc/gcorn.pid'")) << server.story();
     EXPECT_EQ(server.get("/").status, 200) << server.story();
     server.signal(SIGUSR2);  // the new master finds no place for its own
-    ASSERT_TRUE(server.logs("exited with code 1; this one goes on")) << server.story();
+    ASSERT_TRUE(server.logs("exited with code 1; this one continues")) << server.story();
     EXPECT_EQ(read_file(scratch / "pid"), std::to_string(server.pid()) + "\n");
     EXPECT_EQ(server.get("/").status, 200) << server.story();
     server.signal(SIGTERM);
@@ -480,7 +480,7 @@ TEST_P(Faults, AnArbiterWithoutDescriptorsGoesOnWithWhatItHas) {
     const std::vector<pid_t> workers = server.workers();
     limit(server.pid(), RLIMIT_NOFILE, 3);  // it has more, and gets none
     server.signal(SIGHUP);
-    ASSERT_TRUE(server.logs("Reload failed, going on with the old workers and settings"))
+    ASSERT_TRUE(server.logs("Reload failed, keeping the old workers and settings"))
         << server.story();
     EXPECT_EQ(server.workers(), workers) << server.story();
     EXPECT_EQ(server.get("/").status, 200) << server.story();

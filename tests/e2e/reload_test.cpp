@@ -381,7 +381,7 @@ TEST(SpewStart, IsRefusedTogetherWithDaemon) {
     SKIP_ON_GUNICORN("it spews into nothing");
     const Finished finished = run_server({"--spew", "--daemon", "probe:app"});
     EXPECT_EQ(finished.code, 1) << finished;
-    EXPECT_NE(finished.err.find("Error: spew prints to the terminal that daemon leaves"),
+    EXPECT_NE(finished.err.find("Error: spew prints to the terminal, which daemon detaches from"),
               std::string::npos)
         << finished;
 }

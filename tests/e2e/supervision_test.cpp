@@ -179,7 +179,7 @@ TEST(ReusePort, ChangedByHupWaitsForARestart) {
         EXPECT_TRUE(eventually([&] {
             return server.workers().size() == 1 && server.workers() != old;
         })) << server.story();
-        EXPECT_TRUE(contains(server.err(), "reuse_port has changed, which takes effect only after"))
+        EXPECT_TRUE(contains(server.err(), "reuse_port has changed, but takes effect only after"))
             << server.story();
         EXPECT_EQ(server.get("/").status, 200) << server.story();
     }
@@ -382,7 +382,7 @@ TEST_P(Supervision, ABrokenDeployIsRefusedAndTheOldCodeServes) {
     ASSERT_TRUE(load.goes_on());
     directory.write("deployed.py", "import no_such_module_anywhere\n");
     server.signal(SIGHUP);
-    ASSERT_TRUE(server.logs("Reload failed, going on with the old workers and settings"))
+    ASSERT_TRUE(server.logs("Reload failed, keeping the old workers and settings"))
         << server.story();
     ASSERT_TRUE(eventually([&] { return server.workers() == old; })) << server.story();
     ASSERT_TRUE(load.goes_on());

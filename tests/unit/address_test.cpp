@@ -145,8 +145,8 @@ TEST(Address, BindRefusesUnknownOptionsOfAUnixSocket) {
     EXPECT_EQ(refusal("unix:/s?mode=1000"), "'1000' is not an octal file mode up to 0777.");
     EXPECT_EQ(refusal("unix:/s?mode=8"), "'8' is not an octal file mode up to 0777.");
     EXPECT_EQ(refusal("unix:/s?mode="), "'' is not an octal file mode up to 0777.");
-    EXPECT_EQ(refusal("unix:/s?user="), "'user=' names nobody.");
-    EXPECT_EQ(refusal("unix:/s?group"), "'group' names nobody.");
+    EXPECT_EQ(refusal("unix:/s?user="), "'user=' needs a name or number.");
+    EXPECT_EQ(refusal("unix:/s?group"), "'group' needs a name or number.");
     EXPECT_EQ(refusal("unix:/s?x=1"), "'x=1' is not a unix socket option (mode, user, group).");
     EXPECT_EQ(refusal("unix:/s?"), "'' is not a unix socket option (mode, user, group).");
 }

@@ -380,13 +380,14 @@ TEST(ConfigSources, UnknownNamesInAFileAreIgnoredNearMissesTold) {
                     {"threads", int64_t{3}}};
     const ResolvedConfig result = resolved(sources);
     EXPECT_EQ(result.config.workers, 1);
-    EXPECT_EQ(
-        result.notices,
-        StringList{"./gunicorn.conf.py sets worker, which is no setting; did you mean workers?"});
+    EXPECT_EQ(result.notices,
+              StringList{
+                  "./gunicorn.conf.py sets worker, which is not a setting; did you mean workers?"});
     sources.file = {{"on_exitt", hook("on_exitt()")}};
     EXPECT_EQ(
         resolved(sources).notices,
-        StringList{"./gunicorn.conf.py sets on_exitt, which is no setting; did you mean on_exit?"});
+        StringList{
+            "./gunicorn.conf.py sets on_exitt, which is not a setting; did you mean on_exit?"});
 }
 
 TEST(ConfigSources, PositionalWordWinsOverTheApplicationOfTheFile) {
@@ -427,7 +428,7 @@ TEST(ConfigSources, OtherNamesForAChoiceAreTold) {
     sources.arguments = {"app:app", "-k", "gevent_pywsgi"};
     EXPECT_EQ(resolved(sources).config.worker_class, "gevent");
     EXPECT_TRUE(
-        has_notice(resolved(sources), "worker_class 'gevent_pywsgi' is taken for 'gevent'"));
+        has_notice(resolved(sources), "worker_class 'gevent_pywsgi' is treated as 'gevent'"));
     sources.arguments = {"app:app", "--log-level", "DEBUG"};
     EXPECT_TRUE(resolved(sources).notices.empty()) << "only the case differs";
 }
@@ -457,13 +458,13 @@ TEST(ConfigSources, SettingsWithoutThoseTheyNeedSaySo) {
                      "is False"));
     EXPECT_TRUE(told({"--capture-output"}, "capture_output has no effect while errorlog is -"));
     EXPECT_TRUE(told({"--worker-connections", "0"},
-                     "worker_connections is 0: no worker takes a connection"));
+                     "worker_connections is 0: no worker accepts connections"));
     EXPECT_TRUE(told({"--threads", "3", "-k", "gevent"},
                      "threads has no effect while worker_class is gevent"));
     EXPECT_TRUE(
         told({"--paste", "/etc/passwd"}, "wsgi_app has no effect: paste names the application"));
     EXPECT_TRUE(told({"--reload", "--preload"},
-                     "reload has no effect: code that preload_app loaded stays until a restart"));
+                     "reload has no effect: code loaded by preload_app stays until a restart"));
     for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
              {"--max-requests-jitter", "5", "--max-requests", "9"},
              {"--max-requests-jitter", "0"},
@@ -479,9 +480,10 @@ TEST(ConfigSources, SettingsWithoutThoseTheyNeedSaySo) {
 TEST(ConfigSources, ADirectoryForBodiesMustBeThere) {
     Sources sources;
     sources.file = {{"tmp_upload_dir", std::string("/no/such")}};
-    EXPECT_EQ(error_of(sources),
-              "1 '/no/such' is no directory (tmp_upload_dir, from ./gunicorn.conf.py; allowed: an "
-              "existing directory)");
+    EXPECT_EQ(
+        error_of(sources),
+        "1 '/no/such' is not a directory (tmp_upload_dir, from ./gunicorn.conf.py; allowed: an "
+        "existing directory)");
     sources.file = {{"tmp_upload_dir", std::string("tmp")}};
     EXPECT_EQ(resolved(sources).config.tmp_upload_dir, "tmp") << "from / it is there";
 }
@@ -501,7 +503,7 @@ TEST(ConfigSources, SpewAndDaemonExcludeEachOther) {
     Sources sources;
     sources.arguments = {"app:app", "--spew", "-D"};
     EXPECT_EQ(error_of(sources),
-              "1 spew prints to the terminal that daemon leaves: set one of them");
+              "1 spew prints to the terminal, which daemon detaches from: set only one of them");
 }
 
 // -------------------------------------------------------------------------------- config file

@@ -295,7 +295,7 @@ TEST_P(EventLoopTest, ResponseThatAFileCutsIsNamed) {
     ASSERT_TRUE(client.send(kGet));
     EXPECT_FALSE(client.read_all().ends_with("0\r\n\r\n"));
     EXPECT_NE(engine.log_text().find(
-                  "Cutting the response to GET /x: its file can't be read: Is a directory"),
+                  "Cutting short the response to GET /x: its file can't be read: Is a directory"),
               std::string::npos)
         << engine.log_text();
     engine.stop();  // before the directory is closed
@@ -441,7 +441,7 @@ TEST_P(EventLoopTest, SlowestHeadYieldsToANewcomer) {
     EXPECT_EQ(first.read_all().substr(0, 13), "HTTP/1.1 408 ");
     ASSERT_TRUE(second.send("Host: a\r\n\r\n"));
     EXPECT_NE(second.read_until("hello").find("200 OK"), std::string::npos);
-    EXPECT_EQ(count(engine.log_text(), "too slow, while others wait for its place"), 1u);
+    EXPECT_EQ(count(engine.log_text(), "too slow, while others wait for a connection"), 1u);
 }
 
 TEST_P(EventLoopTest, BodyThatComesByDropsYieldsButNotOneThatFlows) {

@@ -73,7 +73,7 @@ TEST_F(ChoosePython, WarnsOfALibraryOfAnotherPatchVersionElsewhere) {
     const std::string other = kOurVersion + ".99";
     const std::string text =
         warning("other", "home = /else\nversion_info = " + other + ".final.0\n");
-    EXPECT_NE(text.find("Python " + other + " in /else, this gcorn embeds Python " + patch),
+    EXPECT_NE(text.find("Python " + other + " in /else, but this gcorn embeds Python " + patch),
               std::string::npos)
         << text;
 }
@@ -110,10 +110,10 @@ TEST_F(ChoosePython, RefusesAnotherVersionNamingBoth) {
         const Result<PythonChoice> choice = choose_python(venv, "");
         ASSERT_FALSE(choice.is_ok());
         EXPECT_EQ(choice.message(), "virtual environment " + venv +
-                                        " is of Python 3.1, this gcorn embeds Python " +
+                                        " is for Python 3.1, but this gcorn embeds Python " +
                                         kOurVersion +
-                                        ": make the environment with that Python, or build gcorn "
-                                        "for the other");
+                                        ": create the environment with that Python, or build "
+                                        "gcorn with yours");
         EXPECT_FALSE(choose_python("", venv + "/bin").is_ok());
     }
 }

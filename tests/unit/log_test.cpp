@@ -397,9 +397,10 @@ TEST_F(LogTest, RefusesADirectoryAndAFifoWithoutReader) {
     ASSERT_EQ(::mkfifo(options_.errorlog.c_str(), 0600), 0);
     const Status status = logger_.open(options_);  // and does not wait for a reader
     ASSERT_FALSE(status.is_ok());
-    EXPECT_EQ(status.message(), "'" + options_.errorlog +
-                                    "' isn't writable [No such device or address]: a socket, or a "
-                                    "FIFO that nobody reads; - is the stream itself (errorlog)");
+    EXPECT_EQ(status.message(),
+              "'" + options_.errorlog +
+                  "' isn't writable [No such device or address]: a socket, or a "
+                  "FIFO without a reader; use - for the stream itself (errorlog)");
 }
 
 TEST_F(LogTest, FollowsARelativePathThroughAChangeOfDirectory) {

@@ -137,7 +137,7 @@ TEST(ScoreboardRoom, DescribesARequestInOneSafeLine) {
     ActivityView view{.since_ms = 1000, .method = "GET", .target = "/a\nb", .peer = "10.0.0.1:5"};
     EXPECT_EQ(view.text(4140), "GET /a\\nb for 3.1 s, in the application, from 10.0.0.1:5");
     view.peer = "";
-    EXPECT_EQ(view.text(1000), "GET /a\\nb for 0.0 s, in the application, from a nameless peer");
+    EXPECT_EQ(view.text(1000), "GET /a\\nb for 0.0 s, in the application, from a unix socket");
 }
 
 TEST(ScoreboardRoom, SharesActivitiesBeyondTheLast) {

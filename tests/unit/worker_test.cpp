@@ -579,7 +579,7 @@ TEST_P(WorkerTest, AsksForASuccessorWhenACallIsStuck) {
     EXPECT_FALSE(board().wants_replacement);
     app.stuck = 1;
     EXPECT_TRUE(eventually([this] { return board().wants_replacement.load(); }));
-    EXPECT_TRUE(eventually([this] { return has_logged("is replaced: it has requests"); }));
+    EXPECT_TRUE(eventually([this] { return has_logged("Replacing worker (pid:"); }));
     Client client(address());
     expect_hello(client);
 }
