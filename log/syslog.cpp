@@ -63,8 +63,7 @@ std::optional<SyslogTarget> parse_syslog_address(std::string_view text) {
 
 Status validate_syslog_address(std::string_view address) {
     if (parse_syslog_address(address)) return {};
-    return Error{0, "invalid syslog address: '" + std::string(address) +
-                        "' (unix://PATH[#dgram|#stream], udp://HOST:PORT or tcp://HOST:PORT)"};
+    return Error{0, "invalid syslog address: '" + std::string(address) + "'"};
 }
 
 Status validate_syslog_facility(std::string_view name) {

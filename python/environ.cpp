@@ -230,7 +230,8 @@ Client* as_client(PyObject* object) {
 /// The Exchange, shared, because another thread of the application may end it meanwhile. Raises.
 std::shared_ptr<Exchange> exchange_of(PyObject* client) {
     if (Exchange* exchange = as_bound(client)->exchange) return exchange->shared_from_this();
-    PyErr_SetString(PyExc_ValueError, "gunicorn.socket was not taken before its request ended");
+    PyErr_SetString(PyExc_ValueError,
+                    "gunicorn.socket used for the first time after its request ended");
     return nullptr;
 }
 

@@ -75,7 +75,7 @@ bool fail_os_error(InputObject* self, const Error& error) {
 /// it is complete. Only an early-dispatched body waits. Raises.
 bool bytes_received(InputObject* self, uint64_t& received) {
     if (self->is_over) {
-        PyErr_SetString(PyExc_ValueError, "wsgi.input of a request that has ended");
+        PyErr_SetString(PyExc_ValueError, "wsgi.input used after its request ended");
         return false;
     }
     received = 0;

@@ -512,7 +512,7 @@ TEST_F(Environ, LookingAtTheSocketEndsWithTheRequest) {
     WithGil gil;
     maker_->end(std::move(environ_));
     EXPECT_EQ(eval_python("s.getpeername()"),
-              "raised ValueError: gunicorn.socket was not taken before its request ended");
+              "raised ValueError: gunicorn.socket used for the first time after its request ended");
     EXPECT_TRUE(eval_python("peek(1, 2)").starts_with("raised OSError"));
     EXPECT_TRUE(eval_python("__import__('os').fstat(number)").starts_with("raised OSError"));
     EXPECT_FALSE(request_->exchange->is_detached());

@@ -148,7 +148,7 @@ TEST_F(Input, RefusesAfterItsRequest) {
     }
     request_.reset();
     for (const char* call : {"i.read()", "i.readline()", "i.readlines()", "next(i)", "i.read(0)"})
-        EXPECT_EQ(eval_python(call), "raised ValueError: wsgi.input of a request that has ended")
+        EXPECT_EQ(eval_python(call), "raised ValueError: wsgi.input used after its request ended")
             << call;
 }
 
@@ -179,7 +179,7 @@ TEST_F(Input, AReaderThatWaitsLearnsOfTheEndOfTheRequest) {
         }
         request_->exchange->finish();
         reader.join();
-        EXPECT_EQ(outcome, "raised ValueError: wsgi.input of a request that has ended") << call;
+        EXPECT_EQ(outcome, "raised ValueError: wsgi.input used after its request ended") << call;
     }
 }
 

@@ -1052,7 +1052,7 @@ def application(environ, start_response):
     EXPECT_EQ(body("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), "x");
     EXPECT_FALSE(exchange().is_detached());
     EXPECT_EQ(eval("kept.send(b'x')"),
-              "raised ValueError: gunicorn.socket was not taken before its request ended");
+              "raised ValueError: gunicorn.socket used for the first time after its request ended");
 }
 
 TEST_F(Wsgi, WhoLooksAtTheClientsSocketGivesAResponse) {
