@@ -36,7 +36,7 @@ apt() {
     root=""
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null || {
-            echo "bootstrap: neither root nor sudo; as root: apt-get install $wanted" >&2
+            echo "bootstrap: neither root nor sudo; run as root: apt-get install $wanted" >&2
             exit 1
         }
         root="sudo"
@@ -53,7 +53,7 @@ apt() {
 
 install_packages() {
     if ! command -v apt-get >/dev/null; then
-        echo "bootstrap: not a Debian system; needed are a C++20 compiler, make, cmake, Python 3.10 to" \
+        echo "bootstrap: not a Debian system; needs a C++20 compiler, make, cmake, Python 3.10 to" \
             "3.15 with headers and embed library${2:+, and for the tests: $2}" >&2
         return
     fi
