@@ -93,8 +93,7 @@ struct Cast {
         if (!number) return Error{0, "Not an integer: " + value_text(value)};
         if (*number < 0) return Error{0, "Value must be positive: " + std::to_string(*number)};
         if (*number > setting.max)
-            return Error{0, "Value must be at most " + std::to_string(setting.max) + ": " +
-                                std::to_string(*number)};
+            return Error{0, "Value must be at most " + shown(setting.max) + ": " + shown(*number)};
         cfg.*field = *number;
         return {};
     }
@@ -167,6 +166,14 @@ struct Cast {
 
 private:
     [[nodiscard]] bool is_csv() const { return setting.form == Form::Csv; }
+
+    /// As the setting is written: "0777" in octal, else decimal.
+    [[nodiscard]] std::string shown(int64_t number) const {
+        char text[32];
+        const char* const format = setting.form == Form::Octal ? "%#llo" : "%lld";
+        std::snprintf(text, sizeof text, format, static_cast<long long>(number));
+        return text;
+    }
 
     Status cast_bool(std::optional<bool>& out) const {
         const auto* flag = std::get_if<bool>(&value);

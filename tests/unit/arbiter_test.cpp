@@ -880,7 +880,8 @@ TEST_F(ArbiterRoom, BeingFrozenSavesNobodyWhoHangs) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1500));
     ASSERT_EQ(::kill(-master_, SIGCONT), 0);
     EXPECT_TRUE(logged("[CRITICAL] WORKER TIMEOUT"));
-    EXPECT_TRUE(logged("was sent SIGKILL! By gcorn: it was silent for longer than timeout."));
+    EXPECT_TRUE(
+        logged("was sent SIGKILL! By gcorn: it sent no heartbeat for longer than timeout."));
 }
 
 TEST_F(ArbiterRoom, TimeoutDoesNotCountForBooting) {
@@ -1048,7 +1049,7 @@ TEST_F(ArbiterRoom, HupToMoreWorkersThanThereIsRoomForTellsWhatHelps) {
     start_ready();
     signal(SIGHUP);
     EXPECT_TRUE(
-        logged("Reload failed, going on with the old workers and settings: there is room "
+        logged("Reload failed, keeping the old workers and settings: there is room "
                "for only 256 workers"));
     EXPECT_EQ(version(), "1");
     EXPECT_EQ(stop(), 0);

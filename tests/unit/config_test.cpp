@@ -83,7 +83,7 @@ TEST(ConfigCasts, IntegersHaveAnUpperLimit) {
     EXPECT_EQ(applied("limit_request_body", int64_t{INT64_MAX}), "9223372036854775807");
     EXPECT_EQ(applied("umask", int64_t{0777}), "511");
     EXPECT_EQ(applied("umask", int64_t{01000}),
-              "error: Value must be at most 511: 512 (umask; allowed: 0 to 0777)");
+              "error: Value must be at most 0777: 01000 (umask; allowed: 0 to 0777)");
     EXPECT_EQ(applied("umask", std::string("022")), "18");
     EXPECT_EQ(applied("cert_reqs", int64_t{2}), "2");
     EXPECT_EQ(applied("cert_reqs", int64_t{3}),
