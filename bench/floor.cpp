@@ -1,11 +1,12 @@
 // The floor of our own engine: the same loop, parser and writer as gcorn, but the application is a
-// few lines of C++ that answer fixed bytes. What a request costs here, Python cannot make cheaper.
+// few lines of C++ that answer fixed bytes. A request that runs Python cannot cost less than it
+// does here.
 //
 //   bench_floor 127.0.0.1:8000          the floor
-//   bench_floor 127.0.0.1:8000 plain    a loop of epoll, recv and send that understands nothing:
-//                                       what of the floor is the kernel's. It accepts and closes
-//                                       as most servers do: before the first byte is there (no
-//                                       TCP_DEFER_ACCEPT), and with a FIN of its own.
+//   bench_floor 127.0.0.1:8000 plain    a loop of epoll, recv and send that parses nothing: the
+//                                       kernel's share of the floor. It accepts as most servers
+//                                       do, before the first byte has arrived (without
+//                                       TCP_DEFER_ACCEPT), and sends its FIN separately.
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>

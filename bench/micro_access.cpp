@@ -24,7 +24,7 @@ std::optional<std::string_view> browser_field(char kind, std::string_view name) 
     return std::nullopt;
 }
 
-/// CPU time of this process, so that neighbours on the machine matter little.
+/// CPU time of this process, so that others on the machine matter little.
 int64_t cpu_ns() {
     struct timespec now {};
     ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);

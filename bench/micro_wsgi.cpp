@@ -5,9 +5,9 @@
 // of one machine and one build only; build with -O2.
 //
 //   micro_wsgi              every case
-//   micro_wsgi CASE COUNT   one case, parsed and called COUNT times without a clock: for
-//   bench/instructions micro_wsgi python 0     the version of the Python inside, and how it is
-//   linked
+//   micro_wsgi CASE COUNT   one case, parsed and called COUNT times, untimed: for
+//                           bench/instructions
+//   micro_wsgi python 0     version of the embedded Python, and how it is linked
 #include "python/interpreter.h"
 
 #include <arpa/inet.h>
@@ -54,14 +54,14 @@ def read(environ, start_response):
     return BODY
 )";
 
-/// Stands for the loop; named as the friend that Exchange admits.
+/// Stands in for the loop; it has this name because Exchange declares it a friend.
 class ExchangeTest : public ExchangeOwner {
 public:
     void exchange_needs_leader(Exchange&) override {}
     void beat_while_waiting() override {}
     void exchange_completed(Exchange&) override {}
 
-    /// Nanoseconds a request.
+    /// Nanoseconds per request.
     double measure(WsgiApp& app, const std::string& head, std::string_view body) {
         double best_ns = 1e18;
         for (int round = 0; round < kRounds; ++round) {
@@ -83,8 +83,8 @@ public:
         return best_ns;
     }
 
-    /// As a connection does it: every request is parsed, too, and the answer sent (by UDP, which
-    /// always takes it, to a socket that nobody reads).
+    /// Does as a connection does: also parses every request, and sends the answer (by UDP, which
+    /// always accepts it, to a socket that nobody reads).
     void repeat(WsgiApp& app, const std::string& head, std::string_view body, int count) {
         const auto exchange = std::make_shared<Exchange>(*this);
         const Fd nowhere = open_sink();
@@ -106,7 +106,7 @@ private:
         exchange.finished_ = false;
     }
 
-    /// Of answers that wait for their successor: the memory stays, as on a connection.
+    /// Drops answers that wait for the next one, but keeps their memory, as a connection does.
     static void forget_output(Exchange& exchange) {
         if (!exchange.segments_.empty()) exchange.segments_.front().bytes.clear();
         exchange.queued_bytes_ = exchange.queued_memory_ = 0;
