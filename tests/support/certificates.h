@@ -1,4 +1,4 @@
-// Certificates for the TLS tests, made by the openssl command when they run: none is stored, none
+// Certificates for the TLS tests, made by the openssl command at run time: none is stored, none
 // expires.
 #pragma once
 
@@ -11,9 +11,9 @@ namespace gcorn::e2e {
 
 class Certificates {
 public:
-    /// An authority (ca.pem), and by it: server for localhost and 127.0.0.1, other for other.test,
-    /// client, with what RFC 5280 asks for and Python 3.13's clients insist on. Each is NAME.pem
-    /// and NAME.key. locked.key is server.key with a passphrase.
+    /// A CA (ca.pem), and signed by it: server for localhost and 127.0.0.1, other for other.test,
+    /// and client, with the extensions that RFC 5280 asks for and Python 3.13's clients insist on.
+    /// Each is NAME.pem and NAME.key. locked.key is server.key with a passphrase.
     Certificates() {
         issue("ca", "");
         issue("server", "DNS:localhost,IP:127.0.0.1");
@@ -23,7 +23,7 @@ public:
     }
     [[nodiscard]] std::string operator/(const std::string& name) const { return directory_ / name; }
 
-    /// Makes NAME.key and NAME.pem (anew), signed by ca; an empty `names` makes an authority.
+    /// Makes NAME.key and NAME.pem (or replaces them), signed by ca; an empty `names` makes a CA.
     void issue(const std::string& name, const std::string& names) const {
         const std::string make =
             "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1"

@@ -1,5 +1,5 @@
-// An extension module in C++, for Python inside a server under test: exceptions, streams, locales
-// and threads come from the shared libstdc++, whatever the server holds of its own.
+// An extension module in C++, for Python inside a server under test: its exceptions, streams,
+// locales and threads come from the shared libstdc++, whatever the server itself contains of that.
 #include <Python.h>
 
 #include <locale>

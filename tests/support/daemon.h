@@ -1,5 +1,5 @@
-// Any other long-running program of a test (nginx, haproxy, a supervisor), ended by pid with the
-// test.
+// Any other long-running program that a test needs (nginx, haproxy, a supervisor), killed by pid
+// when the test ends.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -36,14 +36,15 @@ public:
         const std::string directory = apps_dir();
         pid_ = ::fork();
         if (pid_ != 0) return;
-        // The test has no other threads yet, so the child may do as it likes.
+        // The test has no other threads yet, so the child need not be async-signal-safe.
         ::setpgid(0, 0);
         ::prctl(PR_SET_PDEATHSIG, SIGKILL);
         const int output = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
         if (output < 0 || ::dup2(output, 1) < 0 || ::dup2(output, 2) < 0) ::_exit(126);
         if (::chdir(directory.c_str()) != 0) ::_exit(126);
         for (size_t i = 0; i < listen_fds.size(); ++i) {
-            // Callers keep theirs above these, so none is overwritten before it is copied.
+            // Callers keep their descriptors above these, so none is overwritten before it is
+            // copied.
             if (::dup2(listen_fds[i], 3 + static_cast<int>(i)) < 0) ::_exit(126);
         }
         for (int fd = 3 + static_cast<int>(listen_fds.size()); fd < 256; ++fd)
@@ -80,7 +81,7 @@ public:
             },
             deadline);
     }
-    /// The exit code once ended(), 128 + signal if a signal did it.
+    /// The exit code once ended(), or 128 + signal if a signal killed it.
     [[nodiscard]] int exit_code() const {
         return WIFEXITED(status_) ? WEXITSTATUS(status_) : 128 + WTERMSIG(status_);
     }

@@ -16,7 +16,7 @@ inline bool contains(const std::string& text, std::string_view part) {
     return text.find(part) != std::string::npos;
 }
 
-/// How often; overlapping places count.
+/// How often `part` occurs in `text`, overlapping occurrences included.
 inline size_t count(const std::string& text, std::string_view part) {
     size_t found = 0;
     for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
@@ -24,11 +24,11 @@ inline size_t count(const std::string& text, std::string_view part) {
     return found;
 }
 
-/// Leaves the test when it runs against gunicorn, where gcorn is meant to be better.
+/// Skips the test against gunicorn, where gcorn is meant to be better.
 #define SKIP_ON_GUNICORN(reason) \
     if (::gcorn::e2e::is_gunicorn()) GTEST_SKIP() << "gunicorn differs: " << (reason)
 
-/// The same for what a later gunicorn does as gcorn does.
+/// Skips the test against any gunicorn older than the version that behaves as gcorn does.
 #define SKIP_ON_GUNICORN_BEFORE(version, reason)                                     \
     if (::gcorn::e2e::is_gunicorn() && ::gcorn::e2e::gunicorn_version() < (version)) \
     GTEST_SKIP() << "gunicorn before " << (version) << " differs: " << (reason)

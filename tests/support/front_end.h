@@ -21,8 +21,8 @@ inline std::string deploy_file(const std::string& name) {
     return read_file(apps_dir() + "/../../deploy/" + name);
 }
 
-/// `text` with every `from` replaced; throws if there is none, for then a test tests something
-/// else.
+/// `text` with every `from` replaced; throws if there is none, as the test would then test
+/// something else.
 inline std::string replaced(std::string text, const std::string& from, const std::string& to) {
     size_t at = text.find(from);
     if (at == std::string::npos)
@@ -41,7 +41,7 @@ inline std::string find_program(const std::string& name) {
     return "";
 }
 
-/// Leaves the test, saying so, when a program is not installed.
+/// Skips the test, saying why, if a program is not installed.
 #define NEEDS_PROGRAM(name, package)              \
     if (::gcorn::e2e::find_program(name).empty()) \
     GTEST_SKIP() << "NOT TESTED: " name " is not installed (package " package ")"
@@ -81,12 +81,12 @@ private:
 /// HAProxy with deploy/haproxy.cfg in front of these addresses, checking them ten times a second.
 class Haproxy {
 public:
-    /// `change` edits the configuration last.
+    /// `change` makes the last edits to the configuration.
     explicit Haproxy(const std::vector<std::string>& servers,
                      const std::function<std::string(std::string)>& change = nullptr) {
         std::string text = deploy_file("haproxy.cfg");
         text = replaced(text, "bind :80", "bind 127.0.0.1:" + std::to_string(at_.port));
-        // Two descriptors a connection: as many as a small limit of the machine allows.
+        // Each connection takes two descriptors: this many fit a low limit of the machine.
         text = replaced(text, "maxconn 4000", "maxconn 400");
         text = replaced(text, "inter 2s", "inter 100ms");
         text =
@@ -124,8 +124,8 @@ private:
     std::unique_ptr<Daemon> daemon_;
 };
 
-/// Clients that send one request after the other over a connection each, until told to stop, and
-/// remember what went wrong.
+/// Clients that each send one request after another over a connection of their own until told to
+/// stop, and record what went wrong.
 class Load {
 public:
     using Request = std::function<Response(Client&, size_t number)>;
@@ -149,7 +149,7 @@ public:
     Load& operator=(const Load&) = delete;
 
     [[nodiscard]] size_t done() const { return done_; }
-    /// Waits until that many requests more are answered; false if that takes too long.
+    /// Waits until that many more requests are answered; false if that takes too long.
     bool more(size_t count) {
         const size_t goal = done_ + count;
         return eventually([&] { return done_ >= goal; }, Milliseconds(60'000));

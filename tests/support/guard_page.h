@@ -1,5 +1,5 @@
-// GuardPage: memory that ends at an unreadable page. Bytes placed there lie with their last one
-// right before that page, so that reading one byte too far ends the test at once, in every build.
+// GuardPage: memory that ends at an unreadable page. Bytes placed there end right before that page,
+// so that reading one byte too far crashes the test at once, in every build.
 #pragma once
 
 #include <sys/mman.h>

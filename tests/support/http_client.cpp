@@ -58,7 +58,7 @@ bool wait_for(int fd, short events, Clock::time_point until) {
     }
 }
 
-/// Bytes for a message: what is not printable becomes \xNN.
+/// Bytes for a message: unprintable ones become \xNN.
 std::string printable(std::string_view bytes) {
     constexpr const char* kDigits = "0123456789abcdef";
     std::string text;
@@ -389,7 +389,7 @@ Response Client::read_response(std::string_view method, Milliseconds deadline, c
 
 Response Client::request(std::string_view method, std::string_view target, const Fields& fields,
                          std::string_view body) {
-    send(make_request(method, target, fields, body));  // an early refusal may stop us: read anyway
+    send(make_request(method, target, fields, body));  // a refusal may cut it short: read anyway
     return read_response(method);
 }
 

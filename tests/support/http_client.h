@@ -32,20 +32,21 @@ struct Response {
     Fields fields;     ///< in order, as spelt
     std::string body;  ///< decoded; empty when a sink took it
     uint64_t body_bytes = 0;
-    std::vector<size_t> chunks;  ///< sizes of the chunks, without the last
+    std::vector<size_t> chunks;  ///< sizes of the chunks, except the last-chunk
     bool is_chunked = false;
     bool until_close = false;  ///< framed by the end of the connection
     std::vector<int> interim;  ///< statuses of 1xx answers before this one
 
     [[nodiscard]] bool ok() const { return error.empty(); }
-    /// Values of all fields of that name, blind to case, joined by "|"; empty if there are none.
+    /// Values of all fields of that name (case-insensitive), joined by "|"; empty if there are
+    /// none.
     [[nodiscard]] std::string field(std::string_view name) const;
     [[nodiscard]] size_t count(std::string_view name) const;
     /// Whether the server announced that it closes.
     [[nodiscard]] bool says_close() const;
 };
 
-/// For gtest messages: the whole answer, bodies cut.
+/// For gtest messages: the whole answer, bodies truncated.
 std::ostream& operator<<(std::ostream& out, const Response& response);
 
 /// Where to connect: a port on 127.0.0.1 (or [::1]), or a Unix socket.
@@ -76,7 +77,8 @@ public:
 
     using Sink = std::function<void(std::string_view)>;
     /// Reads one final answer (1xx before it are noted). `method` is that of the request it
-    /// answers: HEAD has no body. With a sink the decoded body goes there as it comes.
+    /// answers: the answer to HEAD has no body. With a sink, the decoded body goes there as it
+    /// arrives.
     Response read_response(std::string_view method = "GET", Milliseconds deadline = kDeadline,
                            const Sink& sink = nullptr);
     /// read_response after sending a request made of these parts; adds Host, and Content-Length if
@@ -87,13 +89,13 @@ public:
         return request("GET", target, fields);
     }
 
-    /// Bytes that come within the time, at least one unless the peer closed or time ran out.
+    /// Bytes that arrive in time: at least one unless the peer closed or time ran out.
     std::string read_some(Milliseconds deadline = kDeadline);
     /// Everything up to the end of the connection; ends in kStillOpen if that does not come in
     /// time.
     std::string read_to_end(Milliseconds deadline = kDeadline);
     static constexpr const char* kStillOpen = "[still open]";
-    /// Whether the peer closed (nothing unread before it); waits at most that long.
+    /// Whether the peer closed (with nothing left to read before that); waits at most that long.
     bool closes_within(Milliseconds deadline);
 
 private:
@@ -110,7 +112,7 @@ private:
                       std::chrono::steady_clock::time_point until, const Sink& sink);
 
     int fd_ = -1;
-    std::string buffer_;  // received, not yet understood
+    std::string buffer_;  // received, not yet parsed
 };
 
 /// The text of a request: request line, Host (unless among the fields), the fields, Content-Length

@@ -1,4 +1,4 @@
-// Clients that ask continuously and count every failed or wrong answer.
+// Clients that send requests continuously and count every failed or wrong answer.
 #pragma once
 
 #include <atomic>
@@ -12,10 +12,11 @@
 
 namespace gcorn::e2e {
 
-/// For what takes a while beside a load, such as a worker that boots.
+/// For what takes a while under load, such as booting a worker.
 constexpr Milliseconds kLoadPatience{60'000};
 
-/// Clients that ask and check until told to stop; every other one keeps its connection.
+/// Clients that send requests and check the answers until told to stop; every other one keeps its
+/// connection.
 class Load {
 public:
     explicit Load(const Endpoint& endpoint, size_t clients = 6) {
@@ -35,7 +36,7 @@ public:
         return bad_;
     }
     [[nodiscard]] size_t bad_count() const { return bad_count_; }
-    /// At least that many more answers arrived.
+    /// Whether at least that many more good answers arrive.
     bool goes_on(size_t more = 50) {
         const size_t before = good_;
         return eventually([&] { return good_ >= before + more; }, kLoadPatience);

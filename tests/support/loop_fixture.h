@@ -1,5 +1,5 @@
-// A whole engine without Python: listener, EventLoop and an application in C++, turned by a thread
-// of the test the way SyncWorker or ThreadWorker do it; and a blocking client with deadlines.
+// A whole engine without Python: listener, EventLoop and an application in C++, driven by a thread
+// of the test the way SyncWorker or ThreadWorker would; and a blocking client with deadlines.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -25,7 +25,7 @@
 
 namespace gcorn::testing {
 
-constexpr int kPatienceMs = 10'000;  ///< how long a test waits for what must come
+constexpr int kPatienceMs = 10'000;  ///< how long a test waits for what must happen
 
 /// Waits until `condition` holds; false after kPatienceMs.
 inline bool eventually(const std::function<bool()>& condition) {
@@ -61,7 +61,7 @@ public:
         return true;
     }
     void shut() { ::shutdown(fd_.get(), SHUT_WR); }
-    /// Closes so that the peer sees a reset instead of an end.
+    /// Closes so that the peer sees a reset instead of EOF.
     void reset() {
         const linger abort{1, 0};
         ::setsockopt(fd_.get(), SOL_SOCKET, SO_LINGER, &abort, sizeof abort);
@@ -163,7 +163,7 @@ public:
         ::unlink(error_path.c_str());
     }
 
-    /// Listens; a test that goes on without start() turns the loop and answers by itself.
+    /// Listens. A test that does not call start() turns the loop and answers by itself.
     void open() {
         auto spec = parse_bind(bind);
         auto opened = Listener::open(*spec, listener_options);
@@ -173,7 +173,7 @@ public:
         ASSERT_TRUE(loop->open({listener_.get()}).is_ok());
     }
 
-    /// threads 0: calls run on the loop's thread, as in sync; else on so many threads.
+    /// threads 0: calls run on the loop's thread, as in sync; else on that many threads.
     void start(size_t threads = 0) {
         if (threads > 0) options.slots = threads;
         ASSERT_NO_FATAL_FAILURE(open());

@@ -1,8 +1,8 @@
-// For unit tests of Python rooms: one interpreter a test program, small ways to ask it things, and
+// For unit tests of Python rooms: one interpreter per test program, small helpers to query it, and
 // a directory of its own for each test.
 //
-// The interpreter sees the standard library only (no site-packages), so a real gunicorn of the
-// machine is not found and the stand-in is.
+// The interpreter sees the standard library only (no site-packages), so an installed gunicorn is
+// not found, but the stand-in is.
 #pragma once
 
 #include "python/pyref.h"
@@ -44,7 +44,7 @@ protected:
         if (Py_IsInitialized() != 0) return;
         auto started = Interpreter::start({});
         ASSERT_TRUE(started) << started.message();
-        // Never finalised: the program ends, and other suites of it may follow.
+        // Never finalised: other suites of this program may follow, and after them it simply exits.
         static Interpreter* interpreter = started->release();
         ASSERT_NE(interpreter, nullptr);
         ASSERT_TRUE(

@@ -27,7 +27,7 @@ struct CorpusCase {
     std::vector<std::pair<std::string, std::string>> expected;
 };
 
-/// What became of an input: everything a connection could tell, in comparable form.
+/// What became of an input: everything a connection could observe, in comparable form.
 struct Outcome {
     enum class Kind { Waits, Complete, Refused } kind = Kind::Waits;
     int status = 0;    ///< Refused

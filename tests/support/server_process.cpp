@@ -38,13 +38,13 @@ std::string variable(const char* name, const std::string& fallback) {
     return value != nullptr && *value != 0 ? value : fallback;
 }
 
-/// What a server sees of the environment: nothing of the caller's that could change its behaviour.
+/// The environment of a server: nothing of the caller's that could change its behaviour.
 std::map<std::string, std::string> clean_environment(const std::string& home) {
     std::map<std::string, std::string> env = {
         {"PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
         {"HOME", home},
         {"LANG", "C.UTF-8"},
-        {"EVENTLET_TESTS", "1"},  // else new versions advise against themselves, on stderr
+        {"EVENTLET_TESTS", "1"},  // else new versions warn on stderr against their own use
         {"PYTHONPYCACHEPREFIX", GCORN_BUILD_DIR "/pycache"}};
     for (const char* name : {"ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS",
                              "PYTHONMALLOC", "TMPDIR"}) {
@@ -98,7 +98,7 @@ std::optional<int> reap(pid_t pid, Milliseconds deadline) {
             if (got == pid) {
                 code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
             } else if (got < 0 && errno != EINTR) {
-                code = -1;  // not our child: a bug of the test
+                code = -1;  // not our child: a bug in the test
             }
             return code.has_value();
         },
@@ -191,7 +191,7 @@ bool reserve(int port) {
 }  // namespace
 
 int free_port() {
-    // The kernel takes clients' ports from 32768 on: below, no connection can be in the way.
+    // The kernel gives clients ports from 32768 on: below that, no connection can be in the way.
     static std::minstd_rand random(static_cast<unsigned>(::getpid()) ^ std::random_device{}());
     for (;;) {
         const int port = 15000 + static_cast<int>(random() % 15000);
@@ -221,7 +221,7 @@ Server::Server(ServerOptions options) {
         if (!options.waits || wait_until_accepting()) return;
         if (err().find("in use") == std::string::npos) break;
     }
-    // Nothing else of the test makes sense: an exception ends it (and no destructor will run).
+    // The rest of the test would be pointless: an exception ends it (and no destructor will run).
     stop();
     throw std::runtime_error("the server does not accept connections" + story());
 }
@@ -263,8 +263,8 @@ Server::~Server() {
 }
 
 void Server::stop() {
-    // The group holds whatever the server forked; the arbiter itself gets a chance to stop in order
-    // (gunicorn takes seconds for that, in every test).
+    // The process group includes whatever the server forked; the arbiter itself gets a chance to
+    // stop cleanly first (not gunicorn's, which takes seconds for that, in every test).
     if (!exit_code_ && !is_gunicorn()) {
         ::kill(pid_, SIGQUIT);
         exit_code(Milliseconds(3000));
@@ -360,7 +360,7 @@ size_t memory_of(pid_t pid, std::string_view name) {
 }
 
 bool is_alive(pid_t pid) {
-    // A zombie counts as gone: its parent only has not looked yet.
+    // A zombie counts as gone: its parent just has not reaped it yet.
     std::ifstream in("/proc/" + std::to_string(pid) + "/stat");
     std::string text;
     std::getline(in, text);

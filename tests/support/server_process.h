@@ -22,7 +22,7 @@
 namespace gcorn::e2e {
 
 /// The major version of gunicorn when the tests run against it, else 0: for expectations where
-/// gcorn is meant to be better, or like newer ones only.
+/// gcorn is meant to be better, or to be like newer versions only.
 int gunicorn_version();
 inline bool is_gunicorn() {
     return gunicorn_version() != 0;
@@ -52,7 +52,7 @@ private:
 std::string read_file(const std::string& path);
 /// The directory of the test applications.
 std::string apps_dir();
-/// A port of 127.0.0.1 that nobody uses, outside the range from which the kernel serves clients.
+/// An unused port of 127.0.0.1, outside the kernel's ephemeral range.
 int free_port();
 
 /// How a program ended and what it said.
@@ -75,7 +75,7 @@ struct ServerOptions {
 
 class Server {
 public:
-    /// Throws, which ends the test with the server's words, when it does not accept connections.
+    /// Throws if it does not accept connections: that ends the test with the server's output.
     explicit Server(ServerOptions options = {});
     ~Server();
     Server(const Server&) = delete;
@@ -93,14 +93,14 @@ public:
 
     [[nodiscard]] pid_t pid() const { return pid_; }
     void signal(int number) const { ::kill(pid_, number); }
-    /// The exit code, 128 + signal, or nothing if it is still there.
+    /// The exit code, 128 + signal, or nothing if it is still running.
     std::optional<int> exit_code(Milliseconds deadline = kDeadline);
 
     [[nodiscard]] std::string out() const { return read_file(scratch_ / "stdout"); }
     [[nodiscard]] std::string err() const { return read_file(scratch_ / "stderr"); }
     /// Whether the text appears on stderr in time.
     [[nodiscard]] bool logs(std::string_view text, Milliseconds deadline = kDeadline) const;
-    /// Both outputs, for a test's message.
+    /// Both outputs, for an assertion message.
     [[nodiscard]] std::string story() const;
     [[nodiscard]] const TempDir& scratch() const { return scratch_; }
 
@@ -122,10 +122,10 @@ private:
     std::optional<int> exit_code_;
 };
 
-/// The program under test, as the words before its arguments.
+/// The words of a command line that start the program under test; its arguments follow.
 std::vector<std::string> server_command();
 
-/// Starts the server with these arguments and waits for its end; for what stops at start.
+/// Starts the server with these arguments and waits for its end; for servers that stop at start.
 Finished run_server(const std::vector<std::string>& args,
                     const std::map<std::string, std::string>& env = {},
                     const std::string& directory = {});
@@ -136,14 +136,14 @@ Finished run(const std::vector<std::string>& command,
 /// The interpreter that gcorn embeds, as a program.
 std::string python();
 
-// Facts of /proc about one process.
+// Facts about one process, from /proc.
 std::vector<pid_t> children_of(pid_t pid);
 size_t open_descriptors(pid_t pid);
 /// A value of /proc/PID/status in bytes, such as VmRSS; 0 if there is none.
 size_t memory_of(pid_t pid, std::string_view name);
 bool is_alive(pid_t pid);
 
-/// A worker class and its size: the end-to-end tests run over each.
+/// A worker class and its size: the end-to-end tests run with each.
 struct Engine {
     std::string name;               ///< part of the test's name
     std::vector<std::string> args;  ///< for the command line

@@ -24,7 +24,7 @@
 
 namespace gcorn {
 
-/// The program's interpreter, started by the first who asks.
+/// The program's interpreter, started on first use.
 inline Interpreter& interpreter() {
     static const std::unique_ptr<Interpreter> started = [] {
         InterpreterOptions options;
@@ -39,7 +39,7 @@ inline Interpreter& interpreter() {
     return *started;
 }
 
-/// Runs Python source in the module `module`, made if it is not there. Fails the test if it raises.
+/// Runs Python source in the module `module`, created if missing. Fails the test if it raises.
 inline void run_python(const std::string& source, const char* module = "__main__") {
     WithGil gil;
     PyObject* globals = PyModule_GetDict(PyImport_AddModule(module));  // both borrowed
@@ -97,14 +97,15 @@ private:
     std::string path_;
 };
 
-/// One request as the loop would hand it over. Named as the friend that Exchange admits.
+/// One request as the loop would hand it over. It has this name because Exchange declares it a
+/// friend.
 class ExchangeTest : public ExchangeOwner {
 public:
     explicit ExchangeTest(std::string_view head, std::string_view body = {},
                           bool body_is_complete = true) {
         int ends[2] = {-1, -1};
         EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-        EXPECT_EQ(::fcntl(ends[0], F_SETFL, O_NONBLOCK), 0);  // as the listener accepts them
+        EXPECT_EQ(::fcntl(ends[0], F_SETFL, O_NONBLOCK), 0);  // as accepted sockets are
         server_ = Fd(ends[0]);
         client_ = Fd(ends[1]);
         facts.remote_addr = "127.0.0.1";
@@ -128,18 +129,19 @@ public:
         EXPECT_TRUE(exchange->body.append(bytes).is_ok());
         exchange->body_arrived(is_complete, error);
     }
-    /// What the socket does not take waits in memory, and beyond that the application waits.
+    /// Output that the socket does not take stays in memory; beyond its limit the application
+    /// waits.
     void take_the_disk() { exchange->prepare(&facts, server_.get(), "/nonexistent-directory"); }
-    /// The client closes its end; who sends next finds out.
+    /// The client closes its end; the next sender finds out.
     void client_leaves() { client_.reset(); }
     void client_says(std::string_view bytes) {
         EXPECT_EQ(::write(client_.get(), bytes.data(), bytes.size()),
                   static_cast<ssize_t>(bytes.size()));
     }
-    /// The loop found out first.
+    /// The loop is the first to find out.
     void mark_aborted() { exchange->mark_aborted(); }
 
-    /// Everything that the client gets, to the end of the connection.
+    /// Everything that the client gets, up to the end of the connection.
     [[nodiscard]] std::string received() {
         std::string all;
         char bytes[65536];
