@@ -1,6 +1,6 @@
-// Access log formats and the strings in a record: whatever both are, no over-read; and as long as
-// the operator's format is printable, so is the line. Input: the format, a NUL, then the client's
-// bytes.
+// Access log formats and the strings in a record: whatever they contain, no over-read; and as long
+// as the operator's format is printable, so is the line. Input: the format, a NUL, then the
+// client's bytes.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -49,7 +49,7 @@ void check_line(std::string_view format, std::string_view client) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-    // A copy of exactly this size: the sanitizer sees one byte too many.
+    // A copy of exactly this size, so that the sanitizer sees a read of one byte too many.
     const auto copy = std::make_unique<char[]>(size);
     for (size_t i = 0; i < size; ++i)
         copy[i] = static_cast<char>(data[i]);

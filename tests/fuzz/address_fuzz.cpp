@@ -1,4 +1,5 @@
-// Bind strings and network lists: whatever the text, no over-read; a network has its first address.
+// Bind strings and network lists: whatever the text, no over-read; a network contains its first
+// address.
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -7,7 +8,7 @@
 #include "net/address.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-    // A copy of exactly this size: the sanitizer sees one byte too many.
+    // A copy of exactly this size, so that the sanitizer sees a read of one byte too many.
     const auto copy = std::make_unique<char[]>(size);
     for (size_t i = 0; i < size; ++i)
         copy[i] = static_cast<char>(data[i]);

@@ -1,8 +1,8 @@
-// Fuzz target: a body, chunked or with a length, in pieces. The first byte chooses which, and a
-// limit.
+// Fuzz target: a body, chunked or with a length, in pieces. The first byte chooses which of the
+// two, and a limit.
 //
-// Invariants: the same answer however the input is cut; never more used than given; an accepted
-// chunked body is what a second, simple-minded decoder below makes of it.
+// Invariants: the same result however the input is cut; never more bytes used than given; an
+// accepted chunked body is what a second, simple-minded decoder below makes of it.
 #include <string>
 
 #include "base/text.h"
@@ -50,7 +50,7 @@ Decoded decode(std::string_view input, const std::vector<size_t>& cuts, const Wa
             if (decoded.outcome == Parse::Bad) {
                 decoded.status = error.status;
                 decoded.rule = error.rule;
-                decoded.used = 0;  // says nothing any more
+                decoded.used = 0;  // no longer means anything
                 return decoded;
             }
             if (decoded.outcome == Parse::Done) return decoded;
@@ -60,7 +60,7 @@ Decoded decode(std::string_view input, const std::vector<size_t>& cuts, const Wa
     return decoded;
 }
 
-/// Chunked by the book, without care for speed, pieces or limits; false if it is not well-formed.
+/// Decodes chunks by the book, regardless of speed, pieces or limits; false if malformed.
 bool decode_simply(std::string_view wire, std::string& body, size_t& used) {
     for (used = 0;;) {
         const size_t line_end = wire.find("\r\n", used);

@@ -51,7 +51,7 @@ StringList written_out(const gcorn::CommandLine& line) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-    // A copy of exactly this size: the sanitizer sees one byte too many.
+    // A copy of exactly this size, so that the sanitizer sees a read of one byte too many.
     const auto copy = std::make_unique<char[]>(size);
     for (size_t i = 0; i < size; ++i)
         copy[i] = static_cast<char>(data[i]);
@@ -75,7 +75,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (size_t i = 0; i < line->assignments.size(); ++i) {
         const auto& [setting, value] = line->assignments[i];
         GCORN_CHECK(repeated->assignments[i].setting == setting);
-        // Users are looked up on the machine, files too: not here.
+        // Not where a check looks up users or files on this machine.
         if (setting->check != nullptr && setting->choices.empty()) continue;
         const bool accepted = assign_field(first, *setting, value, {}).is_ok();
         GCORN_CHECK(accepted ==

@@ -3,8 +3,8 @@
 // pieces, to an application that answers at once or late, by a client that reads at once or late.
 //
 // Invariants, for every way to cut and time it: the application sees the requests that the pure
-// parser finds in the whole input, and no other; each is answered, in order and in one framing; a
-// refusal is answered once, warned of once, and nothing behind it is ever seen; the connection
+// parser finds in the whole input, and no others; each is answered, in order and with one framing;
+// a refusal is answered once and logged once, and nothing after it is ever seen; the connection
 // ends.
 #include <sys/socket.h>
 #include <unistd.h>
@@ -34,7 +34,7 @@ constexpr size_t kBigBytes = 300'000;  ///< more than a unix socket takes at onc
 struct Seen {
     std::string method, target, body;
     int status = 0;
-    bool is_cut = false;       ///< the answer breaks off
+    bool is_cut = false;       ///< the answer is cut off
     bool keeps_alive = false;  ///< the connection goes on after it
     bool operator==(const Seen&) const = default;
 };
@@ -108,7 +108,7 @@ Seen answer(Exchange& exchange) {
     return seen;
 }
 
-/// The client's side: takes the answers apart as a strict client does.
+/// The client's side: parses the answers as a strict client does.
 class AnswerReader {
 public:
     explicit AnswerReader(std::string_view wire) : rest_(wire) {}
@@ -163,7 +163,7 @@ private:
             rest_.remove_prefix(static_cast<size_t>(std::min<uint64_t>(*size, rest_.size())));
             return;
         }
-        // Nothing says where it ends: the connection does.
+        // Nothing says where it ends, so the end of the connection must.
         require(request != nullptr && !request->keeps_alive, "a framing");
         rest_ = {};
     }
@@ -171,7 +171,7 @@ private:
     std::string_view rest_;
 };
 
-/// Counts the refusals that are told to the operator.
+/// Counts the refusals that are logged.
 class Warnings final : public LogObserver {
 public:
     void error_record(Level level, std::string_view message) override {
@@ -181,7 +181,7 @@ public:
     int refusals = 0;
 };
 
-/// An EventLoop behind a unix socket, turned by the one thread there is.
+/// An EventLoop behind a unix socket, driven by the only thread.
 class Engine {
 public:
     /// When things happen during one run.
@@ -260,13 +260,13 @@ private:
             else if (sent < 0 && errno != EAGAIN)
                 return;  // closed: as good as read and ignored
             else if (sent < 0)
-                timing_ = {};  // no room: now everything has to move
+                timing_ = {};  // no room: both sides have to move now
             turn();
             if (!timing_.reads_late) read_answers();
         } while (!piece.empty());
     }
 
-    /// One turn, and the application's; both must come to an end.
+    /// One turn of the loop, then the application's; too many mean a connection that hangs.
     void turn() {
         require(turns_left_-- > 0, "a connection does not hang");
         loop_->turn(0);

@@ -1,8 +1,7 @@
 // Fuzz target: one message as it comes from a client, under a strict, a lenient and a tight policy.
 //
-// Invariants: the same answer however the input is cut; nothing ambiguous is accepted (framing,
-// Host, stray line breaks); a head written out again from what was understood is understood the
-// same way.
+// Invariants: the same result however the input is cut; nothing ambiguous is accepted (framing,
+// Host, stray line breaks); a parsed head that is written out again parses the same way.
 #include <string>
 
 #include "tests/fuzz/fuzz.h"
@@ -104,7 +103,8 @@ void check_accepted(std::string_view input, const Setting& setting) {
     if (!head.authority.empty())
         require(head.find(FieldId::Host)->value == head.authority, "one authority");
 
-    // Understood, written out, understood the same. Limits may be passed by a blank we add.
+    // Parsed, written out, parsed to the same; without the field size limit, which a blank that we
+    // add may exceed.
     Setting roomy = setting;
     roomy.policy.limit_request_field_size = 0;
     const std::string again = write_out(head);

@@ -2,8 +2,8 @@
 //
 // The input is a script: request, status, fields, blocks. The wire is then read the way a strict
 // client reads it. Invariants: it parses; it holds exactly the status and fields that were
-// accepted, nothing else (no injection); its body is framed in one way and is the blocks, cut to
-// the length.
+// accepted, nothing else (no injection); its body has one framing and equals the blocks, cut to the
+// length.
 #include <string>
 #include <utility>
 
@@ -17,7 +17,7 @@ using namespace gcorn;
 using fuzz::require;
 using Fields = std::vector<std::pair<std::string, std::string>>;
 
-/// Takes the script apart.
+/// Parses the script.
 class Script {
 public:
     explicit Script(std::string_view bytes) : rest_(bytes) {}
@@ -85,7 +85,8 @@ std::string value_of(const Fields& fields, std::string_view name, int& count) {
     return value;
 }
 
-/// The body as a client cuts it out; `is_complete` is false if the connection has to say so.
+/// The body as a client extracts it; `is_complete` is false if only closing the connection can tell
+/// that the rest is missing.
 std::string read_body(std::string_view wire, const Fields& fields, bool has_none, bool is_unframed,
                       bool& is_complete) {
     int lengths = 0, codings = 0;
@@ -199,7 +200,7 @@ void run(Script script) {
                 "a persistent answer has an end");
     }
 
-    // Behind the server's own fields come the accepted ones, in order, less those that are dropped.
+    // The server's own fields are followed by the accepted ones, in order, except those it drops.
     auto next = given.begin();
     for (const auto& field : fields) {
         const std::string_view name = field.first;

@@ -20,7 +20,7 @@
 
 namespace gcorn::fuzz {
 
-/// TLS without secrets: control bytes between those of HTTP.
+/// Stands in for TLS, without cryptography: control bytes between those of HTTP.
 class ControlBytes final : public ByteTransform {
 public:
     static constexpr char kOpen = '\x16', kGoodbye = '\x15', kNothing = '\x17', kBroken = '\x18';
@@ -61,14 +61,14 @@ private:
 
 class Client {
 public:
-    bool stays = false;  ///< it takes what it gets
+    bool stays = false;  ///< it takes all it is sent
 
     void connect(const Address& address, int kind, bool is_tls) {
         fd_ = Fd(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
         const int size = (kind & 1) != 0 ? 4096 : 200'000;
         ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
         if (::connect(fd_.get(), address.raw(), address.size) != 0) fd_.reset();
-        stays = address.family() == AF_UNIX;  // TCP takes its time
+        stays = address.family() == AF_UNIX;  // TCP delivers later
         is_tls_ = is_tls;
         if ((kind & 2) != 0) out_ += "PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n";
         if (is_tls && (kind & 4) == 0) out_ += ControlBytes::kOpen;
@@ -88,7 +88,7 @@ public:
         const std::string fields = " HTTP/1.1\r\nHost: a\r\n";
         const std::string chunked = fields + "Transfer-Encoding: chunked\r\n\r\n";
         switch (kind % 16) {
-            case 0: break;  // what is left
+            case 0: break;  // sends what is left
             case 1: request(fields + "\r\n"); [[fallthrough]];
             case 2: request(fields + "\r\n"); break;
             case 3: request(" HTTP/1.0\r\n\r\n"); break;
@@ -109,7 +109,7 @@ public:
         send(kind / 16);
     }
 
-    /// How much of what is there: all, all but a byte, half of it, a byte.
+    /// Sends part of what is waiting: all, all but a byte, half of it, a byte.
     void send(int part) {
         const size_t size = out_.size();
         if (!fd_ || size == 0) return;
@@ -135,7 +135,7 @@ public:
         if (fd_) ::shutdown(fd_.get(), SHUT_WR);
     }
 
-    /// whole: the answers that went out to the last byte.
+    /// whole: ids of the requests whose answers went out to the last byte.
     void leave(bool resets, const std::vector<size_t>& whole) {
         if (!fd_) return;
         const linger reset{resets, 0};

@@ -1,10 +1,11 @@
 // Fuzz target: the lives of connections and Exchanges. The input is a program: its first byte
 // configures an engine, every two that follow are a step of one of its clients, of the application,
-// or of the clock, which stands still otherwise.
+// or of the clock, which otherwise stands still.
 //
 // Invariants: each queued Exchange is given back once; a client is answered in order, and never
-// twice; one that stays gets every answer as a whole, if no time passes; nobody causes an error;
-// once clients and application are done nothing is left: no connection, output or descriptor.
+// twice; a client that stays gets every answer whole, provided that no time passes; no client
+// causes an error; once clients and application are done nothing is left: no connection, output or
+// descriptor.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -29,7 +30,7 @@
 namespace {
 
 int64_t now_us = 0;
-int64_t tick_us = 0;  ///< what each look at the clock takes
+int64_t tick_us = 0;  ///< how far each reading moves the clock
 
 int stepped_clock(clockid_t clock, timespec* time) {
     if (clock != CLOCK_MONOTONIC) return ::clock_gettime(clock, time);
@@ -41,7 +42,7 @@ int stepped_clock(clockid_t clock, timespec* time) {
 
 }  // namespace
 
-// In the place of the library's: the engine's clock moves when a program says so.
+// Replaces the library's: the engine's clock moves when a program says so.
 #define clock_gettime stepped_clock
 #include "base/clock.cpp"
 #undef clock_gettime
@@ -82,8 +83,8 @@ public:
         if ((config & 32) != 0) options.proxy_mode = ProxyMode::Auto;
         if ((config & 64) != 0) options.policy.limit_request_body = 1000;
         if ((config & 128) != 0) options.keepalive_ms = 0;
-        // Where a slot is taken for long, the next request of a kept connection leaves, and comes
-        // back.
+        // While its worker's only slot stays taken, a kept connection with a new request is passed
+        // to a sibling, and comes back.
         require(relay_.open().is_ok(), "a relay");
         if (options.slots == 1 && !is_tls_) options.relay = &relay_;
         options.has_sibling = [](Sibling kind, size_t) { return kind == Sibling::Any; };
@@ -117,7 +118,7 @@ public:
         require(loop_->active() == jobs_.size() + ready_.look(), "each Exchange is given back");
     }
 
-    /// Who stays is served, then everybody leaves.
+    /// Clients that stay are served, then everybody leaves.
     void finish() {
         tick_us = 0;
         limit_descriptors(false);

@@ -21,9 +21,9 @@ struct Job {
     size_t id = 0;
     Fd raw{};              ///< of a detached one
     bool is_over = false;  ///< nothing more is sent
-    bool is_sent = true;   ///< all that was is
+    bool is_sent = true;   ///< everything so far was sent
 
-    /// One step; `file` has kLarge. True: it was the last.
+    /// One step; `file` contains kLarge. True: it was the last.
     bool act(int kind, int file) {
         const bool is_done = go_on(kind, file);
         if (!is_done) return false;
@@ -40,11 +40,11 @@ private:
             case 1: send("block", false); return false;
             case 2: send(kLarge, false); return false;
             case 3: send(kLarge + kLarge + end, true); return true;
-            case 4:  // as much as goes to a file
+            case 4:  // enough to spill to a file
                 for (int i = 0; i < 5; ++i)
                     send(kLarge, false);
                 return false;
-            case 5:  // so fast that it is held
+            case 5:  // fast enough to be held back
                 for (int i = 0; i < 3; ++i)
                     send("small", false);
                 return false;

@@ -29,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     ProxyHeader decided;
     ProxyParse result = ProxyParse::NeedMore;
     for (size_t prefix = 0; prefix <= bytes; ++prefix) {
-        // A copy of exactly this size: the sanitizer sees one byte too many.
+        // A copy of exactly this size, so that the sanitizer sees a read of one byte too many.
         const auto copy = std::make_unique<char[]>(prefix);
         std::copy_n(data + 1, prefix, copy.get());
         ProxyHeader header;
@@ -38,7 +38,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         GCORN_CHECK(header.used <= prefix && (now == ProxyParse::Done) == (header.used > 0));
         GCORN_CHECK((now == ProxyParse::Bad) == (header.rule != nullptr));
         GCORN_CHECK(now != ProxyParse::NeedMore || prefix < gcorn::kProxyHeaderBytesMax);
-        // Decided early inputs stay cheap: look at a few longer prefixes only.
+        // Inputs that are decided early stay cheap: only a few longer prefixes are tried.
         if (result != ProxyParse::NeedMore && prefix > header.used + 64) break;
         result = now;
         decided = header;

@@ -18,7 +18,7 @@ bool replay(const std::filesystem::path& path) {
         return false;
     }
     const std::vector<char> bytes{std::istreambuf_iterator<char>(stream), {}};
-    // A copy of its exact size, so that address sanitizer sees a read behind its end.
+    // A copy of its exact size, so that the address sanitizer sees a read past its end.
     const std::vector<uint8_t> input(bytes.begin(), bytes.end());
     LLVMFuzzerTestOneInput(input.data(), input.size());
     return true;
