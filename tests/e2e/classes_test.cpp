@@ -1,8 +1,8 @@
 // What sets the worker classes apart, and what must not: requests that wait at the same time,
 // request_timeout, clients that leave, raw sockets, greenlets and their libraries.
 //
-// Bounds on time are those that the classes promise; where a crowded machine could break one, the
-// test measures again before it believes the number.
+// Time bounds are those that the classes promise; where a busy machine could exceed one, the test
+// measures again before it believes the number.
 
 #include <algorithm>
 #include <array>
@@ -27,7 +27,7 @@ size_t count_of(const std::string& text, std::string_view part) {
     return count;
 }
 
-/// True if one of three tries holds: a machine that was busy elsewhere does not fail a test.
+/// True if one of three tries holds: a machine that is busy with other things must not fail a test.
 bool in_one_of_three(const std::function<bool()>& holds) {
     for (int i = 0; i < 3; ++i) {
         if (holds() || ::testing::Test::HasFatalFailure()) return true;
@@ -35,7 +35,7 @@ bool in_one_of_three(const std::function<bool()>& holds) {
     return false;
 }
 
-/// Those of the engines under test that are of one of these classes.
+/// The engines under test that belong to one of these classes.
 std::vector<Engine> engines_of(const std::vector<std::string>& classes) {
     std::vector<Engine> chosen;
     for (const Engine& engine : engines()) {
@@ -68,13 +68,13 @@ protected:
         return *server_;
     }
     [[nodiscard]] std::string events() const { return read_file(scratch_ / "events"); }
-    /// Waits until the application noted this so often.
+    /// Waits until the application has noted this event so many times.
     [[nodiscard]] bool noted(std::string_view event, size_t times = 1) const {
         return eventually([&] { return count_of(events(), event) >= times; });
     }
     void give_sign(const std::string& name) const { scratch_.write(name, ""); }
     [[nodiscard]] bool is(std::string_view name) const { return GetParam().args[1] == name; }
-    /// So many connections, the request sent on each.
+    /// That many connections, with the request already sent on each.
     [[nodiscard]] std::vector<Client> send_to_all(size_t count, const std::string& target) const {
         std::vector<Client> clients;
         for (size_t i = 0; i < count; ++i) {
@@ -101,9 +101,9 @@ TEST_P(RequestTimeout, Answers504LogsTheStackAndGoesOnServing) {
     const std::string pid = server.get("/pid").body;
     struct Case {
         std::string target;
-        const char* function;  ///< of the application, in the logged stack
+        const char* function;  ///< the application's, in the logged stack
     };
-    // Only a thread's sleep cannot be interrupted: its exception waits for the end of that.
+    // Only a thread's sleep cannot be interrupted: its exception waits until the sleep ends.
     const Case cases[] = {{is("gthread") ? "/sleep?s=2" : "/sleep?s=60", "in sleep"},
                           {"/busy?s=60", "in busy"},
                           {"/stubborn", "in stubborn"},
@@ -152,7 +152,7 @@ TEST_P(RequestTimeout, ReplacesAWorkerWhoseThreadDoesNotComeBack) {
     EXPECT_TRUE(server.logs("): it has requests that do not end"));
     EXPECT_TRUE(eventually([&] { return server.get("/pid").body != pid; })) << server.story();
     EXPECT_EQ(client.read_response().status, 504)
-        << server.story();  // by the old worker, in the end
+        << server.story();  // from the old worker, in the end
 }
 
 // ------------------------------------------------------------------------- clients that are gone
@@ -174,7 +174,7 @@ TEST_P(VanishedClient, ItsQueuedRequestIsNeverRun) {
     Client& leaving_at_once = clients[2];
     Client& closing = clients[3];
     busy.send(make_request("GET", "/events?n=1"));  // occupies the worker until the sign
-    // What a refused request tells: the loop has seen everything that was sent before it.
+    // Once a refused request is answered, the loop has seen everything that was sent before it.
     const auto witness = [](Client& client) {
         client.send("refused\r\n\r\n");
         EXPECT_EQ(client.read_response().status, 400);
@@ -183,7 +183,7 @@ TEST_P(VanishedClient, ItsQueuedRequestIsNeverRun) {
     closing.send(make_request("GET", "/noted"));
     witness(clients[4]);
     waiting.reset();
-    std::this_thread::sleep_for(Milliseconds(100));  // sooner it may be meant as a half-close
+    std::this_thread::sleep_for(Milliseconds(100));  // any sooner, it could be a half-close
     { const Client gone = std::move(closing); }
     leaving_at_once.send(make_request("GET", "/noted"));
     leaving_at_once.reset();
@@ -244,7 +244,7 @@ std::string server_frame(uint8_t opcode, std::string_view data) {
 
 class WebSocket : public Classes {
 protected:
-    /// Sends bytes and reads until as many as expected came.
+    /// Sends bytes and reads until `expected` bytes have arrived.
     static std::string exchange(Client& client, std::string_view sent, size_t expected) {
         client.send(sent);
         std::string got;
@@ -313,7 +313,8 @@ TEST_P(WebSocket, SurvivesClientsThatLeaveAndGivesBackTheirDescriptors) {
         expect_alive();
         if (i == 2) before = descriptors();
     }
-    // A worker that meets its first one late opens something for good; a leak would be eight.
+    // A worker that gets its first WebSocket only now opens something for good; a leak would be
+    // eight.
     EXPECT_TRUE(eventually([&] { return descriptors() < before + 1 + GetParam().workers; }))
         << before << " before, " << descriptors() << " after";
 }
@@ -341,7 +342,7 @@ FOR_ENGINES_OF(Together, {"gthread", "gevent", "eventlet"});
 
 TEST_P(Together, SixteenRequestsRunAtOnce) {
     start({"--threads", "16"});
-    std::vector<Client> clients = send_to_all(16, "/meet?n=16");  // nobody returns before all came
+    std::vector<Client> clients = send_to_all(16, "/meet?n=16");  // none returns before all arrive
     for (Client& client : clients)
         EXPECT_EQ(client.read_response().body, "met") << server_->story();
 }
@@ -360,7 +361,7 @@ TEST_P(Together, RequestsThatSleep50MsWaitForNoOneElse) {
         }
         const Duration took = Clock::now() - begin;
         std::printf("320 requests of 50 ms on 16 threads: %.0f ms\n", took.count());
-        return took < Milliseconds(1300);  // in theory 1000; one after another 16000
+        return took < Milliseconds(1300);  // 1000 in theory; one after another, 16000
     })) << server_->story();
 }
 
@@ -378,7 +379,7 @@ TEST_P(Together, AFastRequestDoesNotWaitForFifteenThatSleep) {
         }
         std::sort(times.begin(), times.end());
         std::printf("p50 %.2f ms, p99 %.2f ms\n", times[150].count(), times[297].count());
-        return times[150] < Milliseconds(10);  // the p99 of a crowded machine is its own
+        return times[150] < Milliseconds(10);  // not the p99, which a busy machine spoils
     })) << server_->story();
 }
 
@@ -441,7 +442,7 @@ TEST_P(Together, OutgoingRequestsOverlap) {
     const Server other({.app = "classes:app",
                         .args = {"-k", "gthread", "--threads", "16"},
                         .env = {{"SIGNS", scratch_.path()}}});
-    // The other side answers none of them before all have come.
+    // The other server answers none of them before all have arrived.
     std::vector<Client> clients =
         send_to_all(16, "/outgoing?" + std::to_string(other.at().port) + "/meet?n=16");
     for (Client& client : clients)
@@ -457,7 +458,7 @@ TEST_P(Events, ReachTheClientOneByOne) {
     client.send(make_request("GET", "/events?n=3"));
     std::string got;
     for (const char* number : {"0", "1", "2"}) {
-        give_sign(std::string("event ") + number);  // the next is made only after this one came
+        give_sign(std::string("event ") + number);  // the next is made only after this one arrived
         while (got.find(std::string("data: ") + number + "\n\n") == std::string::npos) {
             const std::string more = client.read_some();
             ASSERT_FALSE(more.empty()) << number << ": " << got << server.story();
@@ -502,7 +503,7 @@ TEST_P(Greenlets, OnlyRequestsThatWaitTakeAGreenletEach) {
         ASSERT_TRUE(noted("blocks", expected == one_for_all ? 1 : 2)) << server.story();
         for (size_t i = 0; i < 5; ++i)
             clients[i].send(make_request("GET", path));
-        // What a refused request tells: the loop has seen everything that was sent before it.
+        // Once a refused request is answered, the loop has seen everything that was sent before it.
         clients[6].send("refused\r\n\r\n");
         EXPECT_EQ(clients[6].read_response().status, 400);
         give_sign(sign);
@@ -528,8 +529,8 @@ TEST_P(Greenlets, ABlockedHubIsFoundAndReplaced) {
     })) << server.story();
 }
 
-// A greenlet runs where the stack lay when it was made. One that was made further up than what we
-// call lies over what our calls keep on the stack.
+// A greenlet runs at the stack depth at which it was created. One that was created nearer to the
+// base of the stack than our current calls uses the memory in which these keep their locals.
 
 TEST(GreenletStack, OfAnApplicationInTheSyncClassIsNotOurs) {
     SKIP_ON_GUNICORN("it has no threads of its own");
@@ -577,7 +578,7 @@ TEST(GreenletStack, OfAHubThatAHookMadeIsNotOurs) {
     }
 }
 
-/// An interrupt can come in the place of what ends the hub's watching; the hub runs on in hooks and
+/// An interrupt can prevent the call that ends the hub's watching; the hub still runs in hooks and
 /// atexit functions.
 TEST(Hub, ThatStillWatchesAfterServingFindsNothingToDo) {
     SKIP_ON_GUNICORN("it has no such watcher");
@@ -603,14 +604,14 @@ TEST(Hub, ThatStillWatchesAfterServingFindsNothingToDo) {
     EXPECT_NE(server.err().find("left in order"), std::string::npos) << server.story();
 }
 
-/// Interpreters with a GIL of their own allocate and free beside the hub.
+/// Interpreters with a GIL of their own allocate and free memory while the hub runs.
 TEST_P(Greenlets, OtherInterpretersShareNoMemoryWithThem) {
     Server& server = start();
     if (server.get("/interpreters?start").body == "none")
         GTEST_SKIP() << "NOT TESTED: this Python has no concurrent.interpreters";
     const auto have_ended = [&] {
         for (int i = 0; i < 20; ++i)
-            server.get("/sleep?s=0.001");  // a greenlet each
+            server.get("/sleep?s=0.001");  // each is a greenlet
         return server.get("/interpreters").body == "3";
     };
     EXPECT_TRUE(eventually(have_ended)) << server.story();
@@ -635,7 +636,7 @@ TEST_P(Greenlets, AnOpenLongPollCostsLessThan40KiB) {
 
 TEST_P(Greenlets, AMissingLibraryIsOneLine) {
     const std::string name = GetParam().args[1];
-    // As if it were not installed: without the directories that hold packages.
+    // As if it were not installed: without the directories that contain packages.
     scratch_.write("sitecustomize.py",
                    "import sys\n"
                    "sys.path[:] = [p for p in sys.path if not p.endswith('-packages')]\n");

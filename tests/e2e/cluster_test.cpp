@@ -24,12 +24,12 @@ public:
                           .adds_bind = false,
                           .waits = false});
     }
-    /// As a power cut: arbiter and workers at once.
+    /// Like a power cut: ends arbiter and workers at once.
     void die() {
         ::kill(-server_->pid(), SIGKILL);
         server_.reset();
     }
-    /// Another master from the same binary, then the old one leaves.
+    /// Starts another master from the same binary, then stops the old one.
     void upgrade() {
         server_->signal(SIGUSR2);
         pid_t fresh = 0;
@@ -37,8 +37,8 @@ public:
             fresh = std::atoi(read_file(pidfile_ + ".2").c_str());
             return fresh > 0 && children_of(fresh).size() == 2;
         })) << server_->story();
-        // Both serve now. The old one leaves; connections wait in the shared accept queue if need
-        // be.
+        // Both serve now. While the old one leaves, connections can wait in the shared accept
+        // queue.
         server_->signal(SIGTERM);
         EXPECT_TRUE(server_->exit_code().has_value()) << server_->story();
         EXPECT_TRUE(eventually([&] { return std::atoi(read_file(pidfile_).c_str()) == fresh; }));

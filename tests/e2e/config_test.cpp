@@ -1,5 +1,5 @@
 // Settings end to end: the sixteen hooks in their order and process, config files as people write
-// them, precedence, what is refused and with which words, exit codes.
+// them, precedence, what is refused and in which words, exit codes.
 
 #include <algorithm>
 #include <filesystem>
@@ -138,7 +138,7 @@ TEST_P(HookOrder, IsGunicornsFromStartToStop) {
         << server.story();
 
     ASSERT_TRUE(server.has_workers(1));
-    ::kill(server.workers().at(0), SIGKILL);  // no hook of its own can run
+    ::kill(server.workers().at(0), SIGKILL);  // none of its own hooks can run
     EXPECT_EQ(next(4),
               "arbiter child_exit 3 True\n"
               "arbiter pre_fork 4 [booting] False\n"
@@ -151,7 +151,7 @@ TEST_P(HookOrder, IsGunicornsFromStartToStop) {
         const std::string next_age = number == SIGINT ? "5" : "6";
         ASSERT_TRUE(server.has_workers(1));
         ::kill(server.workers().at(0), number);
-        // Its successor may be forked before its end is seen.
+        // Its successor may be forked before its end is noticed.
         EXPECT_EQ(sorted(next(6)),
                   sorted("worker " + name + " " + age + "\nworker worker_exit " + age +
                          " True\narbiter child_exit " + age + " True\narbiter pre_fork " +
@@ -278,7 +278,7 @@ TEST(Hooks, SeeTheAddressesOfWorkersThatAReloadLeavesBehind) {
     EXPECT_TRUE(server.logs("seen ['" + address + "']")) << server.story();
 }
 
-/// As gunicorn's example when_ready.conf.py does, which ends workers that grew too large.
+/// Like gunicorn's example when_ready.conf.py, which ends workers that have grown too large.
 TEST(Hooks, MayWatchTheWorkersFromAThread) {
     const TempDir scratch;
     const std::string config =
@@ -354,8 +354,8 @@ struct Raising {
     std::string name, parameters;
     std::string condition;             ///< "" = always
     std::function<void(Server&)> act;  ///< makes it run
-    size_t tracebacks = 1;             ///< in all, the stop included
-    bool keeps_workers = true;         ///< those from before still serve
+    size_t tracebacks = 1;             ///< in total, including the stop
+    bool keeps_workers = true;         ///< the old ones still serve
     int code = 0;                      ///< of the server, after TERM
 };
 std::ostream& operator<<(std::ostream& out, const Raising& hook) {
@@ -450,7 +450,8 @@ TEST_P(RealConfig, IsStartedWith) {
     const TempDir scratch;
     std::string config = std::string(GCORN_SOURCE_DIR "/tests/configs/") + GetParam() + ".py";
     ServerOptions options;
-    // What the files expect of their machines, and must not find on this one.
+    // Stand-ins for what the files expect on their machines; the real thing on this one must not be
+    // found.
     const std::string configs = GCORN_SOURCE_DIR "/tests/configs";
     scratch.write("psycogreen/__init__.py", "");
     scratch.write("psycogreen/gevent.py", "def patch_psycopg(): pass\n");
@@ -472,7 +473,7 @@ TEST_P(RealConfig, IsStartedWith) {
     Server server(options);
     EXPECT_EQ(server.get("/").status, 200) << server.story();
     EXPECT_TRUE(server.has_workers(2)) << server.story();
-    server.signal(is_gunicorn() ? SIGQUIT : SIGTERM);  // it waits for a client that keeps alive
+    server.signal(is_gunicorn() ? SIGQUIT : SIGTERM);  // gunicorn's TERM waits for kept clients
     EXPECT_EQ(server.exit_code(), 0) << server.story();
     EXPECT_FALSE(contains(server.err(), "Traceback")) << server.story();
 }
@@ -645,7 +646,7 @@ TEST(CommandLine, SuggestsListsAndRefuses) {
     says({"--protocol", "uwsgi"}, 1, "http");
 }
 
-/// A word that the setting takes, for its place on a command line.
+/// A value that the setting accepts, as a word on a command line.
 std::string some_value(const Setting& setting) {
     if (!setting.choices.empty())
         return std::string(setting.choices.substr(0, setting.choices.find(',')));
@@ -736,7 +737,7 @@ TEST(Paste, LoadsFromAFileOrSaysWhatIsMissing) {
     if (has_paste) {
         const Server server(options);
         EXPECT_EQ(server.get("/").body, "here,pasted") << server.story();
-        // As if it were not there:
+        // As if it were not installed:
         scratch.write("sitecustomize.py", "import sys\nsys.modules['paste.deploy'] = None\n");
     }
     const Finished finished = run_server({"-b", unused_address(), "--paste", ini}, options.env);
@@ -853,7 +854,8 @@ TEST(Preload, AThreadThatTheImportStartsDisturbsNoWorker) {
 TEST(Preload, SwitchedOnByHupWaitsForARestart) {
     SKIP_ON_GUNICORN("it loads the application then");
     const TempDir site;
-    // Texts of different lengths: by the time alone a compiled module would pass for the new one.
+    // Texts of different lengths: by its time alone, a stale compiled module could pass for the new
+    // one.
     const auto deploy = [&](const std::string& code, const std::string& settings) {
         site.write("early.py",
                    "import os\n"
@@ -867,7 +869,7 @@ TEST(Preload, SwitchedOnByHupWaitsForARestart) {
     };
     deploy("1 ", "");
     Server server({.app = "early:app", .directory = site.path()});
-    // The one worker, when it is another than before, imported this code itself.
+    // Waits until the only worker is a new one, and checks that it imported this code itself.
     pid_t worker = 0;
     const auto expect_next = [&](const std::string& code) {
         EXPECT_TRUE(eventually([&] {
@@ -912,7 +914,7 @@ TEST(ExitCodes, AreThoseOfTheTable) {
     EXPECT_EQ(code({"raising:app"}), 3);
     EXPECT_EQ(code({"--preload", "raising:app"}), is_gunicorn() ? 1 : 3);
     scratch.write("leaving.py", "import sys\nsys.exit(255)\n");
-    if (!is_gunicorn() || gunicorn_version() >= 21) {  // 20 boots one worker after the other
+    if (!is_gunicorn() || gunicorn_version() >= 21) {  // 20 boots workers one after another
         EXPECT_EQ(code({"leaving:app"}), is_gunicorn() ? 255 : 3);
     }
     EXPECT_EQ(code({"--check-config", "leaving:app"}), is_gunicorn() ? 255 : 1);

@@ -12,7 +12,7 @@ namespace {
 
 class Connection : public PerEngine {
 protected:
-    /// Starts the server with more arguments.
+    /// Starts the server with these additional arguments.
     Server& start(const std::vector<std::string>& more = {}) {
         ServerOptions options = with(more);
         options.env["PROBE_LOG"] = scratch_ / "events";
@@ -77,10 +77,11 @@ TEST_P(Connection, ClosesAnIdleConnectionAfterKeepAliveSeconds) {
     EXPECT_TRUE(client.closes_within(Milliseconds(10'000)));
     const auto idle = std::chrono::steady_clock::now() - idle_since;
     EXPECT_GE(idle, Milliseconds(900));
-    EXPECT_LE(idle, Milliseconds(5000));  // one second, and a crowded machine
+    EXPECT_LE(idle, Milliseconds(5000));  // one second, and slack for a busy machine
 }
 
-// docker pause, a suspended machine: who did what it owed meanwhile is answered.
+// docker pause, or a suspended machine: clients that sent in the meantime what they owed are
+// answered.
 TEST_P(Connection, OutlivesAWorkerThatWasFrozen) {
     SKIP_ON_GUNICORN("it has one timeout for everything");
     using Clock = std::chrono::steady_clock;
@@ -96,7 +97,7 @@ TEST_P(Connection, OutlivesAWorkerThatWasFrozen) {
     for (const pid_t worker : workers)
         ASSERT_EQ(::kill(worker, SIGSTOP), 0);
     const bool was_in_time = Clock::now() - begin < Milliseconds(1500);
-    std::this_thread::sleep_for(Milliseconds(3000));  // the time that must pass is what is tested
+    std::this_thread::sleep_for(Milliseconds(3000));  // this very passing of time is what is tested
     idle.send(make_request("GET", "/"));
     head.send("st: x\r\n\r\n");
     body.send("34");
@@ -213,7 +214,7 @@ TEST_P(Connection, RefusesMalformedRequestsAndCloses) {
     for (const Refusal& refusal : refusals()) {
         if (is_gunicorn() && gunicorn_version() < refusal.since_gunicorn) continue;
         Client client = server_->connect();
-        // What follows the bad request must never be taken for another one.
+        // What follows the bad request must never be taken for another request.
         client.send(refusal.bytes + make_request("GET", "/smuggled"));
         const Response response = client.read_response();
         EXPECT_TRUE(response.ok()) << refusal.what << response;
@@ -252,7 +253,8 @@ TEST_P(Connection, HoldsLimitsAtTheByte) {
     EXPECT_EQ(status_of(fields(4)), 200);
     EXPECT_EQ(status_of(fields(5)), 200);
     EXPECT_EQ(status_of(fields(6)), 431);
-    // A field counts as name, colon, value and two more (gunicorn: limit_request_field_size).
+    // A field's size is that of its name, colon and value, plus two (gunicorn:
+    // limit_request_field_size).
     const auto field = [](size_t size) {
         return "GET / HTTP/1.1\r\nHost: x\r\nX:" + std::string(size - 4, 'v') + "\r\n\r\n";
     };
@@ -341,7 +343,7 @@ TEST_P(Connection, KeepsDescriptorsInBalance) {
         return sum;
     };
     for (int i = 0; i < 20; ++i)
-        expect_alive();  // whatever is opened once is open now
+        expect_alive();  // whatever is opened once is open by now
     // A worker that still boots has fewer descriptors than one that serves.
     ASSERT_TRUE(eventually([&] {
         std::set<size_t> counts;

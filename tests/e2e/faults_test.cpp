@@ -18,7 +18,7 @@
 namespace gcorn::e2e {
 namespace {
 
-/// The soft limit only, which its owner may raise again.
+/// Sets only the soft limit, which the process may raise again.
 void limit(pid_t pid, int resource, rlim_t value) {
     rlimit now{};
     ASSERT_EQ(::prlimit(pid, static_cast<__rlimit_resource>(resource), nullptr, &now), 0);
@@ -41,9 +41,9 @@ TEST_P(Faults, RunningOutOfDescriptorsIsSurvived) {
     std::vector<Client> idle;
     for (int i = 0; i < 60; ++i) {
         idle.push_back(server.connect());
-        idle.back().send("GET / HTTP/1.1\r\n");  // a head without an end
+        idle.back().send("GET / HTTP/1.1\r\n");  // an unfinished head
     }
-    // Those that are in are let go in time, or room is made: newcomers are answered again.
+    // Once the idle connections are gone, new clients are answered again.
     const std::vector<pid_t> before = server.workers();
     idle.clear();
     EXPECT_TRUE(eventually([&] { return server.get("/").status == 200; })) << server.story();
@@ -169,7 +169,7 @@ TEST_P(Faults, KillingWorkersLosesOnlyWhatTheyRan) {
             return workers.size() == 3;
         })) << server.story();
         ::kill(workers.at(static_cast<size_t>(i) % 3), SIGKILL);
-        // Nothing runs inside it: a fresh connection is somebody else's.
+        // Nothing runs in that worker: a new connection goes to another one.
         if (server.get("/").status != 200) ++lost;
     }
     EXPECT_EQ(lost, 0U) << server.story();
@@ -183,12 +183,11 @@ TEST_P(Faults, WorkersOfAKilledArbiterLeaveSoon) {
     const auto begin = std::chrono::steady_clock::now();
     server.signal(SIGKILL);
     EXPECT_TRUE(eventually([&] { return std::none_of(workers.begin(), workers.end(), is_alive); }));
-    // Two seconds is the promise; what is more belongs to a crowded machine, and is far from any
-    // timeout.
+    // Two seconds are promised; the rest is slack for a busy machine, and far below any timeout.
     EXPECT_LT(std::chrono::steady_clock::now() - begin, Milliseconds(8000));
 }
 
-/// An application that never comes back, at import or in a call, and gives nobody else the GIL.
+/// An application that never returns, from its import or from a call, and never releases the GIL.
 class Held : public Faults {
 protected:
     Held() {
@@ -219,7 +218,7 @@ protected:
     [[nodiscard]] bool is_held_in(const std::string& where) const {
         return eventually([&] { return read_file(site_ / ("in " + where)) == where + "\n"; });
     }
-    /// Some worker was, or is.
+    /// Whether any worker ever got that far.
     [[nodiscard]] bool was_held_in(const std::string& where) const {
         return !read_file(site_ / ("in " + where)).empty();
     }
@@ -229,7 +228,7 @@ private:
 };
 FOR_EVERY_ENGINE(Held);
 
-// Goal: neither the loop nor the interpreter is needed for it.
+// Goal: leaving needs neither the loop nor the interpreter.
 TEST_P(Held, LeavesSoonWhenItsArbiterIsKilled) {
     for (const std::string where : {"import", "call"}) {
         Server server(held_in(where));
@@ -269,7 +268,8 @@ TEST_P(Held, IsToldWithItsRequestAndTheStacksOfAllThreads) {
 }
 
 TEST_P(Held, EndsTheStartAfterItsBootTimeout) {
-    // The libraries of greenlets are part of the start: on a busy machine they may take all of it.
+    // Loading greenlet libraries is part of the boot: on a busy machine it may use up the whole
+    // limit.
     for (const char* limit : {"1", "4", "10"}) {
         Server server(held_in("import", {"--boot-timeout", limit}));
         EXPECT_EQ(server.exit_code(), 3) << server.story();
@@ -340,8 +340,8 @@ TEST_P(Faults, StepsOfTheWallClockEndNothing) {
         EXPECT_LT(std::atol(line.c_str()), 60'000'000) << line;
     }
     EXPECT_GE(logged, 5U);
-    // A worker that hangs is still ended in time, and the stop takes no longer.
-    if (GetParam().args[1] != "gthread") {  // where a busy thread lets the others beat
+    // A worker that hangs is still ended in time, and the stop takes no longer than usual.
+    if (GetParam().args[1] != "gthread") {  // there, the other threads still beat
         Client hung = server.connect();
         hung.send(make_request("GET", "/busy?s=60"));
         EXPECT_TRUE(server.logs("WORKER TIMEOUT")) << server.story();
@@ -350,7 +350,7 @@ TEST_P(Faults, StepsOfTheWallClockEndNothing) {
     EXPECT_EQ(server.exit_code(), 0) << server.story();
 }
 
-/// A server under a user of its own, whose number of processes and threads can be limited.
+/// A server that runs as a user of its own, whose processes and threads can be limited in number.
 class NoProcesses : public Faults {
 protected:
     void SetUp() override {
@@ -386,7 +386,7 @@ protected:
         return eventually([&] { return contains(log(), text); });
     }
     [[nodiscard]] bool serves() const { return fetch(at_, "GET", "/").status == 200; }
-    /// A Python expression; "hard" lifts it.
+    /// `number` is a Python expression; "hard" lifts the limit.
     void limit_processes(const std::string& number) const {
         const std::string code = become_ +
                                  "import resource\n"
@@ -413,7 +413,7 @@ protected:
 private:
     const TempDir place_;
     const Endpoint at_{.port = free_port()};
-    /// Code that makes a python somebody whom no other test is at the same time.
+    /// Python code that makes the process a user that no other test is at the same time.
     const std::string user_ = std::to_string(60'000 + ::getpid() % 5'000);
     const std::string become_ =
         "import os, sys\nos.setgid(" + user_ + "); os.setuid(" + user_ + ")\n";
@@ -422,7 +422,7 @@ FOR_EVERY_ENGINE(NoProcesses);
 
 TEST_P(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
     limit_processes("1");
-    ::kill(arbiter_, SIGTTIN);  // a second worker is wanted, and cannot be
+    ::kill(arbiter_, SIGTTIN);  // a second worker is wanted but cannot be forked
     EXPECT_TRUE(logs("fork")) << log();
     EXPECT_TRUE(serves()) << log();
     limit_processes("hard");
@@ -430,7 +430,7 @@ TEST_P(NoProcesses, AForkThatFailsIsToldAndTriedAgain) {
     EXPECT_EQ(children_of(arbiter_).at(0), worker_);
 }
 
-// Goal: nobody is retired for a worker that only has its process.
+// Goal: no old worker is retired for a new one that has a process but not its threads.
 TEST_P(NoProcesses, AWorkerWithoutItsThreadsIsNotReady) {
     limit_processes(std::to_string(threads() + 1));
     ::kill(arbiter_, SIGHUP);
@@ -445,7 +445,7 @@ TEST_P(NoProcesses, AWorkerWithoutItsThreadsIsNotReady) {
 }
 
 TEST_P(Faults, APidFileThatCannotBeWrittenEndsTheStart) {
-    // root may write everywhere but in /proc.
+    // root may write everywhere except in /proc.
     const Finished finished = run_server(
         GetParam() + std::vector<std::string>{"-b", "127.0.0.1:" + std::to_string(free_port()),
                                               "-p", "/proc/gcorn.pid", "probe:app"});
@@ -463,7 +463,7 @@ TEST_P(Faults, APidFileThatCannotBeMovedStaysWhereItIs) {
     server.signal(SIGHUP);
     ASSERT_TRUE(server.logs("create pid file '/proc/gcorn.pid'")) << server.story();
     EXPECT_EQ(server.get("/").status, 200) << server.story();
-    server.signal(SIGUSR2);  // the new master finds no place for its own
+    server.signal(SIGUSR2);  // the new master cannot write its own
     ASSERT_TRUE(server.logs("exited with code 1; this one continues")) << server.story();
     EXPECT_EQ(read_file(scratch / "pid"), std::to_string(server.pid()) + "\n");
     EXPECT_EQ(server.get("/").status, 200) << server.story();
@@ -478,7 +478,7 @@ TEST_P(Faults, AnArbiterWithoutDescriptorsGoesOnWithWhatItHas) {
     ASSERT_TRUE(server.has_workers(GetParam().workers)) << server.story();
     EXPECT_EQ(server.get("/").status, 200);
     const std::vector<pid_t> workers = server.workers();
-    limit(server.pid(), RLIMIT_NOFILE, 3);  // it has more, and gets none
+    limit(server.pid(), RLIMIT_NOFILE, 3);  // it has more already, but gets no new ones
     server.signal(SIGHUP);
     ASSERT_TRUE(server.logs("Reload failed, keeping the old workers and settings"))
         << server.story();
@@ -541,7 +541,7 @@ TEST_P(Faults, ADeathSaysWhoKilledAndWhatRan) {
     }
 }
 
-/// A cgroup, of version 2 or 1, whose processes get so much memory and no more.
+/// A cgroup, version 2 or 1, whose processes get that much memory and no more.
 class MemoryGroup {
 public:
     explicit MemoryGroup(size_t bytes) {
@@ -553,7 +553,7 @@ public:
             const std::string path = root + "/gcorn-test-" + std::to_string(::getpid());
             if (::mkdir(path.c_str(), 0755) != 0) continue;
             path_ = path;
-            // Opened for reading, too: files that are not there are not to be made.
+            // Opened for reading, too, so that files that do not exist are not created.
             constexpr auto kExisting = std::ios::in | std::ios::out;
             std::fstream(path + "/" + swap, kExisting) << 0 << std::flush;
             is_limited_ = bool(std::fstream(path + "/" + limit, kExisting) << bytes << std::flush);

@@ -17,7 +17,7 @@ bool can_import(const std::string& module) {
 #define NEED_MODULE(module) \
     if (!can_import(module)) GTEST_SKIP() << "python3-" << (module) << " is not installed"
 
-/// A browser's memory: sends what Set-Cookie told it.
+/// A browser's cookies: sends back what Set-Cookie said.
 class Browser {
 public:
     explicit Browser(const Server& server) : server_(server) {}
@@ -80,7 +80,7 @@ std::string sha256_of_pattern(size_t count) {
     return run({python(), "-c", script}).out;
 }
 
-/// The JSON text without the blanks that some versions put after colons and commas.
+/// The JSON text without the spaces that some versions put after colons and commas.
 std::string compact(const std::string& json) {
     std::string text;
     for (const char c : json) {

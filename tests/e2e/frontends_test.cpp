@@ -22,7 +22,7 @@ bool has_line(const Response& response, const std::string& line) {
     return ("\n" + response.body).find("\n" + line + "\n") != std::string::npos;
 }
 
-/// A reload, and when its new workers are the only ones.
+/// Reloads, and waits until the new workers are the only ones.
 void reload(const Server& server) {
     const std::vector<pid_t> before = server.workers();
     server.signal(SIGHUP);
@@ -35,7 +35,7 @@ void reload(const Server& server) {
     })) << server.story();
 }
 
-/// GETs, and a POST now and then, which nobody may repeat.
+/// GETs, and now and then a POST, which nobody may repeat.
 Response some_request(Client& client, size_t number) {
     if (number % 10 == 9) return client.request("POST", "/echo", {}, "some body");
     return client.get(number % 10 == 5 ? "/slow" : "/");
@@ -76,7 +76,7 @@ TEST(Frontends, NginxTellsTheApplicationWhoAsked) {
     EXPECT_EQ(big.body, "bytes=3000000\n") << big;
 }
 
-/// Towards gcorn nginx speaks HTTP/1.1, where a request without Host is none.
+/// nginx speaks HTTP/1.1 to gcorn, where a request without Host is invalid.
 TEST(Frontends, NginxNamesAHostForClientsThatDoNot) {
     NEEDS_PROGRAM("nginx", "nginx-light");
     const Server server({.app = "edge:app", .args = {}, .on_unix_socket = true});
@@ -102,8 +102,7 @@ TEST_P(FrontendsProxy, HaproxyTellsTheClientsAddressOnEveryRequest) {
                               if (GetParam() == "v2") return text;
                               return replaced(text, "send-proxy-v2", "send-proxy");
                           });
-    // The checks of HAProxy are connections with a PROXY header, too, of the kind that names
-    // nobody.
+    // HAProxy's checks are connections with a PROXY header, too, of the kind without addresses.
     EXPECT_TRUE(haproxy.becomes("app1", "UP")) << haproxy.output() << server.story();
     for (int connection = 0; connection < 3; ++connection) {
         Client client(haproxy.at());

@@ -57,7 +57,7 @@ TEST_F(Install, PutsBinaryManPageAndCompletionsInPlace) {
                                   {{"MANWIDTH", "80"}});
         EXPECT_EQ(page.code, 0) << page.err;
         EXPECT_EQ(page.err, "");
-        // A terminal page overstrikes what is bold: drop each character and its backspace.
+        // In a page for terminals bold text is overstruck: drop each character and its backspace.
         std::string text;
         for (const char c : page.out) {
             if (c == '\b' && !text.empty())
@@ -74,7 +74,7 @@ TEST_F(Install, PutsBinaryManPageAndCompletionsInPlace) {
                  "bash-completion/completions/gcorn && "
                  "COMP_WORDS=(gcorn --grace) COMP_CWORD=1 && _gcorn && echo ${COMPREPLY[@]}"});
     EXPECT_EQ(completed.out, "--graceful-timeout\n") << completed;
-    // Bash takes "--worker-class=ge" for three words.
+    // Bash splits "--worker-class=ge" into three words.
     for (const std::string words : {"= ge) COMP_CWORD=3", "ge) COMP_CWORD=2"}) {
         const Finished choice = run({"/bin/bash", "-c",
                                      "source " + share +
@@ -102,7 +102,8 @@ TEST_F(Install, MakesADebianPackageThatComesAndGoes) {
     ASSERT_EQ(built.code, 0) << built;
     const std::string package = built.out.substr(0, built.out.find('\n'));
 
-    // A root directory and package database of its own; what it depends on is not there.
+    // A root directory and package database of its own; the package's dependencies are not in
+    // there.
     const std::string root = directory / "root";
     fs::create_directories(root + "/var/lib/dpkg/info");
     fs::create_directories(root + "/var/lib/dpkg/updates");
@@ -178,8 +179,8 @@ TEST_F(Install, StartsWithNothingButTheStandardLibrary) {
     EXPECT_EQ(got.body, "Hello, world!\n") << got << gcorn.output();
 }
 
-/// Python and OpenSSL run in the program's own threads. How much stack those get is in its header
-/// for musl, whose 128 KiB are too few; glibc takes it from elsewhere.
+/// Python and OpenSSL run in the program's own threads. musl reads from the program's header how
+/// much stack those get, as its default of 128 KiB is too little; glibc takes it from elsewhere.
 TEST_F(Install, AsksForAsMuchStackAsPythonNeeds) {
     const std::string program = read_file(binary());
     ElfW(Ehdr) header{};
@@ -209,8 +210,8 @@ TEST_F(Install, ExtensionModulesImport) {
         std::fprintf(stderr, "NOT TESTED:\n%s", got.body.c_str());
 }
 
-/// Configures the project and says what CMake said, with a python3 of these facts (see the probe in
-/// CMakeLists.txt) first on PATH, or only that one if `only`.
+/// Configures the project and returns CMake's output, with a python3 that reports these facts (see
+/// the probe in CMakeLists.txt) first on PATH or, if `only`, as the only candidate.
 class Probe : public Install {
 protected:
     void SetUp() override {
@@ -228,7 +229,7 @@ protected:
         is_configured_ = configured.code == 0;
         return configured.out + configured.err;
     }
-    /// A header and a library, both empty.
+    /// Makes an empty file, a header or a library; returns its path.
     std::string some(const std::string& file) { return directory_.write(file, ""); }
 
     TempDir directory_;
@@ -266,8 +267,8 @@ TEST_F(Probe, PassesOverAPythonThatCannotBeEmbedded) {
         << text;
 }
 
-/// The libraries of CPython's own build directory are no libraries here: what is in the archive is
-/// dropped, what is not makes the archive useless.
+/// Libraries in CPython's own build directory do not exist here: those whose code is in the archive
+/// are dropped, any other makes the archive useless.
 TEST_F(Probe, TakesTheSharedLibraryWhenTheArchiveIsIncomplete) {
     some("include/Python.h");
     const std::string facts = "3.14.1|314|" + (directory_ / "include") + "|" + some("l.a") + "|" +

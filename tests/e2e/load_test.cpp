@@ -1,5 +1,4 @@
-// Clients that are slow on purpose beside ones that are not: nobody waits for anybody else's
-// network.
+// Deliberately slow clients beside ordinary ones: nobody waits for anybody else's network.
 
 #include <algorithm>
 #include <cstdio>
@@ -50,7 +49,7 @@ Milliseconds p99_of_hello(
     return best;
 }
 
-/// How much of the requests of so many clients the busiest worker takes.
+/// The share of these clients' requests that the busiest worker takes.
 double share_of_busiest(const Server& server, size_t connections) {
     constexpr size_t kRounds = 10;
     std::vector<std::optional<Client>> clients(connections);
@@ -64,7 +63,7 @@ double share_of_busiest(const Server& server, size_t connections) {
             const Response response = client->read_response();
             EXPECT_EQ(response.status, 200) << response << server.story();
             ++taken[response.body];
-            if (response.says_close()) client.reset();  // its worker had more to do
+            if (response.says_close()) client.reset();  // its worker had more to do than the other
         }
     }
     size_t most = 0;
@@ -93,7 +92,7 @@ TEST_P(Load, AnswersAnOrdinaryClientBeside500SlowHeadsAnd50SlowReaders) {
         readers.push_back(server.connect());
         ASSERT_TRUE(readers.back().send(make_request("GET", "/block?n=1048576")));
     }
-    // 500 clients send their head a byte a second: 1000 requests below share ten such rounds.
+    // 500 clients send their heads at a byte a second each while the requests below run.
     const std::string head = make_request("GET", "/", {{"X-Slow", std::string(100, 's')}});
     std::vector<Client> slow;
     for (int i = 0; i < 500; ++i) {
@@ -118,7 +117,7 @@ TEST_P(Load, AnswersAnOrdinaryClientBeside500SlowHeadsAnd50SlowReaders) {
         ::poll(&nothing, 0, 4);
     };
     EXPECT_LT(p99_of_hello(server, 600, trickle), kPromised) << server.story();
-    // The slow ones are served, too, once they are complete.
+    // The slow clients are served, too, once their heads are complete.
     for (size_t i = 0; i < slow.size(); i += 50) {
         const size_t at = sent / slow.size() + (i < sent % slow.size() ? 1 : 0);
         slow[i].send(std::string_view(head).substr(at));
@@ -126,7 +125,7 @@ TEST_P(Load, AnswersAnOrdinaryClientBeside500SlowHeadsAnd50SlowReaders) {
     }
     const Pattern pattern;
     for (const size_t i : {size_t{0}, readers.size() - 1}) {
-        readers[i].read_some();  // part of it was read above: only that it flows on is checked here
+        readers[i].read_some();  // part was read above: checks only that the rest flows
         EXPECT_FALSE(readers[i].read_some().empty()) << i;
     }
 }
@@ -182,7 +181,7 @@ TEST_P(Load, IsSharedByTheWorkers) {
     ASSERT_TRUE(eventually([&] { return count(server.err(), "is ready after") == 2; }));
     for (const size_t connections : {8U, 64U, 256U}) {
         double share = 1;
-        EXPECT_TRUE(eventually([&] {  // a worker that gets no processor takes nothing
+        EXPECT_TRUE(eventually([&] {  // a worker that gets no CPU time accepts nothing
             share = share_of_busiest(server, connections);
             return share <= 0.6;
         })) << share

@@ -1,4 +1,4 @@
-// The two logs as files, streams and sockets: format of the server's lines, one access line an
+// The two logs as files, streams and sockets: format of the server's lines, one access line per
 // answer, rotation and full disks under load, syslog and statsd receivers, Python's logging.
 
 #include <algorithm>
@@ -29,7 +29,7 @@ std::vector<std::string> lines_of(const std::string& path, size_t count) {
     eventually([&] {
         lines.clear();
         std::istringstream in(read_file(path));
-        for (std::string line; std::getline(in, line) && !in.eof();)  // whole ones
+        for (std::string line; std::getline(in, line) && !in.eof();)  // complete lines
             lines.push_back(line);
         return lines.size() >= count;
     });
@@ -147,8 +147,8 @@ TEST_P(Logs, ReopensFilesOnUsr1) {
     EXPECT_EQ(server.get("/").status, 200);
 }
 
-/// The file's lines as JSON objects; the text that Python prints for `expression`, evaluated with
-/// `lines` (a list of dicts, numbers and strings apart).
+/// Reads the file's lines as JSON objects; returns what Python prints for `expression`, evaluated
+/// with `lines` (a list of dicts, in which numbers and strings are distinct).
 std::string of_json_lines(const std::string& path, const std::string& expression) {
     const Finished finished = run({python(), "-c",
                                    "import json, sys\n"
@@ -201,7 +201,7 @@ TEST_P(Logs, TellsTheApplicationsShareAndTheWaitInTheQueue) {
         with({"--access-logfile", scratch / "access", "--access-logformat", "%(D)s %(A)s %(Q)s"}));
     Client first = server.connect();
     Client second = server.connect();
-    // Both are known to the worker: what waits in the kernel's queue nobody can time.
+    // Makes both known to the worker: nobody can time what waits in the kernel's queue.
     EXPECT_EQ(first.get("/sleep?s=0.3").body, "slept");
     EXPECT_EQ(second.get("/sleep?s=0.3").body, "slept");
     first.send(make_request("GET", "/sleep?s=0.3"));
@@ -322,7 +322,7 @@ public:
         }
     }
     ~Numbered() { stop(); }
-    /// Ends them; how many numbers were used.
+    /// Stops the clients; returns how many numbers were used.
     size_t stop() {
         stops_ = true;
         for (std::thread& thread : threads_)
@@ -394,7 +394,7 @@ protected:
             Milliseconds(5000)))
             << "lost: " << std::count(found.begin(), found.end(), 0U) << ", of " << count
             << server.story();
-        // Everybody left the last renamed file.
+        // No process still writes to the last renamed file.
         const auto size = [&](const char* name) { return read_file(directory / name).size(); };
         const size_t before = size("log.4");
         for (int i = 0; i < 20; ++i)
@@ -438,7 +438,7 @@ protected:
         EXPECT_EQ(server_->get("/").status, 200);
         return *server_;
     }
-    /// No file may grow beyond that: what a full disk is to a program.
+    /// Lets no file grow beyond that: to a program, this is a full disk.
     void limit_files(rlim_t bytes) const {
         const rlimit limit{bytes, RLIM_INFINITY};
         std::vector<pid_t> all = server_->workers();
@@ -465,7 +465,7 @@ TEST_P(FullDisk, UnderTheAccessLogCostsLinesOnly) {
         return count(server.err(), "log records were lost: ") > 0;
     })) << server.story();
     EXPECT_TRUE(eventually([&] { return log().find("after\n") != std::string::npos; }));
-    // Once for each process that met it, not once for each line.
+    // Once for each process that ran into it, not once for each line.
     EXPECT_LE(count(server.err(), "Log records are lost"), GetParam().workers) << server.story();
 }
 
@@ -709,7 +709,7 @@ TEST(ErrorLog, LeavesRedirectedStreamsToADaemonWithR) {
     for (const bool keeps : {false, true}) {
         const int port = free_port();
         const std::string out = directory / (keeps ? "kept" : "lost");
-        // A shell redirects; run() keeps its own files for itself.
+        // A shell redirects, because run() uses files of its own.
         std::string command = "exec " + server_command().at(0) + (keeps ? " -R" : "") +
                               " -D -p pid --log-file log -b 127.0.0.1:" + std::to_string(port) +
                               " noisy:app >" + out;
@@ -1011,7 +1011,7 @@ TEST_P(Logs, PythonsLoggingRunsInNoThreadBesideAHub) {
     SKIP_ON_GUNICORN("it has no such threads");
     if (GetParam().name != "gevent" && GetParam().name != "eventlet") GTEST_SKIP() << "has no hub";
     const TempDir directory;
-    // Its records tell whether the thread that writes them is the process's first.
+    // Its records say whether the thread that writes them is the process's main thread.
     const std::string config = directory.write("conf.py", R"(
 import ctypes, logging, os
 from gunicorn.glogging import Logger
@@ -1071,7 +1071,7 @@ TEST(ErrorLog, StaysWhereItIsWhenAReloadWantsLogsThatCannotBe) {
             return count(read_file(directory / "access"), "/?still") == failed + 1;
         })) << broken
             << server.story();
-        // Whoever is forked now has the logs of before, too.
+        // Workers that are forked now have the old logs, too.
         const std::vector<pid_t> old = server.workers();
         ::kill(old.at(0), SIGKILL);
         EXPECT_TRUE(eventually([&] {

@@ -128,7 +128,7 @@ TEST_P(Refusals, LeaveOneAnswerOneWarningAndOneAccessLine) {
         EXPECT_EQ(line.substr(0, refusal.line.size() + 1), "<" + refusal.line);
         EXPECT_EQ(line.substr(line.size() - 5), "> " + refusal.status);
     }
-    // Some time after the last one, there still are no more of them.
+    // Some time after the last one, there are still no more of them.
     EXPECT_EQ(server_->get("/").status, 200);
     EXPECT_EQ(warnings().size(), told);
     EXPECT_TRUE(lines_with(access(), "<GET /smuggled").empty()) << access();

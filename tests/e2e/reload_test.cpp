@@ -40,8 +40,8 @@ protected:
         EXPECT_TRUE(answers("one")) << server_->story();
         return *server_;
     }
-    /// Until the server answers so and nobody else is left: every worker was replaced since the
-    /// last settle(), and the older ones are gone.
+    /// Waits until the server answers this and only new workers are left: every worker was replaced
+    /// since the last settle(), and the older ones are gone.
     [[nodiscard]] bool answers(const std::string& text) {
         if (!eventually([&] { return server_->get("/").body == text; })) return false;
         settle();
@@ -130,7 +130,7 @@ TEST_P(Reload, IgnoresCompiledAndUnrelatedFilesAndTakesABurstForOne) {
     site_.write("part.pyc", "not a module");
     site_.write("notes.txt", "nothing");
     site_.write("unused.py", "x = 1");
-    // A burst that a crowded machine interrupts is two: of ten, one has to go through.
+    // A burst that a busy machine interrupts becomes two: of ten, one has to stay whole.
     size_t restarts = 0;
     for (int burst = 0; burst < 10 && restarts != GetParam().workers; ++burst) {
         const size_t before = count("modified");
@@ -144,7 +144,7 @@ TEST_P(Reload, IgnoresCompiledAndUnrelatedFilesAndTakesABurstForOne) {
         restarts = count("modified") - before;
     }
     EXPECT_EQ(restarts, GetParam().workers) << server_->story();
-    // A later change is seen: had the others counted, they would have been told before it.
+    // A later change is reported: had the others counted, they would have been reported before it.
     const size_t before = count("modified");
     save_in_place("part.py", module("end"));
     EXPECT_TRUE(answers("end")) << server_->story();
@@ -205,7 +205,7 @@ TEST_P(Reload, RecoversWhenAModuleThatWasMissingAppears) {
 TEST_P(Reload, RecoversFromAFileThatNamesItselfNowhere) {
     start();
     const std::string good = read_file(site_ / "site_app.py");
-    save_in_place("site_app.py", std::string(200, '\0'));  // as a crash leaves what was just saved
+    save_in_place("site_app.py", std::string(200, '\0'));  // as a crash leaves a file just saved
     EXPECT_TRUE(eventually([&] { return server_->get("/").status == 500; })) << server_->story();
     settle();
     save_in_place("site_app.py", good);
@@ -316,7 +316,7 @@ TEST_P(Spew, PrintsEveryLineOfEveryThreadInGunicornsFormat) {
     EXPECT_TRUE(eventually([&] {
         return server.out().find("traced:11:     return [b'ok']\n") != std::string::npos;
     })) << server.err();
-    // Nothing twice: each worker imports the module once.
+    // Nothing appears twice: each worker imports the module once.
     const auto imports = [&] {
         const std::string out = server.out();
         size_t found = 0;
@@ -333,7 +333,7 @@ TEST_P(Spew, PrintsEveryLineOfEveryThreadInGunicornsFormat) {
                              "traced:8:     thread.join()\n"}) {
         EXPECT_NE(out.find(line), std::string::npos) << line;
     }
-    // Whole lines only, whatever number of processes writes them.
+    // Whole lines only, however many processes write them.
     const std::regex format(R"([A-Za-z_<\[][\w.<>\[\] ]*:(\d+|None): .*)");
     std::istringstream text(out);
     size_t bad = 0;

@@ -15,7 +15,7 @@ protected:
         options.env["PROBE_LOG"] = scratch_ / "events";
         server_.emplace(options);
         EXPECT_TRUE(server_->has_workers(GetParam().workers)) << server_->story();
-        // All workers answer: nobody is still booting when the signal comes.
+        // All workers have booted: none is still booting when the signal comes.
         EXPECT_TRUE(eventually([&] {
             const std::string log = server_->err();
             size_t count = 0;
@@ -33,8 +33,9 @@ protected:
         return eventually(
             [&] { return read_file(scratch_ / "events").find(event) != std::string::npos; });
     }
-    /// A server whose workers all are in the middle of an import, where `source` notes "importing"
-    /// and does not sleep: a signal just before the hub of gevent polls does not end that.
+    /// A server whose workers are all in the middle of an import, where `source` notes "importing"
+    /// and does not sleep: a signal that comes just before gevent's hub polls would not end a
+    /// sleep.
     [[nodiscard]] Server& start_importing(const std::string& source,
                                           const std::vector<std::string>& more = {}) {
         scratch_.write("importing.py", "from probe import note\n" + source);
@@ -115,7 +116,7 @@ TEST_P(Signals, AnotherTermHurries) {
     client.send(make_request("GET", "/sleep?s=60"));
     ASSERT_TRUE(noted("sleeping"));
     EXPECT_TRUE(eventually([&] {
-        server.signal(SIGTERM);  // those that come with the first do not count
+        server.signal(SIGTERM);  // those that come together with the first do not count
         return server.logs("Quick shutdown requested", Milliseconds(100));
     })) << server.story();
     EXPECT_EQ(server.exit_code(Milliseconds(20'000)), 0) << server.story();
@@ -165,7 +166,7 @@ TEST_P(Signals, AHookOutlastsTheRepetitionsOfQuit) {
     EXPECT_FALSE(contains(server.err(), "Exception in worker_int hook")) << server.story();
 }
 
-// Python says that `logging` is imported while that import still runs; such a module is empty. And
+// While the import of `logging` still runs, Python already lists the module, which is empty. And
 // `collections.namedtuple` runs code that has no builtins.
 TEST_P(Signals, AHookMayInterruptTheImportOfWhatItNeeds) {
     SKIP_ON_GUNICORN("its greenlet workers die of it");
@@ -186,8 +187,8 @@ TEST_P(Signals, AHookMayInterruptTheImportOfWhatItNeeds) {
     EXPECT_TRUE(contains(server.err(), "RuntimeError: of the hook")) << server.story();
 }
 
-// As Ctrl-C does to a server that still starts. Python 3.11 makes a RuntimeError of what is raised
-// in __set_name__().
+// As by Ctrl-C while the server is starting. Python 3.11 turns an exception in __set_name__() into
+// a RuntimeError.
 TEST_P(Signals, AnInterruptedImportIsNoError) {
     SKIP_ON_GUNICORN("its greenlet workers die of it");
     for (const int number : {SIGINT, SIGQUIT}) {
@@ -204,7 +205,7 @@ TEST_P(Signals, AnInterruptedImportIsNoError) {
     }
 }
 
-// The terminal tells the group, and then the arbiter its workers: the worker gets INT and QUIT.
+// The terminal signals the whole group, then the arbiter its workers: a worker gets INT and QUIT.
 TEST_P(Signals, CtrlCInterruptsOnce) {
     SKIP_ON_GUNICORN("it tells the hook twice, the second time inside the first");
     const std::string hooks =
@@ -213,7 +214,7 @@ TEST_P(Signals, CtrlCInterruptsOnce) {
         "def outlast(worker, name):\n"
         "    note(name + ' begins')\n"
         "    while not os.path.exists(os.environ['GO'] + name):\n"
-        "        pass\n"  // the hub may not sleep
+        "        pass\n"  // the hub must not sleep
         "    worker.log.info('hook: %s at its end', name)\n"
         "def worker_int(worker): outlast(worker, 'int')\n"
         "def worker_exit(server, worker): outlast(worker, 'exit')\n";
@@ -377,7 +378,8 @@ TEST_P(Signals, RotatingTheLogsEndsNoWorkerThatBoots) {
     EXPECT_EQ(server.workers(), workers) << server.story();
 }
 
-// posix is os as no greenlet library patches it; the alarm ends a child that its signal does not.
+// posix is os, but never patched by greenlet libraries; the alarm ends a child that survives its
+// signal.
 constexpr const char* kForkingApp =
     "import posix, signal\n"
     "def app(environ, start_response):\n"
@@ -411,7 +413,7 @@ TEST_P(Signals, ToAChildOfTheApplicationEndTheChildOnly) {
 }
 
 // Applications and what they load (tracers, metrics) put handlers of their own in front of the one
-// that getsignal() tells, put it back, or leave in theirs.
+// that getsignal() returns, set that one again, or exit in their own.
 TEST_P(Signals, TermStopsAWorkerWhoseApplicationHandlesIt) {
     if (is_gunicorn() && GetParam().name == "eventlet") GTEST_SKIP() << "gunicorn's may stay";
     for (const char* const end : {"before(number, frame)", "sys.exit(0)"}) {
@@ -443,7 +445,8 @@ TEST_P(Signals, TermStopsAWorkerWhoseApplicationHandlesIt) {
     }
 }
 
-// As a launcher that waits for them by sigwait(3) or signalfd(2) may leave them to its children.
+// A launcher that waits for signals by sigwait(3) or signalfd(2) may leave them blocked in its
+// children.
 TEST_P(Signals, AreHeardThoughTheParentBlockedThem) {
     SKIP_ON_GUNICORN("it stays deaf");
     sigset_t all, before;
@@ -463,7 +466,7 @@ TEST_P(Signals, AreHeardThoughTheParentBlockedThem) {
     EXPECT_EQ(count(server.err(), "SIGKILL! By gcorn"), 0U) << server.story();
 }
 
-// SIG_IGN would outlive exec: a program that never hangs up, a script whose `trap` does nothing.
+// SIG_IGN would survive exec: a program that ignores HUP, a script whose `trap` does nothing.
 TEST_P(Signals, AreNotIgnoredByProgramsThatTheApplicationStarts) {
     scratch_.write(
         "starting.py",
@@ -482,13 +485,14 @@ TEST_P(Signals, AreNotIgnoredByProgramsThatTheApplicationStarts) {
     Server server(options);
     EXPECT_EQ(server.get("/").body, "0 0") << server.story();
     const std::vector<pid_t> workers = server.workers();
-    for (const int number : {SIGHUP, SIGUSR2, SIGWINCH})  // all the same, they end no worker
+    for (const int number : {SIGHUP, SIGUSR2, SIGWINCH})  // they still end no worker
         if (!is_gunicorn()) ::kill(workers.at(0), number);
     EXPECT_EQ(server.get("/").body, "0 0") << server.story();
     EXPECT_EQ(server.workers(), workers) << server.story();
 }
 
-// What no handler hears of any more: a library has the wake-up descriptor or the handler of C.
+// A signal that no handler hears of: a library took the wake-up descriptor or the C handler, or
+// blocks it.
 TEST_P(Signals, TermStopsAWorkerThatDoesNotHearIt) {
     SKIP_ON_GUNICORN("its workers wait for KILL");
     const std::string kinds[] = {
@@ -523,7 +527,7 @@ TEST_P(Signals, WhatAChildOfTheApplicationHandlesIsItsOwn) {
                    "    if pid == 0:\n"
                    "        signal.signal(signal.SIGTERM, lambda number, frame: end(5))\n"
                    "        posix.write(told, b'.')\n"
-                   // signal() looks for signals, which CPython 3.13 overlooks in a thread's child
+                   // signal() checks for signals, which CPython 3.13 misses in a thread's child
                    "        while True: signal.signal(signal.SIGUSR2, signal.SIG_IGN)\n"
                    "    posix.read(ready, 1)\n"
                    "    posix.kill(pid, signal.SIGTERM)\n"
@@ -560,7 +564,7 @@ TEST_P(Signals, ToAChildOfAHookEndTheChildOnly) {
     for (const int number : {SIGHUP, SIGUSR1, SIGTERM})
         ::kill(helper, number);
     EXPECT_TRUE(eventually([&] { return !is_alive(helper); })) << server.story();
-    server.signal(SIGTTIN);  // comes behind whatever the arbiter has heard of
+    server.signal(SIGTTIN);  // is handled after all that the arbiter got before
     EXPECT_TRUE(server.logs("Handling signal: ttin")) << server.story();
     EXPECT_EQ(count(server.err(), "Handling signal: "), 1U) << server.story();
     EXPECT_EQ(server.get("/").status, 200) << server.story();

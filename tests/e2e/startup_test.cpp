@@ -28,7 +28,7 @@ std::string answer_of(const std::string& app, const std::vector<std::string>& ar
     return server.get("/").body;
 }
 
-/// Makes a virtual environment; the directory of its modules.
+/// Makes a virtual environment; returns the directory of its modules.
 std::string make_venv(const std::string& venv) {
     const Finished made = run({python(), "-m", "venv", "--without-pip", venv});
     EXPECT_EQ(made.code, 0) << made;
@@ -228,7 +228,7 @@ TEST(CheckConfig, LoadsTheApplicationAsServingDoes) {
     SKIP_ON_GUNICORN("it knows neither pythonpath nor raw_env then");
     const TempDir scratch;
     const std::string venv = scratch / "venv";
-    make_venv(venv);  // where no real package gunicorn is
+    make_venv(venv);  // which has no real gunicorn package
     scratch.write("lib/in_lib.py", "");
     for (const char* needs : {"from gunicorn.glogging import Logger", "import in_lib",
                               "import os; os.environ['GIVEN']"}) {
@@ -366,7 +366,7 @@ TEST(Daemon, ThatCannotForkEndsWithOne) {
                       "import os, resource\n"
                       "if os.geteuid() == 0: os.setuid(54321)\n"  // root has no limit
                       "resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))\n");
-    // "/": that user may not enter where the tests lie.
+    // "/", because that user may not enter the directory of the tests.
     expect_failure({"-D", "-c", config, "--chdir", "/", "wsgiref.simple_server:demo_app"}, 1,
                    "Error: fork: Resource temporarily unavailable\n");
 }
@@ -383,7 +383,7 @@ TEST(VirtualEnvironment, IsHonoured) {
         const Server server({.app = "only_in_venv:app", .env = env});
         EXPECT_TRUE(contains(server.get("/interpreter").body, venv)) << server.story();
     }
-    // As a unit file names it, which activates nothing.
+    // As a unit file names it: no environment is activated.
     const std::string linked = venv + "/bin/gcorn";
     ASSERT_EQ(::symlink(server_command().at(0).c_str(), linked.c_str()), 0);
     const Finished checked =

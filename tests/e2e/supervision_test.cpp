@@ -1,5 +1,5 @@
-// Deploying, scaling, upgrading, recycling and killing under continuous load: a client counts every
-// failed or wrong answer, over kept-alive and over fresh connections, and must count none.
+// Deploying, scaling, upgrading, recycling and killing under continuous load: clients count every
+// failed or wrong answer, on kept-alive and on new connections, and must count none.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -60,7 +60,8 @@ TEST_P(Supervision, ReloadsLoseNoRequest) {
     EXPECT_EQ(load.bad_count(), 0u) << load.bad();
 }
 
-/// A network of the test's own, whose kernel settings it may change, until it ends.
+/// A network namespace of the test's own while the object lives: it may change kernel settings
+/// there.
 class OwnNetwork {
 public:
     OwnNetwork() {
@@ -76,7 +77,7 @@ public:
     }
     OwnNetwork(const OwnNetwork&) = delete;
     OwnNetwork& operator=(const OwnNetwork&) = delete;
-    /// Whether there is such a setting, and it is changed.
+    /// Changes a setting; false if it does not exist or cannot be changed.
     [[nodiscard]] bool set(const std::string& name, const std::string& value) const {
         std::ofstream file("/proc/sys/net/" + name, std::ios::in);
         return is_up_ && file << value << std::flush;
@@ -203,7 +204,7 @@ TEST_P(Supervision, RecyclingLosesNoRequest) {
     ASSERT_TRUE(server.has_workers(4));
     const std::vector<pid_t> old = server.workers();
     Load load(server.at());
-    // Under this load some worker is always about to be replaced: only the old ones must go.
+    // Under this load some worker is always about to be replaced: only the old ones must be gone.
     EXPECT_TRUE(eventually(
         [&] {
             return std::none_of(old.begin(), old.end(), [](pid_t pid) { return is_alive(pid); });
@@ -216,7 +217,7 @@ TEST_P(Supervision, RecyclingLosesNoRequest) {
     EXPECT_TRUE(server.logs("Autorestarting worker after current request."));
 }
 
-/// An application whose calls last at times.
+/// An application some of whose calls take long.
 void write_slow_app(const TempDir& directory) {
     directory.write("slow.py",
                     "import itertools, os, time\n"
@@ -237,7 +238,8 @@ void write_slow_app(const TempDir& directory) {
                     "    return [b'Hello, world!\\n']\n");
 }
 
-/// What precedes the first request, options of the server, and the address it is to see.
+/// What a client sends before its first request, the server's options, and the client address that
+/// the application is to see.
 struct Way {
     const char* name;
     std::vector<std::string> options;
@@ -263,7 +265,7 @@ TEST(KeptConnections, DoNotWaitBehindACallThatHangs) {
         options.args.insert(options.args.end(), way.options.begin(), way.options.end());
         Server server(options);
         ASSERT_TRUE(server.has_workers(2));
-        // More than one client of one worker.
+        // More than one client on the same worker.
         std::vector<std::unique_ptr<Client>> clients;
         std::map<std::string, std::vector<Client*>> by_worker;
         ASSERT_TRUE(eventually([&] {
@@ -278,7 +280,7 @@ TEST(KeptConnections, DoNotWaitBehindACallThatHangs) {
         Client& hanging = *crowd->second[0];
         ASSERT_TRUE(hanging.send("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n"));
         ASSERT_TRUE(eventually([&] { return std::filesystem::exists(directory / "hangs"); }));
-        std::this_thread::sleep_for(Milliseconds(20));  // a call is a long one after 5
+        std::this_thread::sleep_for(Milliseconds(20));  // a call counts as long after 5
         for (size_t i = 1; i < crowd->second.size(); ++i) {
             EXPECT_NE(crowd->second[i]->get("/pid").body, crowd->first) << server.story();
             EXPECT_EQ(crowd->second[i]->get("/peer").body, way.peer);
@@ -352,7 +354,7 @@ TEST(WorkerMemory, TooMuchHasAWorkerReplacedOneAtATime) {
         return small.contains(std::to_string(pid));
     })) << server.story();
     EXPECT_TRUE(server.logs("(max_worker_memory is 200): replacing it"));
-    // The second one's turn comes when the first one is gone.
+    // The second one is replaced only when the first one is gone.
     const std::string log = server.err();
     const size_t first = log.find("replacing it"), second = log.rfind("replacing it");
     const size_t left = log.find("Worker exiting");
@@ -391,7 +393,7 @@ TEST_P(Supervision, ABrokenDeployIsRefusedAndTheOldCodeServes) {
     EXPECT_FALSE(server.exit_code(Milliseconds(0)).has_value());
 }
 
-/// Answers with its process id, after it noted which request runs where.
+/// Answers with its process id, after noting which request runs where.
 constexpr const char* kTelling =
     "import os, time\n"
     "fd = os.open(os.environ['STARTED'], os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n"
@@ -469,7 +471,7 @@ TEST_P(Supervision, AKilledWorkerLosesOnlyWhatWasInsideIt) {
     const auto was_killed = [&](pid_t pid) {
         return std::find(victims.begin(), victims.end(), pid) != victims.end();
     };
-    size_t unread = 0;  // fresh connections that the victim had accepted and not read
+    size_t unread = 0;  // new connections that the victim had accepted but not read
     for (const Lost& request : lost) {
         const auto where = started.find(request.id);
         const pid_t pid = where != started.end() ? where->second : request.holder;
@@ -511,7 +513,7 @@ TEST_P(Supervision, AWorkerThatHangsLeavesTheBacklogToItsSuccessor) {
     size_t answered = 0;
     for (Client& client : others)
         answered += client.read_response().status == 200 ? 1 : 0;
-    // Who was accepted before the call began to hang is lost with its worker.
+    // A client that was accepted before the call began to hang is lost with its worker.
     EXPECT_GE(answered, 9U) << server.story();
 }
 
@@ -591,7 +593,7 @@ TEST_P(Upgrade, TwoMastersThatStopTogetherLeaveNoSocket) {
     ASSERT_TRUE(eventually([&] { return pid_in(pidfile + ".2") > 0; })) << server.story();
     const pid_t fresh = pid_in(pidfile + ".2");
     ASSERT_TRUE(eventually([&] { return children_of(fresh).size() == 1; })) << server.story();
-    ::kill(fresh, SIGSTOP);  // so that each is told while the other lives
+    ::kill(fresh, SIGSTOP);  // so that each is told while the other is alive
     server.signal(SIGTERM);
     EXPECT_TRUE(server.logs("Handling signal: term")) << server.story();
     ::kill(fresh, SIGTERM);
@@ -621,7 +623,7 @@ TEST_P(Upgrade, WorksForADaemonOnSeveralSockets) {
     ASSERT_TRUE(eventually([&] { return pid_in(scratch / "pid.2") > 0; })) << log();
     const pid_t fresh = pid_in(scratch / "pid.2");
     ASSERT_TRUE(eventually([&] { return children_of(fresh).size() == 2; })) << log();
-    // The careful way: the old one stays without workers until somebody is sure of the new one.
+    // The careful way: the old one stays without workers until the operator is sure of the new one.
     ::kill(old, SIGWINCH);
     ASSERT_TRUE(eventually([&] { return children_of(old) == std::vector<pid_t>{fresh}; })) << log();
     EXPECT_TRUE(on_tcp.goes_on() && on_local.goes_on()) << log();

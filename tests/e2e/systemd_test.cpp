@@ -27,14 +27,14 @@ std::string next(NotifySocket& socket) {
     return message;
 }
 
-/// Whether a datagram that has this line comes, after others if need be.
+/// Whether a datagram with this line comes, possibly after others.
 bool tells(NotifySocket& socket, const std::string& line) {
     return eventually(
         [&] { return ("\n" + socket.receive()).find("\n" + line) != std::string::npos; });
 }
 
-/// A listening socket on 127.0.0.1 for a server to inherit, numbered high so that dup2 to 3, 4, …
-/// never meets it.
+/// A listening socket on 127.0.0.1 for a server to inherit, with a number so high that dup2 to 3,
+/// 4, … never overwrites it.
 class Listening {
 public:
     explicit Listening(int port) {
@@ -125,7 +125,8 @@ TEST_F(Systemd, HearsTheWatchdogAndTheNewMasterAfterAnUpgrade) {
     const std::string names_it = "MAINPID=" + std::to_string(fresh);
     EXPECT_TRUE(tells(socket, names_it)) << server.story();
     EXPECT_EQ(socket.sender(), server.pid());
-    // Once more when it is the supervisor's child, and not by itself: see reclaim_main_pid().
+    // Named again when it is the supervisor's child, but by another process: see
+    // reclaim_main_pid().
     EXPECT_TRUE(tells(socket, names_it)) << server.story();
     EXPECT_NE(socket.sender(), server.pid());
     EXPECT_NE(socket.sender(), fresh);
@@ -207,8 +208,8 @@ std::string setting(const std::string& unit, const std::string& name) {
     return unit.substr(start, unit.find('\n', start) - start);
 }
 
-/// An application by the name that the unit gives it: not every name can be imported, a module of
-/// the standard library wins over the directory.
+/// Serves an application under the name that the unit gives it: not every name can be imported, as
+/// a module of the standard library takes precedence over the directory.
 TEST_F(Systemd, ServesByTheCommandOfTheUnitFile) {
     const TempDir directory;
     const std::string command = replaced(setting(deploy_file("gcorn.service"), "ExecStart"),
@@ -223,7 +224,8 @@ TEST_F(Systemd, ServesByTheCommandOfTheUnitFile) {
     EXPECT_EQ(fetch({.port = port}, "GET", "/").status, 200) << gcorn.output();
 }
 
-/// What only a machine with systemd as its first process can show: see tests/vm.
+/// Only the settings: what they do shows only on a machine with systemd as its first process, see
+/// tests/vm.
 TEST_F(Systemd, LeavesOneDeadWorkerToTheArbiter) {
     const std::string unit = deploy_file("gcorn.service");
     EXPECT_EQ(setting(unit, "OOMPolicy"), "continue");

@@ -15,7 +15,8 @@ namespace {
 
 const Engine kSync{.name = "sync", .args = {"-k", "sync"}};
 
-/// sync and gthread, and the greenlets that GCORN_E2E_CLASSES names: their libraries load slowly.
+/// sync and gthread, plus the greenlet classes that GCORN_E2E_CLASSES names: their libraries load
+/// slowly.
 std::vector<Engine> tls_engines() {
     std::vector<Engine> all = {
         kSync,
@@ -171,7 +172,7 @@ assert each < 150, each
     EXPECT_EQ(got.code, 0) << got << server.story();
 }
 
-/// More than may be on its way of an answer that is made: a file waits where it is.
+/// More than may be in flight of a generated answer: a file just waits where it is.
 TEST_P(TlsEngine, AFileThatNobodyTakesHoldsNoWorker) {
     const TempDir directory;
     std::filesystem::resize_file(directory.write("big", ""), uint64_t{400} << 20);
@@ -294,7 +295,7 @@ TEST_P(TlsEngine, SurvivesAGoodbyeAndAResetInsideAHead) {
     const Server server(options(GetParam(), {"--access-logfile", scratch / "access.log"}));
     ASSERT_TRUE(server.has_workers(1));
     const pid_t worker = server.workers().at(0);
-    EXPECT_EQ(curl(server, "/").code, 0);  // its exchange serves again
+    EXPECT_EQ(curl(server, "/").code, 0);  // its Exchange is reused
     const Finished got = python_client(server, R"(
 import struct
 for _ in range(20):

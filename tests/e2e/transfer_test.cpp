@@ -1,4 +1,4 @@
-// Large bodies both ways: every byte in its place, and the server's memory does not follow their
+// Large bodies both ways: every byte in its place, and the server's memory does not grow with their
 // size.
 
 #include <filesystem>
@@ -10,19 +10,19 @@ namespace {
 
 constexpr uint64_t kMiB = 1024 * 1024;
 constexpr size_t kGrowthMax = 32 * kMiB;
-/// Transfers of this size share a small machine with other tests.
+/// For transfers of this size, on a small machine shared with other tests.
 constexpr Milliseconds kTransfer{60'000};
 
 class Transfer : public PerEngine {
 protected:
     Transfer() : server_(with()) {
-        // Once through every path, so that what only starting costs is not counted as growth.
+        // Runs every path once, so that one-time costs are not counted as growth.
         EXPECT_EQ(server_.request("POST", "/check", {}, pattern_.bytes(0, 100)).status, 200);
         EXPECT_TRUE(server_.get("/pattern?n=200000").ok());
         EXPECT_TRUE(server_.has_workers(GetParam().workers));
         before_ = server_.peak_bytes();
     }
-    /// Sends `count` bytes of the pattern as the body whose head is already out.
+    /// Sends `count` bytes of the pattern as the body of a head that was already sent.
     bool send_pattern(Client& client, uint64_t count, bool in_chunks) {
         constexpr size_t kPiece = 1'000'003;
         for (uint64_t at = 0; at < count;) {
@@ -130,7 +130,7 @@ TEST_P(Transfer, SmallBlocksReachAClientThatReadsLate) {
         const std::string target = "/pattern?n=6000000&block=" + size;
         Client client = server.connect();
         client.send(make_request("GET", target));
-        // All of it waits for the client by now; nobody waits for the client.
+        // By now all of it is stored for the client; the application no longer waits.
         EXPECT_TRUE(eventually([&] {
             return read_file(scratch / "events").find("send_pattern closed") != std::string::npos;
         })) << server.story();

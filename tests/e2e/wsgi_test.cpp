@@ -28,7 +28,7 @@ protected:
         }
         return count;
     }
-    /// Waits for that: the application may go on after the client has its answer.
+    /// Waits for that count: the application may go on after the client has its answer.
     [[nodiscard]] bool noted_times(std::string_view event, size_t count) const {
         return eventually([&] { return noted(event) == count; });
     }
@@ -246,7 +246,7 @@ TEST_P(Wsgi, ReplacesTheHeadWithExcInfoBeforeItIsOut) {
     EXPECT_EQ(response.body, "sorry");
     EXPECT_EQ(response.field("X-Second"), "2");
     if (!is_gunicorn()) {
-        EXPECT_EQ(response.count("X-First"), 0U);  // there the lists pile up
+        EXPECT_EQ(response.count("X-First"), 0U);  // gunicorn keeps the fields of both
     }
 }
 
