@@ -215,7 +215,7 @@ TEST(AccessLog, NeverWritesThePassword) {
 }
 
 TEST(AccessLog, LetsNoClientForgeALineOrReachATerminal) {
-    // Each string atom in turn carries a line of its own, an escape sequence and 8-bit bytes.
+    // Each string atom in turn carries an injected line, an escape sequence and 8-bit bytes.
     const std::string evil =
         "x\r\n192.0.2.66 - - \"forged\"\x1b]0;title\x07\x9b"
         "31m\xc2\x9b\\\x7f\0z";
@@ -248,7 +248,7 @@ TEST(AccessLog, DecodesAPathBeforeItEscapesIt) {
 
 TEST(AccessLog, EscapesAtEveryPositionOfAWord) {
     // The plain check looks at eight bytes at once: a bad byte must be found at each offset, also
-    // beside bytes with the high bit.
+    // next to bytes with the high bit set.
     Request request;
     for (size_t size = 1; size <= 25; ++size) {
         for (size_t at = 0; at < size; ++at) {

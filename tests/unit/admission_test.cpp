@@ -10,7 +10,7 @@ constexpr int64_t kNow = 1000;
 
 class AdmissionTest : public testing::Test {
 protected:
-    /// Calls that take all slots, at kNow; the turn after them.
+    /// Lets calls take all slots at kNow, then plans the next turn.
     void fill(Admission& admission, size_t slots) {
         for (size_t active = 0; active < slots; ++active)
             admission.call_came(kNow, active);

@@ -59,12 +59,12 @@ void write_file(const std::string& path, const std::string& text) {
     fs::rename(path + ".new", path);
 }
 
-/// Waits for a file, in a process under test: ends it rather than stay for ever.
+/// Waits for a file, in a process under test; ends the process rather than wait for ever.
 void wait_for(const std::string& path) {
     if (!eventually([&] { return exists(path); })) ::_exit(99);
 }
 
-// --- the parts of the server that are Python's in life ---
+// --- stand-ins for the server's Python parts ---
 
 class FakeRuntime : public Runtime {
 public:
@@ -81,7 +81,7 @@ public:
 
 /// An application called "NUMBER" (the version it answers), "broken" (cannot be imported),
 /// "missing" (does not exist), "waits" (boots when the file "go" exists), "hangs" (never boots) or
-/// "ends" (with the process, as soon as that is ready), as the file "app" says when it is loaded.
+/// "ends" (ends the process as soon as that is ready), as the file "app" says when it is loaded.
 class FakeApp : public App {
 public:
     FakeApp(Logger& log, std::string directory) : log_(log), directory_(std::move(directory)) {}
@@ -242,7 +242,7 @@ protected:
         }
         ::setpgid(master_, master_);
     }
-    /// Starts, and waits until so many workers are ready.
+    /// Starts, and waits until that many workers are ready.
     void start_ready(size_t workers = 1) {
         cfg.workers = static_cast<int64_t>(workers);
         start();
@@ -254,7 +254,7 @@ protected:
     void touch(const std::string& name) const { write_file(directory_ + "/" + name, ""); }
     void remove(const std::string& name) const { fs::remove(directory_ + "/" + name); }
     void signal(int number) const { ASSERT_EQ(::kill(master_, number), 0); }
-    /// HUPs that fail for `why` as long as the file is there, more than there are places of
+    /// Sends HUPs that fail for `why` while the file exists, more of them than there are places for
     /// workers.
     void fails_more_often_than_there_are_places(const std::string& file,
                                                 const std::string& why) const {
@@ -265,7 +265,7 @@ protected:
         }
         remove(file);
     }
-    /// Waits for the master's end; its exit code, -signal, or -1000 if it does not come.
+    /// Waits for the master's end; its exit code, -signal, or -1000 if it does not end.
     int exit_code() {
         int status = 0;
         if (!eventually([&] { return ::waitpid(master_, &status, WNOHANG) == master_; }))
@@ -290,7 +290,7 @@ protected:
     [[nodiscard]] bool logged(const std::string& text, size_t times = 1) const {
         return eventually([&] { return count(text) >= times; });
     }
-    /// True if the texts stand in the log in this order.
+    /// True if the texts occur in the log in this order.
     [[nodiscard]] ::testing::AssertionResult in_order(const std::vector<std::string>& texts) const {
         const std::string all = log();
         size_t at = 0;
@@ -311,7 +311,7 @@ protected:
         }
         return numbers;
     }
-    /// Pids of all workers ever, in the order of their boot.
+    /// Pids of all workers ever, in boot order.
     [[nodiscard]] std::vector<int> booted() const {
         return numbers_after("Booting worker with pid: ");
     }
@@ -320,7 +320,7 @@ protected:
         const std::vector<int> all = booted();
         return static_cast<size_t>(std::count_if(all.begin(), all.end(), is_alive));
     }
-    /// So many living workers, and no more coming or going.
+    /// Waits until that many workers live and none is coming or going.
     [[nodiscard]] bool settles_at(size_t workers) const {
         return eventually(
             [&] { return living() == workers && count("hook pre_fork") == workers + ended(); });
@@ -332,7 +332,7 @@ protected:
         const std::vector<int> ports = numbers_after("Listening at: http://127.0.0.1:");
         return index < ports.size() ? static_cast<uint16_t>(ports[index]) : 0;
     }
-    /// The body of the answer that comes next, as long as its head says; "" if none comes.
+    /// The body of the next answer, with the length that its head gives; "" if none comes.
     static std::string read_body(Client& client) {
         const std::string head = client.read_until("\r\n\r\n");
         const size_t end = head.find("\r\n\r\n"), length = head.find("Content-Length: ");
@@ -432,7 +432,7 @@ TEST_F(ArbiterRoom, ASecondIntHurries) {
     ASSERT_TRUE(logged("application called"));
     signal(SIGINT);
     ASSERT_TRUE(logged("Handling signal: int"));
-    signal(SIGTERM);  // nothing new
+    signal(SIGTERM);  // changes nothing
     ASSERT_TRUE(logged("Ignoring signal while stopping: term"));
     const int64_t begin_ms = monotonic_ms();
     EXPECT_EQ(stop(SIGQUIT), 0);
@@ -568,7 +568,7 @@ TEST_F(ArbiterRoom, LaterBootFailuresBackOffAndKeepServing) {
     ASSERT_TRUE(logged("No new worker for 2 s"));
     set_app("2");
     ASSERT_TRUE(eventually([&] { return version() == "2"; }));
-    set_app("broken");  // and it starts with one second again
+    set_app("broken");  // and the wait starts with one second again
     ASSERT_EQ(::kill(booted().at(1), SIGKILL), 0);
     ASSERT_TRUE(logged("No new worker for 1 s", 2));
     EXPECT_EQ(stop(), 0);
@@ -586,7 +586,7 @@ TEST_F(ArbiterRoom, AWaveOfBootFailuresIsOneStepOfTheWait) {
                    std::distance(begin(threads), end(threads)) == 1;
         });
     };
-    signal(SIGSTOP);  // so that it meets all three deaths at once
+    signal(SIGSTOP);  // so that it sees all three deaths at once
     ASSERT_TRUE(gets_to(master_, "T"));
     for (const int pid : pids) {
         ASSERT_EQ(::kill(pid, SIGKILL), 0);
@@ -853,7 +853,7 @@ TEST_F(ArbiterRoom, BeingFrozenTogetherIsNoTimeout) {
     EXPECT_EQ(booted().size(), 1u);
 }
 
-// The freezer of cgroups wakes the arbiter first: it looks before a worker can beat.
+// The cgroup freezer wakes the arbiter first: it looks before a worker can beat.
 TEST_F(ArbiterRoom, BeingFrozenForAboutTheTimeoutIsNoneEither) {
     cfg.timeout = 2;
     start_ready();
@@ -889,7 +889,7 @@ TEST_F(ArbiterRoom, TimeoutDoesNotCountForBooting) {
     set_app("waits");
     start();
     ASSERT_TRUE(eventually([&] { return booted().size() == 1; }));
-    std::this_thread::sleep_for(std::chrono::milliseconds(1500));  // the absence of something
+    std::this_thread::sleep_for(std::chrono::milliseconds(1500));  // something must not happen
     touch("go");
     EXPECT_TRUE(eventually([&] { return version() == "waits"; }));
     EXPECT_EQ(count("TIMEOUT"), 0u);
@@ -938,7 +938,8 @@ TEST_F(ArbiterRoom, SleepsWhenThereIsNothingToDo) {
     EXPECT_LE(wakeups() - before, 4);
 }
 
-// As a library's handler that waits for all children, or none at all, in the config file.
+// As with a library's handler that waits for all children, or with SIGCHLD ignored in the config
+// file.
 TEST_F(ArbiterRoom, AWorkerWhoseEndIsLostIsReplacedAllTheSame) {
     cfg.timeout = 1;
     reload_config = [this]() -> Result<Config> {
@@ -1043,7 +1044,7 @@ TEST_F(ArbiterRoom, HupsThatFillAllPlacesWaitForThoseThatLeave) {
 TEST_F(ArbiterRoom, HupToMoreWorkersThanThereIsRoomForTellsWhatHelps) {
     reload_config = [this]() -> Result<Config> {
         Config many = cfg;
-        many.workers = 256;  // beside the one that serves
+        many.workers = 256;  // besides the one that serves
         return many;
     };
     start_ready();
@@ -1139,7 +1140,7 @@ TEST_F(ArbiterRoom, HupToAUsedAddressIsRefused) {
     signal(SIGHUP);
     ASSERT_TRUE(logged("Reload failed, keeping the old workers and settings: cannot listen on"));
     EXPECT_EQ(count("Connection in use"), 1u);
-    EXPECT_FALSE(exists(unix_path));  // what was opened before is taken back
+    EXPECT_FALSE(exists(unix_path));  // what was opened before that is removed again
     EXPECT_EQ(version(), "1");
 }
 
@@ -1265,7 +1266,7 @@ TEST_F(ArbiterRoom, ServesOnSocketsThatSystemdGave) {
     client.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     EXPECT_EQ(read_body(client).substr(0, 2), "1 ");
     EXPECT_EQ(stop(), 0);
-    EXPECT_TRUE(exists(path));  // it is systemd's
+    EXPECT_TRUE(exists(path));  // it belongs to systemd
 }
 
 TEST_F(ArbiterRoom, WorkersOpenNothingBesideSocketsThatSystemdGave) {
@@ -1402,7 +1403,7 @@ TEST_F(ArbiterUpgrade, RollingBackAfterWinchBringsTheWorkersBack) {
     ::kill(successor_, SIGKILL);
     ASSERT_TRUE(logged(") was sent SIGKILL; this one continues"));
     ASSERT_TRUE(logged("hook nworkers_changed 0->1"));
-    EXPECT_EQ(version_there(), "2");  // the code that is there now
+    EXPECT_EQ(version_there(), "2");  // the code on disk now
     EXPECT_EQ(stop(), 0);
 }
 

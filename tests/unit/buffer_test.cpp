@@ -15,7 +15,7 @@
 namespace gcorn {
 namespace {
 
-/// A fresh directory, removed with the end of the test; it must be empty by then.
+/// A fresh directory, removed at the end of the test; it must be empty by then.
 class TemporaryDirectory {
 public:
     TemporaryDirectory() { EXPECT_NE(::mkdtemp(path_.data()), nullptr); }
@@ -209,7 +209,7 @@ TEST(Spool, ClearStartsTheNextBody) {
 }
 
 TEST(Spool, FullDiskKeepsNothingOfThePieceThatDidNotFit) {
-    // RLIMIT_FSIZE is a full disk anybody can have: a write takes what fits, the next one fails.
+    // RLIMIT_FSIZE makes a full disk without root: a write takes what fits, the next one fails.
     const TemporaryDirectory directory;
     Spool spool;
     spool.configure(directory.path(), 100);

@@ -9,7 +9,7 @@
 namespace gcorn {
 namespace {
 
-/// Reads a line that must be right.
+/// Parses a line that must be valid.
 CommandLine parsed(const StringList& args) {
     Result<CommandLine> line = parse_command_line(args);
     EXPECT_TRUE(line.is_ok()) << (line ? "" : line.message());
@@ -23,7 +23,7 @@ std::string value_in(const StringList& args, std::string_view name) {
     return "absent";
 }
 
-/// The error sentence of a line that must be wrong, its code in front.
+/// The error message of a line that must be invalid, after its code.
 std::string error_of(const StringList& args) {
     const Result<CommandLine> line = parse_command_line(args);
     if (line) return "accepted";

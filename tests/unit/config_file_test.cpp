@@ -45,7 +45,7 @@ protected:
         return file ? "" : file.message();
     }
 
-    /// The end of a sentence that refuses a hook of one parameter.
+    /// The end of the message that refuses a value for a hook with one parameter.
     static std::string allowed(const std::string& name) {
         return " (" + name + "; allowed: a function of arity 1, or its dotted name)";
     }
@@ -268,7 +268,8 @@ TEST_F(ConfigFileTest, ChecksTheArityOfOtherCallables) {
 }
 
 TEST_F(ConfigFileTest, EvaluatesNoAnnotationOfAHook) {
-    // Python does, from 3.14 on, when somebody asks; before it the file had to say so.
+    // Since 3.14 Python evaluates annotations only on demand; before that, a file had to ask for
+    // it.
     const std::string helper =
         std::string(PY_VERSION_HEX < 0x030E0000 ? "from __future__ import annotations\n" : "") +
         "import functools\n"
@@ -289,7 +290,7 @@ TEST_F(ConfigFileTest, ImportsWhatASettingIsAndLeavesOtherLazyImportsAlone) {
 #if PY_VERSION_HEX < 0x030F0000
     GTEST_SKIP() << "NOT TESTED: this Python has no lazy imports";
 #endif
-    // Of modules that nobody has imported yet.
+    // From modules that nobody has imported yet.
     EXPECT_EQ(failure("lazy from colorsys import rgb_to_yiq as on_exit"),
               "Value must have an arity of: 1" + allowed("on_exit"));
     EXPECT_EQ(value("lazy from graphlib import __name__ as proc_name\n"
@@ -425,7 +426,7 @@ TEST_F(ConfigFileTest, SurvivesAFileThatExits) {
 
 // --- the cfg view ---
 
-/// Makes the view of `cfg` the name cfg of __main__.
+/// Binds the view of `cfg` to the name cfg in __main__.
 void show(const Config& cfg) {
     WithGil gil;
     const PyRef view = make_config_view(cfg);
@@ -657,7 +658,7 @@ TEST_F(HelpForms, EachNamesTheOptions) {
     }
 }
 
-/// docs/settings.md is generated: `make docs`, or this test with GCORN_UPDATE_DOCS=1, renews it.
+/// docs/settings.md is generated: `make docs`, or this test with GCORN_UPDATE_DOCS=1, updates it.
 TEST_F(HelpForms, TheReferenceInDocsIsUpToDate) {
     const std::string path = GCORN_SOURCE_DIR "/docs/settings.md";
     if (std::getenv("GCORN_UPDATE_DOCS") != nullptr)

@@ -21,7 +21,7 @@ constexpr std::string_view kGet = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n";
 constexpr std::string_view kPost = "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n";
 constexpr int kShortMs = 1000;  ///< a deadline that shall, or shall not, pass
 constexpr int kStepMs = 200;    ///< well below it: a busy machine may take its time
-constexpr int kStallMs = 3000;  ///< one for what writes hundreds of MiB to the disk
+constexpr int kStallMs = 3000;  ///< one for when hundreds of MiB go to the disk
 
 /// Calls run inline, as in sync: what is tested here is the same for every class.
 class ConnectionTest : public ::testing::Test {
@@ -31,7 +31,7 @@ protected:
         if (exchange.is_worker_stopping()) exchange.response.must_close();
         answer(exchange, body_of(exchange) + "!");
     };
-    /// Sends byte by byte, which takes longer than kShortMs for eight of them.
+    /// Sends byte by byte; eight bytes take longer than kShortMs.
     static void drip(Client& client, std::string_view bytes) {
         for (const char& byte : bytes) {
             if (!client.is_silent_for(kStepMs) || !client.send({&byte, 1})) return;
@@ -93,7 +93,7 @@ TEST_F(ConnectionTest, ManyPipelinedRequestsWaitForNothing) {
 
 // --------------------------------------------------------------------------------- what may wait
 
-/// Each has a byte of the next request behind it.
+/// Each is followed by a byte of the next request.
 TEST_F(ConnectionTest, LargeHeadsThatWaitForTheApplicationDoNotFillTheMemory) {
     engine.options.keepalive_ms = 60'000;
     std::atomic<bool> goes_on{false};
@@ -136,8 +136,8 @@ TEST_F(ConnectionTest, LargeHeadsThatWaitForTheApplicationDoNotFillTheMemory) {
 
 // ---------------------------------------------------------------------------------------- bodies
 
-/// A body that came as a whole stays where recv(2) put it: the next one must go elsewhere, also
-/// when the memory is used again.
+/// A body that arrived whole stays where recv(2) put it: the next one must go elsewhere, even when
+/// memory is reused.
 TEST_F(ConnectionTest, ABodyThatCameAsAWholeStaysWhenOthersArrive) {
     engine.options.slots = 8;
     engine.open();
@@ -197,7 +197,7 @@ TEST_F(ConnectionTest, AProxyHeaderGainsNoTimeForTheHead) {
     engine.options.proxy_mode = ProxyMode::Auto;
     engine.options.header_timeout_ms = kShortMs;
     engine.start();
-    // A busy machine may be late, but not each time.
+    // A busy machine may be late, but not every time.
     EXPECT_TRUE(eventually([&] {
         Client client(engine.address());
         const int64_t start_ms = monotonic_ms();
@@ -223,8 +223,8 @@ TEST_F(ConnectionTest, TheNextHeadHasADeadlineOfItsOwn) {
     EXPECT_EQ(client.read_all().substr(0, 13), "HTTP/1.1 408 ");
 }
 
-/// RFC 9112 §2.2 has it ignored, and so it asks for no answer: a client could take that for the
-/// answer to its next request.
+/// RFC 9112 §2.2 says to ignore it, so it gets no answer: a client could take one for the answer to
+/// its next request.
 TEST_F(ConnectionTest, AnEmptyLineIsNoRequest) {
     engine.options.header_timeout_ms = kShortMs;
     engine.start();
@@ -321,7 +321,7 @@ TEST_F(ConnectionTest, ARefusedUploadIsNotListenedToForEver) {
 TEST_F(ConnectionTest, ChunksOfAllSizesMakeOneBody) {
     std::string body, in = "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (int i = 0; i < 60; ++i) {
-        // Around what is stored together (1 KiB), and in a file soon.
+        // Sizes around the limit for storing chunks together (1 KiB); soon they need a file.
         for (const size_t size : {1, 1, 1023, 1024, 1025, 2, 7000, 1}) {
             const std::string data(size, static_cast<char>('a' + body.size() % 26));
             char head[32];
@@ -351,7 +351,7 @@ protected:
     static bool send_stored(Client& client, uint64_t size = kStored) {
         std::string block;
         while (block.size() < 1 << 20)
-            block += kGet;  // whoever took it for requests would answer them
+            block += kGet;  // a server that took it for requests would answer them
         block.resize(1 << 20);
         for (uint64_t sent = 0; sent < size; sent += block.size())
             if (!client.send(block)) return false;
@@ -413,7 +413,7 @@ TEST_F(StreamedBody, ThatEndsBadlyEndsItsConnection) {
     }
 }
 
-/// Or a byte now and then would hold the worker for as long as the client likes.
+/// Otherwise a byte now and then would hold the worker for as long as the client likes.
 TEST_F(StreamedBody, ThatComesByDropsEnds) {
     app = [](Exchange& exchange) { answer(exchange, take_all(exchange)); };
     engine.options.body_timeout_ms = kStallMs;
@@ -435,7 +435,7 @@ TEST_F(StreamedBody, ThatEndsEarlyLeavesTheAnswerItsDeadline) {
         EXPECT_NE(take_all(exchange), std::to_string(kStored) + " bytes");
         EXPECT_TRUE(exchange.response.set_status("200 OK").is_ok());
         exchange.send(exchange.response.body(big.size()), big, false);
-        EXPECT_FALSE(exchange.detach().is_ok());  // once all is sent
+        EXPECT_FALSE(exchange.detach().is_ok());  // waits until all is sent
         exchange.finish();
         is_over = true;
     };
@@ -460,7 +460,7 @@ TEST_F(StreamedBody, WhoseRestNobodyTakesIsNoFurtherRequest) {
     ASSERT_TRUE(client.send(head("Content-Length: " + std::to_string(kStored + (2 << 20)))));
     ASSERT_TRUE(send_stored(client));
     client.read_until("early");
-    (void)send_stored(client, 2 << 20);  // nobody minds if the connection is closed by now
+    (void)send_stored(client, 2 << 20);  // no matter if the connection is closed by now
     (void)client.send(kGet);
     const std::string reply = client.read_all();
     EXPECT_EQ(reply.find("HTTP/1.1 ", 1), std::string::npos) << reply;
@@ -486,7 +486,7 @@ TEST_F(StreamedBody, WaitsForAnApplicationThatIsSlow) {
             sent += block.size();
     });
     EXPECT_TRUE(eventually([&] { return sent > kBodyBytesInFlightMax; }));
-    // Longer than body_timeout: it is not the client who is silent.
+    // Longer than body_timeout: it is not the client that is silent.
     std::this_thread::sleep_for(std::chrono::milliseconds(kStallMs + 500));
     EXPECT_LT(sent, kBodyBytesInFlightMax + (32 << 20)) << "the rest waits in the client";
     goes_on = true;
@@ -521,7 +521,7 @@ TEST_F(ConnectionTest, AnEndThatOnlyTheServerWantsWaitsForTheClientsBytes) {
     Client client(engine.address());
     ASSERT_TRUE(client.send(kGet));
     ASSERT_NE(client.read_all().find("Connection: close\r\n"), std::string::npos);
-    for (int i = 0; i < 3; ++i) {  // the second one would meet a reset, which takes answers away
+    for (int i = 0; i < 3; ++i) {  // a reset, which destroys answers, would fail the second
         EXPECT_TRUE(client.send(kGet)) << i;
         std::this_thread::sleep_for(std::chrono::milliseconds(kStepMs));
     }
@@ -542,7 +542,7 @@ TEST_F(ConnectionTest, ABodyGoesWhileItsAnswerIsReadSlowly) {
     sender.join();
     ASSERT_TRUE(taken);
     answer(*taken, big);
-    const Exchange* const exchange = std::exchange(taken, nullptr).get();  // the connection's
+    const Exchange* const exchange = std::exchange(taken, nullptr).get();  // still the connection's
     size_t read = 0;
     EXPECT_TRUE(eventually([&] {
         client.read_size(read += 64 * 1024);
@@ -554,7 +554,8 @@ TEST_F(ConnectionTest, ABodyGoesWhileItsAnswerIsReadSlowly) {
 
 // ----------------------------------------------------------------------------------- transformed
 
-/// TLS without secrets: one byte opens it, a '\\x02' asks for an answer of the protocol's own.
+/// Stands in for TLS, without cryptography: one byte opens it, kAsk asks for an answer of the
+/// protocol itself.
 class OpenTransform final : public ByteTransform {
 public:
     explicit OpenTransform(size_t& taken) : taken_(taken) {}
@@ -604,7 +605,7 @@ protected:
             return std::unique_ptr<ByteTransform>(std::make_unique<OpenTransform>(taken));
         };
     }
-    /// The request of a client, which waits for the test to answer it.
+    /// Sends a client's request, which then waits for the test to answer it.
     std::shared_ptr<Exchange> request(Client& client) {
         EXPECT_TRUE(client.send("\x01" + std::string(kGet)));
         std::shared_ptr<Exchange> exchange;
@@ -619,7 +620,8 @@ protected:
         EXPECT_TRUE(exchange.response.set_status("200 OK").is_ok());
         EXPECT_TRUE(exchange.send(exchange.response.body(0, false), {}, false));
     }
-    /// Sends blocks until the socket is full, at most `blocks`; how many the transform took.
+    /// Sends blocks until the socket is full, at most `blocks`; returns how many the transform
+    /// took.
     size_t fill(Exchange& exchange, size_t blocks) {
         const std::string block(kBlockBytes, 'b');
         for (size_t i = 0; i < blocks; ++i) {
@@ -683,7 +685,7 @@ TEST_F(TransformedConnection, AFastReaderDoesNotHoldTheLeader) {
     EXPECT_GT(client.read_all().size(), big.size());
 }
 
-/// It ended the worker.
+/// This once ended the worker.
 TEST_F(TransformedConnection, AResetMeetsTheGoodbyeToAPeerThatSaidItsOwn) {
     engine.open();
     Client client(engine.address());
@@ -706,7 +708,7 @@ TEST_F(TransformedConnection, AResetMeetsTheGoodbyeToAPeerThatSaidItsOwn) {
     }));
 }
 
-/// Who says its goodbye right behind its requests has not given up, however long they wait.
+/// A client that says goodbye right behind its requests has not given up, however long they wait.
 TEST_F(TransformedConnection, AGoodbyeBehindRequestsIsNoGivingUp) {
     engine.open();
     Client client(engine.address());
@@ -750,13 +752,13 @@ TEST_F(TransformedConnection, AGoodbyeInsideAHeadEndsTheConnection) {
     EXPECT_TRUE(client.read_all().ends_with(OpenTransform::kGoodbye));
 }
 
-/// What TLS calls KeyUpdate: as many as one likes, each as dear as a request.
+/// Like TLS's KeyUpdate: a client could send any number of them, each as expensive as a request.
 TEST_F(TransformedConnection, AClientMayNotSendRecordsWithoutContentForEver) {
     engine.start();
     Client client(engine.address());
     const std::string much(30'000, OpenTransform::kNothing), little(9000, OpenTransform::kNothing);
     ASSERT_TRUE(client.send("\x01" + std::string(kPost)));
-    for (int i = 0; i < 8; ++i)  // beside content they are no matter
+    for (int i = 0; i < 8; ++i)  // together with content they are harmless
         ASSERT_TRUE(client.send("x" + little.substr(0, 95)));
     EXPECT_NE(client.read_until("xxxxxxxx!").find("200 OK"), std::string::npos);
     client.forget();
@@ -770,7 +772,7 @@ TEST_F(TransformedConnection, AClientMayNotSendRecordsWithoutContentForEver) {
     EXPECT_NE(engine.log_text().find("TLS: too many empty records"), std::string::npos);
 }
 
-/// Those of 256 clients would be one turn.
+/// Else such work for 256 clients would make one single turn.
 TEST_F(TransformedConnection, LongWorkForOneClientPutsOthersOffUntilTheNextTurn) {
     engine.options.slots = 8;
     engine.open();
@@ -784,7 +786,7 @@ TEST_F(TransformedConnection, LongWorkForOneClientPutsOthersOffUntilTheNextTurn)
         return engine.loop->connection_count() == 9;
     }));
     for (int i = 0; i < 5; ++i)
-        engine.loop->turn(0);  // all of them were read, too
+        engine.loop->turn(0);  // so that all of them are read, too
     for (Client& client : clients)
         EXPECT_TRUE(client.send(OpenTransform::kWork + std::string(8, 'x')));
     ASSERT_TRUE(small.send(kGet));
@@ -816,7 +818,7 @@ TEST_F(TransformedConnection, NobodyIsPutOffForEver) {
         return engine.loop->connection_count() == 3;
     }));
     for (int i = 0; i < 5; ++i)
-        engine.loop->turn(0);  // all heads were read
+        engine.loop->turn(0);  // so that all heads are read
     for (int i = 0; i < 6 && engine.ready.is_empty(); ++i) {
         for (Client* busy : {&clients[0], &clients[1]})
             EXPECT_TRUE(busy->send(OpenTransform::kWork + std::string(1, 'x')));
@@ -840,8 +842,8 @@ TEST_F(TransformedConnection, WhatWasSentBeforeACutGoesOut) {
     }
 }
 
-/// Without it the answer looks cut, if only the end of the connection tells its length.
-/// A unix socket is full at any byte.
+/// Without the goodbye, an answer that is framed by the end of the connection looks cut. A unix
+/// socket can be full at any byte.
 TEST_F(TransformedConnection, TheGoodbyeWaitsForRoom) {
     char directory[] = "/tmp/gcorn-connection-XXXXXX";
     ASSERT_NE(::mkdtemp(directory), nullptr);
@@ -870,7 +872,7 @@ TEST_F(TransformedConnection, APeerThatTakesNothingIsNotAnsweredForEver) {
         engine.loop->wake();
         return engine.connections() == 1;
     }));
-    // A thousand times as much would be kept.
+    // Without the limit, a thousand times as much would be stored.
     std::thread sender([&] { client.send(std::string(64 << 10, OpenTransform::kAsk)); });
     EXPECT_TRUE(has_no_connection());
     client.reset();
@@ -945,7 +947,7 @@ TEST_F(ConnectionTest, AStopWaitsForWhatIsArriving) {
     Client in_head(engine.address()), in_body(engine.address()), idle(engine.address());
     ASSERT_TRUE(in_head.send(kGet.substr(0, 3)) && in_body.send(kPost) && idle.send(kGet));
     idle.read_until("!");
-    // Each of them was seen: an answer on a younger connection came after all three.
+    // The loop has seen each of them: it has since answered a younger connection.
     Client witness(engine.address());
     ASSERT_TRUE(witness.send(kGet));
     witness.read_until("!");

@@ -54,12 +54,12 @@ protected:
         ASSERT_TRUE(environ_.dict);
         name("e", environ_.dict.get());
     }
-    /// What the application named is gone, and so is the request.
+    /// The application drops its references, and the request ends.
     void end() {
         run_python("del e");
         WithGil gil;
         maker_->end(std::move(environ_));
-        run_python("hold = [{} for _ in range(100)]");  // takes the memory of dicts that were freed
+        run_python("hold = [{} for _ in range(100)]");  // reuses the memory of freed dicts
     }
     static void name(const char* name, PyObject* object) {
         PyDict_SetItemString(PyModule_GetDict(PyImport_AddModule("__main__")), name, object);
@@ -151,7 +151,7 @@ TEST_F(Environ, JoiningManyFieldsDoesNotCopyThemEachTime) {
     std::string head = "GET / HTTP/1.1\r\nHost: a\r\n";
     for (int i = 0; i < 98; ++i)
         head += "Accept: " + std::string(8000, 'x') + "\r\n";
-    // Bytes of new objects, but not of those that grow.
+    // Counts the bytes of new objects, but not of those that grow.
     static size_t bytes;
     static PyMemAllocatorEx before;
     bytes = 0;
@@ -280,7 +280,7 @@ TEST_F(Environ, WhatARequestSaysStaysOutOfTheNextOfItsShape) {
         EXPECT_EQ(value("HTTP_ACCEPT"), "'a," + agent + "'");
         EXPECT_EQ(value("QUERY_STRING"), "'" + agent.substr(0, 3) + "'");
         EXPECT_EQ(value("RAW_URI"), "'/p?" + agent.substr(0, 3) + "'");
-        run_python("e.clear()");  // the application's own
+        run_python("e.clear()");  // the dict is the application's own
         make("GET / HTTP/1.1\r\nHost: h\r\nUser-Agent: three\r\nAccept: b\r\n\r\n");
         EXPECT_EQ(eval_python("sorted(v for k, v in e.items() if k.startswith('HTTP_'))"),
                   "['b', 'h', 'three']");
@@ -333,7 +333,7 @@ TEST_F(Environ, WhatALeakHunterFindsDoesNotEither) {
 }
 
 /// Requests of all kinds, up to three at a time, whose application may keep or change the environ:
-/// each says what it would say if it were the first.
+/// each environ says what it would say for a first request.
 TEST_F(Environ, AnyOrderOfRequestsTellsEachItsOwn) {
     struct Running {
         std::unique_ptr<ExchangeTest> request;

@@ -60,7 +60,7 @@ TEST_P(EventLoopTest, ClosesWhenAsked) {
 
 TEST_P(EventLoopTest, ClosesBeforeItWaitsForOthers) {
     start();
-    int64_t fastest_ms = INT64_MAX;  // one slow machine may spoil some of them
+    int64_t fastest_ms = INT64_MAX;  // a busy machine may spoil some of them
     for (int i = 0; i < 10; ++i) {
         Client client(engine.address());
         const int64_t start_ms = monotonic_ms();
@@ -252,7 +252,7 @@ TEST_P(EventLoopTest, LargeAnswerReachesAReaderThatTakesItsTime) {
     start();
     Client slow(engine.address(), 4096);
     ASSERT_TRUE(slow.send(kGetClose));
-    // The slow reader holds nobody: others are answered meanwhile.
+    // The slow reader holds up nobody: others are answered meanwhile.
     Client other(engine.address());
     ASSERT_TRUE(other.send(kGetClose));
     EXPECT_GT(other.read_all().size(), big.size());
@@ -405,7 +405,7 @@ TEST_P(EventLoopTest, IdleConnectionWhoseRequestHasComeKeepsItsPlace) {
     std::atomic<int> calls{0};
     app = [&](Exchange& exchange) {
         if (++calls == 2) {
-            // Inline, the loop hears of both in one turn, and of the newcomer first.
+            // Inline, the loop learns of both in one turn, and of the new connection first.
             const bool is_last = GetParam() == 0;
             EXPECT_TRUE(is_last || idle->send(kGet));
             newcomer = std::make_unique<Client>(engine.address());
@@ -432,7 +432,7 @@ TEST_P(EventLoopTest, SlowestHeadYieldsToANewcomer) {
     Client first(engine.address());
     ASSERT_TRUE(first.send("GET / HTTP/1.1\r\n"));
     ASSERT_TRUE(eventually([&] { return engine.connections() == 1; }));
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));  // the clock's step
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));  // one step of the clock
     Client second(engine.address());
     ASSERT_TRUE(second.send("GET / HTTP/1.1\r\n"));
     Client third(engine.address());
@@ -449,7 +449,7 @@ TEST_P(EventLoopTest, BodyThatComesByDropsYieldsButNotOneThatFlows) {
     start();
     Client flowing(engine.address()), dropping(engine.address());
     const std::string head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
-    ASSERT_TRUE(flowing.send(head + std::string(99'999, 'x')));  // good for 200 s
+    ASSERT_TRUE(flowing.send(head + std::string(99'999, 'x')));  // enough for 200 s
     ASSERT_TRUE(dropping.send(head));
     Client newcomer(engine.address());
     ASSERT_TRUE(newcomer.send(kGet));
@@ -464,7 +464,7 @@ TEST_P(EventLoopTest, BodyThatComesByDropsYieldsButNotOneThatFlows) {
 TEST_P(EventLoopTest, RefusedClientThatDoesNotCloseYieldsSoon) {
     engine.options.worker_connections = 1;
     start();
-    int64_t fastest_ms = INT64_MAX;  // one slow machine may spoil some of them
+    int64_t fastest_ms = INT64_MAX;  // a busy machine may spoil some of them
     for (int i = 0; i < 3; ++i) {
         Client refused(engine.address()), newcomer(engine.address());
         ASSERT_TRUE(refused.send("GET\r\n\r\n"));
@@ -543,7 +543,7 @@ TEST_P(EventLoopTest, TheLongestIdleConnectionGivesItsDescriptorToANewcomer) {
     std::vector<Fd> hoard;
     for (int fd = 0; (fd = ::dup(idle.fd())) >= 0;)
         hoard.emplace_back(fd);
-    hoard.pop_back();  // one is left, for the client's end
+    hoard.pop_back();  // leaves one, for the client's end
     Client newcomer(engine.address());
     const bool is_sent = newcomer.send(kGet);
     const std::string reply = newcomer.read_until("hello");
@@ -816,8 +816,8 @@ TEST_F(EventLoopAccept, LetsANewcomerInForEveryAnswer) {
     turn_until([&] { return engine.loop->connection_count() == 10; });
 }
 
-/// Health checks, or a flood: as many as answers are given would keep everybody else out. Their
-/// turns go to others, at latest with the next answers if calls last meanwhile.
+/// Health checks, or a flood: if each took the turn that an answer gives, they would keep everybody
+/// else out. Their turns go to others, at the latest with the next answers if calls last meanwhile.
 TEST_F(EventLoopAccept, WhoAsksNothingTakesNoNewcomersTurn) {
     fill();
     connect(25, false);
@@ -829,7 +829,7 @@ TEST_F(EventLoopAccept, WhoAsksNothingTakesNoNewcomersTurn) {
         ASSERT_TRUE(clients_[i]->send("GET / HTTP/1.1\r\n"));
     connect(1, false);
     ASSERT_TRUE(clients_.back()->send("GET /newcomer HTTP/1.1\r\nHost: a\r\n\r\n"));
-    // The first four ask again as soon as they were answered.
+    // The first four send again as soon as they are answered.
     for (size_t answers = 0; answers < 12; ++answers) {
         turn_until([&] { return engine.ready.look() > 0; });
         const auto exchange = engine.ready.try_pop();
@@ -846,7 +846,7 @@ TEST_F(EventLoopAccept, ABodyThatStallsYieldsHoweverMuchCame) {
     engine.open();
     connect(1, false);
     ASSERT_TRUE(clients_[0]->send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" +
-                                  std::string(99'999, 'x')));  // good for 200 s
+                                  std::string(99'999, 'x')));  // enough for 200 s
     turn_until([&] { return engine.loop->connection_count() == 1; });
     connect(1, true);
     const int64_t start_ms = monotonic_ms();
@@ -965,7 +965,7 @@ TEST_F(EventLoopAccept, FreeMemoryIsGivenBackOnceAWhileAfterMuchWasNeeded) {
     while (resident_mib(::getpid()) > resident - 30 && monotonic_ms() - start_ms < 10'000)
         engine.loop->turn(10'000);
     EXPECT_LT(monotonic_ms() - start_ms, 10'000);
-    // Then there is nothing to do.
+    // After that there is nothing to do.
     EXPECT_TRUE(eventually([&] {
         const int64_t turn_ms = monotonic_ms();
         engine.loop->turn(100);
@@ -1055,7 +1055,7 @@ TEST_F(EventLoopAccept, LeavesThemToAnIdleSiblingWithFewerConnections) {
     EXPECT_EQ(shown, 1u) << "the second one is for the sibling";
     others = 1;
     turn_until([&] { return shown == 2; });
-    // A sibling that never comes gets a chance, but nobody waits for it for ever.
+    // A sibling that never comes gets a chance, but the wait for it is bounded.
     connect(1, true);
     turn_until([&] { return shown == 3; });
     answer_all();
@@ -1073,7 +1073,7 @@ TEST_F(EventLoopAccept, WaitsForAnIdleSiblingNotWhileTurnsLast) {
     engine.open();
     connect(1, true);
     turn_until([&] { return shown == 1; });
-    // Uploads, handshakes, or others that run on the same processor.
+    // Stands for uploads, handshakes, or other processes on the same CPU.
     int ends[2];
     ASSERT_EQ(::pipe(ends), 0);
     const Fd in(ends[1]), out(ends[0]);
@@ -1213,7 +1213,7 @@ TEST_F(EventLoopRelay, ReadsTheRequestWhenItStops) {
 TEST_F(EventLoopRelay, GivesAKeptConnectionToABusySiblingForACallThatLasts) {
     turn_until([&] { return engine.loop->connection_count() == 1; });
     EXPECT_EQ(engine.ready.look(), 0u);
-    // The next one with a free slot takes it, be it ourselves.
+    // The next worker with a free slot takes it, even if that is this one.
     answer(*std::exchange(taken, nullptr), "first");
     turn_until([&] { return engine.ready.look() == 1; });
     EXPECT_EQ(engine.loop->connection_count(), 2u);
@@ -1223,7 +1223,7 @@ TEST_F(EventLoopRelay, GivesAKeptConnectionToABusySiblingForACallThatLasts) {
 }
 
 TEST_F(EventLoopRelay, TakesThePeersAddressAlong) {
-    // As a sibling that reads PROXY headers sees it.
+    // What a sibling that reads PROXY headers sees.
     turn_until([&] { return engine.loop->connection_count() == 1; });
     size_t index = 1;
     std::string preamble;
@@ -1324,7 +1324,7 @@ TEST_F(EventLoopRelay, KeepsOneThatLeaves) {
     turn_until([&] { return engine.loop->connection_count() == 1; });
     connect(1, true);
     answer(*std::exchange(taken, nullptr), "first");
-    for (int i = 0; i < 2; ++i) {  // the newcomer, and the one given away
+    for (int i = 0; i < 2; ++i) {  // the new connection, and the one given away
         turn_until([&] { return engine.ready.look() == 1; });
         answer_all();
     }
@@ -1357,7 +1357,7 @@ TEST_F(EventLoopRelay, ForgetsWhomNobodyReadAndWhoIsGone) {
     EXPECT_EQ(engine.ready.look(), 0u);
 }
 
-/// One answer, one turn: those of a full backlog would take all of them.
+/// Each answer gives one turn: new connections from a full backlog would take all of them.
 TEST_F(EventLoopRelay, NewcomersLeaveATurnToWhomNobodyTook) {
     turn_until([&] { return engine.loop->connection_count() == 1; });
     connect(20, true);

@@ -25,7 +25,7 @@
 
 namespace gcorn {
 
-/// Bytes that show loss, doubling and displacement of any size below their period.
+/// Bytes that reveal loss, doubling and displacement of any size below their period.
 std::string pattern(size_t size) {
     std::string bytes(size, '\0');
     for (size_t i = 0; i < size; ++i)
@@ -42,7 +42,7 @@ bool eventually(const std::function<bool()>& condition) {
     return true;
 }
 
-/// Named as the friend that Exchange admits: it does the leader's part.
+/// Plays the leader's part. It has this name because Exchange declares it a friend.
 class ExchangeTest : public ::testing::Test, public ExchangeOwner {
 public:
     void exchange_needs_leader(Exchange&) override { ++leader_calls; }
@@ -101,8 +101,8 @@ protected:
         }
         return all;
     }
-    /// A TCP connection instead of the unix socket; the answer of a peer that asked to close it or,
-    /// with keep_alive, to keep it.
+    /// Uses a TCP connection instead of the unix socket, and answers a peer that asked to close it
+    /// or, with keep_alive, to keep it.
     void use_tcp(bool keep_alive) {
         const Fd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
         Address address = *Address::from_ip("127.0.0.1", 0);
@@ -128,7 +128,7 @@ protected:
         pollfd item{.fd = client_.get(), .events = POLLRDHUP, .revents = 0};
         return ::poll(&item, 1, 0) == 1 && (item.revents & POLLRDHUP) != 0;
     }
-    /// Threads that sleep in pop() and were not told to wake up.
+    /// Threads that sleep in pop() and have not been told to wake up.
     static size_t idle_threads(ReadyQueue& queue) {
         const std::lock_guard lock(queue.mutex_);
         return queue.waiting_ - queue.woken_;
@@ -206,7 +206,7 @@ TEST_F(ExchangeTest, WhatTheSocketDoesNotTakeIsSentByTheLeaderInOrder) {
 }
 
 TEST_F(ExchangeTest, OutputPastTheMemoryLimitContinuesInAFileAndInOrder) {
-    // At the limit in memory, above it in the file, and small pieces behind that.
+    // At the limit in memory, above it in the file, and small pieces after that.
     std::string all;
     for (const size_t size : {kOutboxMemoryMax - 1, size_t{1}, size_t{1}, 3 * kMiB, size_t{7}}) {
         const std::string block = pattern(size);
@@ -215,7 +215,7 @@ TEST_F(ExchangeTest, OutputPastTheMemoryLimitContinuesInAFileAndInOrder) {
     }
     EXPECT_TRUE(receive(all.size()) == all);
     EXPECT_EQ(flush(), Exchange::Flush::Drained);
-    // The file is empty now: what follows goes straight again.
+    // The file is empty now: what follows goes straight to the socket again.
     EXPECT_TRUE(exchange->send({}, "next", {}, false));
     EXPECT_EQ(receive(4), "next");
 }
@@ -224,7 +224,7 @@ TEST_F(ExchangeTest, ResponsesTogetherKeepLittleInMemory) {
     output_memory_ = kOutboxMemoryOfAllMax - 1;
     const std::string first = pattern(300'000), second = pattern(kOutboxMemoryLeast + 1);
     ASSERT_TRUE(exchange->send({}, first, {}, false));
-    EXPECT_GT(output_memory(), kOutboxMemoryOfAllMax);  // its place was there yet
+    EXPECT_GT(output_memory(), kOutboxMemoryOfAllMax);  // there was still room when it came
     const size_t before = output_memory();
     ASSERT_TRUE(exchange->send({}, second, {}, false));
     ASSERT_TRUE(exchange->send({}, "last", {}, true));
@@ -241,7 +241,7 @@ TEST_F(ExchangeTest, OutputOfWhoIsGoneIsNotCounted) {
     EXPECT_EQ(output_memory(), 0u);
 }
 
-/// Or a long download to a slow client would stop for ever at kBodyBytesInFlightMax.
+/// Otherwise a long download to a slow client would stop for ever at kBodyBytesInFlightMax.
 TEST_F(ExchangeTest, OutputThatWasSentFromTheFileIsNoLongerCounted) {
     const std::string all = pattern(3 * kMiB);
     ASSERT_TRUE(exchange->send({}, all, {}, false));
@@ -392,7 +392,7 @@ TEST_F(ExchangeTest, FileThatTheLeaderCannotReadIsTold) {
 
 TEST_F(ExchangeTest, FileForAClientThatIsGoneIsNoNews) {
     const File file(pattern(kMiB));
-    std::signal(SIGPIPE, SIG_IGN);  // as the program does: sendfile(2) knows no MSG_NOSIGNAL
+    std::signal(SIGPIPE, SIG_IGN);  // as the program does: sendfile(2) has no MSG_NOSIGNAL
     client_.reset();
     EXPECT_FALSE(exchange->send_file({}, file.fd.get(), 0, kMiB, {}, true));
     EXPECT_TRUE(file_errors.empty());
@@ -412,7 +412,7 @@ TEST_F(ExchangeTest, TransformTakesBytesAndRangesInOrder) {
     EXPECT_TRUE(all + plain == "head" + bytes + "after");
 }
 
-/// A stream to a slow client may be longer than the disk.
+/// A stream to a slow client may be larger than the disk.
 TEST_F(ExchangeTest, TransformGivesTheDiskBackWhatItTook) {
     prepare(false);
     const std::string mib = pattern(kMiB);
@@ -483,7 +483,7 @@ TEST_F(ExchangeTest, AReusedOneRemembersNothingOfTheRequestBefore) {
 TEST_F(ExchangeTest, WhatWasConsumedStaysSo) {
     body_arrived("abc", false);
     exchange->body_consumed(3);
-    exchange->body_consumed(1);  // reads of two threads may be told in any order
+    exchange->body_consumed(1);  // reads of two threads may be reported in any order
     EXPECT_EQ(backlog(), 0u);
 }
 
@@ -561,7 +561,7 @@ TEST_F(ExchangeTest, AReusedOneHasAnsweredNobody) {
 TEST_F(ExchangeTest, TlsAndVanishedClientsGiveNoRawSocketAway) {
     prepare(false);
     EXPECT_EQ(exchange->detach().error().code, EOPNOTSUPP);
-    EXPECT_TRUE(exchange->copy_socket().is_ok());  // to look at
+    EXPECT_TRUE(exchange->copy_socket().is_ok());  // just to look at
     prepare(true);
     mark_aborted();
     EXPECT_EQ(exchange->detach().error().code, ECONNRESET);
@@ -579,7 +579,8 @@ protected:
         pollfd entry{queue.fd(), POLLIN, 0};
         return ::poll(&entry, 1, 0) == 1;
     }
-    /// So many threads that count the calls they take and make each last until `release`.
+    /// Starts that many threads, which count the calls they take and make each last until
+    /// `release`.
     void start_threads(size_t count) {
         for (size_t i = 0; i < count; ++i) {
             threads_.emplace_back([this] {
@@ -594,8 +595,8 @@ protected:
             });
         }
         ASSERT_TRUE(eventually([&] { return waiting == count; }));
-        // Counted just before they sleep; whoever comes late finds the queue full, which is as
-        // good.
+        // They are counted just before they sleep; one that is late finds requests in the queue,
+        // which is just as good.
     }
     void TearDown() override {
         release = true;
@@ -685,7 +686,7 @@ TEST_F(ReadyQueueTest, CloseServesWhatIsQueuedAndEndsTheWaitOfAll) {
 }
 
 TEST_F(ReadyQueueTest, ARequestThatWaitedItsPatienceGetsAThreadOfItsOwn) {
-    // How many threads take the batch before is not told: one that was late to sleep needs no
+    // How many threads take the batch earlier is unspecified: one that was late to sleep needs no
     // waking.
     start_threads(4);
     const int64_t now_ms = monotonic_ms() + 1000;  // all popped long ago
@@ -703,7 +704,8 @@ TEST_F(ReadyQueueTest, ARequestThatNoThreadCouldTakeSoonIsAnnouncedAtOnce) {
     start_threads(1);
     release = true;
     for (int i = 1; i <= 3; ++i) {
-        // The thread popped a moment ago, but it came back and sleeps: nothing would wake it later.
+        // The thread popped a moment ago, but has come back and sleeps: nothing would wake it
+        // later.
         ASSERT_TRUE(eventually([&] { return idle_threads(queue) == 1; }));
         const int64_t now_ms = monotonic_ms();
         queue.push(make(), now_ms);

@@ -94,7 +94,7 @@ protected:
         ASSERT_TRUE(run_python("seen = []"));
     }
 
-    /// A site whose config file is `text`; `seen` of __main__ is there to take notes.
+    /// Makes the site with the config file `text`, which can take notes in `seen` of __main__.
     void use(const std::string& text, const std::string& loglevel = "info") {
         LogOptions options;
         options.errorlog = "error.log";

@@ -125,7 +125,7 @@ TEST_F(HttpParseCorpus, GivesTheSameAnswerByteByByte) {
 TEST_F(HttpParseCorpus, GivesTheSameAnswerForEveryCutInTwo) {
     for_each_case([](const CorpusCase& test) {
         const Outcome whole = test::run(test.input, {}, test.policy, test.peer);
-        const size_t step = test.input.size() / 2000 + 1;  // every place, but in giant inputs
+        const size_t step = test.input.size() / 2000 + 1;  // every position, except in giant inputs
         for (size_t cut = 1; cut < test.input.size(); cut += step) {
             ASSERT_TRUE(test::run(test.input, {cut}, test.policy, test.peer) == whole) << cut;
         }
@@ -144,8 +144,7 @@ TEST_F(HttpParseCorpus, ReadsNothingBehindTheInput) {
     });
 }
 
-// ------------------------------------------------------------------------------- without the
-// corpus
+// ------------------------------------------------------------------------- without the corpus
 
 Outcome parse(std::string_view input, const HttpPolicy& policy = {}, const PeerFacts& peer = {}) {
     const Outcome whole = test::run(input, {}, policy, peer);
@@ -180,7 +179,8 @@ TEST(HttpParse, FindsEveryKnownFieldInAnyCase) {
 TEST(HttpParse, TakesNoOtherNameForAKnownField) {
     for (size_t id = 1; id < static_cast<size_t>(FieldId::Count); ++id) {
         const std::string name(kFieldNames[id]);
-        // Each byte replaced by every other that is not the same letter.
+        // Each byte is replaced by every other; only the same letter in the other case may still
+        // match.
         for (size_t i = 0; i < name.size(); ++i) {
             for (int c = 0; c < 256; ++c) {
                 std::string other = name;
@@ -266,7 +266,7 @@ TEST(HttpParse, HoldsTheRequestLineLimitExactly) {
         EXPECT_EQ(verdict(parse(line_of(row.acts_as - 1), policy)), "complete");
         EXPECT_EQ(verdict(parse(line_of(row.acts_as), policy)), "complete");
         EXPECT_EQ(verdict(parse(line_of(row.acts_as + 1), policy)), "414 request line too long");
-        // Without an end: refused with the byte that leaves no room for it.
+        // Without an end of line: refused at the byte that leaves no room for it.
         const std::string open = "GET /" + std::string(row.acts_as + 2 - 5, 'a');
         EXPECT_EQ(verdict(parse(open, policy)), "414 request line too long");
         EXPECT_EQ(verdict(parse(open.substr(0, open.size() - 1), policy)), "waits");
@@ -274,7 +274,7 @@ TEST(HttpParse, HoldsTheRequestLineLimitExactly) {
 }
 
 TEST(HttpParse, HoldsTheFieldSizeLimitExactly) {
-    const auto head_of = [](size_t size) {  // of a field with name, colon, blanks and CRLF
+    const auto head_of = [](size_t size) {  // of a field, including name, colon, blanks and CRLF
         return "GET / HTTP/1.1\r\nHost: a\r\nX:" + std::string(size - 4, 'v') + "\r\n\r\n";
     };
     for (const uint32_t setting : {8190u, 9u, 100u, 20000u}) {
@@ -551,8 +551,8 @@ TEST(HttpParse, NamesWhatIsKnownOfARefusedRequest) {
 }
 
 TEST(HttpParse, AHeadByteByByteCostsLinearTime) {
-    // Counted in bytes looked at, not in time: the scanner may look at no byte twice, so a prefix
-    // that was searched can be overwritten with anything without being seen again.
+    // Measured in bytes examined, not in time: the scanner must not examine a byte twice, so a
+    // prefix that was already searched can be overwritten with anything without being noticed.
     const HttpPolicy policy;
     RequestHead head;
     HeadParser parser;

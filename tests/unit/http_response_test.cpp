@@ -78,8 +78,7 @@ TEST(HttpResponse, WritesTheHeadInGunicornsOrder) {
     EXPECT_TRUE(answer.wire == expected(before) || answer.wire == expected(after)) << answer.wire;
 }
 
-// ------------------------------------------------------------------------------- the decision
-// table
+// -------------------------------------------------------------------------- the decision table
 
 struct Row {
     const char* request;
@@ -440,7 +439,7 @@ TEST(HttpResponse, SaysUpgradeOnAnOrdinaryAnswerOnlyIfItStaysOpen) {
     EXPECT_TRUE(closing.has("Connection: close"));
 }
 
-/// Without "keep-alive" it would wait for the end of the connection (RFC 9112 §9.3).
+/// Without "keep-alive" the client would wait for the end of the connection (RFC 9112 §9.3).
 TEST(HttpResponse, SaysNothingOfUpgradeToHttp10) {
     Answer answer("GET / HTTP/1.0", "Connection: keep-alive\r\n");
     answer.status("200 OK").field("Connection", "upgrade");

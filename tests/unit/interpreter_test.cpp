@@ -57,7 +57,7 @@ TEST_F(ChoosePython, TakesTheEnvironmentThatVirtualEnvNames) {
     EXPECT_EQ(choice.value().executable, venv + "/bin/python3");
 }
 
-// The library of another patch version may need what the embedded interpreter does not have.
+// The standard library of another patch version may need what the embedded interpreter lacks.
 TEST_F(ChoosePython, WarnsOfALibraryOfAnotherPatchVersionElsewhere) {
     const auto warning = [&](const std::string& name, const std::string& settings) {
         return choose_python(make_venv(name, settings), "").value().warning;
@@ -68,7 +68,7 @@ TEST_F(ChoosePython, WarnsOfALibraryOfAnotherPatchVersionElsewhere) {
     EXPECT_EQ(warning("same", "home = /else\nversion_info = " + patch + ".final.0\n"), "");
     EXPECT_EQ(warning("short", "home = /else\nversion = " + kOurVersion + "\n"), "");
     EXPECT_EQ(warning("unsaid", home + "version = " + kOurVersion + "\n"), "");
-    // The distribution's Python was upgraded since.
+    // The distribution's Python has been upgraded since.
     EXPECT_EQ(warning("upgraded", home + "version = " + kOurVersion + ".99\n"), "");
     const std::string other = kOurVersion + ".99";
     const std::string text =
@@ -278,7 +278,7 @@ TEST(Interpreter, ForksWithItsHandlersRun) {
               0);
 }
 
-/// The core's side of an interrupt: the C handler that calls it, set after Python's.
+/// The core's side of an interrupt: the C handler that calls interrupt(), installed after Python's.
 Interpreter* g_interrupted = nullptr;
 void interrupt_handler(int signal) {
     g_interrupted->interrupt(signal);
@@ -547,7 +547,7 @@ TEST(InterpreterShared, AnErrorThatCannotBePrintedIsNamed) {
     EXPECT_EQ(take_error_text(false), "ValueError: \\udcff");
 }
 
-// The module is imported for the first error, which may be that no descriptor is left.
+// The module is imported at the first error, which may be that no descriptor is left.
 TEST(InterpreterShared, AnErrorSaysWhatItCanWithoutTheModuleThatPrintsIt) {
     interpreter();
     WithGil gil;

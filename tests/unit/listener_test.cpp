@@ -25,7 +25,7 @@ int next_accept_error = 0;
 }
 
 #ifdef __linux__
-// Stands before the C library's: the listener in the static library calls this one.
+// Takes precedence over the C library's: the listener in the static library calls this one.
 extern "C" int accept4(int fd, sockaddr* address, socklen_t* size, int flags) {
     if (next_accept_error != 0) {
         errno = std::exchange(next_accept_error, 0);
@@ -174,7 +174,7 @@ TEST(Listener, PortIsFreeAgainAtOnce) {
     auto listener = open("127.0.0.1:0");
     const std::string port = listener->server_port();
     Fd client = connect_to(*listener);
-    // The server closes first, so that the connection would keep the port in TIME_WAIT.
+    // The server closes first, so that the connection would hold the port in TIME_WAIT.
     { const Accepted accepted = accept_one(*listener); }
     listener.reset();
     EXPECT_TRUE(open("127.0.0.1:" + port)) << "SO_REUSEADDR";
@@ -275,7 +275,7 @@ TEST(Listener, UnixSocketModeComesFromUmaskOrSpec) {
 }
 
 TEST(Listener, UnixSocketOwnerComesFromOptionsOrSpec) {
-    // Changing to what it is already needs no privilege; somebody else's needs root.
+    // Setting the owner that it already has needs no privilege; setting another needs root.
     const TemporaryDirectory directory;
     const std::string path = directory / "s";
     const std::string uid = std::to_string(::geteuid()), gid = std::to_string(::getegid());
@@ -361,7 +361,7 @@ TEST(Listener, MissingDirectoryIsAnErrorThatNamesThePath) {
 TEST(Listener, LongestUnixPathsWork) {
     const TemporaryDirectory directory;
     const size_t name_bytes = sizeof(sockaddr_un::sun_path) - 1 - (directory / "").size();
-    for (const size_t shorter : {0u, 1u, 2u, 3u}) {  // without and with room for the name aside
+    for (const size_t shorter : {0u, 1u, 2u, 3u}) {  // without and with room for the aside name
         const std::string path = directory / std::string(name_bytes - shorter, 'x');
         for (int round = 0; round < 2; ++round) {
             const auto listener = open("unix:" + path);

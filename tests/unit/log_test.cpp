@@ -58,7 +58,7 @@ bool soon(Attempt attempt) {
     return true;
 }
 
-/// Everything that a descriptor has to read without waiting.
+/// Everything that can be read from a descriptor without waiting.
 std::string drain(int fd) {
     std::string out;
     char bytes[65536];
@@ -73,7 +73,7 @@ std::string drain(int fd) {
     return out;
 }
 
-/// One of the descriptors 1 and 2 replaced by a socket or pipe, as long as the object lives.
+/// Replaces one of the descriptors 1 and 2 by a socket or pipe while the object lives.
 class Redirected {
 public:
     /// Each write becomes one message, so that a test sees the writes.
@@ -149,7 +149,8 @@ protected:
     /// "[…] [PID] [LEVEL] " of a record written within one second; runs `write` until that holds.
     template <typename Write>
     std::string prefix_of(const char* level, Write write) {
-        // time(2) may be some milliseconds behind clock_gettime(2): no second ends in either.
+        // time(2) may be some milliseconds behind clock_gettime(2): the second must be the same in
+        // both.
         const auto now = [] {
             return std::pair(std::time(nullptr), std::chrono::system_clock::to_time_t(
                                                      std::chrono::system_clock::now()));
@@ -272,7 +273,7 @@ TEST_F(LogTest, WritesJsonOnePerLine) {
     const std::string text = error_text(), pid = std::to_string(::getpid());
     EXPECT_EQ(count(text, "\n"), 1u);
     EXPECT_EQ(text.substr(0, 20), "{\"time\":\"" + prefix.substr(1, 10) + "T");
-    // Behind it the time of day, milliseconds and the zone: HH:MM:SS.mmm+HH:MM
+    // After it the time of day, milliseconds and the zone: HH:MM:SS.mmm+HH:MM
     EXPECT_EQ(text.substr(20, 8), prefix.substr(12, 8));
     EXPECT_EQ(text[28], '.');
     EXPECT_EQ(text.substr(32, 6), prefix.substr(21, 3) + ":" + prefix.substr(24, 2));
@@ -418,7 +419,7 @@ TEST_F(LogTest, FollowsARelativePathThroughAChangeOfDirectory) {
 }
 
 TEST_F(LogTest, KeepsTheNumberOfTheErrorDescriptor) {
-    // faulthandler is told the number once.
+    // faulthandler is given the number only once.
     open();
     const int number = logger_.error_fd();
     fs::rename(error_path(), directory_ / "error.log.1");
@@ -602,7 +603,7 @@ TEST_F(LogTest, SurvivesAFullDiskAndReportsWhatWasLost) {
     open();
     const std::string line(99, 'x');
     {
-        // Room for two lines and a half.
+        // Room for two and a half lines.
         const FullDisk disk(250);
         for (int i = 0; i < 10; ++i)
             logger_.write_access(line);
@@ -675,7 +676,7 @@ TEST_F(LogTest, SurvivesAVanishedDirectoryAndRecovers) {
     options_.accesslog = logs / "access.log";
     open();
     fs::remove_all(logs);
-    logger_.reopen();  // nothing to tell yet: no line was lost
+    logger_.reopen();  // nothing to report yet: no line was lost
     EXPECT_EQ(error_text(), "");
     logger_.write_access("lost");
     logger_.write_access("lost");
@@ -705,7 +706,7 @@ TEST_F(LogTest, OpensAnUnlinkedFileAnew) {
 }
 
 TEST_F(LogTest, DoesNotWaitLongForAStuckPipe) {
-    // A blocking pipe whose reader does not read, as a container's log collector that hangs.
+    // A blocking pipe whose reader does not read, like a container's log collector that hangs.
     Redirected standard_error = Redirected::to_messages(STDERR_FILENO);
     Redirected standard_output = Redirected::to_pipe(STDOUT_FILENO);
     options_.accesslog = "-";
@@ -733,7 +734,7 @@ TEST_F(LogTest, DoesNotWaitLongForAStuckPipeWithARecordOfManyPages) {
     open();
     const std::string line(17'999, 'x');
     for (int i = 0; i < 10; ++i)
-        logger_.write_access(line);  // for ever, if a write(2) asks for more than there is room
+        logger_.write_access(line);  // would hang in a write(2) larger than the room left
     EXPECT_GT(logger_.lost_records(), 5u);
 }
 
@@ -870,7 +871,7 @@ public:
     }
     void drop_connection() { connection_.reset(); }
 
-    /// One datagram, waited for.
+    /// Waits for one datagram.
     std::string datagram() const {
         char bytes[65536];
         ssize_t size = -1;
@@ -878,7 +879,7 @@ public:
                    ? std::string(bytes, static_cast<size_t>(size))
                    : "(nothing)";
     }
-    /// Bytes of the stream until `end`, waited for.
+    /// Waits for the bytes of the stream up to `end`.
     std::string stream_until(std::string_view end) {
         std::string out;
         const bool is_complete = soon([&] {

@@ -29,7 +29,7 @@ protected:
         ASSERT_TRUE(log_.open(options));
     }
 
-    /// A Config as the config file `text` makes it.
+    /// The Config that the config file `text` makes.
     Config config(const std::string& text) {
         write_file("conf.py", "errorlog = 'error.log'\naccesslog = 'access.log'\n" + text);
         auto file = load_config_file("conf.py", directory_);
@@ -43,7 +43,7 @@ protected:
         return cfg;
     }
 
-    /// configure(), with the process's Logger as the server would open it.
+    /// configure(), with the process's Logger opened as the server would.
     Status configure(const std::string& text) {
         const Config cfg = config(text);
         if (logging_takes_over(cfg)) open("", "");

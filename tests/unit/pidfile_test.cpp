@@ -147,7 +147,7 @@ TEST_F(PidfileRoom, AcceptsAPathWithoutADirectory) {
 
 TEST_F(PidfileRoom, LeavesNothingBehindWhenItCannotWrite) {
     if (::geteuid() == 0) {
-        // Root may write everywhere; a directory in the way fails for it, too.
+        // Root may write everywhere, but a directory in the way stops even root.
         ASSERT_EQ(::mkdir(path_.c_str(), 0700), 0);
         EXPECT_FALSE(Pidfile::create(path_, ::getpid()));
         EXPECT_EQ(count_files(), 1u);

@@ -194,7 +194,7 @@ TEST_F(PollerTest, SignalEndsAWait) {
     }, before{};
     action.sa_handler = [](int) {};
     ASSERT_EQ(::sigaction(SIGALRM, &action, &before), 0);
-    // Repeated, so that one which comes before the wait does no harm.
+    // Repeated, in case one comes before the wait.
     const itimerval every_10ms{{0, 10'000}, {0, 10'000}}, off{};
     ASSERT_EQ(::setitimer(ITIMER_REAL, &every_10ms, nullptr), 0);
     const int64_t start = monotonic_ms();
@@ -239,7 +239,7 @@ TEST_F(PollerTest, TagsStayRightWhileDescriptorsComeAndGo) {
 }
 
 TEST_F(PollerTest, OwnDescriptorsAreCloseOnExec) {
-    // Those between the lowest free descriptor before and after a second poller opened.
+    // Checks the descriptors between the lowest free one before and after opening a second poller.
     const int low = ::dup(0);
     ::close(low);
     Poller second;

@@ -114,7 +114,7 @@ TEST(Process, FreeMemoryBehindABlockInUseIsGivenBack) {
     std::vector<std::string> blocks;
     for (size_t i = 0; i < kBlocks; ++i)
         blocks.emplace_back(kSize, 'x');
-    const std::string last(1000, 'x');  // the end of the heap, and in use
+    const std::string last(1000, 'x');  // stays in use at the end of the heap
     blocks.clear();
     const size_t before = resident_bytes();
     release_free_memory();
@@ -169,7 +169,7 @@ TEST(Process, TitleReplacesTheCommandLineAndKeepsTheEnvironment) {
                   }
                   if (path != std::getenv("PATH")) return 3;
                   if (std::string("kept") != std::getenv("GCORN_TITLE_TEST")) return 4;
-                  set_title(std::string(1 << 20, 'x'));  // cut, not written behind the area
+                  set_title(std::string(1 << 20, 'x'));  // truncated, not written past the area
                   const std::string shown = read_file("/proc/self/cmdline");
                   return shown.size() > 16 && path == std::getenv("PATH") ? 0 : 5;
               }),
@@ -192,7 +192,7 @@ TEST(Process, TitleWithoutAnAreaDoesNothing) {
 TEST(Process, FindsUsersAndGroupsByNameAndNumber) {
     EXPECT_EQ(find_owner("root", "")->user, 0u);
     EXPECT_EQ(find_owner("0", "")->user, 0u);
-    EXPECT_EQ(find_owner("4294967294", "")->user, 4294967294u);  // the last but "no change"
+    EXPECT_EQ(find_owner("4294967294", "")->user, 4294967294u);  // the last one before "no change"
     EXPECT_EQ(find_owner("", "0")->group, 0u);
     EXPECT_EQ(find_owner("", "0")->user, std::nullopt);
     const group* own = ::getgrgid(::getgid());
@@ -229,8 +229,8 @@ TEST(Process, DropsPrivilegesForGood) {
               0);
 }
 
-/// What a child whose only supplementary group is a marker has afterwards: 0 the marker, 1 other
-/// groups, 2 none; or more if something failed.
+/// Drops privileges in a child whose only supplementary group is a marker. The groups it then has:
+/// 0 the marker, 1 others, 2 none; more if something failed.
 int groups_after(uid_t uid, gid_t gid, bool with_initgroups) {
     return in_child([&] {
         const gid_t marker = 54321;
@@ -386,7 +386,7 @@ TEST_F(TemporaryDirectory, ReadsTheRootCgroupOfAContainer) {
     EXPECT_EQ(cgroup_oom_kills(directory_), 0);
 }
 
-/// The counter rises before the victim can be reaped: other deaths come first.
+/// The counter rises before the victim can be reaped: other deaths may be seen first.
 TEST_F(TemporaryDirectory, AnOutOfMemoryKillWaitsForItsVictim) {
     const auto counter = [&](int count) {
         write("/sys/fs/cgroup/memory.events", "oom_kill " + std::to_string(count) + "\n");
@@ -395,9 +395,9 @@ TEST_F(TemporaryDirectory, AnOutOfMemoryKillWaitsForItsVictim) {
     counter(3);
     OutOfMemoryKills kills(directory_);
     kills.look(1000);
-    EXPECT_FALSE(kills.explains_a_death());  // those of before we started are not ours
+    EXPECT_FALSE(kills.explains_a_death());  // those before we started are not ours
     counter(5);
-    kills.look(2000);  // somebody else died, of something else
+    kills.look(2000);  // another process died, of another cause
     kills.look(3000);
     EXPECT_TRUE(kills.explains_a_death());
     kills.look(4000);

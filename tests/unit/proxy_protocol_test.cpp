@@ -179,7 +179,7 @@ TEST(ProxyProtocol, OrdinaryRequestsAreDecidedAtTheFirstDifferingByte) {
         {"\r\n\r\n\0\r\nQUIT"sv, ProxyMode::Auto, ProxyParse::NeedMore},
         {"\r\n\r\n\0\r\nQUIT\r"sv, ProxyMode::Auto, ProxyParse::Absent},
         {"PRI * HTTP/2.0\r\n"sv, ProxyMode::Auto, ProxyParse::Absent},
-        // A version that is not looked for is not a header.
+        // A header of a version that is not looked for is not a header.
         {"P"sv, ProxyMode::V2, ProxyParse::Absent},
         {"\r"sv, ProxyMode::V1, ProxyParse::Absent},
         {"PROXY UNKNOWN\r\n"sv, ProxyMode::V2, ProxyParse::Absent},
@@ -226,7 +226,7 @@ TEST(ProxyProtocol, V2NamesIpv6Clients) {
 TEST(ProxyProtocol, V2WithoutAnAddressKeepsTheRealPeer) {
     for (const std::string& bytes : {
              v2(0x20, 0x00, ""), v2(0x20, 0x00, "ignored"), v2(0x20, 0x11, kV4Block),
-             v2(0x20, 0x12, ""), v2(0x20, 0xff, ""),               // LOCAL: whatever the family is
+             v2(0x20, 0x12, ""), v2(0x20, 0xff, ""),               // LOCAL: any family
              v2(0x21, 0x00, ""), v2(0x21, 0x00, "\x04\x00\x00"s),  // UNSPEC
              v2(0x21, 0x31, std::string(216, 'x')),                // a unix-socket client
          }) {

@@ -60,7 +60,7 @@ protected:
             ::poll(&item, 1, next_ms < 0 ? left_ms : std::min(left_ms, next_ms));
         }
     }
-    /// True if nothing is to be reported: the next report, after the sentinel was saved, is the
+    /// True if there is nothing to report: once the sentinel is saved, the next report names the
     /// sentinel (a report names the first path in order, and the sentinel's is the last).
     bool is_quiet() {
         save("zz_sentinel.py", std::to_string(++sentinel_count_));
@@ -129,7 +129,7 @@ TEST_P(ReloadTest, SeesAFileWrittenInPlaceWithinASecond) {
     const int64_t start_ms = monotonic_ms();
     save("app.py", "two, longer");
     EXPECT_EQ(change(), app_);
-    // The promise of the real poll time is a second; the rest is room for a busy machine.
+    // The real poll time promises a second; the rest is slack for a busy machine.
     static_assert(Reloader::kPollMs + Reloader::kQuietMs < 1000);
     EXPECT_LT(monotonic_ms() - start_ms, 2000);
     EXPECT_TRUE(is_quiet());

@@ -163,7 +163,7 @@ TEST(ScoreboardRoom, AWriterThatDiedHalfWayIsNotReadAndNotWaitedFor) {
 }
 
 TEST(ScoreboardRoom, ReadsOfAChangingRequestAreConsistent) {
-    // The writer is another process, as in life; each record consists of one letter.
+    // The writer is another process, as in production; each record consists of one letter.
     Scoreboard board = make_board(2);
     WorkerSlot& slot = board.slot(board.claim());
     WorkerSlot& control = board.slot(board.claim());

@@ -50,7 +50,7 @@ TEST(SettingsTable, RowsAreComplete) {
         if (!setting.help.empty()) {
             EXPECT_EQ(setting.help.back(), '.') << setting.name;
         }
-        // A value on the command line exactly where the type needs one.
+        // An option takes a value on the command line if and only if its type needs one.
         const bool is_bool = std::holds_alternative<bool Config::*>(setting.field) ||
                              std::holds_alternative<std::optional<bool> Config::*>(setting.field);
         if (has_field && !setting.flags.empty()) {

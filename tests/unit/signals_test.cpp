@@ -63,7 +63,7 @@ TEST_F(Signals, ReportsAllDeadChildrenAtOnce) {
 
 TEST_F(Signals, RemembersWhatTheFullPipeCouldNotTake) {
     signals::catch_for_arbiter();
-    // Fill the pipe through its other end: as many signals as it has bytes would take too long.
+    // Fills the pipe through its other end: as many signals as it holds bytes would take too long.
     const int writer = signals::fd() + 1;
     const std::vector<char> bytes(4096, SIGTTIN);
     while (::write(writer, bytes.data(), bytes.size()) > 0) {
@@ -154,7 +154,7 @@ TEST_F(Signals, SentToAChildBeforeItsOwnPipeNeverReachTheParent) {
     EXPECT_EQ(signals::take(), std::vector<int>{SIGCHLD});
 }
 
-/// The wait status of a child that inherits our handlers, as one of the application would, and gets
+/// The wait status of a child that inherits our handlers, as the application's would, and is sent
 /// the signal.
 int status_of_child_sent(int signal) {
     const pid_t pid = ::fork();

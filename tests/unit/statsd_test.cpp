@@ -154,7 +154,7 @@ TEST_F(StatsdTest, CountsLogRecordsFromWarningUp) {
     Logger logger;
     LogOptions options;
     options.errorlog = "";
-    options.level = Level::Critical;  // counting does not depend on the level that is written
+    options.level = Level::Critical;  // counting does not depend on the log level
     ASSERT_TRUE(logger.open(options).is_ok());
     logger.set_counter(&statsd_);
     logger.debug("d");

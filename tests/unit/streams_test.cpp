@@ -97,7 +97,7 @@ TEST_F(Input, OffersNothingElse) {
     EXPECT_TRUE(eval_python("type(i)()").starts_with("raised TypeError"));
 }
 
-/// The same calls over memory, over a file, and at the border of both give the same bytes.
+/// The same calls over memory, over a file, and across the border between them give the same bytes.
 TEST_F(Input, MemoryAndFileReadAlike) {
     std::string pattern;
     for (int i = 0; pattern.size() < 300000; ++i)

@@ -55,7 +55,8 @@ TEST_F(Systemd, SendsItsMessagesToPathAndAbstractSockets) {
     }
 }
 
-/// What systemd sees of NotifyAccess=main: each time the main process of that moment speaks.
+/// With NotifyAccess=main systemd listens only to the main process of the moment: each message must
+/// come from that one.
 TEST_F(Systemd, ReclaimsItsPlaceThroughAnotherProcess) {
     NotifySocket socket(true);
     set("NOTIFY_SOCKET", socket.name());
@@ -132,7 +133,7 @@ TEST_F(Systemd, AWatchdogMessageWaitsForNobody) {
     EXPECT_EQ(notifier.watchdog().error().code, EAGAIN);
     EXPECT_LT(monotonic_ms() - before_ms, 500);
     EXPECT_FALSE(notifier.ready("x"));
-    EXPECT_GE(monotonic_ms() - before_ms, 900);  // this one is worth a second
+    EXPECT_GE(monotonic_ms() - before_ms, 900);  // this message is worth a second of waiting
 }
 
 TEST_F(Systemd, WatchdogIsDueAfterHalfOfItsTime) {
@@ -202,7 +203,7 @@ TEST_F(Systemd, SurvivesANonsensicalCount) {
 
 TEST_F(Systemd, PassesDescriptorsOnInOrder) {
     EXPECT_EQ(in_child([] {
-                  // The sources lie across the places they must go to.
+                  // The source descriptors overlap the numbers that they must get.
                   int ends[2];
                   if (::pipe(ends) != 0) return 1;
                   if (::dup2(ends[0], 10) != 10 || ::dup2(ends[1], 3) != 3) return 2;

@@ -35,7 +35,7 @@ std::string from_hex(std::string_view text) {
     return bytes;
 }
 
-/// A server's transform, and Python's own client on the other side of two memories.
+/// A server's transform, and Python's own client, connected by two memory buffers.
 class Tls : public PythonTest {
 protected:
     static void SetUpTestSuite() {
@@ -43,8 +43,8 @@ protected:
         std::string pattern = std::filesystem::temp_directory_path() / "gcorn-tls-XXXXXX";
         ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
         certificates_ = pattern;
-        // One authority that signs for server and client, an unrelated key, a key with a
-        // passphrase. Clients of Python 3.13 insist on what RFC 5280 asks of certificates.
+        // One CA that signs for server and client, an unrelated key, a key with a passphrase.
+        // Clients of Python 3.13 insist on the extensions that RFC 5280 asks for.
         const std::string script =
             "cd " + certificates_ +
             " && exec >openssl.log 2>&1 && set -e\n"
@@ -131,8 +131,8 @@ protected:
                        "    except ssl.SSLWantReadError: return None\n"));
     }
 
-    /// Moves bytes both ways until neither side has more to say, `step` bytes at a time. The
-    /// server's verdict of the last bytes.
+    /// Moves bytes both ways, `step` bytes at a time, until neither side has more to say. Returns
+    /// the server's verdict on the last of them.
     Status pump(size_t step = SIZE_MAX) {
         for (;;) {
             const std::string wire = from_hex(eval_python("o.read().hex()"));

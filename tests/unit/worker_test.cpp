@@ -1,5 +1,6 @@
-// A worker's whole life with real sockets and signals, on a thread of this process instead of a
-// child of its own; application, hooks and runtime are C++. So the thread sanitizer sees all of it.
+// A worker's whole life with real sockets and signals, on a thread of this process instead of in a
+// child of its own, so that the thread sanitizer sees all of it; application, hooks and runtime are
+// C++.
 
 #include "worker.h"
 
@@ -29,7 +30,7 @@ constexpr std::string_view kGet = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 class FakeRuntime : public Runtime {
 public:
     ~FakeRuntime() override { join(); }
-    /// For threads that were late, which in life end with the process.
+    /// For threads that were late; in production they end with the process.
     void join() {
         for (std::thread& thread : threads_)
             thread.join();
@@ -94,7 +95,7 @@ public:
     }
 
     Status post_fork_status;
-    std::string called;  ///< by the worker's thread; read it when that has ended
+    std::string called;  ///< by the worker's thread; read it once that has ended
 };
 
 /// Holds calls until the test lets them go.
@@ -132,7 +133,7 @@ private:
     std::atomic<size_t> count_{0};
 };
 
-/// The parameter: 0 for sync, else so many threads of gthread.
+/// The parameter: 0 for sync, else the number of gthread's threads.
 class WorkerTest : public ::testing::TestWithParam<size_t> {
 protected:
     void SetUp() override {
@@ -207,7 +208,7 @@ protected:
         ASSERT_TRUE(eventually([this] { return board().state == WorkerState::Ready; }))
             << log_text();
     }
-    /// What run() returned; -1 if it does not.
+    /// What run() returned; -1 if it does not return.
     int exit_code() {
         if (!eventually([this] { return has_ended_.load(); })) return -1;
         thread_.join();
@@ -260,8 +261,7 @@ INSTANTIATE_TEST_SUITE_P(Classes, WorkerTest, ::testing::Values(size_t{0}, size_
                              return threads.param == 0 ? "sync" : "gthread";
                          });
 
-// ---------------------------------------------------------------------------------------- the
-// guard
+// ----------------------------------------------------------------------------------- the guard
 
 // The main thread asks for the lead just before the guard polls, and the poll brings a request.
 TEST_P(WorkerTest, TheMainThreadDoesNotSleepOnWhatItsGuardHasQueued) {
@@ -284,15 +284,16 @@ TEST_P(WorkerTest, TheMainThreadDoesNotSleepOnWhatItsGuardHasQueued) {
     waiting.forget();
     ASSERT_TRUE(holding.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\nbad\r\n\r\n"));
     ASSERT_TRUE(eventually([&] { return gate.waiting() == 1; }));
-    // The loop looks at a running request every 250 ms: the time below is to lie between two looks.
+    // The loop looks at a running request every 250 ms: the time below must lie between two looks.
     std::this_thread::sleep_for(std::chrono::milliseconds(30));
     ASSERT_TRUE(late.send("GET"));
-    // The guard leads, and is held behind the last look at finished answers in its turn …
+    // The guard leads, and is held after the last look at finished answers in its turn …
     ASSERT_TRUE(eventually([&] { return late_head.waiting() == 1; }));
     gate.open();
     ASSERT_TRUE(eventually([&] { return answered.waiting() == 1; }));
     late_head.open();
-    // … then at the beginning of the next, where it meets the head behind the answered request.
+    // … then at the beginning of the next one, where it meets the bad head after the answered
+    // request.
     ASSERT_TRUE(eventually([&] { return bad_head.waiting() == 1; }));
     ASSERT_TRUE(waiting.send(kGet));
     answered.open();
@@ -301,7 +302,7 @@ TEST_P(WorkerTest, TheMainThreadDoesNotSleepOnWhatItsGuardHasQueued) {
     const int64_t begin_ms = monotonic_ms();
     bad_head.open();
     EXPECT_NE(waiting.read_until("hello").find("200 OK"), std::string::npos);
-    EXPECT_LT(monotonic_ms() - begin_ms, 100);  // a millisecond; asleep, until the next look
+    EXPECT_LT(monotonic_ms() - begin_ms, 100);  // a millisecond; if asleep, until the next look
 }
 
 // ----------------------------------------------------------------------------------------- life
@@ -445,7 +446,7 @@ TEST_P(WorkerTest, DoesNotWaitLongerThanItsGracefulTimeout) {
     ASSERT_TRUE(eventually([this] { return gate.waiting() == 1; }));
     worker()->leave();
     EXPECT_TRUE(eventually([this] { return has_logged("Worker graceful timeout"); }));
-    gate.open();  // in life the process ends with its threads
+    gate.open();  // in production the process ends with its threads
     EXPECT_EQ(exit_code(), 0);
 }
 
@@ -501,7 +502,8 @@ TEST_P(WorkerTest, TheLoopIsLedDuringEachCall) {
         Client calling(address());
         ASSERT_TRUE(calling.send(kGet));
         ASSERT_TRUE(eventually([&] { return begun == call; }));
-        // The only answer that no application thread has a part in; sync's guard must give it.
+        // The only answer in which no application thread takes part; in sync the guard must give
+        // it.
         ASSERT_TRUE(refused.send(" no request\r\n\r\n"));
         EXPECT_NE(refused.read_all().find("400 Bad Request"), std::string::npos);
         ended = call;

@@ -683,7 +683,7 @@ def application(environ, start_response):
             const std::string chunk = chunked.substr(start, size);
             chunked.erase(0, start + size + 2);
             if (size == 0) break;
-            // Blocks that follow fast may share a chunk, but each is whole.
+            // Blocks in quick succession may share a chunk, but each is whole.
             for (size_t at = 0; at < chunk.size(); at = chunk.find('\n', at) + 1) {
                 const size_t end = chunk.find_first_not_of(chunk[at], at);
                 ASSERT_NE(end, std::string::npos);
@@ -995,7 +995,7 @@ TEST_F(WsgiFile, AFileShorterThanContentLengthClosesWithAWarning) {
     EXPECT_EQ(body("GET /?real&200000 HTTP/1.1\r\nHost: a\r\n\r\n").size(), 102400u);
     EXPECT_FALSE(exchange().response.keeps_alive());
     EXPECT_EQ(log_.count("has fewer bytes"), 1u);
-    // 100 in 32 bits.
+    // 4294967396 is 100 in 32 bits.
     EXPECT_EQ(body("GET /?memory&4294967396 HTTP/1.1\r\nHost: a\r\n\r\n").size(), 102400u);
     EXPECT_EQ(log_.count("has fewer bytes"), 2u);
 }
@@ -1201,9 +1201,9 @@ def count():
                 get("POST /?" + kind + " HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
                     "ab\ncd");
     };
-    // A single object leaked by one of the five kinds is 200 more with each round. Caches grow, too
-    // (those of 3.13 by up to 220 blocks in the first round), but then settle. Without a GIL blocks
-    // are given back at some later time.
+    // A single object leaked by one of the five kinds makes 200 more in each round. Caches grow,
+    // too (those of 3.13 by up to 220 blocks in the first round), but then settle. Without a GIL
+    // blocks are freed at some later time.
     std::string settled = "after[0] - before[0] <= 3";
     if (kHasGil) settled += " and after[1] - before[1] < 150";
     round(20);
