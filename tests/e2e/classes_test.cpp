@@ -68,7 +68,7 @@ protected:
         return *server_;
     }
     [[nodiscard]] std::string events() const { return read_file(scratch_ / "events"); }
-    /// Waits until the application has noted this event so many times.
+    /// Waits until the application has noted this event `times` times.
     [[nodiscard]] bool noted(std::string_view event, size_t times = 1) const {
         return eventually([&] { return count_of(events(), event) >= times; });
     }

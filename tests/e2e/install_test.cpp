@@ -102,8 +102,7 @@ TEST_F(Install, MakesADebianPackageThatComesAndGoes) {
     ASSERT_EQ(built.code, 0) << built;
     const std::string package = built.out.substr(0, built.out.find('\n'));
 
-    // A root directory and package database of its own; the package's dependencies are not in
-    // there.
+    // A root directory and package database of its own, without the package's dependencies.
     const std::string root = directory / "root";
     fs::create_directories(root + "/var/lib/dpkg/info");
     fs::create_directories(root + "/var/lib/dpkg/updates");

@@ -75,8 +75,7 @@ protected:
     void expect_every_way_of_saving() {
         using Clock = std::chrono::steady_clock;
         using Save = void (Reload::*)(const std::string&, const std::string&) const;
-        auto fastest =
-            Clock::duration::max();  // of three, as a crowded machine only makes it slower
+        auto fastest = Clock::duration::max();  // of three: a busy machine only adds time
         for (const Save save :
              {&Reload::save_in_place, &Reload::rename_over, &Reload::delete_and_recreate}) {
             const size_t before = count("part.py modified");

@@ -572,7 +572,7 @@ TEST_P(Signals, ToAChildOfAHookEndTheChildOnly) {
 
 TEST_P(Signals, WorkersLeaveWhenTheArbiterIsKilled) {
     if (is_gunicorn() && GetParam().name == "eventlet") GTEST_SKIP() << "gunicorn's may stay";
-    Server& server = start({"-t", "4"});  // gunicorn's sync looks twice in that time
+    Server& server = start({"-t", "4"});  // gunicorn's sync checks twice in that time
     const std::vector<pid_t> workers = server.workers();
     server.signal(SIGKILL);
     EXPECT_EQ(server.exit_code(), 128 + SIGKILL);

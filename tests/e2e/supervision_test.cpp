@@ -60,8 +60,7 @@ TEST_P(Supervision, ReloadsLoseNoRequest) {
     EXPECT_EQ(load.bad_count(), 0u) << load.bad();
 }
 
-/// A network namespace of the test's own while the object lives: it may change kernel settings
-/// there.
+/// A network namespace of the test's own while the object lives, to change kernel settings in.
 class OwnNetwork {
 public:
     OwnNetwork() {

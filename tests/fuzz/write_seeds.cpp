@@ -1,8 +1,8 @@
-// Writes the inputs of the request corpus as raw files, one a case: seeds for the fuzz targets.
+// Writes the inputs of the request corpus as raw files, one per case: seeds for the fuzz targets.
 //
 //     write_seeds head DIRECTORY      whole messages, for http_parse_fuzz
 //     write_seeds body DIRECTORY      what follows each chunked head, for body_fuzz
-//     write_seeds connection DIRECTORY    each message alone and behind its predecessor, for
+//     write_seeds connection DIRECTORY    each message alone and after its predecessor, for
 //                                         connection_fuzz
 #include <cstdio>
 #include <filesystem>

@@ -172,9 +172,10 @@ std::string read_file(const std::string& path) {
 
 namespace {
 
-/// Whether this test process, and no other that runs beside it, may use the port from now on: an
-/// abstract socket (unix(7)) of that name is the reservation, and dies with the process. Without
-/// it two tests can be given one port and the second talks to the first one's server.
+/// Whether this test process alone, among those that run at the same time, may use the port from
+/// now on: an abstract socket (unix(7)) of that name is the reservation, and dies with the process.
+/// Without it two tests could get the same port, and the second would talk to the first one's
+/// server.
 bool reserve(int port) {
     const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_un name{};

@@ -69,7 +69,7 @@ struct ServerOptions {
     std::map<std::string, std::string> env = {};
     std::string directory = {};  ///< current directory; empty: tests/apps
     bool on_unix_socket = false;
-    bool adds_bind = true;  ///< put -b there
+    bool adds_bind = true;  ///< add -b with an address
     bool waits = true;      ///< until it accepts connections
 };
 

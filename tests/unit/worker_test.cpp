@@ -121,7 +121,7 @@ private:
     std::atomic<size_t> waiting_{0};
 };
 
-/// Holds whoever logs a warning, each at a gate of its own.
+/// Holds each thread that logs a warning, at a gate of its own.
 class WarningGates : public LogObserver {
 public:
     void error_record(Level level, std::string_view) override {
