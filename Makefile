@@ -19,12 +19,12 @@ TYPE ?= Release
 PYTHON ?=
 LINK ?= auto
 # What the end-to-end tests run over. While you work: make e2e CLASSES=sync. Before a release: with eventlet,
-# which is gevent's code but for twenty lines, and takes a second of processor time in each worker.
+# which is gevent's code except for twenty lines, and takes a second of processor time in each worker.
 CLASSES ?= sync,gthread,gevent
 POLLER ?= auto
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 FUZZ_SECONDS ?= 20
-# 0: another way through the inputs each time.
+# 0: a different random seed each time.
 FUZZ_SEED ?= 0
 MINUTES ?= 10
 PREFIX ?= /usr/local
@@ -40,7 +40,7 @@ define build
 	@cmake --build $(1) -j$(JOBS) $(if $(3),--target $(3)) >$(1)/make.log 2>&1 || \
 	    { grep -vE '^\[ *[0-9]+%\]|(Entering|Leaving) directory' $(1)/make.log; exit 1; }
 endef
-# One more than there are processors, as tests also wait. A test that fails is run once more: some end-to-end
+# One more than there are processors, because tests also wait. A test that fails is run once more: some end-to-end
 # tests still miss their deadlines on a busy machine.
 CTEST = .ci/ctest --test-dir $(1) -j$$(($(JOBS) + 1)) --output-on-failure --repeat until-pass:2
 TEST_TOOLS = @test ! -e $(1)/no-gtest || { echo "the tests need GoogleTest: install libgtest-dev"; exit 1; }

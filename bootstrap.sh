@@ -6,7 +6,7 @@
 #   ./bootstrap.sh fuzz    runs each fuzz target for FUZZ_SECONDS (20), with clang
 #
 # Only the tools are this script's business; the rest is make's. On Debian and Ubuntu it installs with
-# apt (as root, or through sudo); elsewhere it names what is needed and goes on.
+# apt (as root, or through sudo); elsewhere it names what is needed and continues.
 set -eu
 cd "$(dirname "$0")"
 

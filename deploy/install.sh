@@ -3,7 +3,7 @@
 #
 #   deploy/install.sh BINARY PREFIX [DESTDIR]
 #
-# Page and completions are what the binary itself prints, so they never tell of another version.
+# The binary itself prints the page and the completions, so they always match its version.
 set -eu
 binary=$1 root=${3:-}$2
 

@@ -28,8 +28,8 @@ done
 cp "$here"/../docs/*.md "$doc/"
 chmod -R u=rwX,go=rX "$root"
 
-# What the binary is linked with says what it depends on. A static one needs the standard library of
-# the same minor version besides, which no linker knows about.
+# The binary depends on what it is linked with. If it is static, it also needs the standard library of
+# the same minor version, which no linker knows about.
 mkdir "$work/debian"
 echo "Source: gcorn" >"$work/debian/control"
 depends=$(cd "$work" && dpkg-shlibdeps -O "$root/usr/bin/gcorn" 2>"$work/shlibdeps.log" |
