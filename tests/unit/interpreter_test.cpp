@@ -209,19 +209,24 @@ TEST(Interpreter, FinalizeRunsAtexitOnce) {
               0);
 }
 
+/// 0, or the step that went wrong.
+int finalize_beside_a_stuck_thread(Interpreter& python) {
+    static const std::atomic<bool> never{false};
+    if (!python.start_threads(1, [](size_t) {
+            while (!never)
+                std::this_thread::yield();
+        }))
+        return 1;
+    if (python.join_threads(10)) return 2;
+    python.finalize();
+    return 0;
+}
+
 TEST(Interpreter, FinalizeDoesNotWaitForAStuckThread) {
     EXPECT_EQ(in_child([] {
                   const auto python = start_here(choose_python("", "").value());
                   run_python("import atexit, os\natexit.register(lambda: os._exit(77))");
-                  std::atomic<bool> never{false};
-                  if (!python->start_threads(1, [&](size_t) {
-                          while (!never)
-                              std::this_thread::yield();
-                      }))
-                      return 1;
-                  if (python->join_threads(10)) return 2;
-                  python->finalize();
-                  return 3;
+                  return finalize_beside_a_stuck_thread(*python);
               }),
               77);
 }
@@ -233,15 +238,7 @@ TEST(Interpreter, AStuckThreadDoesNotCostTheLineThatStandardOutputHoldsBack) {
                   ::dup2(ends[1], STDOUT_FILENO);
                   const auto python = start_here(choose_python("", "").value());
                   run_python("import sys\nsys.stdout.write('half a line')");
-                  std::atomic<bool> never{false};
-                  if (!python->start_threads(1, [&](size_t) {
-                          while (!never)
-                              std::this_thread::yield();
-                      }))
-                      return 1;
-                  if (python->join_threads(10)) return 2;
-                  python->finalize();
-                  return 0;
+                  return finalize_beside_a_stuck_thread(*python);
               }),
               0);
     ::close(ends[1]);
