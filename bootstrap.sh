@@ -12,7 +12,7 @@ cd "$(dirname "$0")"
 
 BUILD_PACKAGES="g++ make cmake python3 python3-dev"
 TEST_PACKAGES="libgtest-dev curl openssl gunicorn python3-pastedeploy python3-flask python3-django python3-falcon
-    python3-bottle python3-httpbin python3-gevent python3-eventlet
+    python3-bottle python3-httpbin python3-gevent python3-gevent-websocket python3-eventlet
     nginx-light haproxy systemd dpkg-dev fakeroot man-db valgrind"
 FUZZ_PACKAGES="clang libclang-rt-dev"
 

@@ -82,7 +82,7 @@ public:
     bool reuse_port{};
     // Worker processes
     int64_t workers{};
-    std::string worker_class;  ///< sync, gthread, gevent or eventlet, whatever alias was given
+    std::string worker_class;  ///< sync, gthread, gevent, gevent_websocket or eventlet
     int64_t threads{}, worker_connections{}, max_requests{}, max_requests_jitter{};
     int64_t max_worker_memory{};
     int64_t timeout{}, graceful_timeout{}, keepalive{};

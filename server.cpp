@@ -344,6 +344,7 @@ WsgiOptions Server::wsgi_options(const Config& cfg, bool is_check) const {
     options.uses_sendfile = cfg.sendfile.value_or(true);
     options.measures_time = !cfg.statsd_host.empty() || logging_takes_over(cfg);
     options.watches_calls = cfg.request_timeout > 0;
+    options.offers_websockets = cfg.worker_class == "gevent_websocket";
     if (Result<AccessLog> format = AccessLog::compile(cfg.access_log_format)) {
         options.logged_environ = format->environ_names();
         options.measures_time |= log_.has_access() && format->measures_time();

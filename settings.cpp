@@ -119,6 +119,8 @@ constexpr std::pair<std::string_view, std::string_view> kWorkerClasses[] = {
     {"gevent_pywsgi", "gevent"},
     {"gunicorn.workers.ggevent.GeventWorker", "gevent"},
     {"gunicorn.workers.ggevent.GeventPyWSGIWorker", "gevent"},
+    {"gevent_websocket", "gevent_websocket"},
+    {"geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "gevent_websocket"},
     {"eventlet", "eventlet"},
     {"gunicorn.workers.geventlet.EventletWorker", "eventlet"},
 };
@@ -233,10 +235,11 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
              "time."},
     {.name = "worker_class", .flags = "-k --worker-class", .metavar = "NAME",
      .field = &Config::worker_class, .fallback = "sync", .form = Form::ClassName,
-     .choices = "sync, gthread, gevent, eventlet", .check = worker_class_name,
+     .choices = "sync, gthread, gevent, gevent_websocket, eventlet", .check = worker_class_name,
      .help = "How a worker runs the application: sync (one call at a time), gthread (threads), "
              "gevent or eventlet (greenlets). sync with several threads is gthread.",
-     .note = "In no class does a slow client hold up a worker. Other classes cannot be loaded."},
+     .note = "In no class does a slow client hold up a worker. gevent_websocket is gevent with the "
+             "package gevent-websocket, whose class path is accepted, too; others cannot be loaded."},
     {.name = "threads", .flags = "--threads", .field = &Config::threads, .fallback = "1",
      .help = "Application threads of each gthread worker."},
     {.name = "worker_connections", .flags = "--worker-connections",

@@ -656,7 +656,9 @@ PyRef WsgiApp::find_callable() {
     objects_ = std::make_unique<RequestObjects>(log_);
     if (!loader_) loader_ = run_embedded("loader");
     if (!loader_ || !objects_->prepare(log_, options_)) return {};
-    return call_object(name_in(loader_, "find"), path_str(options_.app));
+    PyRef callable = call_object(name_in(loader_, "find"), path_str(options_.app));
+    if (!callable || !options_.offers_websockets) return callable;
+    return call_object(name_in(run_embedded("websocket"), "wrap"), callable);
 }
 
 Status WsgiApp::load_failed(PyRef exception) {

@@ -41,9 +41,10 @@ struct WsgiOptions {
     bool is_preload = false;       ///< freezes the collector's objects after loading (gc.freeze)
     bool survives_broken_app =
         false;  ///< reload: while the application does not import, requests get a 500 page
-    bool uses_sendfile = true;   ///< file_wrapper may hand real files to the kernel
-    bool measures_time = true;   ///< fills Exchange::app_us
-    bool watches_calls = false;  ///< request_timeout: interrupt_overdue() will be called
+    bool uses_sendfile = true;       ///< file_wrapper may hand real files to the kernel
+    bool measures_time = true;       ///< fills Exchange::app_us
+    bool watches_calls = false;      ///< request_timeout: interrupt_overdue() will be called
+    bool offers_websockets = false;  ///< as environ["wsgi.websocket"], see websocket.py
     std::vector<std::string> logged_environ;  ///< AccessLog::environ_names()
 };
 

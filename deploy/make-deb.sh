@@ -56,7 +56,7 @@ Maintainer: gcorn maintainers <gcorn@localhost>
 Section: httpd
 Priority: optional
 Depends: $depends
-Suggests: python3-gevent, python3-eventlet, nginx | haproxy
+Suggests: python3-gevent, python3-gevent-websocket, python3-eventlet, nginx | haproxy
 Installed-Size: $(du -k -s --apparent-size "$root/usr" | cut -f1)
 Description: pre-fork WSGI server, gunicorn's job in one small binary
  gcorn serves Python WSGI applications. It takes gunicorn's settings, config

@@ -268,7 +268,8 @@ WORKER_CLASSES = {
     name: type(class_name, (Worker,), {"__module__": f"gunicorn.workers.{module}"})
     for name, module, class_name in (
         ("sync", "sync", "SyncWorker"), ("gthread", "gthread", "ThreadWorker"),
-        ("gevent", "ggevent", "GeventWorker"), ("eventlet", "geventlet", "EventletWorker"))}
+        ("gevent", "ggevent", "GeventWorker"), ("eventlet", "geventlet", "EventletWorker"),
+        ("gevent_websocket", "ggevent", "GeventPyWSGIWorker"))}
 
 
 class Reloader:

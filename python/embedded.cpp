@@ -65,6 +65,9 @@ constexpr Text kTexts[] = {
 {"tls",
 #include "python/tls.py"
 },
+{"websocket",
+#include "python/websocket.py"
+},
 };
 // clang-format on
 

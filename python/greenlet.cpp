@@ -20,13 +20,19 @@ constexpr double kStoppingWaitS = 0.02;
 /// A greenlet that waits for a client looks again after this.
 constexpr double kPauseS = 0.02;
 
+/// A package that a worker class needs.
 struct Library {
     const char* worker_class;
-    const char* hub;   ///< its Python text
+    const char* package;
     int major, minor;  ///< oldest version that is known to work
+    const char* hub;   ///< the class's Python text
 };
-constexpr Library kLibraries[] = {{"gevent", "gevent_hub", 20, 9},
-                                  {"eventlet", "eventlet_hub", 0, 30}};
+constexpr Library kLibraries[] = {
+    {"gevent", "gevent", 20, 9, "gevent_hub"},
+    {"gevent_websocket", "gevent", 20, 9, "gevent_hub"},
+    {"gevent_websocket", "gevent-websocket", 0, 10, "gevent_hub"},
+    {"eventlet", "eventlet", 0, 30, "eventlet_hub"},
+};
 
 const Library* library_of(const Config& cfg) {
     for (const Library& library : kLibraries)
@@ -91,17 +97,21 @@ bool is_greenlet_class(const Config& cfg) {
 }
 
 Status load_greenlet_library(const Config& cfg) {
-    const Library* library = library_of(cfg);
-    if (library == nullptr) return {};
-    const std::string name = library->worker_class;
+    const Library* hub = library_of(cfg);
+    if (hub == nullptr) return {};
+    const std::string name = "worker class " + cfg.worker_class;
     const WithGil gil;
-    const PyRef refusal = call_object(name_in(run_embedded("hub"), "refusal"), utf8_str(name),
-                                      number(library->major), number(library->minor));
-    if (!refusal) return python_error("worker class " + name, kExitBootFailed);
-    std::string_view sentence;
-    if (refusal.get() != Py_None && utf8_view(refusal.get(), sentence))
-        return Error{kExitConfigError, "worker class " + name + " " + std::string(sentence)};
-    if (!run_embedded(library->hub)) return python_error("worker class " + name, kExitBootFailed);
+    for (const Library& library : kLibraries) {
+        if (cfg.worker_class != library.worker_class) continue;
+        const PyRef refusal =
+            call_object(name_in(run_embedded("hub"), "refusal"), utf8_str(library.package),
+                        number(library.major), number(library.minor));
+        if (!refusal) return python_error(name, kExitBootFailed);
+        std::string_view sentence;
+        if (refusal.get() != Py_None && utf8_view(refusal.get(), sentence))
+            return Error{kExitConfigError, name + " " + std::string(sentence)};
+    }
+    if (!run_embedded(hub->hub)) return python_error(name, kExitBootFailed);
     return {};
 }
 
@@ -110,8 +120,7 @@ Status patch_for_greenlets(const Config& cfg, bool is_worker) {
     if (library == nullptr) return {};
     const WithGil gil;
     if (!call_object(name_in(run_embedded(library->hub), "patch"), boolean(is_worker)))
-        return python_error(std::string("monkey patching for ") + library->worker_class,
-                            kExitBootFailed);
+        return python_error("monkey patching for " + cfg.worker_class, kExitBootFailed);
     return {};
 }
 

@@ -79,8 +79,9 @@ MODULES = {
     "gunicorn.workers": {"SUPPORTED_WORKERS": dict.fromkeys(_gcorn.WORKER_CLASSES)},
     "gunicorn.workers.base": {"Worker": _gcorn.Worker},
     "gunicorn.workers.base_async": {"ALREADY_HANDLED": object()},
-    **{worker.__module__: {worker.__name__: worker} for worker in _gcorn.WORKER_CLASSES.values()},
 }
+for _worker in _gcorn.WORKER_CLASSES.values():
+    MODULES.setdefault(_worker.__module__, {})[_worker.__name__] = _worker
 
 
 class StandIn(type(sys)):

@@ -5,17 +5,19 @@ import os
 import sys
 
 
-def refusal(name, *least):
-    """Why the library of that name cannot be used; None if it can."""
-    wanted = "%s %d.%d or newer" % (name, *least)
-    hint = f": install python3-{name} (Debian, Ubuntu), or run 'pip install {name}'"
+def refusal(package, *least):
+    """Why that package cannot be used; None if it can."""
+    wanted = "%s %d.%d or newer" % (package, *least)
+    hint = f": install python3-{package} (Debian, Ubuntu), or run 'pip install {package}'"
+    name = package.replace("-", "")
     try:
-        text = __import__(name).__version__
+        module = __import__(name)
     except ModuleNotFoundError as error:
         if error.name == name:
             return f"needs the package {wanted}{hint}"
         raise
-    found = tuple(int(part) for part in text.split(".")[:2])
+    parts = module.__version__.split(".") if hasattr(module, "__version__") else module.VERSION
+    found = tuple(map(int, parts[:2]))
     return None if found >= least else "needs %s, found %d.%d" % (wanted, *found) + hint
 
 

@@ -172,6 +172,17 @@ def websocket(environ, start_response):
     raise StopIteration  # how flask-sock leaves a gunicorn worker
 
 
+def wsgi_websocket(environ, start_response):
+    """The same with gevent-websocket's object, for its worker class."""
+    socket = environ.get("wsgi.websocket")
+    if socket is None:
+        return probe.text(start_response, "no WebSocket\n")
+    while (message := socket.receive()) is not None:
+        socket.send(message)
+    probe.note("wsgi.websocket closed beside %d" % len(socket.handler.server.clients))
+    return []
+
+
 INTERPRETERS_ENDED = []
 INTERPRETERS_WORK = """
 import _thread
@@ -222,7 +233,7 @@ def start_thread(function, arguments):
 
 PATHS = {
     "/meet": meet, "/c": wait_in_c, "/blocked": block_in_c, "/nth": nth, "/events": gated_events, "/outgoing": outgoing,
-    "/stubborn": stubborn, "/counts": counts, "/websocket": websocket,
+    "/stubborn": stubborn, "/counts": counts, "/websocket": websocket, "/wsgi.websocket": wsgi_websocket,
     "/interpreters": run_interpreters,
 }
 

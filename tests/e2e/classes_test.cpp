@@ -256,12 +256,12 @@ protected:
         return got;
     }
     /// The handshake of RFC 6455, 1.3.
-    static void open(Client& client) {
+    static void open(Client& client, const std::string& target = "/websocket") {
         const std::string expected =
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         EXPECT_EQ(exchange(client,
-                           make_request("GET", "/websocket",
+                           make_request("GET", target,
                                         {{"Upgrade", "websocket"},
                                          {"Connection", "Upgrade"},
                                          {"Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="},
@@ -333,6 +333,37 @@ TEST_P(WebSocket, LeavesTheOtherConnectionsOfTheWorkerAlone) {
         EXPECT_EQ(exchange(client, client_frame(1, text), expected.size()), expected);
         expect_alive();
     }
+}
+
+TEST_P(WebSocket, ComesFromGeventWebsocketInItsWorkerClass) {
+    if (!is("gevent")) GTEST_SKIP() << "it is a variant of gevent";
+    Server& server = start({"-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker"});
+    Client first = server.connect();
+    Client second = server.connect();
+    for (Client* client : {&first, &second})
+        open(*client, "/wsgi.websocket");
+    for (Client* client : {&first, &second}) {
+        for (const std::string& text : {std::string("hello"), std::string(65'000, 'c')}) {
+            const std::string expected = server_frame(1, text);
+            EXPECT_EQ(exchange(*client, client_frame(1, text), expected.size()), expected)
+                << text.size() << server.story();
+        }
+    }
+    EXPECT_EQ(exchange(first, client_frame(8, "\x03\xe8"), 4).substr(0, 1), "\x88");
+    EXPECT_TRUE(first.closes_within(kDeadline));
+    EXPECT_TRUE(noted("wsgi.websocket closed beside 2"));
+    second.reset();
+    EXPECT_TRUE(noted("wsgi.websocket closed beside 1")) << server.story();
+
+    const Response plain = server.get("/wsgi.websocket");
+    EXPECT_EQ(plain.body, "no WebSocket\n") << plain;
+    Client old = server.connect();
+    old.send(make_request("GET", "/wsgi.websocket",
+                          {{"Upgrade", "websocket"}, {"Connection", "Upgrade"}}));
+    const Response refused = old.read_response();
+    EXPECT_EQ(refused.status, 426) << refused;
+    EXPECT_EQ(refused.field("Sec-WebSocket-Version"), "13, 8, 7") << refused;
+    EXPECT_EQ(server.err().find("[ERROR]"), std::string::npos) << server.story();
 }
 
 // ---------------------------------------------------------------------- waiting at the same time
@@ -649,6 +680,20 @@ TEST_P(Greenlets, AMissingLibraryIsOneLine) {
               std::string::npos)
         << finished;
     EXPECT_NE(finished.err.find("python3-" + name), std::string::npos) << finished;
+}
+
+TEST_P(Greenlets, WithoutGeventWebsocketItsWorkerClassIsRefusedInOneLine) {
+    if (!is("gevent")) GTEST_SKIP() << "it is a variant of gevent";
+    scratch_.write("sitecustomize.py", "import sys\nsys.modules['geventwebsocket'] = None\n");
+    const Finished finished =
+        run_server({"-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "-b",
+                    "127.0.0.1:0", "probe:app"},
+                   {{"PYTHONPATH", scratch_.path()}});
+    EXPECT_EQ(finished.code, 1) << finished;
+    EXPECT_NE(finished.err.find("\nError: worker class gevent_websocket needs the package "
+                                "gevent-websocket 0.10 or newer: install python3-gevent-websocket"),
+              std::string::npos)
+        << finished;
 }
 
 TEST_P(Greenlets, ALibraryThatIsTooOldIsOneLine) {

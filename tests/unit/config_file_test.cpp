@@ -476,6 +476,7 @@ TEST_F(ConfigFileTest, OffersWhatConfigFilesImport) {
              "from gunicorn.config import Config\n"
              "from gunicorn.workers.base import Worker\n"
              "from gunicorn.workers.base_async import ALREADY_HANDLED\n"
+             "from gunicorn.workers.ggevent import GeventPyWSGIWorker, GeventWorker\n"
              "from gunicorn.app.base import BaseApplication\n"
              "from gunicorn.errors import HaltServer\n"
              "import gunicorn.http.wsgi\n"

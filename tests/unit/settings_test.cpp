@@ -187,13 +187,15 @@ TEST(SettingsChecks, Networks) {
 }
 
 TEST(SettingsChecks, WorkerClassNames) {
-    for (const char* own : {"sync", "gthread", "gevent", "eventlet"})
+    for (const char* own : {"sync", "gthread", "gevent", "gevent_websocket", "eventlet"})
         EXPECT_EQ(verdict("worker_class", own), "ok");
     EXPECT_EQ(verdict("worker_class", "gevent_wsgi"), "gevent");
     EXPECT_EQ(verdict("worker_class", "gunicorn.workers.sync.SyncWorker"), "sync");
     EXPECT_EQ(verdict("worker_class", "gunicorn.workers.gthread.ThreadWorker"), "gthread");
     EXPECT_EQ(verdict("worker_class", "gunicorn.workers.ggevent.GeventWorker"), "gevent");
     EXPECT_EQ(verdict("worker_class", "gunicorn.workers.geventlet.EventletWorker"), "eventlet");
+    EXPECT_EQ(verdict("worker_class", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker"),
+              "gevent_websocket");
     EXPECT_EQ(verdict("worker_class", "egg:gunicorn#gthread"), "gthread");
     EXPECT_EQ(
         verdict("worker_class", "uvicorn.workers.UvicornWorker"),
