@@ -112,6 +112,8 @@ Status paste_file(std::string& text) {
 constexpr std::pair<std::string_view, std::string_view> kWorkerClasses[] = {
     {"sync", "sync"},
     {"gunicorn.workers.sync.SyncWorker", "sync"},
+    {"meinheld.gmeinheld.MeinheldWorker", "sync"},  // a WSGI server in C, its event loop in front
+    {"egg:meinheld#gunicorn_worker", "sync"},
     {"gthread", "gthread"},
     {"gunicorn.workers.gthread.ThreadWorker", "gthread"},
     {"gevent", "gevent"},

@@ -191,6 +191,8 @@ TEST(SettingsChecks, WorkerClassNames) {
         EXPECT_EQ(verdict("worker_class", own), "ok");
     EXPECT_EQ(verdict("worker_class", "gevent_wsgi"), "gevent");
     EXPECT_EQ(verdict("worker_class", "gunicorn.workers.sync.SyncWorker"), "sync");
+    EXPECT_EQ(verdict("worker_class", "meinheld.gmeinheld.MeinheldWorker"), "sync");
+    EXPECT_EQ(verdict("worker_class", "egg:meinheld#gunicorn_worker"), "sync");
     EXPECT_EQ(verdict("worker_class", "gunicorn.workers.gthread.ThreadWorker"), "gthread");
     EXPECT_EQ(verdict("worker_class", "gunicorn.workers.ggevent.GeventWorker"), "gevent");
     EXPECT_EQ(verdict("worker_class", "gunicorn.workers.geventlet.EventletWorker"), "eventlet");
