@@ -152,7 +152,6 @@ private:
                 attached->erase(0, 1);
         }
         if (option.is_switch()) return use_switch(option);
-        if (Status status = refuse(option); !status) return status;
         if (!attached) {
             if (next_is_value())
                 attached = args_[++next_];
@@ -178,19 +177,12 @@ private:
         return {};
     }
 
-    static Status refuse(const Option& option) {
-        if (option.setting->refused.empty()) return {};
-        return Error{kExitConfigError, std::string(option.flag) + " cannot be used: " +
-                                           std::string(option.setting->refused)};
-    }
-
     Status use_switch(const Option& option) {
         if (option.setting == nullptr) {
             const bool is_help = option.flag == "-h" || option.flag == "--help";
             (is_help ? line_.help : line_.version) = true;
             return {};
         }
-        if (Status status = refuse(option); !status) return status;
         // The one switch that turns something off is --no-sendfile, of a setting with three states.
         value_of(*option.setting) =
             !std::holds_alternative<std::optional<bool> Config::*>(option.setting->field);

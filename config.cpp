@@ -243,8 +243,8 @@ std::string from(std::string_view source) {
     return source.empty() ? "" : ", from " + std::string(source);
 }
 
-/// The harmless value of a refused setting: config files that name every setting with its default
-/// are common.
+/// The harmless value of a refused setting: config files and command lines that name every setting
+/// with its default are common.
 bool is_harmless(const Setting& setting, const Value& value) {
     if (!setting.harmless) return false;
     if (value == Value{false}) return *setting.harmless == "off";

@@ -62,7 +62,7 @@ struct Setting {
     std::string_view needs = {};    ///< setting without which it has no effect; logged then
     std::string_view ignored = {};  ///< why it has no effect; logged once when it is set
     std::string_view refused = {};  ///< why it cannot be set at all
-    /// The one value of a refused setting that a config file may give, because it asks for nothing.
+    /// The one value of a refused setting that is accepted, because it asks for nothing.
     std::optional<std::string_view> harmless = {};
 
     [[nodiscard]] bool is_hook() const { return section == kServerHooks; }

@@ -181,17 +181,6 @@ TEST(CommandLine, TakesAWordWithABlankForAWord) {
     EXPECT_EQ(parsed({"--no such option"}).app, "--no such option");
 }
 
-TEST(CommandLine, RefusesWhatIsOutOfScopeWithItsReason) {
-    EXPECT_EQ(error_of({"--asgi-loop", "uvloop"}),
-              "1 --asgi-loop cannot be used: gcorn serves WSGI applications, not ASGI");
-    EXPECT_EQ(error_of({"--dirty-app=x"}),
-              "1 --dirty-app cannot be used: gcorn has no dirty workers; use a task queue");
-    for (const Setting& setting : settings()) {
-        if (setting.refused.empty() || setting.flags.empty()) continue;
-        EXPECT_EQ(error_of({std::string(setting.flags)})[0], '1') << setting.name;
-    }
-}
-
 TEST(CommandLine, AcceptsTheSwitchThatContainerImagesPass) {
     EXPECT_EQ(parsed({"--no-control-socket", "app:app"}).app, "app:app");
 }

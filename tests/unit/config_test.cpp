@@ -423,6 +423,17 @@ TEST(ConfigSources, SeveralThreadsTurnSyncIntoGthread) {
     EXPECT_EQ(resolved(sources).config.worker_class, "gevent");
 }
 
+TEST(ConfigSources, OutOfScopeOptionsMayAskForNothing) {
+    Sources sources;
+    sources.arguments = {"app:app", "--http-protocols", "h1", "--dirty-workers",
+                         "0",       "--asgi-loop=auto"};
+    EXPECT_TRUE(resolve(sources).is_ok());
+    sources.arguments = {"app:app", "--http-protocols", "h2,h1"};
+    EXPECT_EQ(error_of(sources),
+              "1 http_protocols cannot be set, from command line: gcorn speaks HTTP/1.1; HTTP/2 "
+              "belongs to the proxy in front");
+}
+
 TEST(ConfigSources, OtherNamesForAChoiceAreTold) {
     Sources sources;
     sources.arguments = {"app:app", "-k", "gevent_pywsgi"};
