@@ -140,8 +140,10 @@ Status worker_class_name(std::string& text) {
             0, "worker class " + quoted(text) + " is for ASGI applications: gcorn serves WSGI"};
     if (text == "tornado")
         return Error{0, "worker class 'tornado' is not supported: run Tornado with its own server"};
-    return Error{0, "worker class " + quoted(text) +
-                        " is unknown: gcorn has its own worker classes and cannot run others"};
+    return Error{0,
+                 "worker class " + quoted(text) +
+                     " is unknown: gcorn has its own worker classes and cannot run others. What a "
+                     "subclass does when it starts, a post_fork or post_worker_init hook can do"};
 }
 
 // ------------------------------------------------------------------------------------- table

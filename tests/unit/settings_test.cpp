@@ -208,7 +208,8 @@ TEST(SettingsChecks, WorkerClassNames) {
     EXPECT_EQ(
         verdict("worker_class", "my.Worker"),
         "refused: worker class 'my.Worker' is unknown: gcorn has its own worker classes and cannot "
-        "run others");
+        "run others. What a subclass does when it starts, a post_fork or post_worker_init hook can "
+        "do");
     EXPECT_EQ(verdict("worker_class", "").substr(0, 7), "refused");
 }
 
