@@ -537,6 +537,8 @@ Result<ResolvedConfig> ConfigBuilder::finish() {
         return refusal(what, name, source == sources.end() ? "" : source->second,
                        allowed_text(*find_setting(name)));
     };
+    if (cfg.bind.empty() && !surroundings_.variable("LISTEN_FDS"))  // systemd's sockets replace it
+        return refused("there is no address to listen on", "bind");
     cfg.chdir = absolute_path(surroundings_.start_dir, cfg.chdir);
     if (cfg.chdir.empty() || (surroundings_.start_dir.empty() && cfg.chdir[0] != '/'))
         return refused("the current directory is gone", "chdir");

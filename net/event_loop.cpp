@@ -83,7 +83,8 @@ Status EventLoop::open(const std::vector<Listener*>& listeners) {
             add_watch(listeners_, listener->fd(), [this, listener] { accept_from(*listener); });
         if (!added) return added;
     }
-    if (options_.relay != nullptr)
+    // What siblings give away came from one of these.
+    if (options_.relay != nullptr && !listeners.empty())
         if (Status added = add_watch(listeners_, options_.relay->fd(), [this] { take_relayed(); });
             !added)
             return added;

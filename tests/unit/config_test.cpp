@@ -288,6 +288,19 @@ bool has_notice(const ResolvedConfig& result, std::string_view part) {
     });
 }
 
+TEST(ConfigSources, MustNameAnAddressUnlessSocketsAreGiven) {
+    Sources sources;
+    sources.file = {{"bind", StringList{}}};
+    EXPECT_EQ(error_of(sources),
+              "1 there is no address to listen on (bind, from ./gunicorn.conf.py; allowed: HOST, "
+              "HOST:PORT, :PORT, [IPV6]:PORT, unix:PATH or fd://N)");
+    sources.machine.variables["LISTEN_FDS"] = "1";
+    EXPECT_EQ(error_of(sources), "accepted");
+    sources.machine.variables.clear();
+    sources.arguments = {"app:app", "-b", ":8001"};
+    EXPECT_EQ(error_of(sources), "accepted");
+}
+
 TEST(ConfigSources, EachReplacesTheOneBelow) {
     Sources sources;
     const auto workers = [&] { return resolved(sources).config.workers; };
