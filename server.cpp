@@ -103,6 +103,20 @@ Status find_files(const Config& cfg) {
     return {};
 }
 
+/// A pipe (`-c <(make-config)`) or a terminal: read a second time, it is empty, or blocks whoever
+/// reads it. Error: `path` is one.
+Status can_be_read_again(const char* setting, const std::filesystem::path& path) {
+    std::error_code error;
+    const auto status = std::filesystem::status(path, error);  // of what a link leads to
+    const bool is_stream = std::filesystem::is_fifo(status) ||
+                           (std::filesystem::is_character_file(status) &&
+                            !std::filesystem::equivalent(path, "/dev/null", error));
+    if (!is_stream) return {};
+    return Error{kExitConfigError, "'" + path.string() +
+                                       "' is a pipe or a terminal, which can be read only once, " +
+                                       "at the start (" + setting + ")"};
+}
+
 /// Everything that lives as long as the process, and the steps of its start.
 class Server {
 public:
@@ -248,8 +262,12 @@ Result<ResolvedConfig> Server::resolve() {
     builder.apply_environment();
     Result<std::string> file = choose_config_file(command_line_, environment_line_, surroundings_);
     if (!file) return file.error();
+    const bool is_again = in_use_ || surroundings_.variable("GUNICORN_PID");  // HUP or USR2
     std::vector<std::string> warnings;
     if (!file->empty()) {
+        const std::string name = file->substr(file->starts_with("file:") ? 5 : 0);
+        if (Status again = can_be_read_again("config", name); is_again && !again)
+            return again.error();
         Result<ConfigFile> loaded = load_config_file(*file, surroundings_.start_dir);
         if (!loaded) return loaded.error();
         if (Status applied = builder.apply_file(*file, loaded->values); !applied)
@@ -261,8 +279,14 @@ Result<ResolvedConfig> Server::resolve() {
     if (Status applied = builder.apply_command_line(command_line_); !applied)
         return applied.error();
     Result<ResolvedConfig> resolved = builder.finish();
-    if (resolved)
-        resolved->notices.insert(resolved->notices.end(), warnings.begin(), warnings.end());
+    if (!resolved) return resolved;
+    resolved->notices.insert(resolved->notices.end(), warnings.begin(), warnings.end());
+    const std::filesystem::path served = resolved->config.chdir;
+    for (const auto& [setting, name] :
+         {std::pair("logconfig", resolved->config.logconfig),
+          std::pair("logconfig_json", resolved->config.logconfig_json)})
+        if (Status again = can_be_read_again(setting, served / name); is_again && !again)
+            return again.error();
     return resolved;
 }
 

@@ -2,7 +2,9 @@ R"PY("  # Python to an editor, a raw string to C++, which includes this file and
 """TLS: the context from the settings or the ssl_context hook, and what gunicorn.socket shows of a
 connection."""
 
+import os
 import ssl
+import stat
 
 
 class Refusal(Exception):
@@ -13,6 +15,9 @@ class Refusal(Exception):
 def check_pem(setting, path, has_certificate, has_key):
     what = "%s '%s'" % (setting, path)
     try:
+        # OpenSSL reads it after us, and again on HUP; a FIFO without a writer would block us.
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise Refusal(what + " is a pipe, but is read more than once: store it in a file")
         with open(path, "rb") as file:
             text = file.read(1 << 20)  # the rest is left to OpenSSL to judge
     except OSError as error:

@@ -7,9 +7,13 @@
 #include <functional>
 #include <regex>
 #include <sstream>
+#include <thread>
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "settings.h"
 #include "tests/support/e2e.h"
 
@@ -615,6 +619,45 @@ TEST(Environment, OfTheStartIsTheOneOfEveryHup) {
     for (const char* line :
          {"\n  workers: 2\n", "\n  forwarded_allow_ips: 127.0.0.1,::1\n", "\n  sendfile: None\n"})
         EXPECT_TRUE(contains(second, line)) << line << second;
+}
+
+// A second reading of a pipe would find nothing, hence the defaults, or wait for a writer.
+TEST(ConfigFile, ThatIsAPipeIsReadOnlyAtTheStart) {
+    SKIP_ON_GUNICORN("it takes the defaults, or hangs");
+    const TempDir site;
+    const std::string pipe = site / "conf.py", log_pipe = site / "log.ini";
+    ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+    std::thread writer([&] {
+        Fd end;  // cannot be opened for writing before the server reads
+        (void)eventually([&] {
+            end.reset(::open(pipe.c_str(), O_WRONLY | O_NONBLOCK));
+            return end.get() >= 0;
+        });
+        EXPECT_EQ(::write(end.get(), "workers = 2\n", 12), 12);
+    });
+    Server server({.args = {"-c", pipe}, .waits = false});
+    writer.join();
+    ASSERT_TRUE(server.has_workers(2)) << server.story();
+    const std::vector<pid_t> workers = server.workers();
+    server.signal(SIGHUP);
+    EXPECT_TRUE(server.logs("Reload failed, keeping the old workers and settings: '" + pipe +
+                            "' is a pipe or a terminal, which can be read only once, at the start "
+                            "(config)"))
+        << server.story();
+    server.signal(SIGUSR2);
+    EXPECT_TRUE(server.logs("exited with code 1; this one continues")) << server.story();
+    EXPECT_EQ(server.workers(), workers);
+
+    // The file may be one again, and another that it names become a pipe.
+    ASSERT_EQ(::unlink(pipe.c_str()), 0);
+    site.write("conf.py", "workers = 2\nlogconfig = '" + log_pipe + "'\n");
+    ASSERT_EQ(::mkfifo(log_pipe.c_str(), 0600), 0);
+    server.signal(SIGHUP);
+    EXPECT_TRUE(server.logs("'" + log_pipe + "' is a pipe or a terminal")) << server.story();
+    EXPECT_EQ(server.workers(), workers);
+    site.write("conf.py", "workers = 1\n");
+    server.signal(SIGHUP);
+    EXPECT_TRUE(server.has_workers(1)) << server.story();
 }
 
 TEST(Directories, OfPythonpathAreSeenFromTheOneServed) {

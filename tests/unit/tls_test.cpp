@@ -411,6 +411,14 @@ TEST_F(Tls, NamesTheFileThatCannotBeRead) {
     EXPECT_EQ(failure(cfg), "ca_certs '" + directory_ + "': Is a directory");
 }
 
+TEST_F(Tls, DoesNotWaitForAPipe) {
+    Config cfg = config();
+    cfg.keyfile = path("pipe");
+    ASSERT_EQ(::mkfifo(cfg.keyfile.c_str(), 0600), 0);
+    EXPECT_EQ(failure(cfg), "keyfile '" + cfg.keyfile +
+                                "' is a pipe, but is read more than once: store it in a file");
+}
+
 TEST_F(Tls, NamesTheFileThatIsNoPem) {
     Config cfg = config();
     cfg.certfile = write_file("empty.pem", "");
