@@ -191,7 +191,8 @@ int Server::run() {
         .executable = find_executable(argv_[0], surroundings_.start_dir),
         .start_directory = surroundings_.start_dir,
         .reload_config = [this]() -> Result<Config> {
-            Result<ResolvedConfig> fresh = resolve();
+            Result<ResolvedConfig> fresh = Error{};
+            interpreter_->interruptible([&] { fresh = resolve(); });
             if (!fresh) return fresh.error();
             tell_notices(*fresh);
             for (const std::string_view name :

@@ -204,6 +204,23 @@ void Hold::release() {
     GCORN_CHECK(pthread_sigmask(SIG_SETMASK, &before_, nullptr) == 0);
 }
 
+ArbiterHandlers::ArbiterHandlers() {
+    for (const int signal : kArbiterQueued)
+        GCORN_CHECK(sigaction(signal, nullptr, &before_.emplace_back()) == 0);
+}
+
+ArbiterHandlers::~ArbiterHandlers() {
+    for (size_t i = 0; i < before_.size(); ++i)
+        GCORN_CHECK(sigaction(kArbiterQueued[i], &before_[i], nullptr) == 0);
+    interrupt_python = nullptr;
+}
+
+void ArbiterHandlers::interrupt_with(void (*interrupter)(void*, int)) {
+    interrupt_python = interrupter;
+    for (const int signal : {SIGTERM, SIGINT, SIGQUIT})
+        set_action(signal, note_and_interrupt, 0);
+}
+
 std::string name(int signal) {
     static constexpr std::pair<int, const char*> kNames[] = {
         {SIGHUP, "SIGHUP"},   {SIGINT, "SIGINT"},       {SIGQUIT, "SIGQUIT"},

@@ -85,6 +85,20 @@ private:
     bool is_held_ = true;
 };
 
+/// For code that the arbiter runs in between and that may never end: from interrupt_with() on,
+/// TERM, INT and QUIT also call the interrupter, as in a worker. At the end every signal of
+/// catch_for_arbiter() has the handler that it had at the beginning, whatever that code has set.
+class ArbiterHandlers {
+public:
+    ArbiterHandlers();
+    ~ArbiterHandlers();
+    ArbiterHandlers(ArbiterHandlers&&) = delete;
+    void interrupt_with(void (*interrupter)(void* argument, int signal));
+
+private:
+    std::vector<struct sigaction> before_;
+};
+
 /// "SIGTERM"; "SIG42" for a number without a name. Any thread.
 [[nodiscard]] std::string name(int signal);
 

@@ -375,6 +375,24 @@ Status Interpreter::install_interrupts(std::function<bool(int)> on_interrupt) {
     return keep_listening(set_handler);
 }
 
+void Interpreter::interruptible(const std::function<void()>& calls) {
+    {
+        signals::ArbiterHandlers handlers;
+        {
+            const WithGil gil;
+            const signals::Hold hold;  // Python's C handler would not tell the arbiter
+            (void)call_object(import("_signal", "signal"), number(SIGINT),
+                              import("_signal", "default_int_handler"));
+            PyErr_Clear();
+            handlers.interrupt_with([](void*, int) { PyErr_SetInterruptEx(SIGINT); });
+        }
+        calls();
+    }
+    // One that came too late would hit a hook.
+    const WithGil gil;
+    if (PyErr_CheckSignals() != 0) PyErr_Clear();
+}
+
 /// Makes the core hear of signals that the application handles itself: a worker with a handler for
 /// TERM must stop all the same. And makes getsignal() return what an application can call, or put
 /// back later: for a C handler, such as catch_for_worker installs, it returns None. GIL held.

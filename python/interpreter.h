@@ -83,6 +83,9 @@ public:
     /// core still hears of their signals. Worker only, on the main thread, after signals::open().
     /// Order: this replaces the process's C handlers, so call the core's catch_for_worker after it.
     Status install_interrupts(std::function<bool(int)> on_interrupt);
+    /// TERM, INT and QUIT raise KeyboardInterrupt in the Python code that `calls` runs: a config
+    /// file that never ends must not make the arbiter deaf. Arbiter only, on the main thread.
+    void interruptible(const std::function<void()>& calls);
     /// One of these handlers has raised. A later failure may be whatever Python, or an application,
     /// has made of the SystemExit. GIL held.
     [[nodiscard]] static bool has_interrupted() { return has_raised_; }

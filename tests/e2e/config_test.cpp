@@ -660,6 +660,44 @@ TEST(ConfigFile, ThatIsAPipeIsReadOnlyAtTheStart) {
     EXPECT_TRUE(server.has_workers(1)) << server.story();
 }
 
+TEST(ConfigFile, ThatNeverEndsDoesNotKeepTheServerFromStopping) {
+    SKIP_ON_GUNICORN("it has to be killed");
+    const TempDir site;
+    const std::string config = site.write("conf.py", "");
+    Server server({.args = {"-c", config}});
+    ASSERT_TRUE(server.has_workers(1)) << server.story();
+    site.write("conf.py",
+               "import os, time\n"
+               "os.write(2, b'waiting')\n"
+               "while True: time.sleep(1000)\n");
+    server.signal(SIGHUP);
+    ASSERT_TRUE(server.logs("waiting")) << server.story();
+    EXPECT_EQ(server.get("/").status, 200);
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_TRUE(contains(server.err(), "line 3, in <module>")) << server.story();
+    EXPECT_TRUE(contains(server.err(), "KeyboardInterrupt")) << server.story();
+}
+
+// At the start they have no effect, because the arbiter sets its own afterwards.
+TEST(ConfigFile, SetsNoSignalHandlersOnHupEither) {
+    SKIP_ON_GUNICORN("it does");
+    const TempDir site;
+    const std::string config = site.write("conf.py",
+                                          "import signal\n"
+                                          "for number in signal.SIGTERM, signal.SIGHUP:\n"
+                                          "    signal.signal(number, signal.SIG_IGN)\n");
+    Server server({.args = {"-c", config}});
+    ASSERT_TRUE(server.has_workers(1)) << server.story();
+    for (size_t times = 1; times <= 2; ++times) {
+        server.signal(SIGHUP);
+        ASSERT_TRUE(eventually([&] { return count(server.err(), "Worker exiting") == times; }))
+            << server.story();
+    }
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+}
+
 TEST(Directories, OfPythonpathAreSeenFromTheOneServed) {
     const TempDir site;
     site.write("served/lib/where.py", kWhere);

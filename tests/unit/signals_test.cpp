@@ -204,6 +204,23 @@ TEST_F(Signals, AreDeliveredWhenAHoldEnds) {
     EXPECT_EQ(signals::take(), std::vector<int>{SIGTERM});
 }
 
+TEST_F(Signals, OfTheArbiterComeBackAfterCodeThatTookThem) {
+    signals::catch_for_arbiter();
+    {
+        signals::ArbiterHandlers handlers;
+        handlers.interrupt_with([](void*, int signal) { interrupted.push_back(signal); });
+        for (const int signal : {SIGHUP, SIGTERM, SIGINT})
+            ASSERT_EQ(::raise(signal), 0);
+        EXPECT_EQ(interrupted, (std::vector<int>{SIGTERM, SIGINT}));
+        ::signal(SIGHUP, SIG_IGN);
+        ::signal(SIGTERM, SIG_IGN);
+    }
+    for (const int signal : {SIGTERM, SIGHUP})
+        ASSERT_EQ(::raise(signal), 0);
+    EXPECT_EQ(interrupted.size(), 2u);
+    EXPECT_EQ(signals::take(), (std::vector<int>{SIGHUP, SIGTERM, SIGINT, SIGTERM, SIGHUP}));
+}
+
 TEST_F(Signals, DoNotReachAThreadThatBlocksThem) {
     std::thread([] {
         signals::block_all_in_this_thread();
