@@ -310,7 +310,8 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
     // An inherited socket's spec may be spelt differently; so while the setting stays the same, the
     // sockets stay.
     const bool is_unchanged = before != nullptr && before->specs == generation.specs &&
-                              before->cfg.reuse_port == generation.cfg.reuse_port;
+                              before->cfg.reuse_port == generation.cfg.reuse_port &&
+                              std::ranges::all_of(before->listeners, &Listener::is_reachable);
     if (is_unchanged) generation.listeners = before->listeners;
     const bool is_complete = is_unchanged || !generation.listeners.empty();
     for (const BindSpec& spec : generation.specs) {
@@ -320,7 +321,8 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
         if (before != nullptr && !is_workers_own) {
             // Including those of a reload that was given up just now: its workers still hold them.
             for (const auto& old : listeners_)
-                if (old->fd() >= 0 && is_same_place(old->spec(), spec) && !uses(generation, *old))
+                if (old->fd() >= 0 && is_same_place(old->spec(), spec) && old->is_reachable() &&
+                    !uses(generation, *old))
                     kept = old.get();
         }
         if (kept != nullptr)
@@ -955,11 +957,23 @@ void Arbiter::commit_reload() {
     for (auto& [pid, child] : children_)
         if (child.generation != current_) retire(child, SIGTERM);
     close_unused_listeners();
+    change_permissions(before);
     if (addresses() != before.addresses)
         log().info("Listening at: %s", join(addresses(), ",").c_str());
     if (Status status = write_pidfile(); !status) log().error("%s", status.message().c_str());
     set_title("gcorn: master [" + proc_name() + "]");
     announce_ready();
+}
+
+/// Of unix sockets that stay open, though bind now names another mode or owner.
+void Arbiter::change_permissions(const Generation& before) {
+    const Result<ListenerOptions> options = listener_options(cfg());
+    for (const BindSpec& spec : current_->specs) {
+        if (std::ranges::find(before.specs, spec) != before.specs.end()) continue;
+        for (const Listener* listener : listeners())
+            if (options && is_same_place(listener->spec(), spec))
+                note_error("bind", listener->change_permissions(spec, *options));
+    }
 }
 
 /// Goes back to the generation that serves. why: "" = in silence, because another reload follows,

@@ -196,6 +196,7 @@ private:
     void reload();
     Status begin_reload();
     void commit_reload();
+    void change_permissions(const Generation& before);
     void abandon_reload(const std::string& why);
     Status write_pidfile();
     void apply_environment(const Config& cfg);

@@ -300,6 +300,22 @@ void Listener::remember_file() {
     file_inode_ = info.st_ino;
 }
 
+/// Whether the socket file that is ours is still at its path.
+bool Listener::has_file() const {
+    struct stat info {};
+    return file_inode_ != 0 && ::lstat(spec_.path.c_str(), &info) == 0 &&
+           info.st_dev == file_device_ && info.st_ino == file_inode_;
+}
+
+bool Listener::is_reachable() const {
+    struct stat info {};
+    return file_inode_ == 0 || ::lstat(spec_.path.c_str(), &info) == 0 || errno != ENOENT;
+}
+
+Status Listener::change_permissions(const BindSpec& spec, const ListenerOptions& options) const {
+    return has_file() ? set_permissions(spec_.path, spec, options, name_) : Status::ok();
+}
+
 Status Listener::unlink_if_deserted() {
     if (file_inode_ == 0) return Status::ok();
     const Fd probe = open_socket(AF_UNIX, SOCK_STREAM);
@@ -310,10 +326,7 @@ Status Listener::unlink_if_deserted() {
 }
 
 Status Listener::unlink_path() {
-    if (file_inode_ == 0) return Status::ok();
-    struct stat info {};
-    const bool is_ours = ::lstat(spec_.path.c_str(), &info) == 0 && info.st_dev == file_device_ &&
-                         info.st_ino == file_inode_;
+    const bool is_ours = has_file();
     file_inode_ = 0;
     if (is_ours && ::unlink(spec_.path.c_str()) != 0 && errno != ENOENT)
         return failed(errno, "unlink", name_);

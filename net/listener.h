@@ -86,6 +86,13 @@ public:
     /// Closes the socket now; the object stays for those who refer to it. Idempotent.
     void close() { fd_.reset(); }
 
+    /// False for a unix socket whose file, which is ours, has been removed.
+    [[nodiscard]] bool is_reachable() const;
+    /// Gives the file of a unix socket that is ours the mode and the owner of `spec`; no-op for
+    /// everything else.
+    [[nodiscard]] Status change_permissions(const BindSpec& spec,
+                                            const ListenerOptions& options) const;
+
     /// Removes the file of a unix socket that is ours and still there; no-op for everything else,
     /// even if somebody has put another socket at the path. Error: errno in code.
     Status unlink_path();
@@ -95,6 +102,7 @@ public:
 private:
     Listener(Fd fd, BindSpec spec, Address address, bool is_tls);
     void remember_file();
+    [[nodiscard]] bool has_file() const;
 
     Fd fd_;
     BindSpec spec_;

@@ -1126,6 +1126,34 @@ TEST_F(ArbiterRoom, HupOpensNewAddressesBeforeItClosesOldOnes) {
     EXPECT_TRUE(eventually([&] { return !exists(directory_ + "/one"); }));
 }
 
+TEST_F(ArbiterRoom, HupChangesTheModeOfASocketAndMakesALostOneAgain) {
+    const std::string path = directory_ + "/socket";
+    const auto mode = [&] {
+        struct stat info {};
+        return ::stat(path.c_str(), &info) == 0 ? info.st_mode & 0777 : 0;
+    };
+    cfg.bind = {"unix:" + path, "127.0.0.1:0"};
+    reload_config = [&, this]() -> Result<Config> {
+        Config fresh = cfg;
+        fresh.bind = {"unix:" + path + "?mode=0600", "127.0.0.1:0"};
+        return fresh;
+    };
+    start_ready();
+    EXPECT_EQ(mode(), 0777u);
+    signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] { return mode() == 0600; }));
+    ASSERT_EQ(::chmod(path.c_str(), 0660), 0);
+    signal(SIGHUP);  // the setting is the same, so somebody's own mode stays
+    ASSERT_TRUE(eventually([&] { return ended() == 2; })) << log();
+    EXPECT_EQ(mode(), 0660u);
+    ASSERT_EQ(::unlink(path.c_str()), 0);
+    signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] { return mode() == 0600; })) << log();
+    EXPECT_TRUE(Client(Address{*unix_socket_address(path)}).is_connected());
+    EXPECT_EQ(stop(), 0) << log();
+    EXPECT_FALSE(exists(path));
+}
+
 TEST_F(ArbiterRoom, HupToAUsedAddressIsRefused) {
     const auto blocker = Listener::open(*parse_bind("127.0.0.1:0"), {});
     ASSERT_TRUE(blocker);
