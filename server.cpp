@@ -84,22 +84,28 @@ std::vector<std::string> python_path(const Config& cfg) {
 /// Looks for what would keep a start from opening or creating its files, without doing so: a check
 /// leaves nothing behind, and may be run by a user other than the server's.
 Status find_files(const Config& cfg) {
-    const auto missing = [](const char* setting, const std::string& path) {
+    const auto refused = [](const char* setting, const std::string& path, int why = ENOENT) {
         return Error{kExitConfigError,
-                     "'" + path + "' " + std::strerror(ENOENT) + " (" + setting + ")"};
+                     "'" + path + "' " + std::strerror(why) + " (" + setting + ")"};
     };
     std::error_code error;
+    const auto has_directory = [&](const std::string& path) {
+        const auto directory = std::filesystem::absolute(path, error).parent_path();
+        return path.find('/') == path.npos || std::filesystem::is_directory(directory, error);
+    };
     const std::pair<const char*, const std::string&> made[] = {
         {"errorlog", cfg.errorlog}, {"accesslog", cfg.accesslog}, {"pidfile", cfg.pidfile}};
     for (const auto& [setting, path] : made) {
-        const auto directory = std::filesystem::absolute(path, error).parent_path();
-        if (path.find('/') != std::string::npos && !std::filesystem::is_directory(directory, error))
-            return missing(setting, path);
+        if (!has_directory(path)) return refused(setting, path);
+        if (std::filesystem::is_directory(path, error)) return refused(setting, path, EISDIR);
     }
+    for (const std::string& text : cfg.bind)
+        if (const auto spec = parse_bind(text); spec && !has_directory(spec->path))
+            return refused("bind", spec->path);
     const std::pair<const char*, const std::string&> read[] = {
         {"logconfig", cfg.logconfig}, {"logconfig_json", cfg.logconfig_json}};
     for (const auto& [setting, path] : read)
-        if (!path.empty() && !std::filesystem::exists(path, error)) return missing(setting, path);
+        if (!path.empty() && !std::filesystem::exists(path, error)) return refused(setting, path);
     return {};
 }
 
@@ -409,10 +415,9 @@ int Server::check(const ResolvedConfig& resolved) {
     {
         const WithGil gil;
         if (!install_gunicorn_stub()) return fail({kExitConfigError, take_error_text(false)});
-        const std::string& logger = cfg.logger_class.name;
-        if (!cfg.logger_class && logging_takes_over(cfg) && !logger.empty() &&
-            !call_embedded("_gcorn", "import_object", utf8_str(logger)))
-            return fail({kExitConfigError, "logger_class: " + take_error_text(false)});
+        if (logging_takes_over(cfg) &&
+            !call_embedded("_gcorn_logging", "logger_class", make_config_view(cfg)))
+            return fail({kExitConfigError, take_error_sentence()});
     }
     WsgiApp app(log_, wsgi_options(cfg, true));
     if (Status loaded = app.load(); !loaded) {

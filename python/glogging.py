@@ -303,7 +303,7 @@ def configure():
             log.handlers[:] = [h for h in log.handlers if h not in handlers]
             log.filters[:] = [f for f in log.filters if f not in filters]
         clean = {log: _state(log) for log in _all_loggers()}
-        made = _logger_class(cfg)(cfg)
+        made = logger_class(cfg)(cfg)
         _add_atoms(made)
         if cfg.syslog:
             _drop_syslog_handlers()
@@ -356,7 +356,8 @@ def patched_class():
     return type("Logger", (logger,), {"__module__": "__config__"})  # named as if it were the user's
 
 
-def _logger_class(cfg):
+def logger_class(cfg):
+    """What makes the logger. Raises RuntimeError with a sentence."""
     wanted = cfg.logger_class or Logger
     if isinstance(wanted, str):
         try:

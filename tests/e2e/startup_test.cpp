@@ -254,12 +254,21 @@ TEST(CheckConfig, FindsTheFilesOfAStartWithoutMakingAny) {
         expect_failure({"--check-config", option, path, "probe:app"}, 1,
                        "'" + path + "' No such file or directory (" + setting + ")");
         if (setting.starts_with("logconfig")) continue;
+        expect_failure({"--check-config", option, scratch.path(), "probe:app"}, 1,
+                       "'" + scratch.path() + "' Is a directory (" + setting + ")");
         const Finished good = run_server({"--check-config", option, scratch / "file", "probe:app"});
         EXPECT_EQ(good.code, 0) << good;
         EXPECT_FALSE(std::filesystem::exists(scratch / "file")) << option;
     }
-    expect_failure({"--check-config", "--logger-class", "absent.Logger", "probe:app"}, 1,
-                   "logger_class: ");
+    expect_failure({"--check-config", "-b", "unix:" + (scratch / "absent/socket"), "probe:app"}, 1,
+                   "'" + (scratch / "absent/socket") + "' No such file or directory (bind)");
+    for (const auto& [logger, why] : std::vector<std::pair<std::string, std::string>>{
+             {"absent.Logger", "Cannot import 'absent.Logger': No module named 'absent'"},
+             {"collections.OrderedDict",
+              "<class 'collections.OrderedDict'> is not a subclass of "
+              "gunicorn.glogging.Logger"}})
+        expect_failure({"--check-config", "--logger-class", logger, "probe:app"}, 1,
+                       "logger_class: " + why);
 }
 
 TEST(Python, ThatDoesNotStartSaysWhy) {
