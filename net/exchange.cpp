@@ -24,6 +24,8 @@ namespace {
 /// Up to here head and body are copied into one buffer: one send(2) of a few KiB costs less than
 /// the same bytes through an iovec.
 constexpr size_t kGatherBytesMax = 4096;
+/// What is copied from a file at a time, through the stack, which may be small (ulimit -s 64).
+constexpr size_t kCopiedBytesMax = 16 * 1024;
 /// A queued piece of memory grows up to this before a new one is started.
 constexpr size_t kSegmentBytesMax = 64 * 1024;
 /// What a piece of memory starts with that several pipelined answers will share.
@@ -90,7 +92,7 @@ SendResult send_parts(int fd, std::string_view before, std::string_view block,
 /// Sends bytes of a file range through memory. 0: the socket is full; -ENODATA: the file ended
 /// early.
 SendResult send_copied(int fd, int file, off_t offset, uint64_t length) {
-    char bytes[64 * 1024];
+    char bytes[kCopiedBytesMax];
     const size_t size = static_cast<size_t>(std::min<uint64_t>(length, sizeof bytes));
     const ssize_t got = ::pread(file, bytes, size, offset);
     if (got < 0) return errno == EINTR ? 0 : -errno;
@@ -247,7 +249,7 @@ bool Exchange::send_file(std::string_view before, int file, off_t offset, uint64
 /// Sends a file for which there is no descriptor to give to the leader: through the queue, while
 /// the application still has it open.
 bool Exchange::send_copies(int file, off_t offset, uint64_t length) {
-    char bytes[64 * 1024];
+    char bytes[kCopiedBytesMax];
     while (length > 0) {
         const size_t size = static_cast<size_t>(std::min<uint64_t>(length, sizeof bytes));
         const ssize_t got = retry_on_eintr([&] { return ::pread(file, bytes, size, offset); });

@@ -32,6 +32,15 @@ protected:
 };
 FOR_EVERY_ENGINE(Faults);
 
+TEST_P(Faults, ASmallStackIsEnoughForALargeAnswer) {
+    rlimit stack{};
+    ASSERT_EQ(::getrlimit(RLIMIT_STACK, &stack), 0);
+    limit(0, RLIMIT_STACK, 64 * 1024);  // ours as well, until the server has inherited it
+    const Server server(with());
+    ASSERT_EQ(::setrlimit(RLIMIT_STACK, &stack), 0);
+    EXPECT_EQ(server.get("/block?n=30000000").body.size(), 30'000'000u) << server.story();
+}
+
 TEST_P(Faults, RunningOutOfDescriptorsIsSurvived) {
     Server server(with());
     ASSERT_TRUE(server.has_workers(GetParam().workers));
