@@ -461,6 +461,15 @@ Status Interpreter::start_threads(size_t count, std::function<void(size_t)> body
     static PyMethodDef method = {"gcorn_thread", run_thread, METH_O, nullptr};
     thread_body_ = std::move(body);
     WithGil gil;
+    // Greenlets in their place would never give each other, or us, a turn. (A debugger's are real.)
+    const PyRef starter = attribute(import("_thread", "start_new_thread").get(), "__module__");
+    std::string_view owner;
+    if (starter && utf8_view(starter.get(), owner) &&
+        (owner.starts_with("gevent.") || owner.starts_with("eventlet.")))
+        return Error{1, "worker class gthread needs Python's own threads, but " +
+                            std::string(owner) +
+                            " has replaced them in this process: restart, without monkey patching"};
+    PyErr_Clear();
     PyRef target = native_function(method, this);
     PyRef thread_type = target ? import("threading", "Thread") : PyRef();
     bool is_started = static_cast<bool>(thread_type);

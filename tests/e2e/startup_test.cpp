@@ -84,6 +84,19 @@ TEST(ApplicationSpec, EndsWithThreeAndATracebackWhenTheModuleDoesNotImport) {
     expect_failure({"-w", "3", "--chdir", scratch.path(), "raising:app"}, 3, "failed to boot");
 }
 
+// The config file patches Python, or gevent did so in the arbiter before HUP asked for gthread.
+TEST(Threads, ThatAreReplacedByGreenletsAreRefused) {
+    SKIP_ON_GUNICORN("it never answers");
+    const TempDir scratch;
+    for (const auto& [library, patch] :
+         {std::pair("gevent", "from gevent import monkey; monkey.patch_all()\n"),
+          std::pair("eventlet", "import eventlet; eventlet.monkey_patch()\n")})
+        expect_failure(
+            {"-c", scratch.write("conf.py", patch), "--threads", "2", "-b", "127.0.0.1:0",
+             "probe:app"},
+            3, std::string("worker class gthread needs Python's own threads, but ") + library);
+}
+
 TEST(ApplicationSpec, ExplainsAFileName) {
     expect_failure({"probe.py"}, 3, "did you mean 'probe:application'?");
 }
