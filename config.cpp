@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -411,8 +413,8 @@ Surroundings Surroundings::of_process() {
     Surroundings surroundings;
     for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry)
         surroundings.environment.emplace_back(*entry);
-    surroundings.file_exists = [](const std::string& path) {
-        return ::access(path.c_str(), F_OK) == 0;
+    surroundings.find_file = [](const std::string& path) {
+        return ::access(path.c_str(), F_OK) == 0 ? 0 : errno;
     };
     const Result<std::string> here = current_directory();
     if (here) surroundings.start_dir = *here;  // if it is gone, finish() asks for another
@@ -421,22 +423,23 @@ Surroundings Surroundings::of_process() {
 
 Result<std::string> choose_config_file(const CommandLine& arguments, const CommandLine& environment,
                                        const Surroundings& surroundings) {
-    const auto exists = [&](const std::string& path) {
-        return surroundings.file_exists(absolute_path(surroundings.start_dir, path));
+    const auto find = [&](const std::string& path) {
+        return surroundings.find_file(absolute_path(surroundings.start_dir, path));
     };
     for (const CommandLine* line : {&arguments, &environment}) {
         const std::string* named = line->text_of("config");
         if (named == nullptr || named->empty()) continue;
         if (named->starts_with("python:")) return *named;
         const std::string path = named->substr(named->starts_with("file:") ? 5 : 0);
-        if (!exists(path))
-            return refusal("'" + path + "' doesn't exist", "config",
-                           line == &arguments ? "command line" : "GUNICORN_CMD_ARGS",
-                           "an existing file, file:FILE or python:MODULE");
+        if (const int error = find(path); error != 0)
+            return refusal(
+                "'" + path + "' " + (error == ENOENT ? "doesn't exist" : std::strerror(error)),
+                "config", line == &arguments ? "command line" : "GUNICORN_CMD_ARGS",
+                "an existing file, file:FILE or python:MODULE");
         return *named;
     }
     for (const char* usual : {"./gcorn.conf.py", "./gunicorn.conf.py"})
-        if (exists(usual)) return std::string(usual);
+        if (find(usual) == 0) return std::string(usual);
     return std::string();
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <set>
 
@@ -242,7 +243,10 @@ struct FakeMachine {
         Environment environment;
         for (const auto& [name, value] : variables)
             environment.push_back(name + "=" + value);
-        return {environment, [this](const std::string& path) { return files.contains(path); }, "/"};
+        const auto find_file = [this](const std::string& path) {
+            return path.starts_with("/root/") ? EACCES : files.contains(path) ? 0 : ENOENT;
+        };
+        return {environment, find_file, "/"};
     }
 };
 
@@ -566,13 +570,17 @@ TEST(ConfigFileChoice, ANamedFileMustExist) {
     EXPECT_EQ(chosen({"-c", "gone.py"}, {}, machine), gone("command line"));
     EXPECT_EQ(chosen({"-c", "file:gone.py"}, {}, machine), gone("command line"));
     EXPECT_EQ(chosen({}, {"-c", "gone.py"}, machine), gone("GUNICORN_CMD_ARGS"));
+    EXPECT_EQ(chosen({"-c", "root/conf.py"}, {}, machine),
+              "1 'root/conf.py' Permission denied (config, from command line; allowed: an existing "
+              "file, file:FILE or python:MODULE)");
 }
 
 TEST(Surroundings, OfTheProcessAreTrue) {
     const Surroundings real = Surroundings::of_process();
     EXPECT_EQ(real.start_dir[0], '/');
-    EXPECT_TRUE(real.file_exists("/"));
-    EXPECT_FALSE(real.file_exists("/no/such/file"));
+    EXPECT_EQ(real.find_file("/"), 0);
+    EXPECT_EQ(real.find_file("/no/such/file"), ENOENT);
+    EXPECT_EQ(real.find_file("/dev/null/file"), ENOTDIR);
     EXPECT_EQ(real.variable("GCORN_NO_SUCH_VARIABLE"), std::nullopt);
     EXPECT_EQ(real.variable("PATH").value_or(""), std::getenv("PATH") ? std::getenv("PATH") : "");
 }
