@@ -5,6 +5,7 @@
 #
 # The binary itself prints the page and the completions, so they always match its version.
 set -eu
+umask 022  # whatever root's own is: everybody reads the manual
 binary=$1 root=${3:-}$2
 
 install -D -m 755 -s "$binary" "$root/bin/gcorn"

@@ -40,7 +40,8 @@ protected:
 TEST_F(Install, PutsBinaryManPageAndCompletionsInPlace) {
     const TempDir destination;
     const Finished installed =
-        run({"/bin/sh", script("install.sh"), binary(), "/usr/local", destination.path()});
+        run({"/bin/sh", "-c", "umask 077; exec /bin/sh \"$@\"", "sh", script("install.sh"),
+             binary(), "/usr/local", destination.path()});
     ASSERT_EQ(installed.code, 0) << installed;
     const std::set<std::string> expected = {"usr/local/bin/gcorn",
                                             "usr/local/share/man/man1/gcorn.1",
@@ -48,6 +49,10 @@ TEST_F(Install, PutsBinaryManPageAndCompletionsInPlace) {
                                             "usr/local/share/zsh/site-functions/_gcorn",
                                             "usr/local/share/fish/vendor_completions.d/gcorn.fish"};
     EXPECT_EQ(files_below(destination.path()), expected);
+    for (const std::string& file : expected) {
+        constexpr fs::perms kReadable = fs::perms::others_read;
+        EXPECT_EQ(fs::status(destination / file).permissions() & kReadable, kReadable) << file;
+    }
     const Finished version = run({destination / "usr/local/bin/gcorn", "--version"});
     EXPECT_EQ(version.out, run_server({"--version"}).out) << version;
     const std::string share = destination / "usr/local/share/";
