@@ -378,7 +378,14 @@ Status Arbiter::open_listener(const BindSpec& spec, Generation& generation, bool
         }
     }
     log().error("Can't connect to %s", where.c_str());
-    return Error{1, is_patient ? "" : "cannot listen on " + where};
+    if (is_patient) return Error{1, ""};
+    std::string text = "cannot listen on " + where;
+    // From 127.0.0.1 to 0.0.0.0, say: nobody should look for another program.
+    for (const auto& other : listeners_)
+        if (other->fd() >= 0 && spec.kind == BindSpec::Kind::Tcp &&
+            other->spec().kind == spec.kind && other->spec().port == spec.port)
+            text += "; this server has " + other->name() + " open, so the change takes a restart";
+    return Error{1, text};
 }
 
 bool Arbiter::uses(const Generation& generation, const Listener& listener) {

@@ -1172,6 +1172,23 @@ TEST_F(ArbiterRoom, HupToAUsedAddressIsRefused) {
     EXPECT_EQ(version(), "1");
 }
 
+TEST_F(ArbiterRoom, HupFromOneHostToAllOnTheSamePortTellsWhatHelps) {
+    const std::string number = std::to_string(free_port());
+    cfg.bind = {"127.0.0.1:" + number};
+    reload_config = [&, this]() -> Result<Config> {
+        Config fresh = cfg;
+        fresh.bind = {"0.0.0.0:" + number};
+        return fresh;
+    };
+    start_ready();
+    signal(SIGHUP);
+    EXPECT_TRUE(logged("settings: cannot listen on ('0.0.0.0', " + number +
+                       "); this server has http://127.0.0.1:" + number +
+                       " open, so the change takes a restart\n"))
+        << log();
+    EXPECT_EQ(get("/").substr(0, 2), "1 ");
+}
+
 TEST_F(ArbiterRoom, HupUndoesAndAppliesRawEnv) {
     ::setenv("GCORN_TEST_A", "start", 1);
     cfg.raw_env = {"GCORN_TEST_A=one", "GCORN_TEST_B=x=y"};
