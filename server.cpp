@@ -141,6 +141,7 @@ private:
     Status apply_directories(const Config& cfg);
     Status use(const Config& cfg);
     Status open_logs(const Config& cfg);
+    void tell_error_log(const Config& cfg, const std::string& message);
     Status start_worker(const Config& cfg);
     void tell_notices(const ResolvedConfig& resolved);
     int check(const ResolvedConfig& resolved);
@@ -183,7 +184,10 @@ int Server::run() {
         return fail({kExitConfigError, detached.message()});
     app_ = std::make_unique<WsgiApp>(log_, wsgi_options(cfg, false));
     hooks_ = std::make_unique<PythonHooks>(log_, logging_, app_.get());
-    if (Status used = use(cfg); !used) return fail({kExitConfigError, used.message()});
+    if (Status used = use(cfg); !used) {
+        if (cfg.daemon) tell_error_log(cfg, used.message());
+        return fail({kExitConfigError, used.message()});
+    }
     tell_notices(*resolved);
     if (cfg.spew) {
         if (Status spewing = interpreter_->set_spew(true); !spewing) return fail(spewing.error());
@@ -360,6 +364,15 @@ Status Server::open_logs(const Config& cfg) {
     return takes_over ? Status() : logging_.configure(cfg);
 }
 
+/// A daemon that cannot start has no terminal any more: its file is the only place for the reason.
+void Server::tell_error_log(const Config& cfg, const std::string& message) {
+    Result<LogOptions> options = log_options(cfg);
+    if (!options || !change_directory(cfg.chdir)) return;
+    options->accesslog = "";
+    options->syslog = false;
+    if (log_.open(*options)) log_.error("%s", message.c_str());
+}
+
 void Server::tell_notices(const ResolvedConfig& resolved) {
     for (const std::string& notice : resolved.notices)
         log_.warning("%s", notice.c_str());
@@ -431,6 +444,12 @@ int Server::check(const ResolvedConfig& resolved) {
 Status Server::detach(const Config& cfg) {
     // A re-executed master (USR2) is a daemon already.
     if (!cfg.daemon || surroundings_.variable("GUNICORN_PID")) return {};
+    {
+        const ReturnTrip trip;  // the names are relative to chdir
+        Status found = change_directory(cfg.chdir);
+        if (found) found = find_files(cfg);
+        if (!found) return found;  // now there is still somebody to tell
+    }
     interpreter_->before_fork();
     Status detached = daemonize(cfg.enable_stdio_inheritance);
     interpreter_->after_fork_child();

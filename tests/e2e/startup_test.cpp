@@ -380,6 +380,19 @@ TEST(Daemon, DetachesAndWritesItsPidFile) {
     EXPECT_TRUE(eventually([&] { return !is_alive(pid); })) << read_file(scratch / "log");
 }
 
+TEST(Daemon, ThatCannotStartTellsTheTerminalOrItsLog) {
+    SKIP_ON_GUNICORN("it says nothing");
+    const TempDir scratch;
+    const std::string log = scratch / "log";
+    expect_failure({"-D", "--access-logfile", scratch / "absent/log", "probe:app"}, 1,
+                   "'" + (scratch / "absent/log") + "' No such file or directory (accesslog)");
+    (void)run_server({"-D", "--log-file", log, "--certfile", scratch / "absent.pem", "-b",
+                      "127.0.0.1:" + std::to_string(free_port()), "probe:app"});
+    const std::string why =
+        "certfile '" + (scratch / "absent.pem") + "': No such file or directory";
+    EXPECT_TRUE(eventually([&] { return contains(read_file(log), why); })) << read_file(log);
+}
+
 TEST(Daemon, ThatCannotForkEndsWithOne) {
     SKIP_ON_GUNICORN("a traceback there");
     const TempDir scratch;
