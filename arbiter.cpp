@@ -74,6 +74,11 @@ bool is_same_place(const BindSpec& a, const BindSpec& b) {
     return a.kind == BindSpec::Kind::Unix ? a.path == b.path : a == b;
 }
 
+Error no_room_for_more(size_t places) {
+    return Error{0, "there is room for only " + std::to_string(places) +
+                        " workers, old and new together; a restart makes room for more"};
+}
+
 #ifdef __linux__
 /// Connections that wait in a listener's accept queue (tcp(7); for a listening socket the kernel
 /// reports them in tcpi_unacked).
@@ -690,9 +695,7 @@ void Arbiter::prune() {
 Status Arbiter::spawn_worker() {
     Generation& generation = target();
     const size_t slot_index = scoreboard_->claim();
-    if (slot_index == scoreboard_->size())
-        return Error{0, "there is room for only " + std::to_string(slot_index) +
-                            " workers, old and new together; a restart makes room for more"};
+    if (slot_index == scoreboard_->size()) return no_room_for_more(slot_index);
     Child child{.worker = options_.make_worker(WorkerContext{.arbiter = *this,
                                                              .cfg = generation.cfg,
                                                              .log = options_.log,
@@ -936,6 +939,12 @@ Status Arbiter::begin_reload() {
     auto generation = std::make_unique<Generation>();
     generation->cfg = std::move(*config);
     if (Status status = prepare(*generation); !status) return status;
+    // All of these serve until all of the new ones are ready. Found out only when the last place is
+    // taken, it would cost hundreds of imports.
+    const auto serving = std::ranges::count_if(
+        children_, [](const auto& entry) { return entry.second.retired_ms == 0; });
+    if (generation->cfg.workers + serving > static_cast<int64_t>(scoreboard_->size()))
+        return no_room_for_more(scoreboard_->size());
     if (options_.use_config) {
         if (Status status = options_.use_config(generation->cfg); !status) return status;
     }

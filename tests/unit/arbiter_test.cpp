@@ -1052,6 +1052,7 @@ TEST_F(ArbiterRoom, HupToMoreWorkersThanThereIsRoomForTellsWhatHelps) {
     EXPECT_TRUE(
         logged("Reload failed, keeping the old workers and settings: there is room "
                "for only 256 workers"));
+    EXPECT_EQ(booted().size(), 1u) << "none of the new ones has been started in vain";
     EXPECT_EQ(version(), "1");
     EXPECT_EQ(stop(), 0);
 }
