@@ -38,8 +38,7 @@ Status Relay::open() {
     in_.reset(ends[0]);
     out_.reset(ends[1]);
     for (const int end : ends)
-        if (::fcntl(end, F_SETFD, FD_CLOEXEC) != 0 || ::fcntl(end, F_SETFL, O_NONBLOCK) != 0)
-            return errno_error(errno, "socketpair");
+        if (::fcntl(end, F_SETFD, FD_CLOEXEC) != 0) return errno_error(errno, "socketpair");
     return {};
 }
 
@@ -51,8 +50,9 @@ bool Relay::give(int connection, size_t listener, std::string_view preamble) con
     rights->cmsg_type = SCM_RIGHTS;
     rights->cmsg_len = CMSG_LEN(sizeof connection);
     std::memcpy(CMSG_DATA(rights), &connection, sizeof connection);
-    const ssize_t sent = retry_on_eintr(
-        [&] { return ::sendmsg(in_.get(), &message.header, MSG_DONTWAIT | MSG_NOSIGNAL); });
+    // Never SIGPIPE: the other end is ours, too.
+    const ssize_t sent =
+        retry_on_eintr([&] { return ::sendmsg(in_.get(), &message.header, MSG_DONTWAIT); });
     return sent >= 0;  // a message goes out whole or not at all
 }
 
@@ -77,7 +77,7 @@ Accepted Relay::take(size_t& listener, std::string& preamble) const {
     preamble.assign(bytes, static_cast<size_t>(got) - sizeof listener);
     const cmsghdr* const rights = CMSG_FIRSTHDR(&message.header);
     result.status = AcceptStatus::Aborted;
-    if (rights == nullptr || rights->cmsg_type != SCM_RIGHTS) return result;
+    if (rights == nullptr) return result;
     int connection = -1;
     std::memcpy(&connection, CMSG_DATA(rights), sizeof connection);
     result.fd.reset(connection);

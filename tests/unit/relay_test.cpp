@@ -53,6 +53,7 @@ protected:
 };
 
 TEST_F(RelayTest, GivesAConnectionWithWhatWaitsInIt) {
+    EXPECT_TRUE(::fcntl(relay_.fd(), F_GETFD) & FD_CLOEXEC);
     EXPECT_EQ(relay_.take(index_, preamble_).status, AcceptStatus::Nothing);
     Client client(listener_->address());
     ASSERT_TRUE(client.send("request"));
@@ -101,7 +102,9 @@ TEST_F(RelayTest, AClientThatResetMeanwhileIsNoConnection) {
     ASSERT_TRUE(relay_.give(connection.fd.get(), 0, ""));
     connection.fd.reset();
     client.reset();
-    EXPECT_EQ(relay_.take(index_, preamble_).status, AcceptStatus::Aborted);
+    const Accepted taken = relay_.take(index_, preamble_);
+    EXPECT_EQ(taken.status, AcceptStatus::Aborted);
+    EXPECT_FALSE(taken.fd);
     EXPECT_EQ(relay_.take(index_, preamble_).status, AcceptStatus::Nothing);
 }
 
