@@ -226,9 +226,9 @@ TEST(ProxyProtocol, V2NamesIpv6Clients) {
 TEST(ProxyProtocol, V2WithoutAnAddressKeepsTheRealPeer) {
     for (const std::string& bytes : {
              v2(0x20, 0x00, ""), v2(0x20, 0x00, "ignored"), v2(0x20, 0x11, kV4Block),
-             v2(0x20, 0x12, ""), v2(0x20, 0xff, ""),               // LOCAL: any family
-             v2(0x21, 0x00, ""), v2(0x21, 0x00, "\x04\x00\x00"s),  // UNSPEC
-             v2(0x21, 0x31, std::string(216, 'x')),                // a unix-socket client
+             v2(0x20, 0x11, ""), v2(0x20, 0x12, ""), v2(0x20, 0xff, ""),  // LOCAL: any family
+             v2(0x21, 0x00, ""), v2(0x21, 0x00, "\x04\x00\x00"s),         // UNSPEC
+             v2(0x21, 0x31, std::string(216, 'x')),                       // a unix-socket client
          }) {
         const auto [result, header] = parse(bytes);
         ASSERT_EQ(result, ProxyParse::Done) << testing::PrintToString(bytes);
