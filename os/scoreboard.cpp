@@ -77,7 +77,7 @@ bool WorkerSlot::read(size_t index, ActivityView& view) const {
     for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
         const uint32_t before = activity.sequence.load(std::memory_order_acquire);
         const bool is_running = activity.is_running.load(std::memory_order_relaxed);
-        if (!is_running && before % 2 == 0) return false;
+        if (!is_running) return false;
         view.since_ms = activity.since_ms.load(std::memory_order_relaxed);
         view.method = get(activity.method);
         view.target = get(activity.target);

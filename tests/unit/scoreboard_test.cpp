@@ -86,6 +86,7 @@ TEST(ScoreboardRoom, IsSharedWithChildren) {
     EXPECT_EQ(view.method, "POST");
     EXPECT_EQ(view.target, "/form?x=1");
     EXPECT_EQ(view.peer, "10.0.0.1:5");
+    EXPECT_GE(view.since_ms, slot.heartbeat_ms.load());
     EXPECT_LE(view.since_ms, monotonic_ms());
     EXPECT_TRUE(is_readable(board.notify_fd()));
     board.drain();
@@ -226,6 +227,15 @@ TEST(ScoreboardRoom, FindsAnIdleSibling) {
     EXPECT_FALSE(board.has_sibling(self, Sibling::Idle));
     board.free(sibling);
     EXPECT_FALSE(board.has_sibling(self, Sibling::Idle));
+}
+
+TEST(ScoreboardRoom, FindsASiblingBeyondASlotThatWasTakenAgain) {
+    Scoreboard board = make_board(8);
+    const size_t left = board.claim(), self = board.claim(), sibling = board.claim();
+    board.slot(sibling).state.store(WorkerState::Ready);
+    board.free(left);
+    EXPECT_EQ(board.claim(), left);
+    EXPECT_TRUE(board.has_sibling(self, Sibling::Any));
 }
 
 TEST(ScoreboardRoom, MovesWithItsMapping) {
