@@ -84,10 +84,8 @@ Status Pidfile::rename(const std::string& path) {
 }
 
 void Pidfile::unlink() {
-    if (path_.empty()) return;
     // Best effort: on the way out nobody is left to act on a failure.
     if (read_pidfile(path_) == pid_) ::unlink(path_.c_str());
-    path_.clear();
 }
 
 }  // namespace gcorn

@@ -34,7 +34,7 @@ public:
 private:
     Pidfile(std::string path, pid_t pid) : path_(std::move(path)), pid_(pid) {}
 
-    std::string path_;  ///< "" after unlink()
+    std::string path_;
     pid_t pid_ = 0;
 };
 

@@ -178,6 +178,24 @@ TEST_F(PidfileRoom, RenameWritesAFileThatHasVanished) {
     EXPECT_EQ(read_pidfile(path_), ::getpid());
 }
 
+TEST_F(PidfileRoom, RenameToAnotherFileSystemMovesTheFile) {
+    struct stat here {
+    }, there{};
+    ASSERT_EQ(::stat(directory_.c_str(), &here), 0);
+    if (::stat("/dev/shm", &there) != 0 || here.st_dev == there.st_dev)
+        GTEST_SKIP() << "needs a second file system at /dev/shm";
+    Result<Pidfile> file = Pidfile::create(path_, ::getpid());
+    ASSERT_TRUE(file);
+    const std::string path = "/dev/shm/gcorn-pidfile-" + std::to_string(::getpid());
+    const Status status = file->rename(path);
+    EXPECT_TRUE(status) << status.message();
+    EXPECT_EQ(file->path(), path);
+    EXPECT_EQ(read_pidfile(path), ::getpid());
+    EXPECT_EQ(count_files(), 0u);
+    file->unlink();
+    EXPECT_EQ(read_pidfile(path), 0);
+}
+
 TEST_F(PidfileRoom, FailedRenameKeepsTheOldPath) {
     Result<Pidfile> file = Pidfile::create(path_, ::getpid());
     ASSERT_TRUE(file);
