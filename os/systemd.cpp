@@ -76,9 +76,7 @@ Notifier::Notifier() {
     const auto interval_us = number_from_environment("WATCHDOG_USEC");
     const auto pid = number_from_environment("WATCHDOG_PID");
     if (pid && *pid != static_cast<uint64_t>(::getpid())) return;
-    constexpr uint64_t kUsecMax = uint64_t{1}
-                                  << 50;  // 35 years; keeps the arithmetic far from overflow
-    if (interval_us && *interval_us > 0 && *interval_us < kUsecMax)
+    if (interval_us && *interval_us > 0)
         watchdog_interval_ms_ = std::max<int64_t>(1, static_cast<int64_t>(*interval_us / 2000));
 }
 

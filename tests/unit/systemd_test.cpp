@@ -201,6 +201,17 @@ TEST_F(Systemd, SurvivesANonsensicalCount) {
     EXPECT_EQ(status, 0);
 }
 
+TEST_F(Systemd, DescriptorsSurviveAnExecWhicheverNumbersWereFree) {
+    EXPECT_EQ(in_child([] {
+                  if (::dup2(0, 10) != 10) return 1;
+                  ::close(3);
+                  std::vector<std::string> environment;
+                  if (!pass_listen_fds({10}, environment)) return 2;
+                  return ::fcntl(3, F_GETFD) == 0 ? 0 : 3;
+              }),
+              0);
+}
+
 TEST_F(Systemd, PassesDescriptorsOnInOrder) {
     EXPECT_EQ(in_child([] {
                   // The source descriptors overlap the numbers that they must get.
