@@ -65,7 +65,6 @@ Result<BindSpec> parse_unix(std::string_view text) {
     const size_t question = rest.find('?');
     BindSpec spec{.kind = BindSpec::Kind::Unix, .path = std::string(rest.substr(0, question))};
     if (spec.path.empty()) return refuse(text, "has no path.");
-    if (spec.path.find('\0') != std::string::npos) return refuse(text, "contains a NUL byte.");
     if (spec.path.size() >= sizeof(sockaddr_un::sun_path))
         return refuse(spec.path, "is too long for the path of a unix socket.");
     if (question == std::string_view::npos) return spec;
@@ -214,7 +213,6 @@ Result<BindSpec> parse_bind(std::string_view text) {
 
     const size_t colon = text.find(':');
     BindSpec spec{.host = lower(text.substr(0, colon))};
-    if (spec.host.find('\0') != std::string::npos) return refuse(text, "contains a NUL byte.");
     return colon == text.npos ? spec : with_port(spec, text.substr(colon + 1));
 }
 
