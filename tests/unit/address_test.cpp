@@ -143,6 +143,7 @@ TEST(Address, BindTakesModeUserAndGroupOfAUnixSocket) {
 TEST(Address, BindRefusesUnknownOptionsOfAUnixSocket) {
     EXPECT_EQ(refusal("unix:/s?mode=1000"), "'1000' is not an octal file mode up to 0777.");
     EXPECT_EQ(refusal("unix:/s?mode=8"), "'8' is not an octal file mode up to 0777.");
+    EXPECT_EQ(refusal("unix:/s?mode=068"), "'068' is not an octal file mode up to 0777.");
     EXPECT_EQ(refusal("unix:/s?mode="), "'' is not an octal file mode up to 0777.");
     EXPECT_EQ(refusal("unix:/s?user="), "'user=' needs a name or number.");
     EXPECT_EQ(refusal("unix:/s?group"), "'group' needs a name or number.");
@@ -153,6 +154,7 @@ TEST(Address, BindRefusesUnknownOptionsOfAUnixSocket) {
 TEST(Address, BindTakesInheritedDescriptors) {
     EXPECT_EQ(bound("fd://3").kind, BindSpec::Kind::Fd);
     EXPECT_EQ(bound("fd://3").fd, 3);
+    EXPECT_EQ(bound("fd://2147483647").fd, 2147483647);
     EXPECT_EQ(refusal("fd://x"), "'x' is not a valid file descriptor.");
     EXPECT_EQ(refusal("fd://"), "'' is not a valid file descriptor.");
     EXPECT_EQ(refusal("fd://-1"), "'-1' is not a valid file descriptor.");
@@ -252,6 +254,7 @@ TEST(NetworkList, RefusesHostBitsAndNonsenseByName) {
         {"1.2.3.0/", "'1.2.3.0/' has no valid prefix length."},
         {"1.2.3.0/+8", "'1.2.3.0/+8' has no valid prefix length."},
         {"1.2.3.0/255.0.255.0", "'1.2.3.0/255.0.255.0' has no valid prefix length."},
+        {"10.0.0.0/ff00::", "'10.0.0.0/ff00::' has no valid prefix length."},
         {"::/255.0.0.0", "'::/255.0.0.0' has no valid prefix length."},
     };
     for (const auto& [text, message] : cases) {
