@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -133,10 +134,13 @@ protected:
         const std::lock_guard lock(queue.mutex_);
         return queue.waiting_ - queue.woken_;
     }
-    bool client_has_nothing() {
-        char byte = 0;
-        return ::recv(client_.get(), &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0;
+    /// What the client could read now.
+    size_t waiting_bytes() {
+        int bytes = 0;
+        EXPECT_EQ(::ioctl(client_.get(), FIONREAD, &bytes), 0);
+        return static_cast<size_t>(bytes);
     }
+    bool client_has_nothing() { return waiting_bytes() == 0; }
 
     std::string spool_directory;
     std::shared_ptr<Exchange> exchange = std::make_shared<Exchange>(*this);
@@ -234,6 +238,18 @@ TEST_F(ExchangeTest, ResponsesTogetherKeepLittleInMemory) {
     EXPECT_EQ(output_memory(), kOutboxMemoryOfAllMax - 1);
 }
 
+TEST_F(ExchangeTest, TheNextAnswersFileLosesNothingToThatOfTheOneBefore) {
+    const std::string first = pattern(kMiB / 2), rest = pattern(4 * kMiB);
+    for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(exchange->send({}, first, {}, false));  // in memory
+        ASSERT_TRUE(exchange->send({}, rest, {}, false));
+        EXPECT_TRUE(receive(first.size() + rest.size()) == first + rest) << i;
+        EXPECT_EQ(flush(), Exchange::Flush::Drained);
+        exchange->finish();
+        reuse();
+    }
+}
+
 TEST_F(ExchangeTest, OutputOfWhoIsGoneIsNotCounted) {
     ASSERT_TRUE(exchange->send({}, pattern(300'000), {}, false));
     EXPECT_GT(output_memory(), 0u);
@@ -249,6 +265,22 @@ TEST_F(ExchangeTest, OutputThatWasSentFromTheFileIsNoLongerCounted) {
     EXPECT_EQ(flush(), Exchange::Flush::Drained);
     cork();
     EXPECT_TRUE(exchange->join_successor("no more than this", {}, {}));
+}
+
+TEST_F(ExchangeTest, ManySmallBlocksLeaveWithoutTheLeader) {
+    use_tcp(true);  // it takes them all
+    const std::string all = pattern(50'000);
+    for (size_t at = 0; at < all.size(); at += 1000)
+        ASSERT_TRUE(exchange->send({}, std::string_view(all).substr(at, 1000), {}, false)) << at;
+    // No more than kHeldBytesMax waits for the next block.
+    EXPECT_TRUE(eventually([&] { return waiting_bytes() >= all.size() - kHeldBytesMax; }));
+}
+
+TEST_F(ExchangeTest, BlocksBeforeACutLeaveBeforeIt) {
+    for (int i = 0; i < 5; ++i)
+        ASSERT_TRUE(exchange->send({}, "block", {}, false));
+    exchange->abort();
+    EXPECT_EQ(waiting_bytes(), 25u);
 }
 
 TEST_F(ExchangeTest, SmallBlocksThatFollowFastOutliveAFullSocket) {
@@ -323,7 +355,39 @@ TEST_F(ExchangeTest, EndOfAnAnswerWaitsForItsPipelinedSuccessor) {
     EXPECT_TRUE(client_has_nothing());
     EXPECT_TRUE(has_output());
     exchange->finish();
+    EXPECT_EQ(completed, 1);
     EXPECT_EQ(receive(8), "complete");
+}
+
+TEST_F(ExchangeTest, OnlyASmallEndWaitsForAPipelinedSuccessor) {
+    const std::string most = pattern(kCorkBytesMax);
+    EXPECT_FALSE(exchange->join_successor("there is none", {}, {}));
+    cork();
+    EXPECT_FALSE(exchange->join_successor("1", most, {}));
+    EXPECT_FALSE(has_output());
+    EXPECT_TRUE(exchange->join_successor({}, most, {}));
+    EXPECT_FALSE(exchange->join_successor("1", {}, {}));
+    mark_aborted();
+    EXPECT_FALSE(exchange->join_successor("nobody reads this", {}, {}));
+    EXPECT_FALSE(has_output());
+}
+
+TEST_F(ExchangeTest, TheLeaderHearsOfAnEndThatConcernsIt) {
+    const std::string big = pattern(16 * kMiB);  // more than a socket takes
+    for (const std::string_view end : {"kept", "closed", "cut", "joining", "unsent"}) {
+        reuse();
+        use_tcp(end != "closed");
+        if (end == "cut") mark_aborted();
+        if (end == "joining") cork();
+        if (end == "joining" || end == "unsent") {
+            ASSERT_TRUE(exchange->send({}, end == "unsent" ? big : "last", {}, true));
+        }
+        leader_calls = completed = 0;
+        exchange->finish();
+        EXPECT_EQ(leader_calls, end == "kept" ? 0 : 1) << end;
+        EXPECT_EQ(completed, end == "unsent" ? 0 : 1) << end;
+        mark_aborted();  // drops what is left
+    }
 }
 
 // --------------------------------------------------------------------------------------- files
@@ -384,6 +448,7 @@ TEST_F(ExchangeTest, FileThatCannotBeReadIsTold) {
 TEST_F(ExchangeTest, FileThatTheLeaderCannotReadIsTold) {
     const File file(pattern(kMiB));
     EXPECT_TRUE(exchange->send_file({}, file.fd.get(), 0, 2 * kMiB, {}, true));
+    EXPECT_GT(leader_calls, 0);
     receive(kMiB);
     EXPECT_EQ(flush(), Exchange::Flush::Failed);
     ASSERT_FALSE(file_errors.empty());
