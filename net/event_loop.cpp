@@ -585,8 +585,8 @@ void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
 #else
     std::atomic_thread_fence(std::memory_order_acquire);
 #endif
-    exchange->reset_for_reuse();
     exchange->drop_output();
+    exchange->reset_for_reuse();
     pool_.push_back(std::move(exchange));
 }
 

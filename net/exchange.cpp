@@ -284,9 +284,8 @@ bool Exchange::enqueue(std::unique_lock<std::mutex>& lock, std::string_view byte
         // There is no disk space: wait for the client instead, a MiB at a time.
         if (!let_leader_work(lock, &Exchange::is_memory_full)) return false;
     }
-    // The leader may be sending the front segment right now; only a later one may grow.
-    const bool may_grow = segments_.size() > (in_flight_ ? 1u : 0u) &&
-                          !segments_.back().is_range() &&
+    // The leader may be sending right now, but never the last piece (see send_queued).
+    const bool may_grow = !segments_.empty() && !segments_.back().is_range() &&
                           segments_.back().bytes.size() + bytes.size() <= kSegmentBytesMax;
     if (may_grow) {
         segments_.back().bytes += bytes;
@@ -379,7 +378,7 @@ void Exchange::finish() {
         }
         const bool has_rest = !segments_.empty();
         completed_ = !has_rest || corked_ || is_aborted();
-        must_tell = has_rest || is_aborted() || is_detached() || !response.keeps_alive();
+        must_tell = has_rest || is_aborted() || !response.keeps_alive();
     }
     if (completed_) owner_.exchange_completed(*this);
     const bool may_have_readers = !body_complete();
@@ -622,7 +621,6 @@ void Exchange::forget_output() {
 
 void Exchange::drop_output() {
     clear_output();
-    if (spill_.size() > 0) spill_.clear();
     fd_ = -1;
 }
 
