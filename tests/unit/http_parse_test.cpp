@@ -317,6 +317,9 @@ TEST(HttpParse, CountsBlanksAndFoldedLinesInTheFieldSize) {
     EXPECT_EQ(verdict(parse(start + "X: 345678\r\n 23456789\r\n\r\n", policy)),
               "431 header field too long");
     EXPECT_EQ(verdict(parse(start + "X: 345678\r\n 234567\r\n\r\n", policy)), "complete");
+    EXPECT_EQ(verdict(parse(start + "X: 345\r\n 234\r\n 234\r\n\r\n", policy)), "complete");
+    EXPECT_EQ(verdict(parse(start + "X: 345\r\n 234\r\n 2345\r\n\r\n", policy)),
+              "431 header field too long");
     EXPECT_EQ(verdict(parse(start + "X: 34567890123456\r\n \r\n\r\n", policy)),
               "431 header field too long");
 }
@@ -453,8 +456,9 @@ TEST(HttpParse, AReusedHeadRemembersNothing) {
     ASSERT_EQ(parser.parse(first, policy, {true, true}, head, used, error), Parse::Done);
     EXPECT_TRUE(head.expects_continue && head.is_upgrade && head.is_https);
     parser.reset();
-    const std::string second = "GET / HTTP/1.0\r\n\r\n";
+    const std::string second = "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n";
     ASSERT_EQ(parser.parse(second, policy, {}, head, used, error), Parse::Done);
+    EXPECT_FALSE(head.expects_continue || head.is_upgrade || head.is_https);
     const Outcome fresh = parse(second);
     EXPECT_EQ(test::describe(head), fresh.head);
     EXPECT_EQ(used, second.size());
@@ -470,6 +474,12 @@ TEST(HttpParse, AClearedHeadIsEmpty) {
         Parse::Done);
     head.clear();
     EXPECT_EQ(test::describe(head), test::describe(empty));
+}
+
+TEST(HttpParse, AConnectIsBelowNoMountPoint) {
+    HttpPolicy policy;
+    policy.script_name = "/app";
+    EXPECT_EQ(verdict(parse("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", policy)), "complete");
 }
 
 TEST(HttpParse, FindsTheFirstFieldWithAnId) {

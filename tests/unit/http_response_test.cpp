@@ -246,7 +246,7 @@ TEST(HttpResponse, ABodyOfExactlyItsLengthIsNotCut) {
 
 TEST(HttpResponse, AShortBodyEndsTheConnection) {
     Answer answer;
-    answer.status("200 OK").field("Content-Length", "10").block("hello").finish();
+    answer.status("200 OK").field("Content-Length", "6").block("hello").finish();
     EXPECT_TRUE(answer.writer.is_short());
     EXPECT_FALSE(answer.writer.keeps_alive());
     Answer head("HEAD / HTTP/1.1");
@@ -339,7 +339,8 @@ TEST(HttpResponse, RefusesNamesThatAreNoTokens) {
 TEST(HttpResponse, TrimsBlanksAroundValues) {
     Answer answer;
     answer.status("200 OK").field("A", " \tx y\t ").field("B", "").field("C", " \t ");
-    EXPECT_EQ(answer.writer.fields_block(), "A: x y\r\nB: \r\nC: \r\n");
+    answer.field("D", "z ");
+    EXPECT_EQ(answer.writer.fields_block(), "A: x y\r\nB: \r\nC: \r\nD: z\r\n");
 }
 
 TEST(HttpResponse, KeepsLatin1AndRepeatedFields) {
@@ -494,6 +495,20 @@ TEST(HttpResponse, AReusedWriterRemembersNothing) {
     answer.wire.clear();
     answer.status("204 No Content").finish();
     EXPECT_TRUE(answer.has("Connection: keep-alive"));
+}
+
+TEST(HttpResponse, OnlyAnswersThatSuitAnyRequestAreRepeated) {
+    Answer first, upgrade("GET / HTTP/1.1", "Connection: upgrade\r\n"),
+        tunnel("CONNECT a:1 HTTP/1.1"), second;
+    first.status("200 OK").field("A", "b");
+    ASSERT_NE(first.writer.answer(), nullptr);
+    ASSERT_TRUE(second.writer.repeat(*first.writer.answer()));
+    EXPECT_EQ(second.writer.status(), "200 OK");
+    EXPECT_EQ(second.writer.fields_block(), "A: b\r\n");
+    EXPECT_FALSE(tunnel.writer.repeat(*first.writer.answer()));
+    EXPECT_FALSE(tunnel.writer.has_status());
+    EXPECT_EQ(tunnel.status("200 OK").writer.answer(), nullptr);
+    EXPECT_EQ(upgrade.status("101 Switching Protocols").writer.answer(), nullptr);
 }
 
 TEST(HttpResponse, FindsItsFieldsByName) {
