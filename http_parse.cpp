@@ -641,8 +641,7 @@ Parse HeadParser::scan(std::string_view in, const HttpPolicy& policy, const Peer
                 lines_ == 1 ? "blank before the first header" : "obsolete line folding";
             return bad_line(in, start + 1, 400, rule, error);
         }
-        const size_t field_end =
-            continues ? std::max(field_start_ + field_max, start + 2) : start + field_max;
+        const size_t field_end = (continues ? field_start_ : start) + field_max;
         const Limit limit = field_end <= section_end
                                 ? Limit{field_end, 431, "header field too long"}
                                 : Limit{section_end, 431, "header section too long"};

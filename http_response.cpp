@@ -62,7 +62,6 @@ void ResponseWriter::begin(const RequestHead& head, bool may_keep_alive,
     head_ = &head;
     options_ = &options;
     answer_.clear();
-    out_.clear();
     body_bytes_ = 0;
     body_kind_ = BodyKind::None;
     head_sent_ = cut_ = finished_ = false;
@@ -227,7 +226,7 @@ ResponseWriter::Pieces ResponseWriter::finish() {
 }
 
 bool ResponseWriter::is_short() const {
-    return head_sent_ && body_kind_ == BodyKind::Length && body_bytes_ < answer_.length;
+    return body_kind_ == BodyKind::Length && body_bytes_ < answer_.length;
 }
 
 std::optional<std::string_view> ResponseWriter::field(std::string_view name) const {
