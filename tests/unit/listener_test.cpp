@@ -294,6 +294,10 @@ TEST(Listener, UnixSocketOwnerComesFromOptionsOrSpec) {
         ASSERT_EQ(::lstat(path.c_str(), &info), 0);
         EXPECT_EQ(info.st_uid, 65534u);
         EXPECT_EQ(info.st_gid, 65534u);
+        EXPECT_TRUE(open("unix:" + path, {.owner = {std::nullopt, 65534}}));
+        ASSERT_EQ(::lstat(path.c_str(), &info), 0);
+        EXPECT_EQ(info.st_uid, 0u);
+        EXPECT_EQ(info.st_gid, 65534u);
     } else if (::geteuid() != 65534) {
         ASSERT_FALSE(other.is_ok());
         EXPECT_EQ(other.error().code, EPERM);
@@ -398,6 +402,60 @@ TEST(Listener, UnlinkRemovesOnlyOurOwnSocketFile) {
     EXPECT_TRUE(open("127.0.0.1:0")->unlink_path().is_ok());
 }
 
+/// The descriptor of another process that has the same socket.
+TEST(Listener, APathWhereOthersStillListenStays) {
+    const TemporaryDirectory directory;
+    const auto listener = open("unix:" + directory / "s", {.backlog = 0});
+    Fd other(::dup(listener->fd()));
+    listener->close();
+    std::vector<Fd> clients;
+    do {  // also when its queue is full
+        EXPECT_TRUE(listener->unlink_if_deserted().is_ok());
+        ASSERT_EQ(directory.names().size(), 1u);
+        clients.emplace_back(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+        ASSERT_LT(clients.size(), 100u);
+    } while (::connect(clients.back().get(), listener->address().raw(), listener->address().size) ==
+             0);
+    EXPECT_TRUE(listener->unlink_if_deserted().is_ok());
+    EXPECT_EQ(directory.names().size(), 1u);
+    other.reset();
+    EXPECT_TRUE(listener->unlink_if_deserted().is_ok());
+    EXPECT_TRUE(directory.names().empty());
+}
+
+TEST(Listener, AFileInPlaceOfAPredecessorsSocketStays) {
+    const TemporaryDirectory directory;
+    const std::string path = directory / "s";
+    const auto original = open("unix:" + path);
+    ASSERT_EQ(::unlink(path.c_str()), 0);
+    std::ofstream(path) << "precious";
+    const auto adopted = Listener::adopt(::dup(original->fd()), Listener::Origin::Predecessor, {});
+    ASSERT_TRUE(adopted.is_ok());
+    EXPECT_TRUE((*adopted)->unlink_path().is_ok());
+    EXPECT_EQ(directory.names().size(), 1u);
+}
+
+TEST(Listener, AdoptsASocketWithAnyName) {
+    const TemporaryDirectory directory;
+    // One looks like a name of ours before it is published; the other is abstract.
+    for (const std::string& path : {directory / ".s~", "@gcorn-test" + directory / "s"}) {
+        const SocketAddress address = *unix_socket_address(path, path[0] == '@');
+        Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        ASSERT_EQ(::bind(fd.get(), address.raw(), address.size), 0) << path;
+        const auto adopted = Listener::adopt(fd.release(), Listener::Origin::Supervisor, {});
+        ASSERT_TRUE(adopted.is_ok());
+        EXPECT_EQ((*adopted)->name(), "unix:" + path);
+        EXPECT_TRUE(connect_to(**adopted)) << path;
+    }
+}
+
+TEST(Listener, ListensLaterIfTold) {
+    const auto listener = open("127.0.0.1:0", {.listens = false});
+    EXPECT_FALSE(connect_to(*listener));
+    EXPECT_TRUE(listener->listen(5).is_ok());
+    EXPECT_TRUE(connect_to(*listener));
+}
+
 TEST(Listener, AdoptsWhatASupervisorOpened) {
     const auto original = open("127.0.0.1:0");
     const int fd = ::dup(original->fd());
@@ -448,6 +506,7 @@ TEST(Listener, AdoptListensOnASocketThatWasOnlyBound) {
     ASSERT_EQ(::bind(fd.get(), any->raw(), any->size), 0);
     const auto adopted = Listener::adopt(fd.release(), Listener::Origin::Supervisor, {});
     ASSERT_TRUE(adopted.is_ok());
+    EXPECT_EQ(option((*adopted)->fd(), IPPROTO_TCP, TCP_NODELAY), 1);
     EXPECT_TRUE(connect_to(**adopted));
 }
 
