@@ -40,8 +40,7 @@ Status add_descriptor_flags(int fd, const std::string& where) {
 Status set_tcp_options(int fd, const ListenerOptions& options, const std::string& where) {
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 #ifdef TCP_DEFER_ACCEPT
-    if (options.defer_accept_s > 0)
-        set_option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, options.defer_accept_s);
+    set_option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, options.defer_accept_s);
 #endif
     if (!options.reuse_port) return Status::ok();
 #ifdef SO_REUSEPORT
@@ -93,13 +92,11 @@ std::string published_path(const std::string& bound) {
     return bound.substr(0, base) + bound.substr(base + 1, bound.size() - base - 2);
 }
 
-/// True if a socket is at `path`, false if nothing is. Error: something else is there.
+/// True if a socket is at `path`, false if nothing is, or nobody can tell: then bind(2) says why.
+/// Error: something else is there.
 Result<bool> socket_exists(const std::string& path, const std::string& where) {
     struct stat info {};
-    if (::lstat(path.c_str(), &info) != 0) {
-        if (errno == ENOENT) return false;
-        return failed(errno, "stat", where);
-    }
+    if (::lstat(path.c_str(), &info) != 0) return false;
     if (S_ISSOCK(info.st_mode)) return true;
     return Error{ENOTSOCK, "bind " + where + ": exists and is not a socket"};
 }
@@ -212,8 +209,7 @@ Listener::Listener(Fd fd, BindSpec spec, Address address, bool is_tls)
     : fd_(std::move(fd)), spec_(std::move(spec)), address_(address) {
     if (is_unix()) {
         // The kernel may report the aside name; abstract names are kept as they are.
-        if (!spec_.path.empty() && spec_.path != address_.host())
-            address_ = Address{*unix_socket_address(spec_.path)};
+        if (spec_.path != address_.host()) address_ = Address{*unix_socket_address(spec_.path)};
         server_name_ = spec_.path;
         name_ = "unix:" + spec_.path;
         return;
@@ -277,7 +273,6 @@ Accepted Listener::accept() const {
     if (!result.fd) {
         result.error = errno;
         result.status = classify(result.error);
-        result.peer.size = 0;
         return result;
     }
     result.status = AcceptStatus::Connection;
