@@ -3,17 +3,20 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/fd.h"
 
 namespace gcorn {
 namespace {
@@ -115,7 +118,7 @@ TEST(Reload, HasADescriptorOnlyWithInotify) {
 #ifdef __linux__
     Reloader inotify;
     ASSERT_TRUE(inotify.start("auto").is_ok());
-    inotify.watch({"/etc/passwd"}, {});
+    inotify.watch({"/etc/passwd", "/x.py"}, {});
     EXPECT_GE(inotify.fd(), 0);
     EXPECT_TRUE(::fcntl(inotify.fd(), F_GETFD) & FD_CLOEXEC);
     EXPECT_EQ(inotify.next_check_ms(), -1) << "no wake-ups while nothing happens";
@@ -159,6 +162,26 @@ TEST_P(ReloadTest, SeesARenamedCopyWithTheOldTime) {
     const std::string copy = save("copy", "old");
     fs::last_write_time(copy, fs::last_write_time(app_) - std::chrono::hours(24));
     fs::rename(copy, app_);
+    EXPECT_EQ(change(), app_);
+}
+
+TEST_P(ReloadTest, SeesAFileMovedAway) {
+    watch();
+    save("elsewhere/x", "x");
+    EXPECT_TRUE(is_quiet());
+    fs::rename(app_, root_ / "elsewhere/app.py");
+    EXPECT_EQ(change(), app_);
+}
+
+TEST_P(ReloadTest, SeesAFileWrittenThroughAMapping) {
+    watch();
+    {
+        const Fd file(::open(app_.c_str(), O_RDWR | O_CLOEXEC));
+        void* const bytes = ::mmap(nullptr, 3, PROT_WRITE, MAP_SHARED, file.get(), 0);
+        ASSERT_NE(bytes, MAP_FAILED);
+        std::memcpy(bytes, "two", 3);
+        EXPECT_EQ(::munmap(bytes, 3), 0);
+    }
     EXPECT_EQ(change(), app_);
 }
 
@@ -323,7 +346,7 @@ TEST_P(ReloadTest, MatchesEverythingBelowForADoubleStarAtTheEnd) {
 TEST_P(ReloadTest, MatchesNamesBelowWildcardDirectories) {
     save("apps/one/settings.py", "x");
     fs::create_directories(root_ / "apps/two");
-    watch({root_ / "apps/*/settings.py", root_ / "apps/o?e/[m-z]*.cfg"});
+    watch({root_ / "apps/*/settings.py", root_ / "apps/o?e/[m-z]*.cfg", root_ / "apps/\\*"});
     EXPECT_TRUE(is_quiet());
     const std::string second = save("apps/two/settings.py", "new");
     EXPECT_EQ(change(), second);
@@ -333,6 +356,8 @@ TEST_P(ReloadTest, MatchesNamesBelowWildcardDirectories) {
     EXPECT_EQ(change(), cfg);
     const std::string third = save("apps/three/settings.py", "new");
     EXPECT_EQ(change(), third);
+    const std::string odd = save("apps/\\odd", "a backslash is a byte like others");
+    EXPECT_EQ(change(), odd);
 }
 
 TEST_P(ReloadTest, WaitsForAGlobsDirectoryToAppear) {
@@ -422,7 +447,8 @@ TEST_P(ReloadTest, ResolvesRelativePathsFromTheStartingDirectory) {
     Reloader reloader;
     ASSERT_TRUE(reloader.start(GetParam()).is_ok());
     fs::current_path(before);
-    reloader.watch({"app.py"}, {"*.html"});
+    reloader.watch({"", "app.py"}, {"", "*.html"});  // empty ones are none
+    save("unrelated", "x");
     save("app.py", "changed");
     std::string path;
     for (const int64_t deadline_ms = monotonic_ms() + kDeadlineMs;
