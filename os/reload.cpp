@@ -34,7 +34,7 @@ bool is_glob(std::string_view path) {
 }
 
 bool matches_name(const std::string& pattern, const std::string& name) {
-    return ::fnmatch(pattern.c_str(), name.c_str(), FNM_PERIOD | FNM_NOESCAPE) == 0;
+    return ::fnmatch(pattern.c_str(), name.c_str(), FNM_NOESCAPE) == 0;
 }
 
 /// Components of an absolute path without empty ones: "/a//b" → "", "a", "b".
@@ -67,8 +67,7 @@ std::vector<Entry> list_directory(const std::string& path) {
 #ifdef __linux__
 // Attributes too, because touch(1) may change nothing else. Reading never wakes us.
 constexpr uint32_t kEvents = IN_CLOSE_WRITE | IN_MODIFY | IN_ATTRIB | IN_CREATE | IN_DELETE |
-                             IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE_SELF | IN_MOVE_SELF |
-                             IN_ONLYDIR;
+                             IN_MOVED_TO | IN_MOVED_FROM | IN_MOVE_SELF | IN_ONLYDIR;
 #endif
 
 }  // namespace
@@ -113,7 +112,6 @@ void Reloader::watch(std::vector<std::string> files, std::vector<std::string> ex
         given_files_ = std::move(files);
     }
     if (extra != given_extra_) {
-        globs_.clear();
         for (const std::string& path : extra) {
             if (is_glob(path))
                 globs_.push_back(components(absolute(path)));
@@ -224,9 +222,9 @@ void Reloader::handle_event(int watch, uint32_t mask, std::string_view name) {
     if (is_compiled(name)) return;
     // What appeared may match a glob, and so may what an overflow lost.
     if (mask & (IN_CREATE | IN_MOVED_TO | IN_Q_OVERFLOW)) are_globs_stale_ = true;
-    if (mask & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT)) {
-        // The directory is gone or has another name: its path is polled until there is one again.
-        // If it was only renamed, the old watch still exists.
+    if (mask & (IN_IGNORED | IN_MOVE_SELF)) {
+        // The directory is gone (deleted, unmounted) or has another name: its path is polled until
+        // there is one again. If it was only renamed, the old watch still exists.
         static_cast<void>(::inotify_rm_watch(inotify_.get(), watch));
         for (auto& [path, number] : directories_)
             if (number == watch) number = -1;
