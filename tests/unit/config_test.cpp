@@ -122,6 +122,9 @@ TEST(ConfigCasts, TextsAreTrimmedAndMayBeNone) {
     EXPECT_EQ(applied("pidfile", Value{}), "None");
     EXPECT_EQ(applied("pidfile", int64_t{5}),
               "error: Not a string: 5 (pidfile; allowed: a string)");
+    EXPECT_EQ(applied("pidfile", hook("pidfile()")),
+              "error: Not a string: <pidfile()> (pidfile; allowed: a string)");
+    EXPECT_EQ(applied("proxy_protocol", int64_t{1}), "auto");
     EXPECT_EQ(applied("errorlog", Value{}), "") << "no error log at all";
     EXPECT_EQ(applied("errorlog", Value(" ")),
               "error: '' isn't writable (errorlog; allowed: a file, or - for stderr)");
@@ -153,6 +156,9 @@ TEST(ConfigCasts, CommaTextsAreSplitAndCapitalised) {
 TEST(ConfigCasts, DictionariesTakeDictionaries) {
     EXPECT_EQ(applied("secure_scheme_headers", StringMap{{"X-SSL", "1"}}), "{'X-SSL': '1'}");
     EXPECT_EQ(
+        applied("secure_scheme_headers", StringMap{{"X-SSL", std::string(1, '\0')}}),
+        "error: NUL byte in '\\x00' (secure_scheme_headers; allowed: a dictionary of strings)");
+    EXPECT_EQ(
         applied("secure_scheme_headers", std::string("X")),
         "error: Value is not a dictionary: X (secure_scheme_headers; allowed: a dictionary of "
         "strings)");
@@ -160,7 +166,7 @@ TEST(ConfigCasts, DictionariesTakeDictionaries) {
 
 TEST(ConfigCasts, HooksTakeFunctionsAndDottedNames) {
     EXPECT_EQ(applied("post_fork", hook("post_fork()")), "<post_fork()>");
-    EXPECT_EQ(applied("post_fork", std::string("pkg.hooks.post_fork")), "pkg.hooks.post_fork");
+    EXPECT_EQ(applied("post_fork", std::string(" pkg.hooks.post_fork ")), "pkg.hooks.post_fork");
     EXPECT_EQ(
         applied("post_fork", int64_t{1}),
         "error: Value is not callable: 1 (post_fork; allowed: a function, or its dotted name)");
@@ -206,6 +212,8 @@ TEST(ConfigCasts, ATlsVersionMayBeNamed) {
 TEST(ConfigCasts, OutOfScopeSettingsAreRefusedWithTheirReason) {
     EXPECT_EQ(applied("dirty_apps", StringList{"x"}),
               "error: dirty_apps cannot be set: gcorn has no dirty workers; use a task queue");
+    EXPECT_EQ(applied("asgi_loop", Value{}),
+              "error: asgi_loop cannot be set: gcorn serves WSGI applications, not ASGI");
     EXPECT_EQ(applied("asgi_loop", std::string("uvloop")),
               "error: asgi_loop cannot be set: gcorn serves WSGI applications, not ASGI");
     EXPECT_EQ(applied("dirty_workers", int64_t{1}),
@@ -226,7 +234,7 @@ TEST(ConfigCasts, NearestSettingIsOneEditAway) {
     EXPECT_EQ(nearest_setting("time_out"), "timeout");
     EXPECT_EQ(nearest_setting("post_frok"), "post_fork");
     EXPECT_EQ(nearest_setting("preload"), "preload_app") << "its option, not reload";
-    EXPECT_EQ(nearest_setting("workers"), "") << "not a mistake";
+    EXPECT_EQ(nearest_setting("asgi_lop"), "") << "that is refused, too";
     EXPECT_EQ(nearest_setting("WORKERS"), "");
     EXPECT_EQ(nearest_setting("bin"), "") << "too short to tell";
     EXPECT_EQ(nearest_setting("wrkr"), "");
@@ -337,6 +345,8 @@ TEST(ConfigSources, AreRememberedForEachSetting) {
     const ResolvedConfig result = resolved(sources);
     EXPECT_EQ(result.sources.at("bind"), "environment PORT");
     EXPECT_EQ(result.sources.at("workers"), "./gunicorn.conf.py");
+    EXPECT_EQ(result.sources.at("wsgi_app"), "command line");
+    EXPECT_EQ(result.config.config, "./gunicorn.conf.py");
     EXPECT_EQ(result.sources.at("threads"), "GUNICORN_CMD_ARGS");
     EXPECT_EQ(result.sources.at("timeout"), "command line");
     EXPECT_EQ(result.sources.at("config"), "found in the start directory");
@@ -367,6 +377,8 @@ TEST(ConfigSources, ForwardedAllowIpsAndSendfileHaveVariables) {
     Sources sources;
     sources.machine.variables = {{"FORWARDED_ALLOW_IPS", "*"}, {"SENDFILE", "Yes"}};
     EXPECT_EQ(resolved(sources).config.forwarded_allow_ips, "*");
+    EXPECT_EQ(resolved(sources).config.sendfile, true);
+    sources.machine.variables["SENDFILE"] = "1";
     EXPECT_EQ(resolved(sources).config.sendfile, true);
     sources.machine.variables["SENDFILE"] = "off";
     EXPECT_EQ(resolved(sources).config.sendfile, false);
@@ -459,6 +471,8 @@ TEST(ConfigSources, OtherNamesForAChoiceAreTold) {
         has_notice(resolved(sources), "worker_class 'gevent_pywsgi' is treated as 'gevent'"));
     sources.arguments = {"app:app", "--log-level", "DEBUG"};
     EXPECT_TRUE(resolved(sources).notices.empty()) << "only the case differs";
+    sources.arguments = {"app:app", "--logger-class", "simple"};
+    EXPECT_TRUE(resolved(sources).notices.empty()) << "not a choice";
 }
 
 TEST(ConfigSources, SettingsWithoutEffectSaySo) {
@@ -547,6 +561,7 @@ TEST(ConfigFileChoice, PrefersTheCommandLine) {
     FakeMachine machine{{}, {"/a.py", "/b.py", "/gunicorn.conf.py", "/gcorn.conf.py"}};
     EXPECT_EQ(chosen({"-c", "a.py"}, {"-c", "b.py"}, machine), "a.py");
     EXPECT_EQ(chosen({}, {"-c", "b.py"}, machine), "b.py");
+    EXPECT_EQ(chosen({"-c", ""}, {"-c", "b.py"}, machine), "b.py");
     EXPECT_EQ(chosen({}, {}, machine), "./gcorn.conf.py");
     machine.files.erase("/gcorn.conf.py");
     EXPECT_EQ(chosen({}, {}, machine), "./gunicorn.conf.py");
