@@ -297,8 +297,7 @@ std::optional<int64_t> parse_python_int(std::string_view text, int base) {
     uint64_t magnitude = 0;
     const char* const end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data(), end, magnitude, base);
-    if (text.empty() || stop != end || error != std::errc{} || magnitude > INT64_MAX)
-        return std::nullopt;
+    if (stop != end || error != std::errc{} || magnitude > INT64_MAX) return std::nullopt;
     const auto value = static_cast<int64_t>(magnitude);
     return is_negative ? -value : value;
 }
@@ -369,17 +368,16 @@ Value field_value(const Config& cfg, const Setting& setting) {
 
 std::string_view nearest_setting(std::string_view name) {
     constexpr size_t kNameBytesMin = 4;  // shorter words are one edit away from too many
-    if (name.size() < kNameBytesMin || find_setting(name) != nullptr) return {};
+    if (name.size() < kNameBytesMin) return {};
     std::string_view nearest;
     for (const Setting& setting : settings()) {
-        if (setting.refused.empty() && setting.name.size() >= kNameBytesMin &&
-            edit_distance(name, setting.name) == 1)
+        if (setting.refused.empty() && edit_distance(name, setting.name) == 1)
             nearest = setting.name;
     }
     // Someone who writes preload thinks of --preload, not of reload.
     const std::string option = "--" + std::string(name);
     for (const Setting& setting : settings())
-        if (!nearest.empty() && setting.flags == option) nearest = setting.name;
+        if (setting.flags == option) nearest = setting.name;
     return nearest;
 }
 

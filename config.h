@@ -150,7 +150,8 @@ public:
     [[nodiscard]] bool is_tls() const { return !certfile.empty() || !keyfile.empty(); }
 };
 
-/// The one setting whose name is a single edit away from `name`, "" if there is none.
+/// The setting that was probably meant by a `name` that is none: one whose name is a single edit
+/// away. "" if there is none.
 [[nodiscard]] std::string_view nearest_setting(std::string_view name);
 
 // --- Finding the values ---
