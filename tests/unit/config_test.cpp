@@ -430,6 +430,12 @@ TEST(ConfigSources, PositionalWordWinsOverTheApplicationOfTheFile) {
     EXPECT_EQ(error_of(sources), "1 No application module specified.");
 }
 
+TEST(ConfigSources, APasteFileIsAnApplication) {
+    Sources sources;
+    sources.arguments = {"--paste", "/etc/passwd"};
+    EXPECT_EQ(resolved(sources).config.default_proc_name, "/etc/passwd");
+}
+
 TEST(ConfigSources, PositionalWordsOfTheVariableAreIgnored) {
     Sources sources;
     sources.environment_arguments = {"env:app"};
@@ -445,6 +451,8 @@ TEST(ConfigSources, ExtraWordsAreIgnoredWithANotice) {
 
 TEST(ConfigSources, SeveralThreadsTurnSyncIntoGthread) {
     Sources sources;
+    sources.arguments = {"app:app", "--threads", "1"};
+    EXPECT_EQ(resolved(sources).config.worker_class, "sync");
     sources.arguments = {"app:app", "--threads", "2"};
     EXPECT_EQ(resolved(sources).config.worker_class, "gthread");
     EXPECT_EQ(resolved(sources).sources.at("worker_class"), "threads is above 1");
@@ -546,6 +554,8 @@ TEST(ConfigSources, SpewAndDaemonExcludeEachOther) {
     sources.arguments = {"app:app", "--spew", "-D"};
     EXPECT_EQ(error_of(sources),
               "1 spew prints to the terminal, which daemon detaches from: set only one of them");
+    sources.arguments = {"app:app", "--spew"};
+    EXPECT_TRUE(resolved(sources).config.spew);
 }
 
 // -------------------------------------------------------------------------------- config file
