@@ -541,7 +541,7 @@ Result<ResolvedConfig> ConfigBuilder::finish() {
     if (cfg.bind.empty() && !surroundings_.variable("LISTEN_FDS"))  // systemd's sockets replace it
         return refused("there is no address to listen on", "bind");
     cfg.chdir = absolute_path(surroundings_.start_dir, cfg.chdir);
-    if (cfg.chdir.empty() || (surroundings_.start_dir.empty() && cfg.chdir[0] != '/'))
+    if (surroundings_.start_dir.empty() && !cfg.chdir.starts_with('/'))
         return refused("the current directory is gone", "chdir");
     if (!is_directory(cfg.chdir)) return refused("can't chdir to '" + cfg.chdir + "'", "chdir");
     if (!cfg.tmp_upload_dir.empty() && !is_directory(absolute_path(cfg.chdir, cfg.tmp_upload_dir)))
