@@ -330,6 +330,8 @@ TEST_P(ReloadTest, FollowsAGlobOfAnyDepthIntoNewDirectories) {
     EXPECT_TRUE(is_quiet());
     // A whole directory moved in.
     save("elsewhere/moved.py", "x");
+    fs::create_directory_symlink(root_ / "elsewhere", root_ / "tree/link");
+    EXPECT_TRUE(is_quiet()) << "links are not followed";
     fs::rename(root_ / "elsewhere", root_ / "tree/moved");
     EXPECT_EQ(change(), std::string(root_ / "tree/moved/moved.py"));
 }
