@@ -193,7 +193,7 @@ void Reloader::expand(const std::string& directory, const Pattern& pattern, size
                    (is_any_depth || matches_name(part, entry.name))) {
             if (is_last)
                 add_file(path, !is_first_expansion_);
-            else if (!is_any_depth)
+            else
                 expand(path, pattern, component + 1);
         }
     }
