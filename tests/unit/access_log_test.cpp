@@ -133,11 +133,14 @@ TEST(AccessLog, WritesADashForWhatIsAbsent) {
     EXPECT_EQ(request.line("%(f)s %(a)s %({x}i)s %({x}o)s %({x}e)s %(u)s"), "- - - - - -");
     request.record.find_field = nullptr;
     request.record.environ = nullptr;
+    request.record.status = {};
+    EXPECT_EQ(request.line("%(s)s"), "-");
     EXPECT_EQ(request.line("%(f)s %(a)s %({x}i)s %({x}o)s %({x}e)s %(u)s"), "- - - - - -");
 }
 
 TEST(AccessLog, WritesADashForAtomsNobodyKnows) {
     EXPECT_EQ(Request().line("%(z)s|%(host)s|%({x}y)s|%({})s|%()s|%({x)s"), "-|-|-|-|-|-");
+    EXPECT_EQ(Request().line("%([referer}i)s|%({referer]i)s"), "-|-");
 }
 
 TEST(AccessLog, WritesAnEmptyFieldAsEmpty) {
@@ -194,6 +197,7 @@ TEST(AccessLog, TakesTheUserFromBasicAuthorizationOnly) {
         {"Basic", "-"},
         {"Basic ", "-"},
         {"Basic !!!!", "-"},
+        {"Basic YnJ5YW4!", "-"},
         {"Basicly YnJ5YW46c2VjcmV0", "-"},
         {"Bearer YnJ5YW46c2VjcmV0", "-"},
         {"Basic YSIKYjp4", "a\\\"\\nb"},  // a, quote, newline, b
@@ -295,6 +299,7 @@ TEST(AccessLog, LimitsWidths) {
     EXPECT_EQ(compile_error("%(m)1023s"), "");
     EXPECT_NE(compile_error("%(m)1025s"), "");
     EXPECT_NE(compile_error("%(m)99999999999999999999999s"), "");
+    EXPECT_EQ(compile_error("%(m).1024s"), "");
     EXPECT_NE(compile_error("%(m).1025s"), "");
 }
 
@@ -380,6 +385,14 @@ TEST(AccessLog, RefusesJsonListsWithUnknownOrRepeatedAtoms) {
 
 TEST(AccessLog, TakesJsonOnlyAsAWholeWord) {
     EXPECT_EQ(Request().line("jsonx %(m)s"), "jsonx GET");
+}
+
+TEST(AccessLog, TheClockGoesOn) {
+    const Request request;
+    const std::string before = request.line("%(t)s");
+    const int64_t end_ms = monotonic_ms() + 10'000;
+    while (request.line("%(t)s") == before)
+        ASSERT_LT(monotonic_ms(), end_ms);
 }
 
 TEST(AccessLog, ALineOwesNothingToTheOneBefore) {
