@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <fstream>
 #include <set>
 
 #include "command_line.h"
@@ -434,6 +435,23 @@ TEST(ConfigSources, APasteFileIsAnApplication) {
     Sources sources;
     sources.arguments = {"--paste", "/etc/passwd"};
     EXPECT_EQ(resolved(sources).config.default_proc_name, "/etc/passwd");
+    EXPECT_TRUE(resolved(sources).notices.empty());
+    sources.file = {{"default_proc_name", std::string("shop")}};
+    EXPECT_EQ(resolved(sources).config.default_proc_name, "shop");
+}
+
+TEST(ConfigSources, LoggersOfAPasteFileServeIfThereAreNoOthers) {
+    const std::string ini = ::testing::TempDir() + "gcorn-loggers-" + std::to_string(::getpid());
+    std::ofstream(ini) << "[app:main]\n[loggers] \r\n";
+    Sources sources;
+    sources.arguments = {"--paste", ini + "#main"};
+    const ResolvedConfig found = resolved(sources);
+    sources.file = {{"logconfig", std::string("other.ini")}};
+    const ResolvedConfig given = resolved(sources);
+    ::unlink(ini.c_str());
+    EXPECT_EQ(found.config.logconfig, ini);
+    EXPECT_EQ(found.sources.at("logconfig"), "[loggers] of the paste file");
+    EXPECT_EQ(given.config.logconfig, "other.ini");
 }
 
 TEST(ConfigSources, PositionalWordsOfTheVariableAreIgnored) {
@@ -519,6 +537,7 @@ TEST(ConfigSources, SettingsWithoutThoseTheyNeedSaySo) {
              {"--max-requests-jitter", "5", "--max-requests", "9"},
              {"--max-requests-jitter", "0"},
              {"--capture-output", "--error-logfile", "log"},
+             {"--reload"},
              {"--threads", "3"},
              {"--threads", "3", "-k", "gthread"}}) {
         sources.arguments = words;
@@ -654,16 +673,29 @@ TEST(ConfigOptions, HttpPolicyCarriesEveryRule) {
         EXPECT_EQ(http_policy(cfg, "").header_map, meant);
     }
     cfg.secure_scheme_headers = {{"x-ssl", "On"}};
+    cfg.limit_request_line = 2;
+    cfg.limit_request_fields = 3;
+    cfg.limit_request_field_size = 4;
     cfg.limit_request_body = 5;
+    cfg.forwarder_headers = {"A_B"};
     cfg.strip_header_spaces = cfg.casefold_http_method = true;
-    const HttpPolicy policy = http_policy(cfg, "/mount");
+    HttpPolicy policy = http_policy(cfg, "/mount");
     EXPECT_EQ(policy.secure_scheme_headers.entries(),
               (std::vector<SchemeHeaders::Entry>{{"X-SSL", "On"}}));
+    EXPECT_EQ(policy.limit_request_line, 2u);
+    EXPECT_EQ(policy.limit_request_fields, 3u);
+    EXPECT_EQ(policy.limit_request_field_size, 4u);
     EXPECT_EQ(policy.limit_request_body, 5u);
+    EXPECT_EQ(policy.forwarder_headers, StringList{"A_B"});
     EXPECT_TRUE(policy.strip_header_spaces && policy.casefold_http_method);
     EXPECT_FALSE(policy.permit_obsolete_folding || policy.permit_unconventional_http_method ||
                  policy.permit_unconventional_http_version);
     EXPECT_EQ(policy.script_name, "/mount");
+    cfg.permit_obsolete_folding = cfg.permit_unconventional_http_method =
+        cfg.permit_unconventional_http_version = true;
+    policy = http_policy(cfg, "");
+    EXPECT_TRUE(policy.permit_obsolete_folding && policy.permit_unconventional_http_method &&
+                policy.permit_unconventional_http_version);
 }
 
 TEST(ConfigOptions, LogOptionsCarryTheLoggingSettings) {
@@ -673,15 +705,28 @@ TEST(ConfigOptions, LogOptionsCarryTheLoggingSettings) {
     cfg.disable_redirect_access_to_syslog = true;
     cfg.default_proc_name = "app:app";
     cfg.user = "12";
+    cfg.errorlog = "errors";
+    cfg.accesslog = "accesses";
+    cfg.capture_output = cfg.syslog = true;
+    cfg.syslog_addr = "udp://log:514";
+    cfg.syslog_prefix = "shop";
+    cfg.syslog_facility = "local0";
     const Result<LogOptions> options = log_options(cfg);
     ASSERT_TRUE(options.is_ok());
     EXPECT_EQ(options->level, Level::Warning);
     EXPECT_TRUE(options->json);
     EXPECT_FALSE(options->access_to_syslog);
-    EXPECT_EQ(options->errorlog, "-");
+    EXPECT_EQ(options->errorlog, "errors");
+    EXPECT_EQ(options->accesslog, "accesses");
+    EXPECT_TRUE(options->capture_output && options->syslog);
+    EXPECT_EQ(options->syslog_addr, "udp://log:514");
+    EXPECT_EQ(options->syslog_prefix, "shop");
+    EXPECT_EQ(options->syslog_facility, "local0");
     EXPECT_EQ(options->process_name, "app:app");
     EXPECT_EQ(options->owner_uid, 12);
     EXPECT_EQ(options->owner_gid, -1);
+    cfg.group = "13";
+    EXPECT_EQ(log_options(cfg)->owner_gid, 13);
     cfg.group = "no-such-group";
     EXPECT_EQ(log_options(cfg).message(), "No such group: 'no-such-group'");
 }
