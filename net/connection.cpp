@@ -200,7 +200,7 @@ void Connection::on_event(const PollEvent& event) {
 /// In Idle: the next request may go to a sibling. True: it stays unread for now.
 bool Connection::moves_on(const PollEvent& event) {
     const bool is_known = !has_preamble_ || !preamble_.empty();
-    return event.readable && !event.hangup && in_.empty() && is_known && loop_.relays(*this);
+    return event.readable && !event.hangup && is_known && loop_.relays(*this);
 }
 
 void Connection::on_event_in_app(const PollEvent& event) {
