@@ -99,6 +99,7 @@ TEST(CommandLine, EndsOptionsAtDoubleDash) {
     const CommandLine line = parsed({"--", "-w", "--help"});
     EXPECT_EQ(line.app, "-w");
     EXPECT_FALSE(line.help);
+    EXPECT_EQ(parsed({"--", "--"}).app, "--");
     EXPECT_EQ(error_of({"-w", "--", "4"}), "2 argument -w/--workers: expected one argument");
 }
 
@@ -108,7 +109,11 @@ TEST(CommandLine, TakesNegativeNumbersForValues) {
               "2 argument -w/--workers: invalid int value: '-1.5' (allowed: an integer from 0 to "
               "2147483647)");
     EXPECT_EQ(parsed({"-5"}).app, "-5");
+    EXPECT_EQ(parsed({"-.5"}).app, "-.5");
+    for (const char* none : {"-5.", "-1.2.3", "-."})
+        EXPECT_EQ(error_of({none}), "2 unrecognized arguments: " + std::string(none));
     EXPECT_EQ(error_of({"-w", "-x"}), "2 argument -w/--workers: expected one argument");
+    EXPECT_EQ(error_of({"-w", "--work"}), "2 argument -w/--workers: expected one argument");
 }
 
 TEST(CommandLine, TakesIntegersInDecimalOnly) {
@@ -154,6 +159,8 @@ TEST(CommandLine, TurnsSendfileOff) {
 
 TEST(CommandLine, StopsAtHelpAndVersion) {
     EXPECT_TRUE(parsed({"-h", "--nonsense"}).help);
+    EXPECT_TRUE(parsed({"--nonsense", "-h"}).help);
+    EXPECT_TRUE(parsed({"--nonsense", "-v"}).version);
     EXPECT_TRUE(parsed({"--help"}).help);
     EXPECT_TRUE(parsed({"-v"}).version);
     EXPECT_TRUE(parsed({"app:app", "-Dv", "-w"}).version);

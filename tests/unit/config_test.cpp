@@ -126,6 +126,12 @@ TEST(ConfigCasts, TextsAreTrimmedAndMayBeNone) {
     EXPECT_EQ(applied("pidfile", hook("pidfile()")),
               "error: Not a string: <pidfile()> (pidfile; allowed: a string)");
     EXPECT_EQ(applied("proxy_protocol", int64_t{1}), "auto");
+    EXPECT_EQ(applied("statsd_host", std::string()), "None");
+    EXPECT_EQ(applied("paste", std::string()), "None");
+    EXPECT_EQ(applied("paste", std::string("/")).substr(0, 20), "error: '/' not found");
+    EXPECT_EQ(applied("logger_class", std::string("gunicorn.instrument.statsd.Statsd")), "None");
+    EXPECT_EQ(applied("worker_class", std::string("my.uvicorn.Worker")).substr(0, 60),
+              "error: worker class 'my.uvicorn.Worker' is for ASGI applicat");
     EXPECT_EQ(applied("errorlog", Value{}), "") << "no error log at all";
     EXPECT_EQ(applied("errorlog", Value(" ")),
               "error: '' isn't writable (errorlog; allowed: a file, or - for stderr)");
