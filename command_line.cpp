@@ -41,11 +41,9 @@ Error argument_error(const Option& option, const std::string& why) {
     return usage_error("argument " + flags + ": " + why);
 }
 
-/// Such words are values: no option looks like a number (-1, -.5).
-bool is_negative_number(std::string_view word) {
-    if (!word.starts_with('-')) return false;
-    const std::string_view number = word.substr(1);
-    return number.find_first_not_of("0123456789.") == number.npos && !number.empty() &&
+/// Such words are values: no option looks like a number (-1, -.5). number: what follows the minus.
+bool is_negative(std::string_view number) {
+    return number.find_first_not_of("0123456789.") == number.npos &&
            std::ranges::count(number, '.') <= 1 && !number.ends_with('.');
 }
 
@@ -88,11 +86,10 @@ private:
         return option == options_.end() ? nullptr : &*option;
     }
 
-    /// argparse's order: exact, exact before '=', unique prefix or attached value, negative number,
-    /// anything with a blank in it; the rest are unknown options.
+    /// argparse's order: exact (before '=', if there is one), unique prefix or attached value,
+    /// negative number, anything with a blank in it; the rest are unknown options.
     [[nodiscard]] Result<Reading> read(const std::string& word) const {
         if (word.size() < 2 || word[0] != '-') return Reading{};
-        if (const Option* exact = find(word)) return Reading{Kind::Known, *exact, std::nullopt};
         const size_t equals = word.find('=');
         std::optional<std::string> attached;
         if (equals != std::string::npos) attached = word.substr(equals + 1);
@@ -105,7 +102,8 @@ private:
         } else if (const Option* letter = find(word.substr(0, 2))) {
             return Reading{Kind::Known, *letter, word.substr(2)};
         }
-        if (is_negative_number(word) || word.find(' ') != std::string::npos) return Reading{};
+        if (is_negative(std::string_view(word).substr(1)) || word.find(' ') != std::string::npos)
+            return Reading{};
         return Reading{Kind::Unknown, {}, {}};
     }
 
@@ -161,8 +159,9 @@ private:
         return use_value(option, attached.value_or("auto"));
     }
 
+    /// "--" is none: it could abbreviate any option.
     [[nodiscard]] bool next_is_value() const {
-        if (next_ + 1 >= args_.size() || args_[next_ + 1] == "--") return false;
+        if (next_ + 1 >= args_.size()) return false;
         const Result<Reading> reading = read(args_[next_ + 1]);
         return reading && reading->kind == Kind::Word;
     }
