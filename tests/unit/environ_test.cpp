@@ -121,6 +121,10 @@ TEST_F(Environ, DecodesThePathAndNothingElse) {
     EXPECT_EQ(value("PATH_INFO"), "'/A/\xc3\xbf%zz%2'");
     EXPECT_EQ(value("QUERY_STRING"), "'a%41'");
     EXPECT_EQ(value("RAW_URI"), "'/%41%2F%ff%zz%2?a%41'");
+    make("GET /%41 HTTP/1.1\r\nHost: h\r\n\r\n");
+    EXPECT_EQ(eval_python("e['RAW_URI'], e['PATH_INFO']"), "('/%41', '/A')");
+    make("GET /?a HTTP/1.1\r\nHost: h\r\n\r\n");
+    EXPECT_EQ(eval_python("e['RAW_URI'], e['PATH_INFO']"), "('/?a', '/')");
 }
 
 TEST_F(Environ, ContentFieldsHaveNoPrefix) {
@@ -210,6 +214,10 @@ TEST_F(Environ, AUnixSocketTakesItsNameFromHost) {
         EXPECT_EQ(value("SERVER_PORT"), expected.second) << host;
         EXPECT_EQ(value("REMOTE_ADDR"), "''");
         EXPECT_EQ(eval_python("'REMOTE_PORT' in e"), "False");
+        request_->exchange->head.is_https = true;
+        make_again();
+        const std::string port = expected.second;
+        EXPECT_EQ(value("SERVER_PORT"), port == "'80'" ? "'443'" : port);
     }
     request_ = std::make_unique<ExchangeTest>("GET / HTTP/1.0\r\n\r\n");
     facts().is_unix = true;
@@ -317,6 +325,13 @@ TEST_F(Environ, WhatTheApplicationKeptOrChangedDoesNot) {
         EXPECT_EQ(value("REQUEST_METHOD"), "'GET'") << deed;
         end();
     }
+}
+
+TEST_F(Environ, WhatTheApplicationKeptStaysAsItWas) {
+    make("POST /a?b HTTP/1.0\r\nHost: h\r\nCookie: c\r\n\r\n");
+    run_python("kept, before = e, dict(e)");
+    end();
+    EXPECT_EQ(eval_python("kept == before"), "True");
 }
 
 TEST_F(Environ, WhatALeakHunterFindsDoesNotEither) {
