@@ -397,12 +397,9 @@ RequestEnviron EnvironMaker::make(Exchange& exchange, PyObject* input) {
     RequestEnviron environ;
     if (!start(environ, exchange, fields)) return {};
     PyObject* e = environ.dict.get();
-    const PyRef& host = names_->fields[static_cast<size_t>(FieldId::Host)];
-    // The target's authority replaces Host (RFC 9112 §3.2.2).
     const bool is_made =
         set_own(environ, exchange, input) &&
         ((fields.own() == 0 && !fields.has_joined()) || set_other_fields(e, head, fields)) &&
-        (head.authority.empty() || set(e, host, latin1_str(head.authority))) &&
         set_transport(e, *exchange.facts);
     if (!is_made) return {};
     if (environ.edition != 0) environ.version = DictWatch::begin(e);
@@ -426,8 +423,7 @@ bool EnvironMaker::start(RequestEnviron& environ, Exchange& exchange, const Sort
     }
     pattern.drop_found_spare();
     if (!update_pattern(pattern, exchange, fields)) return false;
-    const bool has_more_keys =
-        fields.has_joined() || !exchange.head.authority.empty() || exchange.facts->has_proxy_header;
+    const bool has_more_keys = fields.has_joined() || exchange.facts->has_proxy_header;
     uint64_t edition = 0;
     if (kHasGil && !has_more_keys) {
         // Before the copy, which may collect garbage, whose finalizers may let other threads in.
@@ -577,8 +573,7 @@ bool EnvironMaker::update_unix_server(Pattern& pattern, const Exchange& exchange
     const Names& n = *names_;
     const RequestHead& head = exchange.head;
     const Field* host = head.find(FieldId::Host);
-    std::string_view name = head.authority;
-    if (name.empty() && host != nullptr) name = host->value;
+    std::string_view name = host != nullptr ? host->value : "";
     std::string_view port = head.is_https ? "443" : "80";
     if (name.empty()) {
         name = exchange.facts->server_name;
