@@ -180,7 +180,10 @@ TEST(CommandLine, SuggestsTheOptionThatWasMeant) {
               "2 unrecognized arguments: --wrokers (did you mean --workers?)");
     EXPECT_EQ(error_of({"--binds=:80"}),
               "2 unrecognized arguments: --binds=:80 (did you mean --bind?)");
+    EXPECT_EQ(error_of({"--backlgx"}),
+              "2 unrecognized arguments: --backlgx (did you mean --backlog?)");
     EXPECT_EQ(error_of({"--zzz", "-X"}), "2 unrecognized arguments: --zzz -X");
+    EXPECT_EQ(error_of({"-X"}), "2 unrecognized arguments: -X");
 }
 
 TEST(CommandLine, TakesAWordWithABlankForAWord) {
@@ -241,6 +244,7 @@ TEST(ShellWords, ResolveBackslashes) {
     EXPECT_EQ(words_of(R"(a\ b \\ \'c)"), (StringList{"a b", "\\", "'c"}));
     EXPECT_EQ(words_of(R"("a\"b\\c\d")"), (StringList{R"(a"b\c\d)"}));
     EXPECT_EQ(words_of(R"('a\')"), (StringList{"a\\"}));
+    EXPECT_EQ(words_of(R"('a\\b\"c')"), (StringList{R"(a\\b\"c)"}));
 }
 
 TEST(ShellWords, RefuseUnfinishedText) {
