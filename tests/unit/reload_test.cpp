@@ -136,6 +136,9 @@ TEST_P(ReloadTest, SeesAFileWrittenInPlaceWithinASecond) {
     static_assert(Reloader::kPollMs + Reloader::kQuietMs < 1000);
     EXPECT_LT(monotonic_ms() - start_ms, 2000);
     EXPECT_TRUE(is_quiet());
+    if (reloader_.fd() >= 0) {
+        EXPECT_EQ(reloader_.next_check_ms(), -1) << "all was looked at";
+    }
 }
 
 TEST_P(ReloadTest, SeesAFileOfEqualSizeAndAnAppendingWriter) {
