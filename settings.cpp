@@ -45,7 +45,7 @@ Status access_format(std::string& text) {
     return status_of(AccessLog::compile(text));
 }
 Status statsd_target(std::string& text) {
-    return text.empty() ? Status{} : validate_statsd_host(text);
+    return validate_statsd_host(text);
 }
 Status syslog_target(std::string& text) {
     return validate_syslog_address(text);
