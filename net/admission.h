@@ -6,6 +6,9 @@
 // sibling is idle, and a client that brings no request to run passes its turn on to the next. And a
 // new connection is left, for a moment, to a sibling that holds fewer.
 //
+// A slot that takes no request is not free: requests wait although there is one if a greenlet
+// blocks its hub, or a thread of gthread keeps the GIL.
+//
 // Pure: no sockets, no clock. The thread that leads the EventLoop. All times are monotonic ms.
 #pragma once
 
@@ -40,8 +43,12 @@ public:
         : slots_(slots), has_sibling_(std::move(has_sibling)) {}
 
     /// Begins a turn, in which budget() connections may be accepted. active: calls that are queued
-    /// or running.
-    void plan(int64_t now_ms, size_t active);
+    /// or running. oldest_ms: when the one came that has been queued longest; INT64_MAX: none is.
+    void plan(int64_t now_ms, size_t active, int64_t oldest_ms = INT64_MAX);
+    /// After the poll, which may have lasted: are the free slots really free?
+    void plan_again(int64_t now_ms, size_t active, int64_t oldest_ms);
+    /// A request has waited for kStuckMs although there is a slot for it.
+    [[nodiscard]] bool is_blocked() const { return is_blocked_; }
     [[nodiscard]] size_t budget() const { return budget_; }
     void set_budget(size_t budget) { budget_ = budget; }
     void spend() { --budget_; }
@@ -73,6 +80,8 @@ private:
     const size_t slots_;
     const HasSibling has_sibling_;
     size_t budget_ = 0;
+    size_t turns_ = 0;  ///< what the budget is at least, even if no slot is free
+    bool is_blocked_ = false;
     uint64_t came_ = 0;           ///< calls
     uint64_t answered_ = 0;       ///< of these, by the time the last turn began
     bool has_answered_ = false;   ///< a call ended between the last two turns

@@ -31,7 +31,8 @@ constexpr int64_t kOutOfResourcesMs = 500;
 /// A worker that has been unable to accept for this long, and has no connection to close, is
 /// replaced; one that has been able to accept again for this long says so.
 constexpr int64_t kStarvedMs = 3000;
-/// How often the leader looks for an idle sibling while requests are left unread.
+/// How often the leader looks for an idle sibling while requests are left unread, and whether the
+/// application takes requests again.
 constexpr int kUnreadLookMs = 5;
 /// A turn that has taken this long leaves handshakes, bodies and the rest of large heads to the
 /// next one: 256 TLS handshakes, of a millisecond each, would hold up everybody else's answers.
@@ -128,15 +129,16 @@ void EventLoop::turn(int timeout_ms) {
     polls_skipped_ = 0;
     // While requests wait for the application side, there is no hurry to read more: on a shared
     // core the application runs first, and one poll then finds many events.
-    if (timeout_ms != 0 && !ready_.is_empty()) ::sched_yield();
-    plan_accepting(now_ms_);
+    const int64_t oldest_ms = ready_.oldest_ms();
+    if (timeout_ms != 0 && oldest_ms != INT64_MAX) ::sched_yield();
+    plan_accepting(oldest_ms);
     look_at_unread();
 
     if (must_announce_again && (timeout_ms < 0 || timeout_ms > ReadyQueue::kPatienceMs))
         timeout_ms = static_cast<int>(ReadyQueue::kPatienceMs);
     if (!held_.empty() && (timeout_ms < 0 || timeout_ms > kHeldLookMs)) timeout_ms = kHeldLookMs;
-    if (!unread_.empty() && (timeout_ms < 0 || timeout_ms > kUnreadLookMs))
-        timeout_ms = kUnreadLookMs;
+    const bool looks_often = !unread_.empty() || admission_.is_blocked();
+    if (looks_often && (timeout_ms < 0 || timeout_ms > kUnreadLookMs)) timeout_ms = kUnreadLookMs;
     // Do not sleep with requests to run, nor in the turn that finds the last connection gone.
     const bool is_last = stop_seen_ && connections_.empty() && !is_drained();
     const int wait = is_last || has_queued_ ? 0 : wait_ms(timeout_ms, now_ms_);
@@ -146,6 +148,7 @@ void EventLoop::turn(int timeout_ms) {
     const std::span<PollEvent> events = poller_.wait(is_wanted ? 0 : wait);
     polling_.store(false, std::memory_order_relaxed);
     now_ms_ = monotonic_ms();
+    admission_.plan_again(now_ms_, active(), ready_.oldest_ms());
 
     has_newcomer_ = false;
     accept_in_turn(events);
@@ -332,9 +335,9 @@ void EventLoop::write_access_line(const Exchange& exchange) {
 
 // ------------------------------------------------------------------------------------- accepting
 
-void EventLoop::plan_accepting(int64_t now) {
-    if (accept_again_ms_ != 0 && now >= accept_again_ms_) accept_again_ms_ = 0;
-    admission_.plan(now, active());
+void EventLoop::plan_accepting(int64_t oldest_ms) {
+    if (accept_again_ms_ != 0 && now_ms_ >= accept_again_ms_) accept_again_ms_ = 0;
+    admission_.plan(now_ms_, active(), oldest_ms);
     if (stopping_.load(std::memory_order_relaxed) || accept_again_ms_ != 0)
         admission_.set_budget(0);
     set_listening(admission_.budget() > 0);

@@ -131,7 +131,7 @@ private:
     void serve_signalled();
     void look_at_held();
     void look_at_unread();
-    void plan_accepting(int64_t now_ms);
+    void plan_accepting(int64_t oldest_ms);
     void set_listening(bool is_listening);
     [[nodiscard]] bool is_stuck() const;
     void show_connections();

@@ -560,6 +560,27 @@ TEST_P(Greenlets, ABlockedHubIsFoundAndReplaced) {
     })) << server.story();
 }
 
+TEST_P(Greenlets, ABlockedHubLosesNobodyWhoComesLater) {
+    if (GetParam().workers > 1) GTEST_SKIP() << "another worker would answer them";
+    Server& server = start({"--timeout", "2", "--keep-alive", "60"});
+    Client kept[] = {server.connect(), server.connect()};
+    for (Client& client : kept)
+        ASSERT_EQ(client.get("/").status, 200);
+    const std::vector<Client> blocks = send_to_all(1, "/c?s=60");
+    ASSERT_TRUE(noted("waits in C")) << server.story();
+    const std::vector<Client> first = send_to_all(1, "/pid");
+    // Once a refused request is answered, the loop has seen, and once the next one is, it has read,
+    // what was sent before.
+    for (Client& client : kept) {
+        client.send("refused\r\n\r\n");
+        EXPECT_EQ(client.read_response().status, 400);
+    }
+    std::this_thread::sleep_for(Milliseconds(20));  // it must wait long enough to be noticed
+    std::vector<Client> later = send_to_all(5, "/pid");
+    for (Client& client : later)
+        EXPECT_EQ(client.read_response().status, 200) << server.story();
+}
+
 // A greenlet runs at the stack depth at which it was created. One that was created nearer to the
 // base of the stack than our current calls uses the memory in which these keep their locals.
 

@@ -126,6 +126,30 @@ TEST_F(AdmissionTest, TimeCountsFromTheLastFreeSlotOrEndOfACall) {
     EXPECT_TRUE(admission.is_stuck_long(kNow + 100 + Admission::kStuckLongMs));
 }
 
+TEST_F(AdmissionTest, ASlotThatTakesNoRequestIsNotFree) {
+    Admission admission(4, has_sibling);
+    connections = 5;
+    is_idle = true;  // or blocked, too
+    admission.call_came(kNow, 0);
+    admission.call_came(kNow + 1, 1);
+    const int64_t blocked_ms = kNow + Admission::kStuckMs;
+    admission.plan(blocked_ms - 1, 2, kNow);
+    EXPECT_EQ(admission.budget(), 2u);
+    admission.plan_again(blocked_ms, 2, kNow);
+    EXPECT_EQ(admission.budget(), 0u);
+    EXPECT_TRUE(admission.is_blocked());
+    admission.call_came(blocked_ms, 2);
+    EXPECT_FALSE(admission.is_stuck(blocked_ms, 3)) << "a call began a moment ago";
+    EXPECT_TRUE(admission.is_stuck(blocked_ms + 1, 3));
+    admission.plan(blocked_ms + 1, 2, kNow + 1);
+    EXPECT_EQ(admission.budget(), 1u) << "one ended";
+    admission.plan_again(blocked_ms + 1, 2, kNow + 1);
+    EXPECT_EQ(admission.budget(), 1u);
+    admission.plan(blocked_ms + 2, 2, INT64_MAX);
+    EXPECT_EQ(admission.budget(), 2u);
+    EXPECT_FALSE(admission.is_blocked());
+}
+
 TEST_F(AdmissionTest, LeavesOneToAnIdleSiblingWithFewerConnections) {
     Admission admission(1, has_sibling);
     admission.plan(kNow, 0);
