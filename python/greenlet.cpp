@@ -141,6 +141,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
             loop.turn(-1);
     });
     ready_ = &ready;
+    PyRef failure;
     {
         const WithGil gil;
         FrameMemory::keep();
@@ -151,11 +152,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         hub_thread = PyThread_get_thread_ident();
         if (arguments) report_ready();
         const PyRef done = ending_copies([&] { return call_with_names(function, arguments); });
-        // SystemExit is our own interrupt (INT, QUIT, ABRT); anything else is a failure of the hub.
-        if (!done && PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
-            PyErr_Clear();
-        else if (!done)
-            log_python_error(context_.log, Level::Error, "The hub failed");
+        if (!done) failure = take_exception();
         hub_thread = 0;
         sleep_.reset();
     }
@@ -163,6 +160,16 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     is_over_.store(true);
     loop.wake();
     guard.join();
+    if (!failure) return;
+    handle_signals();  // an interrupt may have been faster than the leader
+    const WithGil gil;
+    restore_exception(std::move(failure));
+    // SystemExit may be our own interrupt (INT, QUIT, ABRT). Else it comes from a greenlet that the
+    // application started: gevent passes it on to its hub's parent.
+    if (!alive() && PyErr_ExceptionMatches(PyExc_SystemExit) != 0)
+        PyErr_Clear();
+    else
+        log_python_error(context_.log, Level::Error, "The hub failed");
 }
 
 void GreenletWorker::wake_hub() {

@@ -581,6 +581,24 @@ TEST_P(Greenlets, ABlockedHubLosesNobodyWhoComesLater) {
         EXPECT_EQ(client.read_response().status, 200) << server.story();
 }
 
+TEST_P(Greenlets, OneThatEndsTheWorkerIsTold) {
+    scratch_.write("exits.py",
+                   "import sys\n"
+                   "from " +
+                       GetParam().args[1] +
+                       " import spawn\n"
+                       "def app(environ, start_response):\n"
+                       "    spawn(sys.exit, 9)\n"
+                       "    start_response('200 OK', [('Content-Length', '2')])\n"
+                       "    return [b'ok']\n");
+    ServerOptions options = with({"--chdir", scratch_.path()});
+    options.app = "exits:app";
+    const Server server(options);
+    EXPECT_EQ(server.get("/").body, "ok");
+    EXPECT_TRUE(server.logs("The hub failed")) << server.story();
+    EXPECT_TRUE(server.logs("SystemExit: 9")) << server.story();
+}
+
 // A greenlet runs at the stack depth at which it was created. One that was created nearer to the
 // base of the stack than our current calls uses the memory in which these keep their locals.
 
