@@ -7,8 +7,10 @@ from eventlet.greenthread import GreenThread
 from eventlet.semaphore import Semaphore
 
 
-def patch(_is_worker):
+def patch(is_worker):
     eventlet.monkey_patch()
+    if is_worker:  # before the application or a hook can start greenlets
+        hubs.use_hub()  # not one made before the fork
 
 
 def start(run):
@@ -16,7 +18,6 @@ def start(run):
 
 
 def watch(fd, callback):
-    hubs.use_hub()  # not one made before the fork
     hub = hubs.get_hub()
     listener = hub.add(hub.READ, fd, callback, callback, None)
     return lambda: hub.remove(listener)

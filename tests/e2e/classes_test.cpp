@@ -581,6 +581,33 @@ TEST_P(Greenlets, ABlockedHubLosesNobodyWhoComesLater) {
         EXPECT_EQ(client.read_response().status, 200) << server.story();
 }
 
+TEST_P(Greenlets, ThoseOfTheImportAndOfHooksRun) {
+    scratch_.write("background.py",
+                   "from threading import Thread\n"
+                   "from " +
+                       GetParam().args[1] +
+                       " import sleep, spawn\n"
+                       "ran = []\n"
+                       "def run(name):\n"
+                       "    sleep(0.01)\n"
+                       "    ran.append(name)\n"
+                       "spawn(run, 'greenlet')\n"
+                       "Thread(target=run, args=('thread',)).start()\n"
+                       "def app(environ, start_response):\n"
+                       "    body = ' '.join(sorted(ran)).encode()\n"
+                       "    start_response('200 OK', [('Content-Length', str(len(body)))])\n"
+                       "    return [body]\n");
+    scratch_.write("hooks.py",
+                   "def post_worker_init(worker):\n"
+                   "    import background\n"
+                   "    background.spawn(background.run, 'hook')\n");
+    ServerOptions options = with({"-c", scratch_ / "hooks.py", "--chdir", scratch_.path()});
+    options.app = "background:app";
+    const Server server(options);
+    EXPECT_TRUE(eventually([&] { return server.get("/").body == "greenlet hook thread"; }))
+        << server.get("/") << server.story();
+}
+
 TEST_P(Greenlets, OneThatEndsTheWorkerIsTold) {
     scratch_.write("exits.py",
                    "import sys\n"
