@@ -86,7 +86,7 @@ TEST_F(Install, PutsBinaryManPageAndCompletionsInPlace) {
                                          "bash-completion/completions/gcorn && "
                                          "COMP_WORDS=(gcorn --worker-class " +
                                          words + " && _gcorn && echo ${COMPREPLY[@]}"});
-        EXPECT_EQ(choice.out, "gevent\n") << words << choice;
+        EXPECT_EQ(choice.out, "gevent gevent_websocket\n") << words << choice;
     }
     for (const auto& [shell, file] : {std::pair("zsh", "zsh/site-functions/_gcorn"),
                                       {"fish", "fish/vendor_completions.d/gcorn.fish"}}) {

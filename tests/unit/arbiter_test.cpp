@@ -1081,7 +1081,7 @@ TEST_F(ArbiterRoom, AnotherHupTakesTheNewAddressesOfAReloadThatHangs) {
     start_ready();
     set_app("hangs");
     signal(SIGHUP);
-    ASSERT_TRUE(eventually([&] { return booted().size() == 2; }));
+    ASSERT_TRUE(logged("application loads", 2));
     EXPECT_TRUE(exists(unix_path));
     touch("no_unix");
     set_app("2");
