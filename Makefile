@@ -30,7 +30,7 @@ MINUTES ?= 10
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-OPTIONS = -DPYTHON=$(PYTHON) -DGCORN_LINK=$(LINK) -DGCORN_E2E_CLASSES=$(CLASSES) -DGCORN_POLLER=$(POLLER)
+OPTIONS = -DPYTHON='$(PYTHON)' -DGCORN_LINK=$(LINK) -DGCORN_E2E_CLASSES=$(CLASSES) -DGCORN_POLLER=$(POLLER)
 # $(call build,directory,options,targets): quiet when it works, the compiler's words when it does not.
 define build
 	@mkdir -p $(1)
@@ -101,7 +101,7 @@ bench aims: all
 	@bench/$(subst bench,run,$@) $(BENCH)
 
 install: all
-	@sh deploy/install.sh $(BUILD)/gcorn $(PREFIX) $(DESTDIR)
+	@sh deploy/install.sh '$(BUILD)/gcorn' '$(PREFIX)' '$(DESTDIR)'
 
 deb: all
 	@sh deploy/make-deb.sh $(BUILD)/gcorn $(BUILD)

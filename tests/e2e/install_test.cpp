@@ -96,6 +96,22 @@ TEST_F(Install, PutsBinaryManPageAndCompletionsInPlace) {
     }
 }
 
+/// Split into words, the rest of such a directory would be another argument, or nothing: with exit
+/// code 0, everything would be in the wrong place.
+TEST_F(Install, PutsEverythingBelowDirectoriesWithBlanksInTheirNames) {
+    NEEDS_PROGRAM("make", "make");
+    const TempDir directory;
+    // -o all: installs what is there, builds nothing.
+    const Finished installed =
+        run({find_program("make"), "-C", apps_dir() + "/../..", "-o", "all", "install",
+             "BUILD=" + fs::path(binary()).parent_path().string(), "PREFIX=/opt/the site",
+             "DESTDIR=" + directory.path() + "/a b"});
+    ASSERT_EQ(installed.code, 0) << installed;
+    EXPECT_TRUE(fs::exists(directory / "a b/opt/the site/bin/gcorn"));
+    EXPECT_TRUE(fs::exists(directory / "a b/opt/the site/share/man/man1/gcorn.1"));
+    EXPECT_EQ(std::distance(fs::directory_iterator(directory.path()), {}), 1) << "elsewhere, too";
+}
+
 TEST_F(Install, MakesADebianPackageThatComesAndGoes) {
     NEEDS_PROGRAM("dpkg-shlibdeps", "dpkg-dev");
     NEEDS_PROGRAM("fakeroot", "fakeroot");
