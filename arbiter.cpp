@@ -164,7 +164,7 @@ Status Arbiter::start() {
     if (Status status = signals::open(); !status) return fatal(status.error());
     signals::catch_for_arbiter();
 
-    adopt_listeners(generation);
+    if (Status status = adopt_listeners(generation); !status) return status;
     if (Status status = open_listeners(generation, nullptr); !status) return status;
     log().debug("Arbiter booted");
     log().info("Listening at: %s (%d)", join(addresses(), ",").c_str(), pid_);
@@ -273,8 +273,9 @@ void Arbiter::note_error(const char* what, const Status& status) {
 
 // --- listeners ---
 
-/// Sockets that a supervisor or our predecessor left open for us.
-void Arbiter::adopt_listeners(Generation& generation) {
+/// Sockets that a supervisor or our predecessor left open for us. Error: the supervisor's are of no
+/// use; on what `bind` names, nobody would look for us.
+Status Arbiter::adopt_listeners(Generation& generation) {
     std::vector<int> fds = systemd::take_listen_fds();
     has_given_listeners_ = !fds.empty();
     if (has_given_listeners_) {
@@ -289,11 +290,11 @@ void Arbiter::adopt_listeners(Generation& generation) {
         }
         options_.runtime.set_environment("GUNICORN_FD", nullptr);
     }
-    if (fds.empty()) return;
+    if (fds.empty()) return {};
     const auto origin =
         has_given_listeners_ ? Listener::Origin::Supervisor : Listener::Origin::Predecessor;
     Result<ListenerOptions> options = listener_options(generation.cfg);
-    if (!options) return;  // open_listeners() will find and report the same error
+    if (!options) return {};  // open_listeners() will find and report the same error
     for (const int fd : fds) {
         Result<std::unique_ptr<Listener>> listener = Listener::adopt(fd, origin, *options);
         if (!listener) {
@@ -303,7 +304,11 @@ void Arbiter::adopt_listeners(Generation& generation) {
         generation.listeners.push_back(listener->get());
         listeners_.push_back(std::move(*listener));
     }
-    has_given_listeners_ = has_given_listeners_ && !generation.listeners.empty();
+    if (has_given_listeners_ && generation.listeners.empty())
+        return Error{1,
+                     "LISTEN_FDS passes no socket that can be listened on (in a socket unit: "
+                     "ListenStream= with an address or path, and not Accept=yes)"};
+    return {};
 }
 
 /// Opens what the generation's specs ask for, unless `before` or adopt_listeners() has it open.

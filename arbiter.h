@@ -160,7 +160,7 @@ private:
     // Listeners.
     Status open_listeners(Generation& generation, const Generation* before);
     Status open_listener(const BindSpec& spec, Generation& generation, bool is_patient);
-    void adopt_listeners(Generation& generation);
+    Status adopt_listeners(Generation& generation);
     static bool uses(const Generation& generation, const Listener& listener);
     void close_unused_listeners();
 

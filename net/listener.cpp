@@ -247,6 +247,13 @@ Result<std::unique_ptr<Listener>> Listener::adopt(int fd, Origin origin,
     if (type != SOCK_STREAM) return failed(EPROTOTYPE, "adopt", where);
     Result<Address> address = own_address(fd, where);
     if (!address) return address.error();
+    // vsock(7), say: its peers have no address that could be trusted, logged, or shown to anybody.
+    if (!address->is_unix() && address->family() != AF_INET && address->family() != AF_INET6)
+        return failed(EAFNOSUPPORT, "adopt", where);
+    // From a unit with Accept=yes. listen(2) would only say "Invalid argument".
+    Address peer;
+    peer.size = sizeof peer.storage;
+    if (::getpeername(fd, peer.raw(), &peer.size) == 0) return failed(EISCONN, "adopt", where);
     if (Status status = add_descriptor_flags(fd, where); !status) return status.error();
     if (!address->is_unix()) set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     if (::listen(fd, options.backlog) != 0) return failed(errno, "listen", where);

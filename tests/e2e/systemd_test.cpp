@@ -151,6 +151,26 @@ TEST_F(Systemd, ServesTheSocketsItIsGivenAndNoOthers) {
     EXPECT_EQ(gcorn.exit_code(), 0) << gcorn.output();
 }
 
+/// As with ListenDatagram= or Accept=yes: whoever connects to the unit's address would wait for
+/// ever, while the unit counts as ready.
+TEST_F(Systemd, DoesNotStartWithSocketsThatNobodyCanConnectTo) {
+    const int ports[] = {free_port(), free_port()};
+    const Fd low(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    const Fd datagram(::fcntl(low.get(), F_DUPFD_CLOEXEC, 100));
+    {
+        Daemon gcorn(gcorn_with({"-b", "127.0.0.1:" + std::to_string(ports[0])}), {},
+                     {datagram.get()});
+        EXPECT_TRUE(gcorn.ended(kDeadline)) << gcorn.output();
+        EXPECT_EQ(gcorn.exit_code(), 1) << gcorn.output();
+        EXPECT_NE(gcorn.output().find("adopt fd://3: "), std::string::npos) << gcorn.output();
+        EXPECT_NE(gcorn.output().find("Error: LISTEN_FDS passes no socket"), std::string::npos)
+            << gcorn.output();
+    }
+    const Listening listening(ports[1]);
+    const Daemon gcorn(gcorn_with({}), {}, {datagram.get(), listening.fd()});
+    EXPECT_EQ(fetch({.port = ports[1]}, "GET", "/").status, 200) << gcorn.output();
+}
+
 TEST_F(Systemd, KeepsRequestsWaitingWhileTheServiceRestarts) {
     const int port = free_port();
     const Listening listening(port);

@@ -510,10 +510,19 @@ TEST(Listener, AdoptListensOnASocketThatWasOnlyBound) {
     EXPECT_TRUE(connect_to(**adopted));
 }
 
-TEST(Listener, AdoptRefusesWhatIsNoStreamSocketAndLeavesItOpen) {
+TEST(Listener, AdoptRefusesWhatIsNoListeningSocketAndLeavesItOpen) {
     const Fd datagram(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     const Fd file(::open("/dev/null", O_RDWR | O_CLOEXEC));
-    const std::pair<int, int> cases[] = {{datagram.get(), EPROTOTYPE}, {file.get(), ENOTSOCK}};
+    const auto original = open("127.0.0.1:0");
+    ASSERT_TRUE(original);
+    const Fd client = connect_to(*original);
+    ASSERT_TRUE(client);
+    std::vector<std::pair<int, int>> cases = {
+        {datagram.get(), EPROTOTYPE}, {file.get(), ENOTSOCK}, {client.get(), EISCONN}};
+#ifdef AF_VSOCK
+    const Fd vsock(::socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (vsock) cases.emplace_back(vsock.get(), EAFNOSUPPORT);  // not every kernel has it
+#endif
     for (const auto& [fd, code] : cases) {
         const auto adopted = Listener::adopt(fd, Listener::Origin::Supervisor, {});
         ASSERT_FALSE(adopted.is_ok());
