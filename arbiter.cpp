@@ -917,6 +917,9 @@ void Arbiter::report_activities(const Child& child) {
 
 void Arbiter::successor_ended(int status) {
     const pid_t pid = std::exchange(successor_, 0);
+    // If it was killed, its pid file is still there, with a number that may become another's.
+    const std::string its_pidfile = cfg().pidfile + ".2";
+    if (!cfg().pidfile.empty() && read_pidfile(its_pidfile) == pid) ::unlink(its_pidfile.c_str());
     if (WIFEXITED(status)) {
         log().warning("The new master (pid:%d) exited with code %d; this one continues", pid,
                       WEXITSTATUS(status));

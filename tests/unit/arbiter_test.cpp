@@ -1448,6 +1448,7 @@ TEST_F(ArbiterUpgrade, RollingBackAfterWinchBringsTheWorkersBack) {
     ASSERT_TRUE(logged("Worker exiting"));
     ::kill(successor_, SIGKILL);
     ASSERT_TRUE(logged(") was sent SIGKILL; this one continues"));
+    EXPECT_FALSE(exists(directory_ + "/pid.2"));
     ASSERT_TRUE(logged("hook nworkers_changed 0->1"));
     EXPECT_EQ(version_there(), "2");  // the code on disk now
     EXPECT_EQ(stop(), 0);
