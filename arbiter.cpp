@@ -308,6 +308,18 @@ Status Arbiter::adopt_listeners(Generation& generation) {
         return Error{1,
                      "LISTEN_FDS passes no socket that can be listened on (in a socket unit: "
                      "ListenStream= with an address or path, and not Accept=yes)"};
+    // The sockets stay even if `bind` has changed since (gunicorn: sock.create_sockets), and HUP
+    // sees no change. Hosts may be spelt differently, ports may not.
+    for (const BindSpec& spec : generation.specs) {
+        if (has_given_listeners_ || generation.listeners.empty() || generation.cfg.reuse_port ||
+            spec.kind != BindSpec::Kind::Tcp || spec.port == 0)
+            continue;
+        if (std::ranges::none_of(generation.listeners, [&](const Listener* listener) {
+                return !listener->is_unix() && listener->spec().port == spec.port;
+            }))
+            log().warning("An upgrade keeps the old sockets: it takes a restart to listen on %s",
+                          spec.log_text().c_str());
+    }
     return {};
 }
 

@@ -1496,6 +1496,16 @@ TEST_F(ArbiterUpgrade, HupToAnotherAddressLeavesTheNewMasterItsSocket) {
     EXPECT_EQ(version_there(), "2");
 }
 
+TEST_F(ArbiterUpgrade, TheNewMasterSaysThatItOpensNoOtherAddress) {
+    prepare_master = [this, before = prepare_master] {
+        before();
+        ::setenv("GCORN_ARBITER_BIND", "127.0.0.1:1", 1);
+    };
+    upgrade();
+    EXPECT_TRUE(logged(
+        "An upgrade keeps the old sockets: it takes a restart to listen on ('127.0.0.1', 1)"));
+}
+
 TEST_F(ArbiterUpgrade, ABinaryThatIsGoneIsOneErrorLine) {
     touch("noexec");
     start();
