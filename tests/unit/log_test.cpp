@@ -448,6 +448,19 @@ TEST_F(LogTest, GivesItsFilesToTheWorkersUser) {
     EXPECT_EQ(info.st_uid, 12345u) << "after a rotation, too";
 }
 
+TEST_F(LogTest, GivesAwayNothingButFiles) {
+    if (::geteuid() != 0) GTEST_SKIP() << "only root can give files away";
+    const std::string path = directory_ / "fifo";
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+    const Fd reader(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    options_.errorlog = path;
+    options_.owner_uid = 12345;
+    open();
+    struct stat info {};
+    ASSERT_EQ(::stat(path.c_str(), &info), 0);
+    EXPECT_EQ(info.st_uid, 0u);
+}
+
 TEST_F(LogTest, UsesAFileThatItMayNotGiveAway) {
     if (::geteuid() != 0) GTEST_SKIP() << "needs a file of somebody else's";
     std::ofstream(error_path()) << "";
@@ -692,6 +705,19 @@ TEST_F(LogTest, SurvivesAVanishedDirectoryAndRecovers) {
     EXPECT_EQ(count(error_text(), " log records were lost: '" + options_.accesslog), 1u);
 }
 
+TEST_F(LogTest, AnotherPathEndsTheLossesOfAVanishedOne) {
+    const fs::path logs = directory_ / "logs";
+    fs::create_directory(logs);
+    options_.accesslog = logs / "access.log";
+    open();
+    fs::remove_all(logs);
+    logger_.reopen();
+    options_.accesslog = access_path();
+    open();
+    logger_.write_access("found");
+    EXPECT_EQ(read_file(access_path()), "found\n");
+}
+
 TEST_F(LogTest, OpensAnUnlinkedFileAnew) {
     options_.accesslog = access_path();
     open();
@@ -703,6 +729,18 @@ TEST_F(LogTest, OpensAnUnlinkedFileAnew) {
     }));
     EXPECT_EQ(read_file(access_path()), "second\n");
     EXPECT_EQ(error_text(), "");
+}
+
+TEST_F(LogTest, AnUnlinkedFifoKeepsItsReader) {
+    const std::string path = directory_ / "fifo";
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+    const Fd reader(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    options_.accesslog = path;
+    open();
+    fs::remove(path);
+    logger_.write_access("line");
+    EXPECT_EQ(drain(reader.get()), "line\n");
+    EXPECT_FALSE(fs::exists(path));
 }
 
 TEST_F(LogTest, DoesNotWaitLongForAStuckPipe) {
@@ -1058,6 +1096,50 @@ TEST_F(SyslogTest, StartsWithoutAServerAndFindsItLater) {
     logger_.info("found");
     EXPECT_NE(server_.datagram().find("found"), std::string::npos);
     EXPECT_EQ(count(error_text(), "2 log records were lost: 'unix://"), 1u);
+}
+
+TEST_F(SyslogTest, AnotherAddressHasLostNothing) {
+    Redirected standard_error = Redirected::to_messages(STDERR_FILENO);
+    options_.syslog_addr = "unix://" + socket_path();
+    open();
+    logger_.info("lost");
+    EXPECT_EQ(logger_.lost_records(), 1u);
+    open_udp();
+    EXPECT_EQ(logger_.lost_records(), 0u);
+    logger_.info("found");
+    EXPECT_NE(server_.datagram().find("found"), std::string::npos);
+    EXPECT_EQ(count(error_text(), "records were lost"), 0u);
+}
+
+TEST_F(SyslogTest, AChildTellsItsOwnLossesOnly) {
+    Redirected standard_error = Redirected::to_messages(STDERR_FILENO);
+    options_.accesslog = access_path();
+    options_.syslog_addr = "unix://" + socket_path();  // where nobody listens
+    open();
+    const FullDisk disk(0);
+    const auto lose_one_each = [&] {
+        logger_.error("lost");
+        logger_.write_access("lost");
+    };
+    lose_one_each();
+    while (!standard_error.message().empty()) {
+    }
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        logger_.after_fork();
+        const bool is_new = logger_.lost_records() == 0;
+        lose_one_each();
+        ::_exit(is_new ? 0 : 1);
+    }
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0) << "the parent tells its own";
+    std::string told;
+    for (std::string text; !(text = standard_error.message()).empty();)
+        told += text;
+    for (const std::string& name : {error_path(), access_path(), options_.syslog_addr})
+        EXPECT_EQ(count(told, "Log records are lost: '" + name + "' can't"), 1u) << name;
 }
 
 TEST_F(SyslogTest, RefusesAHostThatDoesNotExistAndABadFacility) {
