@@ -118,6 +118,19 @@ TEST_F(PollerTest, HangupIsReportedWithoutInterest) {
     EXPECT_TRUE(events[0].hangup);
 }
 
+TEST_F(PollerTest, AnErrorIsAHangup) {
+    // A pipe without a reader has an error (POLLERR) but no hang-up (POLLHUP).
+    int ends[2];
+    ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    Fd reader(ends[0]);
+    const Fd writer(ends[1]);
+    ASSERT_TRUE(poller.add(writer.get(), Interest::None, &reader).is_ok());
+    reader.reset();
+    const auto events = poller.wait(kLongMs);
+    ASSERT_EQ(events.size(), 1u);
+    EXPECT_TRUE(events[0].hangup);
+}
+
 TEST_F(PollerTest, RemovedDescriptorsAreSilent) {
     Pair pair;
     add(pair, Interest::Read);
@@ -200,7 +213,10 @@ TEST_F(PollerTest, SignalEndsAWait) {
     const int64_t start = monotonic_ms();
     EXPECT_TRUE(poller.wait(kLongMs).empty());
     EXPECT_LT(monotonic_ms() - start, kLongMs / 2);
+    EXPECT_TRUE(poller.was_interrupted());
     ::setitimer(ITIMER_REAL, &off, nullptr);
+    EXPECT_TRUE(poller.wait(0).empty());
+    EXPECT_FALSE(poller.was_interrupted());
     ::sigaction(SIGALRM, &before, nullptr);
 }
 
