@@ -266,6 +266,18 @@ TEST(Spool, LiesInTheFirstDirectoryThatTakesAFile) {
     EXPECT_EQ(*find_spool_directory(""), directory.path());
     ::setenv("TMPDIR", "/proc/self", 1);
     EXPECT_EQ(*find_spool_directory(""), "/tmp");
+    ::unsetenv("TMPDIR");
+    EXPECT_EQ(*find_spool_directory(""), "/tmp");
+    ::setenv("TMPDIR", "/nonexistent/gcorn", 1);
+    struct rlimit files {};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+    const struct rlimit none = {0, files.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+    const Result<std::string> nowhere = find_spool_directory("");
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
+    ASSERT_FALSE(nowhere);
+    EXPECT_NE(nowhere.message().find("/nonexistent/gcorn"), std::string::npos)
+        << "the reason for the first: " << nowhere.message();
     before != nullptr ? ::setenv("TMPDIR", saved.c_str(), 1) : ::unsetenv("TMPDIR");
 }
 
@@ -296,6 +308,28 @@ TEST(Spool, DiscardFreesDiskButKeepsPositions) {
     char out[8];
     ASSERT_EQ(*spool.read_at(uint64_t{4} << 20, out, sizeof out), 4u);
     EXPECT_EQ(std::string_view(out, 4), "tail");
+}
+
+TEST(Spool, DiscardGoesOnAfterTheEndAndWithTheNextBody) {
+    const TemporaryDirectory directory;
+    Spool spool;
+    spool.configure(directory.path(), 0);
+    const std::string mib = pattern(1 << 20);
+    const auto blocks = [&] {
+        struct stat info {};
+        EXPECT_EQ(::fstat(spool.file(), &info), 0);
+        return info.st_blocks;
+    };
+    ASSERT_TRUE(spool.append(mib).is_ok());
+    spool.discard_before(UINT64_MAX);
+    if (blocks() != 0) GTEST_SKIP() << "this file system cannot punch holes";
+    ASSERT_TRUE(spool.append(mib).is_ok());
+    spool.discard_before(2u << 20);
+    EXPECT_EQ(blocks(), 0);
+    spool.clear();
+    ASSERT_TRUE(spool.append(mib).is_ok());
+    spool.discard_before(1u << 20);
+    EXPECT_EQ(blocks(), 0);
 }
 
 TEST(Spool, DiscardInMemoryChangesNothing) {
