@@ -150,6 +150,17 @@ TEST_F(AdmissionTest, ASlotThatTakesNoRequestIsNotFree) {
     EXPECT_FALSE(admission.is_blocked());
 }
 
+TEST_F(AdmissionTest, ARequestThatWaitsForASlotBlocksNothing) {
+    Admission admission(1, has_sibling);
+    fill(admission, 1);
+    admission.call_came(kNow, 1);
+    connections = 0;
+    is_idle = true;
+    admission.plan(kNow + Admission::kStuckMs, 1, kNow);
+    EXPECT_FALSE(admission.is_blocked());
+    EXPECT_EQ(admission.budget(), 0u) << "a call has ended, but the sibling is idle";
+}
+
 TEST_F(AdmissionTest, LeavesOneToAnIdleSiblingWithFewerConnections) {
     Admission admission(1, has_sibling);
     admission.plan(kNow, 0);
