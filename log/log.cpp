@@ -455,8 +455,7 @@ void Logger::set_counter(LogObserver* counter) {
 
 uint64_t Logger::lost_records() const {
     const Impl& d = *impl_;
-    return d.error.losses.count() + d.access.losses.count() +
-           (d.syslog ? d.syslog_losses.count() : 0);
+    return d.error.losses.count() + d.access.losses.count() + d.syslog_losses.count();
 }
 
 void Logger::after_fork() {
@@ -464,7 +463,7 @@ void Logger::after_fork() {
     d.pid = ::getpid();
     d.error.losses.forget();  // the arbiter reports its own
     d.access.losses.forget();
-    if (d.syslog) d.syslog_losses.forget();
+    d.syslog_losses.forget();
 }
 
 // The five levels: formatted only if somebody wants the record.
