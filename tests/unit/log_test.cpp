@@ -256,6 +256,7 @@ TEST_F(LogTest, EndsRecordsWithOneNewline) {
     open();
     logger_.write(Level::Info, "a\n\n");
     logger_.write(Level::Info, "");
+    logger_.write_raw("");
     logger_.write_raw("b\nc\n");
     EXPECT_EQ(count(error_text(), "] a\n"), 1u);
     EXPECT_TRUE(error_text().ends_with("[INFO] \nb\nc\n")) << error_text();
@@ -678,8 +679,15 @@ TEST_F(LogTest, TellsInTheErrorLogThatAnotherSinkIsFull) {
     open();
     logger_.write_access("x");
     logger_.write_access("y");
-    EXPECT_EQ(count(error_text(), "[WARNING] Log records are lost: '/dev/full' can't be written"),
-              1u);
+    const std::string sentence = "[WARNING] Log records are lost: '/dev/full' can't be written";
+    EXPECT_EQ(count(error_text(), sentence), 1u);
+
+    Redirected standard_error = Redirected::to_pipe(STDERR_FILENO);
+    Logger other;  // its error log is stderr
+    options_.errorlog = "-";
+    ASSERT_TRUE(other.open(options_).is_ok());
+    other.write_access("x");
+    EXPECT_EQ(count(standard_error.text(), sentence), 1u);
 }
 
 TEST_F(LogTest, SurvivesAVanishedDirectoryAndRecovers) {
@@ -729,6 +737,15 @@ TEST_F(LogTest, OpensAnUnlinkedFileAnew) {
     }));
     EXPECT_EQ(read_file(access_path()), "second\n");
     EXPECT_EQ(error_text(), "");
+}
+
+TEST_F(LogTest, HasTheLastWordsOfAProgramThatIsBroken) {
+    open();
+    EXPECT_DEATH(GCORN_CHECK(false), "broken invariant");
+    EXPECT_EQ(count(error_text(), "broken invariant"), 1u);
+    options_.errorlog = "-";
+    open();
+    EXPECT_EQ(last_words_fd, -1) << "they go to stderr anyhow";
 }
 
 TEST_F(LogTest, AnUnlinkedFifoKeepsItsReader) {
@@ -812,6 +829,26 @@ TEST_F(LogTest, WaitsForAReaderThatIsOnlySlow) {
     EXPECT_EQ(logger_.lost_records(), 0u);
 }
 
+TEST_F(LogTest, DoesNotWaitLongForAReaderThatIsVerySlow) {
+    const std::string path = directory_ / "fifo";
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+    const Fd reader(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    options_.accesslog = path;
+    open();
+    std::atomic<bool> is_over{false};
+    std::thread slow([&] {
+        char page[4096];
+        while (!is_over) {
+            static_cast<void>(::read(reader.get(), page, sizeof page) < 0);
+            ::usleep(10'000);
+        }
+    });
+    logger_.write_access(std::string(4 << 20, 'z'));  // which would take it ten seconds
+    is_over = true;
+    slow.join();
+    EXPECT_EQ(logger_.lost_records(), 1u);
+}
+
 TEST_F(LogTest, SurvivesAReaderThatWentAway) {
     Redirected standard_error = Redirected::to_messages(STDERR_FILENO);
     Redirected standard_output = Redirected::to_pipe(STDOUT_FILENO);
@@ -831,7 +868,9 @@ TEST_F(LogTest, CapturesStdoutAndStderrIntoTheFileAndGivesThemBack) {
     Redirected standard_output = Redirected::to_pipe(STDOUT_FILENO);
     Redirected standard_error = Redirected::to_pipe(STDERR_FILENO);
     options_.capture_output = true;
+    std::fputs("before", stdout);
     open();
+    EXPECT_EQ(standard_output.text(), "before") << "what stdio held back was meant for it";
     const auto say = [](int fd, std::string text) {
         EXPECT_EQ(::write(fd, text.data(), text.size()), static_cast<ssize_t>(text.size()));
     };
@@ -1037,6 +1076,26 @@ TEST_F(SyslogTest, FindsOutWhichKindOfUnixSocketItIs) {
     open();
     logger_.info("stream");
     EXPECT_EQ(server_.stream_until("\n"), "<14>gunicorn.shop.app.error: " + pid_ + "stream\n");
+
+    options_.syslog_addr += "#dgram";
+    open();
+    Redirected standard_error = Redirected::to_pipe(STDERR_FILENO);
+    logger_.info("dgram");
+    EXPECT_EQ(logger_.lost_records(), 1u) << "which it has been told not to find out";
+}
+
+TEST_F(SyslogTest, NeedsADescriptor) {
+    server_.listen_on(AF_UNIX, SOCK_DGRAM, socket_path());
+    options_.syslog_addr = "unix://" + socket_path();
+    options_.errorlog = "";
+    struct rlimit files {};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+    const struct rlimit none { 0, files.rlim_max };
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+    const Status opened = logger_.open(options_);
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
+    ASSERT_FALSE(opened);
+    EXPECT_EQ(opened.error().code, EMFILE);
 }
 
 TEST_F(SyslogTest, EndsStreamRecordsWithANewlineAndHasNoneInside) {
