@@ -123,7 +123,6 @@ void EventLoop::turn(int timeout_ms) {
     // Answering pipelined requests has just made others ready: no need to ask the kernel first.
     if (timeout_ms != 0 && polls_skipped_ < kPollsSkippedMax && has_queued_) {
         ++polls_skipped_;
-        closed_.clear();
         return;
     }
     polls_skipped_ = 0;
