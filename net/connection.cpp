@@ -120,8 +120,7 @@ int64_t Connection::deadline_for(State state) const {
 void Connection::enter(State state) {
     // One deadline covers everything up to the end of the head: entering Head from Preamble or
     // Handshake does not restart it (a peer must not gain time by sending little).
-    const bool keeps_deadline = state_ != state &&
-                                (state == State::Head || state == State::Handshake) &&
+    const bool keeps_deadline = (state == State::Head || state == State::Handshake) &&
                                 (state_ == State::Preamble || state_ == State::Handshake);
     state_ = state;
     read_paused_ = false;
