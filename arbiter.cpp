@@ -1083,7 +1083,6 @@ void Arbiter::hurry() {
     const int64_t now = monotonic_ms();
     for (auto& [pid, child] : children_) {
         retire(child, SIGQUIT);
-        child.retired_ms = now;
         child.leave_by_ms = std::min(child.leave_by_ms, now + kQuickStopMs);
     }
 }

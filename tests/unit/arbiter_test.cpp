@@ -441,6 +441,19 @@ TEST_F(ArbiterRoom, ASecondIntHurries) {
     EXPECT_EQ(count("Handling signal: quit"), 0u);
 }
 
+TEST_F(ArbiterRoom, ManyIntsGainNobodyTime) {
+    cfg.graceful_timeout = 60;
+    start_ready();
+    const auto client = ask("/hangs");
+    ASSERT_TRUE(logged("application called"));
+    EXPECT_TRUE(eventually([&] {
+        ::kill(master_, SIGINT);
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        is_over_ = ::waitpid(master_, nullptr, WNOHANG) == master_;
+        return is_over_;
+    }));
+}
+
 TEST_F(ArbiterRoom, RemovesSocketAndPidFileAtTheEnd) {
     cfg.bind = {"unix:" + directory_ + "/sock"};
     cfg.pidfile = directory_ + "/pid";
