@@ -563,6 +563,7 @@ TEST_F(ArbiterRoom, AFirstGenerationThatCannotBootEndsTheServer) {
     EXPECT_TRUE(in_order({"exited with code 3.", "[ERROR] Shutting down: Master",
                           "[ERROR] Reason: Worker failed to boot."}));
     EXPECT_FALSE(exists(cfg.pidfile));
+    EXPECT_EQ(count("hook child_exit"), 0u) << "as in gunicorn: for those that booted";
 }
 
 TEST_F(ArbiterRoom, AMissingApplicationEndsTheServerWithFour) {
@@ -679,6 +680,13 @@ TEST_F(ArbiterRoom, WorkersThatEndAsSoonAsTheyAreReadyAreTriedAgainAfterAPause) 
 }
 
 #ifdef __linux__
+TEST_F(ArbiterRoom, AWorkerThatSomebodyKillsIsReplacedAtOnce) {
+    start_ready();
+    ASSERT_EQ(::kill(booted().at(0), SIGKILL), 0);  // as soon as it is ready
+    ASSERT_TRUE(logged(") is ready after ", 2));
+    EXPECT_EQ(count("No new worker"), 0u);
+}
+
 TEST_F(ArbiterRoom, AWorkerThatMayNotBeSignalledIsNamed) {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root, to give it up in the workers";
     prepare_master = [] {  // as in a container with --cap-drop=KILL
@@ -814,6 +822,17 @@ TEST_F(ArbiterRoom, AWornWorkerServesUntilItsReplacementIsReady) {
         return now == "waits";
     }));
     EXPECT_TRUE(eventually([&] { return !is_alive(booted().at(0)); }));
+}
+
+TEST_F(ArbiterRoom, WorkersThatAreTooLargeAreReplacedOneByOne) {
+    cfg.max_worker_memory = 1;
+    start_ready(2);
+    set_app("waits");
+    ASSERT_TRUE(logged("(max_worker_memory is 1): replacing it"));
+    ASSERT_TRUE(eventually([&] { return booted().size() == 3; }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(2500));  // two more looks
+    EXPECT_EQ(count("replacing it"), 1u) << "the first one's successor is not ready";
+    EXPECT_EQ(version(), "1");
 }
 
 // --- deaths and timeouts ---
@@ -1221,6 +1240,20 @@ TEST_F(ArbiterRoom, HupUndoesAndAppliesRawEnv) {
     ASSERT_TRUE(settles_at(1));
     EXPECT_EQ(get("/env/GCORN_TEST_A"), "start");
     EXPECT_EQ(get("/env/GCORN_TEST_B"), "(unset)");
+}
+
+TEST_F(ArbiterRoom, OldWorkersKeepTheirGracefulTimeout) {
+    cfg.graceful_timeout = 1;
+    reload_config = [this]() -> Result<Config> {
+        Config fresh = cfg;
+        fresh.graceful_timeout = 3600;
+        return fresh;
+    };
+    start_ready();
+    const auto client = ask("/hangs");
+    ASSERT_TRUE(logged("application called"));
+    signal(SIGHUP);
+    EXPECT_TRUE(logged("was sent SIGKILL! By gcorn: graceful_timeout has passed."));
 }
 
 TEST_F(ArbiterRoom, HupOpensTheLogAnew) {
