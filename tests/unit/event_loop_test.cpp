@@ -823,6 +823,20 @@ TEST_F(EventLoopAccept, LetsANewcomerInForEveryAnswer) {
     turn_until([&] { return engine.loop->connection_count() == 10; });
 }
 
+TEST_F(EventLoopAccept, ReadsWhatCameDuringTheCallOnceThatHasEnded) {
+    engine.options.keepalive_ms = 3'600'000;
+    engine.open();
+    connect(1, true);
+    turn_until([&] { return engine.ready.look() == 1; });
+    begin_all();
+    ASSERT_TRUE(clients_[0]->send(kGet));
+    for (int i = 0; i < 5; ++i)
+        engine.loop->turn(0);
+    EXPECT_EQ(engine.ready.look(), 0u);
+    answer_all();
+    turn_until([&] { return engine.ready.look() == 1; });
+}
+
 /// Of 20 slots one is busy, and the queue's other request waits: a greenlet blocks its hub.
 TEST_F(EventLoopAccept, LeavesNewcomersInTheBacklogWhileTheHubIsBlocked) {
     engine.options.slots = 20;
