@@ -321,7 +321,7 @@ TEST(Spool, DiscardGoesOnAfterTheEndAndWithTheNextBody) {
         return info.st_blocks;
     };
     ASSERT_TRUE(spool.append(mib).is_ok());
-    spool.discard_before(UINT64_MAX);
+    spool.discard_before(3u << 20);
     if (blocks() != 0) GTEST_SKIP() << "this file system cannot punch holes";
     ASSERT_TRUE(spool.append(mib).is_ok());
     spool.discard_before(2u << 20);
