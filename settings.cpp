@@ -165,6 +165,8 @@ constexpr std::string_view kNetworksAllowed =
 constexpr std::string_view kNoAsgi = "gcorn serves WSGI applications, not ASGI";
 constexpr std::string_view kNoHttp2 = "gcorn speaks HTTP/1.1; HTTP/2 belongs to the proxy in front";
 constexpr std::string_view kNoDirty = "gcorn has no dirty workers; use a task queue";
+constexpr std::string_view kNoSmuggling =
+    "a request with both Transfer-Encoding and Content-Length is always refused (request smuggling)";
 constexpr std::string_view kNoControl = "gcorn has no control socket; it is controlled by signals";
 
 Status only_without_control_socket(std::string& flag) {
@@ -591,6 +593,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .check = only_without_control_socket, .allowed = "True",
      .help = "Accepted, because container images pass it: there is no control socket. "
              "False is refused."},
+    refused("tolerate_dangerous_framing", "--tolerate-dangerous-framing", "", kNoSmuggling, "off"),
     refused("uwsgi_allow_ips", "--uwsgi-allow-from", "NETWORKS", kNoUwsgi, "127.0.0.1,::1"),
     refused("asgi_loop", "--asgi-loop", "NAME", kNoAsgi, "auto"),
     refused("asgi_lifespan", "--asgi-lifespan", "MODE", kNoAsgi, "auto"),

@@ -755,6 +755,7 @@ TEST(Settings, OutOfScopeMayHaveTheDefaultsThatAskForNothing) {
                     scratch.write("conf.py",
                                   "asgi_loop = 'auto'\nhttp_protocols = 'h1'\n"
                                   "http2_cleartext = False\ndirty_workers = 0\n"
+                                  "tolerate_dangerous_framing = False\n"
                                   "dirty_apps = []\nroot_path = ''\n"
                                   "http_parser = 'python'\n"),
                     "--check-config", "probe:app"});
