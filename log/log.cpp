@@ -124,6 +124,7 @@ private:
 };
 
 void FileSink::use(const std::string& new_path, Fd file, int standard_fd) {
+    if (path != new_path) losses.forget();  // they were told, under the old name
     path = new_path;
     if (!file || !owned_ || !replace_descriptor(file, owned_.get())) owned_ = std::move(file);
     fd = owned_ ? owned_.get() : path == "-" ? standard_fd : -1;

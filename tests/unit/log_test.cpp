@@ -713,6 +713,19 @@ TEST_F(LogTest, SurvivesAVanishedDirectoryAndRecovers) {
     EXPECT_EQ(count(error_text(), " log records were lost: '" + options_.accesslog), 1u);
 }
 
+TEST_F(LogTest, AnotherPathHasLostNothing) {
+    if (::access("/dev/full", W_OK) != 0) GTEST_SKIP() << "no /dev/full here";
+    options_.accesslog = "/dev/full";
+    open();
+    logger_.write_access("lost");
+    EXPECT_EQ(logger_.lost_records(), 1u);
+    options_.accesslog = access_path();
+    open();
+    EXPECT_EQ(logger_.lost_records(), 0u);
+    logger_.write_access("found");
+    EXPECT_EQ(count(error_text(), "records were lost"), 0u);
+}
+
 TEST_F(LogTest, AnotherPathEndsTheLossesOfAVanishedOne) {
     const fs::path logs = directory_ / "logs";
     fs::create_directory(logs);
