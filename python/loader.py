@@ -113,8 +113,10 @@ def freeze():
 
 def source_files():
     # Through __dict__, because getattr would make lazy modules import themselves.
-    names = [getattr(module, "__dict__", {}).get("__file__")
-             for module in list(sys.modules.values())]
+    modules = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
+    names = [module.get("__file__") for module in modules]
+    # The __file__ of a module in a zip archive names no file; the loader (zipimport) has one.
+    names += [getattr(module.get("__loader__"), "archive", None) for module in modules]
     names += getattr(sys.modules.get("_gcorn"), "extra_files", ())
     return [name[:-1] if name.endswith((".pyc", ".pyo")) else name
             for name in names if isinstance(name, str)]

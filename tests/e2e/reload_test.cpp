@@ -250,6 +250,19 @@ TEST_P(Reload, WatchesFilesThatAHookAdds) {
     EXPECT_TRUE(server.logs("page.html modified")) << server.story();
 }
 
+TEST_P(Reload, WatchesAnArchiveThatModulesCameFrom) {
+    const std::string config = site_.write("conf.py",
+                                           "import sys, zipfile\n"
+                                           "with zipfile.ZipFile('parts.zip', 'w') as archive:\n"
+                                           "    archive.writestr('zipped.py', 'text = 1')\n"
+                                           "def post_worker_init(worker):\n"
+                                           "    sys.path.append('parts.zip')\n"
+                                           "    import zipped\n");
+    Server& server = start("auto", {"-c", config});
+    rename_over("parts.zip", read_file(site_ / "parts.zip"));
+    EXPECT_TRUE(server.logs("parts.zip modified")) << server.story();
+}
+
 TEST_P(Reload, WatchesAnExtraDirectory) {
     site_.write("locale/en.mo", "a");
     Server& server = start("auto", {"--reload-extra-file", site_ / "locale"});
