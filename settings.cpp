@@ -166,7 +166,8 @@ constexpr std::string_view kNoAsgi = "gcorn serves WSGI applications, not ASGI";
 constexpr std::string_view kNoHttp2 = "gcorn speaks HTTP/1.1; HTTP/2 belongs to the proxy in front";
 constexpr std::string_view kNoDirty = "gcorn has no dirty workers; use a task queue";
 constexpr std::string_view kNoSmuggling =
-    "a request with both Transfer-Encoding and Content-Length is always refused (request smuggling)";
+    "a request with both Transfer-Encoding and Content-Length is always refused (request "
+    "smuggling)";
 constexpr std::string_view kNoControl = "gcorn has no control socket; it is controlled by signals";
 
 Status only_without_control_socket(std::string& flag) {
