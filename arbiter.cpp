@@ -310,10 +310,10 @@ Status Arbiter::adopt_listeners(Generation& generation) {
                      "ListenStream= with an address or path, and not Accept=yes)"};
     // The sockets stay even if `bind` has changed since (gunicorn: sock.create_sockets), and HUP
     // sees no change. Hosts may be spelt differently, ports may not.
+    if (has_given_listeners_ || generation.listeners.empty() || generation.cfg.reuse_port)
+        return {};
     for (const BindSpec& spec : generation.specs) {
-        if (has_given_listeners_ || generation.listeners.empty() || generation.cfg.reuse_port ||
-            spec.kind != BindSpec::Kind::Tcp || spec.port == 0)
-            continue;
+        if (spec.kind != BindSpec::Kind::Tcp || spec.port == 0) continue;
         if (std::ranges::none_of(generation.listeners, [&](const Listener* listener) {
                 return !listener->is_unix() && listener->spec().port == spec.port;
             }))

@@ -4,8 +4,12 @@
 
 namespace gcorn {
 
-void Admission::plan(int64_t now_ms, size_t active, int64_t oldest_ms) {
+void Admission::judge(int64_t now_ms, size_t active, int64_t oldest_ms) {
     is_blocked_ = active < slots_ && now_ms - oldest_ms >= kStuckMs;
+}
+
+void Admission::plan(int64_t now_ms, size_t active, int64_t oldest_ms) {
+    judge(now_ms, active, oldest_ms);
     budget_ = active < slots_ && !is_blocked_ ? slots_ - active : 0;
     const uint64_t answered = came_ - active;
     auto turns = static_cast<size_t>(answered - std::exchange(answered_, answered));
@@ -18,7 +22,7 @@ void Admission::plan(int64_t now_ms, size_t active, int64_t oldest_ms) {
 }
 
 void Admission::plan_again(int64_t now_ms, size_t active, int64_t oldest_ms) {
-    is_blocked_ = active < slots_ && now_ms - oldest_ms >= kStuckMs;
+    judge(now_ms, active, oldest_ms);
     if (is_blocked_) budget_ = std::min(budget_, turns_);
 }
 

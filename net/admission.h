@@ -77,6 +77,8 @@ public:
     void was_taken() { turns_given_ = 0; }
 
 private:
+    void judge(int64_t now_ms, size_t active, int64_t oldest_ms);
+
     const size_t slots_;
     const HasSibling has_sibling_;
     size_t budget_ = 0;
