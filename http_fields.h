@@ -27,16 +27,17 @@ inline constexpr std::string_view kFieldNames[] = {
     "host", "connection", "content-length", "content-type", "transfer-encoding", "expect",
     "authorization", "cookie", "date", "dnt", "keep-alive", "proxy-authorization", "te", "trailer",
     "upgrade", "via",
-    // Known, but not used by id.
-    "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control",
-    "content-encoding", "forwarded", "from", "if-match", "if-modified-since", "if-none-match",
-    "if-range", "if-unmodified-since", "origin", "pragma", "priority", "proxy-connection", "range",
-    "referer", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "sec-fetch-dest",
-    "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "sec-websocket-extensions",
-    "sec-websocket-key", "sec-websocket-protocol", "sec-websocket-version", "traceparent",
-    "upgrade-insecure-requests", "user-agent", "x-csrftoken", "x-forwarded-for", "x-forwarded-host",
-    "x-forwarded-port", "x-forwarded-proto", "x-forwarded-protocol", "x-forwarded-ssl", "x-real-ip",
-    "x-request-id", "x-requested-with"};
+    // Known, but not used by id: what browsers, proxies and load balancers send with each request.
+    "accept", "accept-encoding", "accept-language", "cache-control", "content-encoding",
+    "forwarded", "if-match", "if-modified-since", "if-none-match", "if-range",
+    "if-unmodified-since", "origin", "pragma", "priority", "proxy-connection", "range", "referer",
+    "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "sec-fetch-dest", "sec-fetch-mode",
+    "sec-fetch-site", "sec-fetch-user", "sec-gpc", "sec-websocket-extensions", "sec-websocket-key",
+    "sec-websocket-protocol", "sec-websocket-version", "traceparent", "tracestate",
+    "upgrade-insecure-requests", "user-agent", "x-amzn-trace-id", "x-csrftoken", "x-forwarded-for",
+    "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-forwarded-protocol",
+    "x-forwarded-scheme", "x-forwarded-server", "x-forwarded-ssl", "x-real-ip", "x-request-id",
+    "x-requested-with", "x-scheme"};
 
 /// The first six after Unknown decide what a request is; the parser relies on their order. Ids
 /// between Via and Count belong to names that no code asks for.
