@@ -20,8 +20,7 @@
 //
 // Deviations from gunicorn: all of the above; addresses that will not become free (EACCES …) are
 // not tried five times; a reload whose new address overlaps an old one (0.0.0.0:80 for
-// 127.0.0.1:80) is refused, because it would need a gap. Limit: a reload does not change mode and
-// owner of a unix socket that stays open.
+// 127.0.0.1:80) is refused, because it would need a gap.
 //
 // Made by server.cpp, run on the main thread without the GIL. Source: gunicorn: arbiter.
 #pragma once

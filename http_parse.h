@@ -92,8 +92,7 @@ public:
     std::string_view fragment;     ///< after '#'; "" for none
     std::string_view script_name;  ///< mount point, undecoded; "" for none
     std::string_view protocol;     ///< "HTTP/1.1" as received
-    std::string_view
-        authority;  ///< of absolute- or authority-form; it replaces Host (RFC 9112 §3.2.2)
+    std::string_view authority;    ///< of these target forms; replaces Host (RFC 9112 §3.2.2)
     uint8_t version_major = 1;
     uint8_t version_minor = 1;
     std::vector<Field> fields;                    ///< kept fields only (header_map may drop some)
@@ -128,9 +127,8 @@ public:
 
 private:
     friend class HeadParser;
-    std::string block_;  ///< the head's bytes, which the views point into
-    std::vector<uint32_t>
-        line_ends_;  ///< position of each line's CR in the head, while it is scanned
+    std::string block_;                ///< the head's bytes, which the views point into
+    std::vector<uint32_t> line_ends_;  ///< of each line's CR in the head, while it is scanned
 };
 
 /// Why a request is refused. `rule` is a short constant phrase ("bare LF in head"); `detail` quotes

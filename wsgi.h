@@ -39,8 +39,8 @@ struct WsgiOptions {
     bool is_multithread = false;   ///< wsgi.multithread
     bool is_multiprocess = false;  ///< wsgi.multiprocess
     bool is_preload = false;       ///< freezes the collector's objects after loading (gc.freeze)
-    bool survives_broken_app =
-        false;  ///< reload: while the application does not import, requests get a 500 page
+    /// reload: while the application does not import, requests get a 500 page.
+    bool survives_broken_app = false;
     bool uses_sendfile = true;       ///< file_wrapper may hand real files to the kernel
     bool measures_time = true;       ///< fills Exchange::app_us
     bool watches_calls = false;      ///< request_timeout: interrupt_overdue() will be called

@@ -214,8 +214,8 @@ private:
     bool listening_ = false;
     bool stop_seen_ = false;
     int64_t starved_since_ms_ = 0;  ///< since when accept() has found no descriptor; 0: it does
-    int64_t out_of_resources_ms_ =
-        0;  ///< when it last failed so; 0: not since the log said it works
+    /// When it last failed so; 0: not since the log said that it works again.
+    int64_t out_of_resources_ms_ = 0;
 };
 
 }  // namespace gcorn

@@ -29,8 +29,8 @@ class Reloader {
 public:
     static constexpr int kPollMs = 900;  ///< so that a save is seen within a second
     static constexpr int kQuietMs = 50;  ///< an editor's rename or delete-and-recreate fits in
-    static constexpr int kBurstMs =
-        500;  ///< longest wait in a burst; also until a file counts as gone
+    /// Longest wait in a burst; also until a file counts as gone.
+    static constexpr int kBurstMs = 500;
 
     /// poll_ms: time between two looks when polling (tests shorten it).
     explicit Reloader(int poll_ms = kPollMs) : poll_ms_(poll_ms) {}
