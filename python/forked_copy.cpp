@@ -11,13 +11,15 @@ namespace gcorn {
 
 namespace {
 
-/// The status that sys.exit() was given: None means 0, anything else but a number 1 (as in Python).
+/// The status that sys.exit() was given: None means 0, anything else but a number is printed and
+/// means 1 (as in Python).
 int status_of_exit() {
     const PyRef exit = take_exception();
     const PyRef code = attribute(exit.get(), "code");
     if (code.get() == Py_None) return 0;
-    const bool is_number = code && PyLong_Check(code.get()) != 0;
-    return is_number ? static_cast<int>(PyLong_AsLong(code.get())) : 1;
+    if (code && PyLong_Check(code.get())) return static_cast<int>(PyLong_AsLong(code.get()));
+    if (code) PySys_FormatStderr("%S\n", code.get());
+    return 1;
 }
 
 }  // namespace

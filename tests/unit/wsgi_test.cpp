@@ -587,6 +587,41 @@ def application(environ, start_response):
     EXPECT_EQ(eval("outcome[6:]"), "['ValueError', 'ValueError', 'ValueError']");
 }
 
+// Forked by the application, it has no connection to answer on, and no worker to go back to.
+TEST_F(Wsgi, AForkedCopyEndsAsAScriptDoes) {
+    load(R"(
+import atexit, os, sys
+def application(environ, start_response):
+    end, childs_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        for standard in (1, 2): os.dup2(childs_end, standard)
+        print("printed", end="")
+        atexit.register(os.write, childs_end, b"at exit, ")
+        how = environ["QUERY_STRING"]
+        if how == "answer": start_response("200 OK", []); return [b"from the copy"]
+        if how == "none": sys.exit()
+        if how == "number": sys.exit(7)
+        if how == "text": sys.exit("the reason")
+        raise OSError("in the copy")
+    os.close(childs_end)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with open(end, "rb") as pipe: said = pipe.read()
+    start_response("200 OK", [])
+    return [b"%d: %s" % (status, said)]
+)");
+    const auto end_of = [&](const char* how) {
+        return body(std::string("GET /?") + how + " HTTP/1.0\r\nHost: a\r\n\r\n");
+    };
+    EXPECT_EQ(end_of("answer"), "0: at exit, printed");
+    EXPECT_EQ(end_of("none"), "0: at exit, printed");
+    EXPECT_EQ(end_of("number"), "7: at exit, printed");
+    EXPECT_EQ(end_of("text"), "1: the reason\nat exit, printed");
+    const std::string failed = end_of("error");
+    EXPECT_TRUE(failed.starts_with("1: Traceback (most recent call last):\n")) << failed;
+    EXPECT_TRUE(failed.ends_with("\nOSError: in the copy\nat exit, printed")) << failed;
+}
+
 TEST_F(Wsgi, TheRequestEndsWhenNoThreadWritesAnyMore) {
     load(R"(
 import threading
