@@ -103,9 +103,9 @@ std::vector<std::string_view> split_list(std::string_view text) {
 std::optional<uint64_t> parse_decimal(std::string_view text) {
     uint64_t value = 0;
     const char* end = text.data() + text.size();
-    // from_chars for unsigned types takes neither sign nor blank nor prefix.
+    // from_chars for unsigned types takes neither sign nor blank nor prefix, nor nothing at all.
     const auto [stop, error] = std::from_chars(text.data(), end, value);
-    if (error != std::errc{} || stop != end || text.empty()) return std::nullopt;
+    if (error != std::errc{} || stop != end) return std::nullopt;
     return value;
 }
 

@@ -27,6 +27,7 @@ TEST(Text, DecimalIsStrict) {
 
 TEST(Text, PercentDecodeKeepsBrokenEscapes) {
     EXPECT_EQ(percent_decode("a%2Fb%zz%4"), "a/b%zz%4");
+    EXPECT_EQ(percent_decode("%z4%4z%"), "%z4%4z%");
     EXPECT_EQ(percent_decode("%00%ff"), std::string_view("\0\xff", 2));
 }
 
@@ -46,6 +47,28 @@ TEST(Text, JsonQuotesInvalidUtf8AsEscapes) {
     EXPECT_EQ(json_quote("\xed\xa0\x80"), "\"\\u00ed\\u00a0\\u0080\"") << "a surrogate half";
     EXPECT_EQ(json_quote("\xc2\x80\xc2\x9b\xc2\x9f\xc2\xa0"), "\"\\u0080\\u009b\\u009f\xc2\xa0\"")
         << "control sequences of terminals";
+}
+
+// The Unicode Standard, table 3-7: the ends of each row, and what lies just beyond them.
+TEST(Text, JsonTakesWellFormedUtf8Only) {
+    for (const std::string good :
+         {"\xc3\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xe2\x82\xac", "\xed\x9f\xbf", "\xee\x80\x80",
+          "\xf0\x90\x80\x80", "\xf1\x80\x80\x80", "\xf4\x8f\xbf\xbf"})
+        EXPECT_EQ(json_quote(good), '"' + good + '"');
+    for (const std::string bad : {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80",
+                                  "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80"}) {
+        std::string escaped;
+        for (const char byte : bad) {
+            char text[8];
+            std::snprintf(text, sizeof text, "\\u%04x", static_cast<unsigned char>(byte));
+            escaped += text;
+        }
+        EXPECT_EQ(json_quote(bad), '"' + escaped + '"');
+    }
+    // A byte is missing, and the one behind the text is not ours.
+    EXPECT_EQ(json_quote(std::string_view("\xe2\x82\xac", 2)), "\"\\u00e2\\u0082\"");
+    EXPECT_EQ(json_quote("\xe2\x82("), "\"\\u00e2\\u0082(\"");
+    EXPECT_EQ(json_quote("\xf0\x9f\x98("), "\"\\u00f0\\u009f\\u0098(\"");
 }
 
 TEST(Text, EditDistanceCountsNeighbourSwapAsOne) {
