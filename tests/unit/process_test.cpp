@@ -78,13 +78,19 @@ DaemonReport run_daemon(bool enable_stdio_inheritance) {
         ::dup2(output[1], 1);
         ::dup2(output[1], 2);
         ::close(output[1]);
+        ::dup2(report[1], 0);
+        ::umask(077);
+        const pid_t session = ::getsid(0);
         if (!daemonize(enable_stdio_inheritance)) ::_exit(9);
         if (::write(1, "hello", 5) != 5) ::_exit(8);
         struct stat input {};
         ::fstat(0, &input);
         const mode_t mask = ::umask(0);
         std::ostringstream text;
-        text << (::getsid(0) == ::getpid() ? "leads" : "follows") << ' ' << std::oct << mask << ' '
+        const char* place = ::getsid(0) == ::getpid() ? "leads"
+                            : ::getsid(0) == session  ? "stays"
+                                                      : "follows";
+        text << place << ' ' << std::oct << mask << ' '
              << (S_ISCHR(input.st_mode) ? "null" : "other") << ' ' << ::getpid();
         const std::string line = text.str();
         ::_exit(::write(report[1], line.data(), line.size()) > 0 ? 0 : 7);
@@ -176,6 +182,24 @@ TEST(Process, TitleReplacesTheCommandLineAndKeepsTheEnvironment) {
               0);
 }
 
+TEST(Process, TitleKeepsTheFirstOfTwoVariablesAndNoneWithoutAName) {
+    EXPECT_EQ(in_child([] {
+                  char program[] = "gcorn", first[] = "TWICE=first", second[] = "TWICE=second",
+                       nameless[] = "=C:", valueless[] = "VALUELESS", last[] = "LAST=";
+                  char* argv[] = {program, nullptr};
+                  char* variables[] = {first, second, nameless, valueless, last, nullptr};
+                  environ = variables;
+                  title_init(1, argv);
+                  if (std::string("first") != std::getenv("TWICE")) return 1;
+                  if (std::string() != std::getenv("LAST")) return 2;
+                  int count = 0;
+                  for (char** entry = environ; *entry != nullptr; ++entry)
+                      ++count;
+                  return count == 2 ? 0 : 3;
+              }),
+              0);
+}
+
 TEST(Process, TitleWithoutAnAreaDoesNothing) {
     EXPECT_EQ(in_child([] {
                   const std::string before = read_file("/proc/self/cmdline");
@@ -239,6 +263,8 @@ int groups_after(uid_t uid, gid_t gid, bool with_initgroups) {
         if (gid != 0 && ::getgid() != gid) return 5;
         gid_t groups[64];
         const int count = ::getgroups(64, groups);
+        for (int i = 0; i < count; ++i)
+            if (uid != 0 && gid != 0 && groups[i] == 0) return 6;  // root's own would stay
         for (int i = 0; i < count; ++i)
             if (groups[i] == marker) return 0;
         return count > 0 ? 1 : 2;
