@@ -6,12 +6,18 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#ifdef __linux__
+#include <linux/capability.h>
+#include <sys/syscall.h>
+#endif
 
 #include <array>
 #include <condition_variable>
 #include <csignal>
 #include <fstream>
 #include <mutex>
+#include <set>
 #include <sstream>
 
 #include "arbiter.h"
@@ -91,10 +97,12 @@ public:
         if (hook == &Config::post_fork) called += "post_fork ";
         if (hook == &Config::post_worker_init) called += "post_worker_init ";
         if (hook == &Config::worker_exit) called += "worker_exit ";
+        if (hook == &Config::worker_int) called += "worker_int ";
+        if (hook == &Config::post_worker_init) return post_worker_init_status;
         return hook == &Config::post_fork ? post_fork_status : Status();
     }
 
-    Status post_fork_status;
+    Status post_fork_status, post_worker_init_status;
     std::string called;  ///< by the worker's thread; read it once that has ended
 };
 
@@ -193,7 +201,8 @@ protected:
                               .slot = slot_,
                               .listeners = {listener_.get()},
                               .life_fd = life_read.get(),
-                              .response = {}};
+                              .response = {},
+                              .starting = [this](const Config&) { return starting_status; }};
         if (GetParam() == 0)
             worker_ = std::make_unique<SyncWorker>(std::move(context));
         else
@@ -236,6 +245,7 @@ protected:
     FakeApp app;
     FakeHooks hooks;
     Gate gate;
+    Status starting_status;
     Fd life_read, life_write;  ///< as the arbiter holds them
     Worker* worker() { return worker_.get(); }
     Logger& log() { return log_; }
@@ -342,7 +352,77 @@ TEST_P(WorkerTest, AFailingHookOrApplicationIsAnExitCode) {
         start();
         EXPECT_EQ(exit_code(), code);
     }
+    app.load_status = {};
+    starting_status = Error{0, "nothing can be patched"};
+    start();
+    EXPECT_EQ(exit_code(), kExitBootFailed);
+    EXPECT_TRUE(has_logged("nothing can be patched"));
+    starting_status = {};
+    hooks.post_worker_init_status = Error{0, "post_worker_init is not happy"};
+    start();
+    EXPECT_EQ(exit_code(), kExitBootFailed);
+    EXPECT_NE(board().state, WorkerState::Ready);
     EXPECT_EQ(app.calls, 0);
+}
+
+// The traceback was logged where it was caught; only a missing application has none.
+TEST_P(WorkerTest, ABootFailureIsToldOnce) {
+    for (const auto& [code, is_told] :
+         {std::pair{kExitAppFailed, true}, {kExitBootFailed, false}}) {
+        app.load_status = Error{code, "code " + std::to_string(code)};
+        start();
+        EXPECT_EQ(exit_code(), code);
+        EXPECT_EQ(has_logged(app.load_status.message()), is_told);
+    }
+}
+
+#ifdef __linux__
+// All threads give up the same: the C library gives every thread the new ids, or ends the process.
+TEST_P(WorkerTest, DoesNotServeAsAnotherUserThanItWasTold) {
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    __user_cap_data_struct before[2]{}, none[2]{};
+    ASSERT_EQ(::syscall(SYS_capget, &header, before), 0);
+    for (size_t i = 0; i < 2; ++i)
+        none[i].permitted = before[i].permitted;
+    ASSERT_EQ(::syscall(SYS_capset, &header, none), 0);
+    cfg.user = "1234567";
+    start();
+    EXPECT_EQ(exit_code(), kExitBootFailed);
+    EXPECT_TRUE(has_logged("change to user 1234567 (setting user): Operation not permitted"));
+    EXPECT_EQ(hooks.called, "post_fork worker_exit ");
+    EXPECT_EQ(::syscall(SYS_capset, &header, before), 0);
+}
+#endif
+
+TEST_P(WorkerTest, WithReusePortItOpensNoSocketButThoseOfPorts) {
+    char path[] = "/tmp/gcorn-worker-XXXXXX";
+    Fd(::mkstemp(path)).reset();
+    const std::string unix_bind = std::string("unix:") + path;
+    ::unlink(path);
+    auto others = Listener::open(*parse_bind(unix_bind), {});
+    ASSERT_TRUE(others.is_ok()) << others.message();
+    struct stat first {
+    }, now{};
+    ASSERT_EQ(::stat(path, &first), 0);
+    cfg.reuse_port = true;
+    cfg.bind = {unix_bind, "127.0.0.1:0"};
+    start_ready();
+    EXPECT_EQ(::stat(path, &now), 0);
+    EXPECT_EQ(now.st_ino, first.st_ino);
+    EXPECT_EQ(worker()->context().listeners.size(), 2u);  // the inherited one, and its own
+    worker()->leave();
+    EXPECT_EQ(exit_code(), 0);
+    EXPECT_TRUE((*others)->unlink_path().is_ok());
+}
+
+TEST_P(WorkerTest, WithoutASocketOfItsOwnItDoesNotBoot) {
+    auto taken = Listener::open(*parse_bind("127.0.0.1:0"), {});
+    ASSERT_TRUE(taken.is_ok()) << taken.message();
+    cfg.reuse_port = true;
+    cfg.bind = {"127.0.0.1:" + (*taken)->address().port()};
+    start();
+    EXPECT_EQ(exit_code(), kExitBootFailed);
+    EXPECT_TRUE(has_logged("Address already in use")) << log_text();
 }
 
 TEST_P(WorkerTest, LeavesWhenItsArbiterIsGone) {
@@ -415,8 +495,23 @@ TEST(WorkerListeners, AreOpenedAsTheSettingsSay) {
     EXPECT_EQ(options.backlog, 17);
     EXPECT_EQ(options.umask, mode_t{027});
     EXPECT_EQ(options.defer_accept_s, 1);
+    EXPECT_FALSE(options.reuse_port);
+    EXPECT_FALSE(options.is_tls);
+    EXPECT_FALSE(options.owner.user || options.owner.group);
     cfg.proxy_protocol = "v2";
     EXPECT_EQ(listener_options(cfg)->defer_accept_s, 0);
+    cfg.proxy_protocol = "off";
+    cfg.reuse_port = true;
+    cfg.user = "1234";
+    cfg.group = "5678";
+    EXPECT_TRUE(listener_options(cfg)->reuse_port);
+    EXPECT_EQ(listener_options(cfg)->owner.user, uid_t{1234});
+    EXPECT_EQ(listener_options(cfg)->owner.group, gid_t{5678});
+    cfg.certfile = "server.pem";
+    EXPECT_TRUE(listener_options(cfg)->is_tls);
+    EXPECT_EQ(listener_options(cfg)->defer_accept_s, 0) << "a handshake has its time limit";
+    cfg.user = "no such user";
+    EXPECT_FALSE(listener_options(cfg).is_ok());
 }
 
 // -------------------------------------------------------------------------------------- stopping
@@ -496,7 +591,9 @@ TEST_P(WorkerTest, TheLoopIsLedDuringEachCall) {
         EXPECT_TRUE(eventually([&] { return ended >= call; }));
     };
     start_ready();
-    for (int call = 1; call <= 2; ++call) {
+    for (int call = 1; call <= 3; ++call) {
+        // The guard parks when there was no call for 200 ms, and each call must wake it.
+        if (call == 3) std::this_thread::sleep_for(std::chrono::milliseconds(500));
         Client refused(address());
         ASSERT_TRUE(refused.send("GET"));
         Client calling(address());
@@ -572,6 +669,38 @@ TEST_P(WorkerTest, AsksForASuccessorAfterMaxRequestsAndServesOn) {
     EXPECT_TRUE(eventually([this] { return board().wants_replacement.load(); }));
     expect_hello(client);
     EXPECT_TRUE(has_logged("Autorestarting worker after current request."));
+}
+
+TEST_P(WorkerTest, EachLastsForItsOwnNumberOfRequests) {
+    cfg.max_requests = 10;
+    cfg.max_requests_jitter = 2;
+    start_ready();
+    std::set<uint64_t> seen;
+    for (int i = 0; i < 200; ++i)
+        seen.insert(SyncWorker(worker()->context()).requests_max());
+    EXPECT_EQ(seen, (std::set<uint64_t>{10, 11, 12}));
+}
+
+TEST_P(WorkerTest, AsksForASuccessorOnceWhenFilesChange) {
+    char path[] = "/tmp/gcorn-worker-XXXXXX";
+    Fd(::mkstemp(path)).reset();
+    cfg.reload = true;
+    cfg.reload_engine = "auto";
+    cfg.reload_extra_files = {path};
+    start_ready();
+    std::ofstream(path) << "changed";
+    EXPECT_TRUE(eventually([this] { return board().wants_replacement.load(); }));
+    const std::string line = std::string("Worker reloading: ") + path + " modified";
+    EXPECT_TRUE(eventually([&] { return has_logged(line); }));
+    std::ofstream(path) << "changed again";
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    Client client(address());
+    expect_hello(client);
+    worker()->leave();
+    EXPECT_EQ(exit_code(), 0);
+    EXPECT_EQ(log_text().find(line), log_text().rfind(line)) << log_text();
+    EXPECT_EQ(hooks.called, "post_fork post_worker_init worker_int worker_exit ");
+    ::unlink(path);
 }
 
 TEST_P(WorkerTest, AsksForASuccessorWhenACallIsStuck) {
