@@ -6,6 +6,7 @@
 #include <atomic>
 #include <csignal>
 #include <map>
+#include <random>
 #include <thread>
 
 #include "tests/support/wsgi_harness.h"
@@ -317,6 +318,14 @@ def application(environ, start_response):
 )");
     EXPECT_TRUE(is_500(get()));
     EXPECT_EQ(log_.count("AssertionError: Response headers already set!"), 1u);
+    load(R"(
+def application(environ, start_response):
+    start_response("200 OK", [], None)
+    start_response("200 OK", [], None)
+    return [b"x"]
+)");
+    EXPECT_TRUE(is_500(get())) << "None is no exc_info";
+    EXPECT_EQ(log_.count("AssertionError: Response headers already set!"), 2u);
 }
 
 TEST_F(Wsgi, ExcInfoBeforeTheHeadReplacesStatusAndFields) {
@@ -349,6 +358,22 @@ def application(environ, start_response):
     EXPECT_TRUE(exchange().is_aborted());
     EXPECT_EQ(log_.count("KeyError: 'original'"), 1u);
     EXPECT_EQ(log_.count("Error handling request GET /a?b=c\nTraceback"), 1u);
+}
+
+TEST_F(Wsgi, ExcInfoAfterTheHeadMayBeAnyObject) {
+    load(R"(
+said = []
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Length", "2")])(b"ok")
+    for exc_info in (1, (), (KeyError, KeyError(2)), (KeyError, "text", None),
+                     (KeyError, KeyError(3), None, None), (KeyError, KeyError(3), "traceback")):
+        try: start_response("503 Down", [], exc_info)
+        except Exception as error: said.append(type(error).__name__)
+    return []
+)");
+    EXPECT_EQ(body(), "ok");
+    EXPECT_EQ(eval("said"),
+              "['TypeError', 'TypeError', 'TypeError', 'TypeError', 'TypeError', 'KeyError']");
 }
 
 TEST_F(Wsgi, RefusesExcInfoThatIsNone) {
@@ -587,6 +612,21 @@ def application(environ, start_response):
     EXPECT_EQ(eval("outcome[6:]"), "['ValueError', 'ValueError', 'ValueError']");
 }
 
+TEST_F(Wsgi, TheInputOfARequestEndsWithIt) {
+    load(R"(
+def application(environ, start_response):
+    global kept
+    kept = environ["wsgi.input"]
+    start_response("200 OK", [])
+    return [kept.read(2)]
+)");
+    EXPECT_EQ(body("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n", "body"),
+              "2\r\nbo\r\n0\r\n\r\n");
+    request_.reset();
+    for (const char* use : {"kept.read()", "kept.readline()", "next(kept)"})
+        EXPECT_TRUE(eval(use).starts_with("raised ValueError: ")) << use << " " << eval(use);
+}
+
 // Forked by the application, it has no connection to answer on, and no worker to go back to.
 TEST_F(Wsgi, AForkedCopyEndsAsAScriptDoes) {
     load(R"(
@@ -770,6 +810,53 @@ def application(environ, start_response):
     EXPECT_EQ(fields("one"), fields("one"));
     const std::string connected = get("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n");
     EXPECT_EQ(connected.find("Content-Length"), std::string::npos) << connected;
+}
+
+TEST_F(Wsgi, AKnownAnswerIsThatOfItsStatusAndOfEachPair) {
+    load(R"(
+STATUSES = {"200": "200 OK", "404": "404 Not Found"}
+FIRST = [("X-First", str(i)) for i in range(20)]  # more than there are places for known answers
+LAST = {"0": ("Content-Length", "0"), "tea": ("Content-Type", "text/tea")}
+def application(environ, start_response):
+    status, first, last = environ["QUERY_STRING"].split("-")
+    start_response(STATUSES[status], [FIRST[int(first)], LAST[last]])
+    return []
+)");
+    std::minstd_rand any;
+    const auto one_of = [&](const std::vector<std::string>& list) { return list[any() % 2]; };
+    for (int i = 0; i < 2000; ++i) {
+        const std::string status = one_of({"200", "404"}), last = one_of({"0", "tea"});
+        const std::string first = std::to_string(any() % 20);
+        const std::string query = status + "-" + first + "-" + last;
+        std::string answer;
+        for (int again = 0; again < 2; ++again)
+            answer = get("GET /?" + query + " HTTP/1.1\r\nHost: a\r\n\r\n");
+        ASSERT_TRUE(answer.starts_with("HTTP/1.1 " + status)) << query << answer;
+        ASSERT_NE(answer.find("\r\nX-First: " + first + "\r\n"), answer.npos) << query << answer;
+        ASSERT_EQ(answer.find("text/tea") != answer.npos, last == "tea") << query << answer;
+    }
+}
+
+TEST_F(Wsgi, AnswersThatAreKnownHoldTheirObjectsOnce) {
+    load(R"(
+import sys
+FIRST = ("A", str(1))
+LAST = [("Content-Length", "0"), ("B", "2")]
+def application(environ, start_response):
+    start_response("200 OK", [FIRST, LAST[int(environ["QUERY_STRING"])]])
+    return []
+)");
+    const auto ask = [&](const char* which) {
+        get(std::string("GET /?") + which + " HTTP/1.1\r\nHost: a\r\n\r\n");
+        return eval("sys.getrefcount(FIRST)");
+    };
+    const std::string held = ask("0");
+    for (int i = 0; i < 30; ++i) {  // each is kept in place of the other
+        EXPECT_EQ(ask("1"), held);
+        EXPECT_EQ(ask("1"), held);
+        EXPECT_EQ(ask("0"), held);
+        EXPECT_EQ(ask("0"), held);
+    }
 }
 
 TEST_F(Wsgi, WhatWasJudgedByItsRequestIsNoKnownAnswer) {
