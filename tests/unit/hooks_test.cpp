@@ -181,7 +181,7 @@ TEST_F(HooksTest, CallsEveryHookOfTheArbiterWithTheServer) {
 
 TEST_F(HooksTest, CallsEveryHookOfAWorkerWithTheWorker) {
     use("def note(name, count):\n"
-        "    def one(worker): seen.append((name, worker.age))\n"
+        "    def one(worker): seen.append((name, worker.age, worker.alive))\n"
         "    def two(server, worker): seen.append((name, server.proc_name, worker.age))\n"
         "    return one if count == 1 else two\n"
         "for name in 'pre_fork post_fork child_exit worker_exit'.split():\n"
@@ -196,8 +196,9 @@ TEST_F(HooksTest, CallsEveryHookOfAWorkerWithTheWorker) {
     (void)hooks_.run(&Config::worker_exit, &arbiter(), &worker());
     (void)hooks_.run(&Config::child_exit, &arbiter(), &worker());
     EXPECT_EQ(seen(),
-              "[('pre_fork', 'site', 7), ('post_fork', 'site', 7), ('post_worker_init', 7), "
-              "('worker_int', 7), ('worker_abort', 7), ('worker_exit', 'site', 7), "
+              "[('pre_fork', 'site', 7), ('post_fork', 'site', 7), ('post_worker_init', 7, "
+              "True), ('worker_int', 7, False), ('worker_abort', 7, False), "
+              "('worker_exit', 'site', 7), "
               "('child_exit', 'site', 7)]");
 }
 
@@ -489,13 +490,16 @@ TEST_F(HooksTest, CallsPostRequestWithoutEnvironAndResponse) {
 }
 
 TEST_F(HooksTest, CallsAPostRequestWithTwoParameters) {
-    use("def post_request(worker, req): seen.append((worker.nr, req.method))\n");
+    use("def post_request(worker, req): seen.append((worker.nr, worker.alive, req.method))\n");
     ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
-    site_->scoreboard.slot(worker().slot()).requests = 3;
-    auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
-    ASSERT_TRUE(pre_request(*request));
-    ASSERT_TRUE(post_request(*request, "{}"));
-    EXPECT_EQ(seen(), "[(3, 'GET')]");
+    for (const int number : {3, 4}) {
+        site_->scoreboard.slot(worker().slot()).requests = static_cast<uint64_t>(number);
+        auto request = exchange("GET /p HTTP/1.1\r\nHost: h\r\n\r\n");
+        ASSERT_TRUE(pre_request(*request));
+        ASSERT_TRUE(post_request(*request, "{}"));
+        worker().leave();
+    }
+    EXPECT_EQ(seen(), "[(3, True, 'GET'), (4, False, 'GET')]");
 }
 
 TEST_F(HooksTest, LeavesWhatARequestHookRaisesToTheCaller) {

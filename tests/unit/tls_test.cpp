@@ -229,6 +229,21 @@ TEST_F(Tls, CarriesManyRecords) {
     EXPECT_TRUE(plain_ == big);
 }
 
+// The connection still holds what its socket did not take.
+TEST_F(Tls, BytesForTheWireComeOnceAndBehindThoseThatWait) {
+    serve(config());
+    open();
+    std::string wire;
+    for (const char* part : {"one ", "two ", "three"}) {
+        ASSERT_TRUE(server_->write(part));
+        server_->drain(wire);
+    }
+    server_->drain(wire);
+    run_python("_ = i.write(bytes.fromhex('" + to_hex(wire) + "'))");
+    EXPECT_EQ(eval_python("b''.join(t.read(100) for _ in range(3))"), "b'one two three'");
+    EXPECT_EQ(eval_python("step(t.read, 100)"), "None");
+}
+
 TEST_F(Tls, SpeaksTls12And13) {
     serve(config());
     for (const std::string version : {"TLSv1_2", "TLSv1_3"}) {
