@@ -337,12 +337,6 @@ PyObject* Interpreter::handle_note(PyObject*, PyObject* arguments) {
     Py_RETURN_NONE;
 }
 
-/// In a child that the application forked: its signals must not be reported to its parent.
-PyObject* Interpreter::forget_note_fd(PyObject*, PyObject*) {
-    PySignal_SetWakeupFd(-1);
-    Py_RETURN_NONE;
-}
-
 /// The last exit function: Py_FinalizeEx() goes on with the default action of each signal for which
 /// Python has a handler, ours or the application's. Most of these end the process, those of QUIT
 /// and ABRT with a core file, and signals may still come (from the application's timers, or from
@@ -398,7 +392,6 @@ void Interpreter::interruptible(const std::function<void()>& calls) {
 /// back later: for a C handler, such as catch_for_worker installs, it returns None. GIL held.
 Status Interpreter::keep_listening(const PyRef& set_handler) {
     static PyMethodDef note = {"gcorn_note", handle_note, METH_VARARGS, nullptr};
-    static PyMethodDef forget = {"gcorn_forget_note_fd", forget_note_fd, METH_NOARGS, nullptr};
     const PyRef handler = native_function(note, this);
     const PyRef standard = import("_signal", "SIG_DFL");
     const std::pair<int, const PyRef&> table[] = {
@@ -408,8 +401,13 @@ Status Interpreter::keep_listening(const PyRef& set_handler) {
     for (const auto& [signal, action] : table)
         if (!call_object(set_handler, number(signal), action))
             return python_error("install the worker's signal handlers");
-    PySignal_SetWakeupFd(signals::note_fd());
-    const PyRef after_fork = Facts().add("after_in_child", native_function(forget, this)).take();
+    // PySignal_SetWakeupFd() does the same, but before 3.13 no shared libpython exports it.
+    const PyRef set_fd = import("_signal", "set_wakeup_fd");
+    if (!call_object(set_fd, number(signals::note_fd())))
+        return python_error("hear of the application's signals");
+    // In a child that the application forks: its signals must not be reported to its parent.
+    PyRef forget = call_object(import("_functools", "partial"), set_fd, number(-1));
+    const PyRef after_fork = Facts().add("after_in_child", std::move(forget)).take();
     if (!call_with_names(import("posix", "register_at_fork"), after_fork))
         return python_error("prepare for forks of the application");
     return {};

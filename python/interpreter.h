@@ -114,7 +114,6 @@ private:
     // The C functions behind callables that Python holds.
     static PyObject* handle_interrupt(PyObject* capsule, PyObject* arguments);
     static PyObject* handle_note(PyObject* capsule, PyObject* arguments);
-    static PyObject* forget_note_fd(PyObject* capsule, PyObject*);
     static PyObject* ignore_handled(PyObject* capsule, PyObject*);
     static PyObject* run_thread(PyObject* capsule, PyObject* index);
     Status keep_listening(const PyRef& set_handler);

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <set>
+#include <sstream>
 
 #include "tests/support/front_end.h"
 
@@ -215,6 +216,35 @@ TEST_F(Install, AsksForAsMuchStackAsPythonNeeds) {
         if (part.p_type == PT_GNU_STACK) stack_bytes = part.p_memsz;
     }
     EXPECT_GE(stack_bytes, 1U << 20);
+}
+
+/// The archive has every function of CPython, the shared library only those that it exports, which
+/// its headers do not always tell.
+TEST_F(Install, CallsOnlyWhatTheSharedLibraryExports) {
+    NEEDS_PROGRAM("nm", "binutils");
+    const std::string archive = fs::path(binary()).parent_path() / "libgcorn_python.a";
+    if (!fs::exists(archive)) GTEST_SKIP() << "NOT TESTED: no " << archive;
+    const Finished found = run({python(), "-c",
+                                "import os, sysconfig\n"
+                                "var = sysconfig.get_config_var\n"
+                                "print(end=os.path.join(var('LIBDIR'), var('LDLIBRARY')))"});
+    if (!found.out.ends_with(".so") || !fs::exists(found.out))
+        GTEST_SKIP() << "NOT TESTED: there is no shared library, but " << found;
+    const auto symbols = [](const std::vector<std::string>& arguments) {
+        std::vector<std::string> command = {find_program("nm"), "-P"};
+        command.insert(command.end(), arguments.begin(), arguments.end());
+        std::set<std::string> names;
+        std::istringstream lines(run(command).out);
+        for (std::string line; std::getline(lines, line);) {
+            const std::string name = line.substr(0, line.find_first_of(" @"));
+            if (name.starts_with("Py") || name.starts_with("_Py")) names.insert(name);
+        }
+        return names;
+    };
+    const std::set<std::string> exported = symbols({"-D", "--defined-only", found.out});
+    EXPECT_EQ(exported.count("Py_InitializeFromConfig"), 1U);
+    for (const std::string& name : symbols({"-u", archive}))
+        EXPECT_EQ(exported.count(name), 1U) << name << " is not in " << found.out;
 }
 
 /// Modules in shared objects resolve Python's symbols in the program (static) or in libpython.
