@@ -70,11 +70,13 @@ e2e: everything
 asan:
 	$(call build,build-asan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=address \
 	    -DCMAKE_CXX_FLAGS=-funsigned-char,unit_tests fuzz_targets)
+	$(call TEST_TOOLS,build-asan)
 	@PYTHONMALLOC=malloc LSAN_OPTIONS=suppressions=$(CURDIR)/tests/support/lsan.supp \
 	    $(call CTEST,build-asan) -L unit
 
 tsan:
 	$(call build,build-tsan,-DCMAKE_BUILD_TYPE=Debug -DGCORN_SANITIZE=thread,unit_tests)
+	$(call TEST_TOOLS,build-tsan)
 	@$(call CTEST,build-tsan) -L unit -R 'unit.(EventLoop|Exchange|Connection|Worker|Poller|Log)'
 
 soak: all
