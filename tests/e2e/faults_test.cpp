@@ -526,8 +526,8 @@ TEST_P(Faults, ADeathSaysWhoKilledAndWhatRan) {
         options += " " + word;
     const std::string command = "mount -t tmpfs none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup" +
                                 group + " && echo oom_kill 3 >/sys/fs/cgroup" + group +
-                                "/memory.events && exec " + server_command().at(0) + options +
-                                " -b 127.0.0.1:" + std::to_string(port) + " probe:app";
+                                "/memory.events && exec '" + server_command().at(0) + "'" +
+                                options + " -b 127.0.0.1:" + std::to_string(port) + " probe:app";
     Daemon server({"/usr/bin/unshare", "--mount", "/bin/sh", "-c", command},
                   {{"PROBE_LOG", scratch / "events"}});
     const auto logs = [&](const std::string& text) {
@@ -605,7 +605,7 @@ TEST_P(Faults, TheRealOutOfMemoryKillerIsNamed) {
         options += " " + word;
     Daemon server(
         {"/bin/sh", "-c",
-         "echo $$ >" + group.processes() + " && exec " + server_command().at(0) + options +
+         "echo $$ >" + group.processes() + " && exec '" + server_command().at(0) + "'" + options +
              " --chdir " + scratch.path() + " -b 127.0.0.1:" + std::to_string(port) + " hog:app"},
         {});
     const auto serves = [&] {
@@ -643,8 +643,8 @@ TEST(Init, ReapsForeignChildrenAndStopsOnTerm) {
                   "    start_response('200 OK', [('Content-Length', str(len(body)))])\n"
                   "    return [body]\n");
     const int port = free_port();
-    const std::string command = "exec unshare --pid --fork --kill-child --mount-proc " +
-                                server_command().at(0) + " -b 127.0.0.1:" + std::to_string(port) +
+    const std::string command = "exec unshare --pid --fork --kill-child --mount-proc '" +
+                                server_command().at(0) + "' -b 127.0.0.1:" + std::to_string(port) +
                                 " --chdir " + scratch.path() +
                                 " --log-file log orphans:app & echo $! >" + (scratch / "outer");
     run({"/bin/sh", "-c", command});

@@ -166,7 +166,7 @@ TEST_F(Install, StartsWithNothingButTheStandardLibrary) {
     const TempDir root;
     const Finished filled =
         run({"/bin/sh", "-ec",
-             "install -D " + binary() + " " + root.path() +
+             "install -D '" + binary() + "' " + root.path() +
                  "/usr/bin/gcorn\n"
                  "cd " +
                  root.path() + "\nmkdir -p tmp dev ." + stdlib +
@@ -184,8 +184,8 @@ TEST_F(Install, StartsWithNothingButTheStandardLibrary) {
                  "    --exclude=__pycache__ --exclude='config-*' . | tar -xf - -C " +
                  root.path() + stdlib +
                  "\n"
-                 "cp " +
-                 apps_dir() + "/hello.py " + root.path() +
+                 "cp '" +
+                 apps_dir() + "/hello.py' " + root.path() +
                  "/\n"
                  ": >" +
                  root.path() + "/dev/null\n"},

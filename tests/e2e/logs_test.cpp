@@ -710,7 +710,7 @@ TEST(ErrorLog, LeavesRedirectedStreamsToADaemonWithR) {
         const int port = free_port();
         const std::string out = directory / (keeps ? "kept" : "lost");
         // A shell redirects, because run() uses files of its own.
-        std::string command = "exec " + server_command().at(0) + (keeps ? " -R" : "") +
+        std::string command = "exec '" + server_command().at(0) + (keeps ? "' -R" : "'") +
                               " -D -p pid --log-file log -b 127.0.0.1:" + std::to_string(port) +
                               " noisy:app >" + out;
         const Finished started = run({"/bin/sh", "-c", command}, {}, directory.path());
@@ -733,7 +733,7 @@ TEST(ErrorLog, KeepsOutWhatIsPrintedWithoutStandardStreams) {
     const int port = free_port();
     const std::string log = directory / "log";
     Daemon server({"/bin/sh", "-c",
-                   "exec " + server_command().at(0) + " --chdir " + directory.path() +
+                   "exec '" + server_command().at(0) + "' --chdir " + directory.path() +
                        " --access-logfile - --log-file " + log +
                        " -b 127.0.0.1:" + std::to_string(port) + " noisy:app <&- >&- 2>&-"});
     ASSERT_TRUE(eventually([&] { return Client(Endpoint{.port = port}).connected(); }))
@@ -767,7 +767,7 @@ TEST(ErrorLog, GoesIntoNoSocketOfOursWithoutDevNull) {
                     "    return [body]\n");
     const std::string path = directory / "socket";
     Daemon server({"/usr/bin/unshare", "-m", "/bin/sh", "-c",
-                   "mount -t tmpfs none /dev && exec " + server_command().at(0) + " --chdir " +
+                   "mount -t tmpfs none /dev && exec '" + server_command().at(0) + "' --chdir " +
                        directory.path() + " --access-logfile - -b unix:" + path +
                        " streams:app <&- >&- 2>&-"});
     ASSERT_TRUE(eventually([&] { return Client(Endpoint{.path = path}).connected(); }));

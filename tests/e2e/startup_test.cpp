@@ -303,7 +303,7 @@ TEST(Output, ThatCannotBeWrittenIsAnError) {
     SKIP_ON_GUNICORN("its words are others");
     for (const std::string option : {"--help", "--version", "--print-config probe:app"}) {
         const Finished full =
-            run({"/bin/sh", "-c", server_command().at(0) + " " + option + " >/dev/full"}, {},
+            run({"/bin/sh", "-c", "'" + server_command().at(0) + "' " + option + " >/dev/full"}, {},
                 apps_dir());
         EXPECT_EQ(full.code, 1) << option << full;
         EXPECT_TRUE(contains(full.err, "No space left on device")) << option << full;
@@ -314,8 +314,8 @@ TEST(Directory, ThatIsGoneIsNamedAsSuch) {
     SKIP_ON_GUNICORN("its words are others");
     const TempDir scratch;
     const Finished gone = run({"/bin/sh", "-c",
-                               "mkdir d && cd d && rmdir ../d && exec " + server_command().at(0) +
-                                   " --check-config probe:app"},
+                               "mkdir d && cd d && rmdir ../d && exec '" + server_command().at(0) +
+                                   "' --check-config probe:app"},
                               {}, scratch.path());
     EXPECT_EQ(gone.code, 1) << gone;
     EXPECT_TRUE(contains(gone.err, "the current directory is gone (chdir; ")) << gone;

@@ -232,10 +232,11 @@ std::string setting(const std::string& unit, const std::string& name) {
 /// a module of the standard library takes precedence over the directory.
 TEST_F(Systemd, ServesByTheCommandOfTheUnitFile) {
     const TempDir directory;
-    const std::string command = replaced(setting(deploy_file("gcorn.service"), "ExecStart"),
-                                         "/usr/bin/gcorn", server_command().at(0));
+    const std::string command = setting(deploy_file("gcorn.service"), "ExecStart");
     std::istringstream words(replaced(command, "/srv/site", directory.path()));
-    const std::vector<std::string> argv{std::istream_iterator<std::string>(words), {}};
+    std::vector<std::string> argv{std::istream_iterator<std::string>(words), {}};
+    ASSERT_EQ(argv[0], "/usr/bin/gcorn");
+    argv[0] = server_command().at(0);
     const std::string& app = argv.back();
     directory.write(app.substr(0, app.find(':')) + ".py", read_file(apps_dir() + "/edge.py"));
     const int port = free_port();
@@ -257,9 +258,9 @@ TEST_F(Systemd, FindsNothingWrongWithTheUnitFiles) {
     const TempDir directory;
     directory.write("gcorn.socket", deploy_file("gcorn.socket"));
     // The program need not be installed here.
-    const std::string service = directory.write(
-        "gcorn.service",
-        replaced(deploy_file("gcorn.service"), "/usr/bin/gcorn", server_command().at(0)));
+    const std::string service =
+        directory.write("gcorn.service", replaced(deploy_file("gcorn.service"), "/usr/bin/gcorn",
+                                                  '"' + server_command().at(0) + '"'));
     const Finished verified = run({find_program("systemd-analyze"), "verify", "--man=no", service});
     EXPECT_EQ(verified.code, 0) << verified;
     EXPECT_EQ(verified.err.find("gcorn."), std::string::npos) << verified;
