@@ -259,6 +259,7 @@ private:
     void warn_about_length();
     void fail();
     bool is_overdue();
+    bool is_worker_ending();
     bool is_clients_fault();
     void answer(int status);
     void answer_broken_app();
@@ -498,6 +499,10 @@ void Call::fail() {
         return;
     }
     if (is_clients_fault()) return;
+    if (is_worker_ending()) {
+        answer(500);
+        return;
+    }
     // Libraries written for gunicorn's workers raise StopIteration once they have taken the socket.
     if (PyErr_ExceptionMatches(PyExc_StopIteration) != 0 && is_left_to_others()) return;
     log_python_error(app_.log_, Level::Error, "Error handling request " + request_label(exchange_));
@@ -508,6 +513,13 @@ void Call::fail() {
 /// it.
 bool Call::is_overdue() {
     if (!watched_ || !objects_.watch.is_interruption(*watched_)) return false;
+    PyErr_Clear();
+    return true;
+}
+
+/// Did the worker end this call (WsgiApp::expect_end())? If so, clears the exception.
+bool Call::is_worker_ending() {
+    if (!app_.expects_end_ || PyErr_ExceptionMatches(PyExc_Exception) != 0) return false;
     PyErr_Clear();
     return true;
 }
@@ -576,7 +588,7 @@ void Call::close_result() {
     if (fork_.is_copy()) end_forked_copy();
     if (is_closed) return;
     response_.must_close();
-    if (is_overdue()) return;
+    if (is_overdue() || is_worker_ending()) return;
     log_python_error(app_.log_, Level::Error, "Error handling request " + request_label(exchange_));
 }
 

@@ -72,6 +72,8 @@ public:
     void call_with_gil(Exchange& exchange);
     /// interrupt_overdue() for the hub's greenlet, which holds the GIL.
     OverdueCalls interrupt_overdue_with_gil(int64_t limit_ms);
+    /// From now on the worker ends calls by exceptions like GreenletExit, which are not logged.
+    void expect_end() { expects_end_ = true; }
 
     /// The application's callable, null before load(). Borrowed. GIL held.
     [[nodiscard]] PyObject* callable() const { return callable_.get(); }
@@ -87,6 +89,7 @@ private:
     PyRef loader_;                             ///< globals of the embedded loader text
     std::unique_ptr<RequestObjects> objects_;  ///< made by load()
     PyRef callable_;
+    bool expects_end_ = false;
     std::string broken_app_text_;  ///< survives_broken_app: the traceback to show
     std::vector<std::string> broken_app_files_;
 };

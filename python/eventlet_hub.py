@@ -17,6 +17,10 @@ def start(run):
     GreenThread(hubs.get_hub().greenlet).switch(run, (), {})
 
 
+def end_calls():
+    pass  # as in gunicorn's worker
+
+
 def watch(fd, callback):
     hub = hubs.get_hub()
     listener = hub.add(hub.READ, fd, callback, callback, None)

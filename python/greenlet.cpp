@@ -152,7 +152,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         hub_thread = PyThread_get_thread_ident();
         if (arguments) report_ready();
         const PyRef done = ending_copies([&] { return call_with_names(function, arguments); });
-        if (!done) failure = take_exception();
+        if (!done || (loop.active() > 0 && !end_calls(names))) failure = take_exception();
         hub_thread = 0;
         sleep_.reset();
     }
@@ -170,6 +170,12 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         PyErr_Clear();
     else
         log_python_error(context_.log, Level::Error, "The hub failed");
+}
+
+/// Lets the calls that still run at the end clean up. Raises.
+bool GreenletWorker::end_calls(const PyRef& names) {
+    app_.expect_end();
+    return static_cast<bool>(call_object(name_in(names, "end_calls")));
 }
 
 void GreenletWorker::wake_hub() {

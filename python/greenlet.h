@@ -59,6 +59,7 @@ private:
     static PyObject* look_around(PyObject* self, PyObject* unused);
     static PyObject* tend_hub(PyObject* self, PyObject* unused);
     PyRef serve_arguments();
+    [[nodiscard]] bool end_calls(const PyRef& names);
 
     WsgiApp& app_;
     std::atomic<ReadyQueue*> ready_{nullptr};  ///< while serving

@@ -748,6 +748,26 @@ TEST_P(Greenlets, AMissingLibraryIsOneLine) {
     EXPECT_NE(finished.err.find("python3-" + name), std::string::npos) << finished;
 }
 
+TEST_P(Greenlets, WhatRunsAtTheGracefulTimeoutCleansUp) {
+    if (!is("gevent")) GTEST_SKIP() << "gunicorn's worker ends only gevent's greenlets";
+    Server& server = start({"--graceful-timeout", "1"});
+    give_sign("event 0");
+    std::vector<Client> streams = send_to_all(3, "/events?n=2");
+    for (Client& stream : streams)
+        ASSERT_NE(stream.read_some().find("data: 0"), std::string::npos) << server.story();
+    std::vector<Client> clients = send_to_all(2, "/sleep?s=60");
+    ASSERT_TRUE(noted("sleeping", 2)) << server.story();
+    server.signal(SIGHUP);
+    EXPECT_TRUE(noted("events closed", 3)) << server.story();
+    for (Client& stream : streams)
+        EXPECT_EQ(stream.read_to_end().find("0\r\n\r\n"), std::string::npos);
+    for (Client& client : clients)
+        EXPECT_EQ(client.read_response().status, 500) << server.story();
+    EXPECT_TRUE(server.logs("Worker exiting")) << server.story();
+    for (const char* noise : {"Traceback", "was sent SIGKILL"})
+        EXPECT_EQ(server.err().find(noise), std::string::npos) << server.story();
+}
+
 TEST_P(Greenlets, WithoutGeventWebsocketItsWorkerClassIsRefusedInOneLine) {
     if (!is("gevent")) GTEST_SKIP() << "it is a variant of gevent";
     scratch_.write("sitecustomize.py", "import sys\nsys.modules['geventwebsocket'] = None\n");
