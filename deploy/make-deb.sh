@@ -25,7 +25,10 @@ cp "$here/../LICENSE" "$doc/copyright"
 for file in nginx.conf haproxy.cfg gcorn.service gcorn.socket Dockerfile compose.yaml kubernetes.yaml; do
     install -m 644 "$here/$file" "$doc/examples/"
 done
-cp "$here"/../docs/*.md "$doc/"
+# The pages for operators; the others are about the sources.
+for page in deploying differences exit-codes settings signals; do
+    sed 's|\bdeploy/|examples/|g' "$here/../docs/$page.md" >"$doc/$page.md"
+done
 chmod -R u=rwX,go=rX "$root"
 
 # The binary depends on what it is linked with. If it is static, it also needs the standard library of

@@ -145,6 +145,10 @@ TEST_F(Install, MakesADebianPackageThatComesAndGoes) {
           "share/bash-completion/completions/gcorn", "share/zsh/vendor-completions/_gcorn"}) {
         EXPECT_EQ(there.count(file), 1U) << file;
     }
+    const std::string docs = root + "/usr/share/doc/gcorn";
+    const std::string deploying = read_file(docs + "/deploying.md");
+    EXPECT_NE(deploying.find("cp examples/gcorn.service "), std::string::npos) << "as installed";
+    EXPECT_EQ(deploying.find("deploy/"), std::string::npos);
     EXPECT_EQ(run({root + "/usr/bin/gcorn", "--version"}).out, run_server({"--version"}).out);
     const Finished removed = dpkg({"-r", "gcorn"});
     EXPECT_EQ(removed.code, 0) << removed;
