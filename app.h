@@ -72,8 +72,9 @@ public:
     }
     /// A worker came or went: for threads that hooks left running in the arbiter.
     virtual void workers_changed(Arbiter&) {}
-    /// Requests are logged by Python: they are timed, and request_refused() is called.
-    [[nodiscard]] virtual bool logs_requests() const { return false; }
+    /// Requests are logged by Python: they are timed, and request_refused() is called. Asked by a
+    /// worker, once its application is loaded.
+    [[nodiscard]] virtual bool logs_requests() { return false; }
     /// A request that never reached the application was answered. The loop's thread.
     virtual void request_refused(Exchange&) {}
     /// pre_request and post_request are called by wsgi.cpp itself, which is on both sides of the

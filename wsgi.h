@@ -72,6 +72,11 @@ public:
     void call_with_gil(Exchange& exchange);
     /// interrupt_overdue() for the hub's greenlet, which holds the GIL.
     OverdueCalls interrupt_overdue_with_gil(int64_t limit_ms);
+    /// From now on requests are timed, and these hooks are told of them. Before the first call.
+    void log_requests(RequestHooks& hooks) {
+        options_.measures_time = true;
+        hooks_ = &hooks;
+    }
     /// From now on the worker ends calls by exceptions like GreenletExit, which are not logged.
     void expect_end() { expects_end_ = true; }
 

@@ -242,6 +242,7 @@ struct Logger::Impl {
     Fd saved_stdout, saved_stderr;  ///< the real ones while capture_output has replaced them
     std::atomic<int> pid{::getpid()};
     std::atomic<LogObserver*> observer{nullptr}, counter{nullptr};
+    bool is_handed_over = false;
 
     std::string record(Level level, std::string_view message) const;
     std::string json_record(std::string_view kind, std::string_view value,
@@ -374,6 +375,7 @@ Status Logger::open(const LogOptions& options) {
     }
     Impl& d = *impl_;
     d.options = next;
+    d.is_handed_over = false;
     d.error.use(next.errorlog, std::move(*error), STDERR_FILENO);
     d.access.use(next.accesslog, std::move(*access), STDOUT_FILENO);
     d.syslog = std::move(syslog);
@@ -435,6 +437,7 @@ void Logger::write_access(std::string_view line) {
 }
 
 bool Logger::has_access() const {
+    if (impl_->is_handed_over) return false;
     return impl_->access.fd >= 0 || (impl_->syslog && impl_->options.access_to_syslog);
 }
 
@@ -448,6 +451,15 @@ int Logger::error_fd() const {
 
 void Logger::set_observer(LogObserver* observer) {
     impl_->observer = observer;
+}
+
+void Logger::hand_over(LogObserver& observer) {
+    impl_->is_handed_over = impl_->options.is_for_output = true;
+    set_observer(&observer);
+}
+
+bool Logger::is_handed_over() const {
+    return impl_->is_handed_over;
 }
 
 void Logger::set_counter(LogObserver* counter) {

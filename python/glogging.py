@@ -293,25 +293,32 @@ def _state(log):
     return log.handlers[:], log.filters[:], log.level, log.propagate, log.disabled
 
 
+def _restore(log, state):
+    log.handlers[:], log.filters[:], level, log.propagate, log.disabled = state
+    log.setLevel(level)
+
+
 def configure():
     """Sets the loggers up as the settings say; raises, and leaves them as they were, if that fails."""
     global _current, _installed
     cfg = _gcorn.config()
     before = {log: _state(log) for log in _all_loggers()}
+    # What a preloaded application has changed stays: it is not loaded again.
+    kept = {log: _state(log) for log in _changed()} if is_native(cfg) else {}
     try:
         for log, handlers, filters in _installed:
             log.handlers[:] = [h for h in log.handlers if h not in handlers]
             log.filters[:] = [f for f in log.filters if f not in filters]
         clean = {log: _state(log) for log in _all_loggers()}
         made = logger_class(cfg)(cfg)
+        for log, state in kept.items():
+            _restore(log, state)
         _add_atoms(made)
         if cfg.syslog:
             _drop_syslog_handlers()
     except BaseException:
-        for log, (handlers, filters, level, propagate, disabled) in before.items():
-            log.handlers[:], log.filters[:] = handlers, filters
-            log.setLevel(level)
-            log.propagate, log.disabled = propagate, disabled
+        for log, state in before.items():
+            _restore(log, state)
         raise
     in_use = {handler for log in _all_loggers() for handler in log.handlers}
     for handler in {h for _, handlers, _ in _installed for h in handlers} - in_use:
@@ -322,6 +329,33 @@ def configure():
         _installed.append((log, [h for h in log.handlers if h not in handlers],
                            [f for f in log.filters if f not in filters]))
     _current = made
+
+
+def _changed():
+    """Those of our two loggers that somebody has given a handler, filter, formatter or level."""
+    if _current is None or not is_native(_current.cfg):
+        return []
+    levels = {_current.error_log: _current.loglevel, _current.access_log: logging.INFO}
+    return [log for log, level in levels.items() if not _is_as_made(log, level)]
+
+
+def _is_as_made(log, level):
+    handler = log.handlers[0] if len(log.handlers) == 1 else None
+    return (type(handler) is NativeHandler and log.level == level
+            and not (log.filters or log.propagate)
+            and not (handler.filters or handler.formatter or handler.level))
+
+
+def is_changed():
+    """True if there are such loggers. Then the other one works, even if it is disabled.
+
+    (A logging configuration disables the loggers that it does not name.)
+    """
+    changed = _changed()
+    if changed:
+        for log in {_current.error_log, _current.access_log}.difference(changed):
+            log.disabled = False
+    return bool(changed)
 
 
 def _add_atoms(logger):

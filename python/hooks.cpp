@@ -243,7 +243,7 @@ struct HookNatives {
     };
 };
 
-PythonHooks::PythonHooks(Logger& log, const PythonLogging& logging, const WsgiApp* app)
+PythonHooks::PythonHooks(Logger& log, PythonLogging& logging, WsgiApp* app)
     : log_(log), logging_(logging), app_(app) {
     count_forks();
 }
@@ -397,8 +397,11 @@ bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
     return !hook || call_object(object_of(hook), worker_view(), request, environ, response);
 }
 
-bool PythonHooks::logs_requests() const {
-    return logging_.takes_over();
+bool PythonHooks::logs_requests() {
+    const bool took_over = logging_.takes_over();
+    if (!logging_.follow_loggers()) return false;
+    if (!took_over && app_ != nullptr) app_->log_requests(*this);
+    return true;
 }
 
 void PythonHooks::request_refused(Exchange& exchange) {

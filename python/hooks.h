@@ -32,7 +32,7 @@ class PythonLogging;
 class PythonHooks final : public Hooks, public RequestHooks {
 public:
     /// All outlive this object. app: for worker.wsgi; may be null (then it is None).
-    PythonHooks(Logger& log, const PythonLogging& logging, const WsgiApp* app);
+    PythonHooks(Logger& log, PythonLogging& logging, WsgiApp* app);
     ~PythonHooks() override;
     PythonHooks(PythonHooks&&) = delete;
 
@@ -47,7 +47,7 @@ public:
     Status run(Hook hook, Arbiter* arbiter, Worker* worker = nullptr,
                std::initializer_list<int> numbers = {}) override;
     void workers_changed(Arbiter& arbiter) override;
-    [[nodiscard]] bool logs_requests() const override;
+    [[nodiscard]] bool logs_requests() override;
     void request_refused(Exchange& exchange) override;
 
     // RequestHooks. Without a pre_request hook the request is named in the debug log, as gunicorn's
@@ -64,8 +64,8 @@ private:
     [[nodiscard]] PyRef take_request(const Exchange& exchange);
 
     Logger& log_;
-    const PythonLogging& logging_;
-    const WsgiApp* app_;
+    PythonLogging& logging_;
+    WsgiApp* app_;
     Worker* worker_ = nullptr;  ///< in a worker: itself
     bool has_natives_ = false;
     bool has_shown_server_ = false;

@@ -41,7 +41,8 @@ const char* level_method(Level level) {
 
 // --- functions of _gcorn_native; `self` is a capsule of the Logger or of the Config ---
 
-/// write(levelno, text) → False, and nothing was written, if loglevel excludes it.
+/// write(levelno, text) → False, and nothing was written, if loglevel excludes it, or if records no
+/// longer take that way.
 PyObject* native_write(PyObject* self, PyObject* arguments) {
     long number = 0;
     PyObject* text = nullptr;  // borrowed
@@ -50,7 +51,7 @@ PyObject* native_write(PyObject* self, PyObject* arguments) {
         return nullptr;
     }
     Logger& log = native_self<Logger>(self);
-    if (!log.enabled(level_of(number))) Py_RETURN_FALSE;
+    if (!log.enabled(level_of(number)) || log.is_handed_over()) Py_RETURN_FALSE;
     {
         WithoutGil nogil;
         log.write(level_of(number), message);
@@ -93,6 +94,11 @@ bool forget_config() {
     return bridge && PyObject_SetAttrString(bridge.get(), "_config", Py_None) == 0;
 }
 
+bool wants_json(const Config& cfg) {
+    const std::string& access = cfg.access_log_format;
+    return access == "json" || access.starts_with("json:") || cfg.error_log_format == "json";
+}
+
 }  // namespace
 
 bool logging_takes_over(const Config& cfg) {
@@ -109,10 +115,7 @@ PythonLogging::~PythonLogging() {
 }
 
 Status PythonLogging::configure(const Config& cfg) {
-    const std::string& access = cfg.access_log_format;
-    const bool wants_json =
-        access == "json" || access.starts_with("json:") || cfg.error_log_format == "json";
-    if (wants_json && logging_takes_over(cfg)) {
+    if (wants_json(cfg) && logging_takes_over(cfg)) {
         return Error{1,
                      "json is a format of the built-in logger, which logconfig* and logger_class "
                      "replace: configure a Python JSON formatter there"};
@@ -128,6 +131,17 @@ Status PythonLogging::configure(const Config& cfg) {
     takes_over_ = logging_takes_over(cfg);
     log_.set_observer(takes_over_ ? this : nullptr);
     return {};
+}
+
+bool PythonLogging::follow_loggers() {
+    if (takes_over_ || wants_json(cfg_)) return takes_over_;
+    WithGil gil;
+    if (!is_imported("_gcorn_logging")) return false;
+    const PyRef is_changed = call_embedded("_gcorn_logging", "is_changed");
+    if (!is_changed) log_python_error(log_, Level::Error, "Cannot look at the loggers");
+    takes_over_ = is_changed.get() == Py_True;
+    if (takes_over_) log_.hand_over(*this);
+    return takes_over_;
 }
 
 Status PythonLogging::set_up(bool takes_over) {

@@ -12,6 +12,10 @@
 // subclasses may override setup, access, atoms, now and the levels' methods, or add filters and
 // handlers.
 //
+// It takes over in a worker, too, if the application or the config file has given one of the two
+// loggers handlers, filters, a formatter or a level of its own (Django's LOGGING, say, or a filter
+// against health checks). Handlers of ours that are left then write to the server's files.
+//
 // Limit: while Python's logging has taken over, error_log_format and the JSON access format have no
 // effect, syslog gets the server's own records only, and a record logged by a native thread waits
 // for the GIL (or, with greenlets, for the hub).
@@ -44,6 +48,10 @@ public:
     /// setting (the traceback is logged if it was the user's code that raised); loggers and
     /// settings are as they were before.
     Status configure(const Config& cfg);
+
+    /// In a worker, once its application is loaded: takes over if somebody has changed a logger (not
+    /// where the server writes JSON). Returns takes_over(). Takes the GIL.
+    bool follow_loggers();
 
     /// True while Python's logging has taken over.
     [[nodiscard]] bool takes_over() const { return takes_over_; }

@@ -970,6 +970,55 @@ TEST_P(Logs, GoWhereTheLoggingConfigurationSays) {
     }
 }
 
+/// As in Django's settings, or in an application that wants no lines about health checks.
+TEST_P(Logs, GoWhereTheApplicationsOwnLoggingConfigurationSays) {
+    const TempDir directory;
+    const std::string app =
+        "def app(environ, start_response):\n"
+        "    if environ['PATH_INFO'] == '/bad': raise KeyError('so')\n"
+        "    start_response('200 OK', [('Content-Length', '0')])\n"
+        "    return []\n";
+    directory.write("shop.py",
+                    "import json, logging.config\nlogging.config.dictConfig(json.loads('''" +
+                        logging_json(directory / "both", "OWN") + "'''))\n" + app);
+    directory.write("quiet.py",
+                    "import logging\n"
+                    "def wanted(record): return '/health' not in record.getMessage()\n"
+                    "logging.getLogger('gunicorn.access').addFilter(wanted)\n" +
+                        app);
+    ServerOptions options = with({"--access-logfile", directory / "access"});
+    options.directory = directory.path();
+    options.app = "shop:app";
+    {
+        const Server server(options);
+        EXPECT_EQ(server.get("/bad").status, 500);
+        EXPECT_EQ(server.get("/last?x").status, 200);
+        EXPECT_TRUE(eventually([&] {
+            return std::regex_search(read_file(directory / "both"),
+                                     std::regex("OWN gunicorn.access INFO .*/last\\?x"));
+        })) << read_file(directory / "both")
+            << server.story();
+        const std::string both = read_file(directory / "both");
+        const size_t error = both.find("OWN gunicorn.error ERROR Error handling request ");
+        ASSERT_NE(error, std::string::npos) << both;
+        EXPECT_NE(both.find("/bad\nTraceback (most recent call last):\n", error), std::string::npos)
+            << both;
+        EXPECT_NE(both.find("\nKeyError: 'so'\n", error), std::string::npos) << both;
+        EXPECT_EQ(server.err().find("KeyError"), std::string::npos) << server.story();
+        EXPECT_EQ(read_file(directory / "access"), "");
+    }
+    options.app = "quiet:app";
+    const Server server(options);
+    for (const char* path : {"/first", "/health", "/bad", "/health", "/last"})
+        (void)server.get(path);
+    EXPECT_EQ(lines_of(directory / "access", 3).size(), 3U);
+    const std::string access = read_file(directory / "access");
+    for (const char* line :
+         {"GET /first HTTP/1.1\" 200 ", "GET /bad HTTP/1.1\" 500 ", "GET /last "})
+        EXPECT_NE(access.find(line), std::string::npos) << access << server.story();
+    EXPECT_TRUE(server.logs("KeyError: 'so'")) << server.story();
+}
+
 TEST(PythonLogging, IsReadAgainOnHupAndABrokenOneKeepsTheOld) {
     SKIP_ON_GUNICORN_BEFORE(26, "it does not read it again");
     const TempDir directory;

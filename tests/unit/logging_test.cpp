@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <regex>
 #include <string>
 #include <thread>
 
@@ -129,6 +130,81 @@ TEST_F(LoggingTest, HonoursAFormatterSetByTheApplication) {
                    "handler.stream.write('raw text')\n"
                    "handler.flush()\n"));
     EXPECT_EQ(errors(), "gunicorn.error: mine\nraw text\n");
+}
+
+TEST_F(LoggingTest, FollowsALoggerThatTheApplicationHasChanged) {
+    EXPECT_FALSE(logging_.follow_loggers()) << "nobody has imported logging";
+    for (const char* change :
+         {"error.addHandler(logging.NullHandler())", "access.handlers = [logging.NullHandler()]",
+          "access.handlers = []", "access.addFilter(lambda record: True)",
+          "error.handlers[0].addFilter(lambda record: True)", "error.setLevel('DEBUG')",
+          "access.setLevel('ERROR')", "access.handlers[0].setLevel('ERROR')",
+          "error.handlers[0].setFormatter(logging.Formatter('%(message)s'))",
+          "access.propagate = True"}) {
+        open("error.log", "access.log");
+        ASSERT_TRUE(configure(""));
+        run_python(
+            "import logging\n"
+            "error, access = map(logging.getLogger, ('gunicorn.error', 'gunicorn.access'))\n"
+            "logging.getLogger('site').handlers = error.handlers\n"
+            "made = [(log, log.handlers[0]) for log in (error, access)]\n");
+        EXPECT_FALSE(logging_.follow_loggers()) << change;
+        EXPECT_TRUE(log_.has_access()) << change;
+        run_python(change);
+        EXPECT_TRUE(logging_.follow_loggers()) << change;
+        EXPECT_TRUE(logging_.takes_over()) << change;
+        EXPECT_FALSE(log_.has_access()) << change << ": Python makes the lines";
+        run_python(
+            "for log, handler in made:\n"
+            "    log.handlers, log.filters, log.propagate = [handler], [], False\n"
+            "    log.setLevel('INFO')\n"
+            "    handler.filters, handler.formatter, handler.level = [], None, 0\n");
+    }
+    ASSERT_TRUE(configure(""));
+    EXPECT_FALSE(logging_.takes_over()) << "a reload begins anew";
+}
+
+TEST_F(LoggingTest, LeavesAChangedLoggerAsItIsOnReload) {
+    ASSERT_TRUE(configure(""));
+    run_python(
+        "import logging\n"
+        "error, access = map(logging.getLogger, ('gunicorn.error', 'gunicorn.access'))\n"
+        "access.handlers, access.propagate = [logging.NullHandler()], True\n"
+        "access.setLevel('WARNING')\n"
+        "was = access.handlers[0]\n");
+    ASSERT_TRUE(configure("loglevel = 'warning'"));
+    EXPECT_EQ(eval_python("access.handlers == [was], access.propagate, access.level, error.level"),
+              "(True, True, 30, 30)");
+    ASSERT_TRUE(configure(kErrorToFile));
+    EXPECT_EQ(eval_python("was in access.handlers, access.propagate"), "(False, False)");
+}
+
+TEST_F(LoggingTest, SendsItsRecordsThroughAChangedLoggerOnce) {
+    ASSERT_TRUE(configure(""));
+    run_python(
+        "import logging\n"
+        "error, access = map(logging.getLogger, ('gunicorn.error', 'gunicorn.access'))\n"
+        "access.disabled = True  # by a dictConfig that names only the other one\n"
+        "error.addFilter(lambda record: 'noise' not in record.getMessage())\n");
+    ASSERT_TRUE(logging_.follow_loggers());
+    log_.info("noise");
+    log_.debug("below the level");
+    log_.warning("a record of the server");
+    run_python("error.info('one of the application')\naccess.info('a line of access')\n");
+    log_.write_raw("of wsgi.errors\n");
+    EXPECT_TRUE(std::regex_match(
+        errors(), std::regex("\\[20[^\n]+\\] \\[\\d+\\] \\[WARNING\\] a record of the server\n"
+                             "\\[20[^\n]+\\] \\[\\d+\\] \\[INFO\\] one of the application\n"
+                             "of wsgi.errors\n")))
+        << errors();
+    EXPECT_EQ(accesses(), "a line of access\n");
+    run_python("error.removeFilter(error.filters[0])\n");
+}
+
+TEST_F(LoggingTest, WritesJsonWhateverTheApplicationDoesToTheLoggers) {
+    ASSERT_TRUE(configure("error_log_format = 'json'"));
+    run_python("import logging\nlogging.getLogger('gunicorn.access').setLevel('ERROR')\n");
+    EXPECT_FALSE(logging_.follow_loggers());
 }
 
 TEST_F(LoggingTest, WritesTextThatIsNoUtf8) {
