@@ -272,6 +272,7 @@ private:
     bool add_unknown(Field& field);
     bool note(const Field& field);
     void note_connection(std::string_view value);
+    void note_expect(std::string_view value);
     bool note_transfer_encoding(std::string_view value);
     bool note_scheme(const Field& field);
     bool complete_host();
@@ -432,10 +433,7 @@ bool HeadBuilder::note(const Field& field) {
         }
         case FieldId::TransferEncoding: return note_transfer_encoding(field.value);
         case FieldId::Connection: note_connection(field.value); return true;
-        case FieldId::Expect:
-            has_expect_ = true;
-            if (!is_word(field.value, "100-continue")) has_other_expectation_ = true;
-            return true;
+        case FieldId::Expect: note_expect(field.value); return true;
         default: return true;
     }
 }
@@ -446,6 +444,16 @@ void HeadBuilder::note_connection(std::string_view value) {
         if (is_word(option, "close")) has_close_ = true;
         if (is_word(option, "keep-alive")) has_keep_alive_ = true;
         if (is_word(option, "upgrade")) head_.is_upgrade = true;
+    });
+}
+
+/// A list, too, whose empty items count for nothing (RFC 9110 §10.1.1, §5.6.1.2).
+void HeadBuilder::note_expect(std::string_view value) {
+    for_each_item(value, [&](std::string_view expectation) {
+        if (is_word(expectation, "100-continue"))
+            has_expect_ = true;
+        else if (!expectation.empty())
+            has_other_expectation_ = true;
     });
 }
 
