@@ -381,8 +381,9 @@ bool Call::send_list() {
 bool Call::send_iterable() {
     PyRef iterator = PyRef::steal(PyObject_GetIter(result_.get()));
     if (!iterator) return is_left_to_others();  // gunicorn's ALREADY_HANDLED is not iterable
-    // What a wrapped file holds beyond Content-Length is not needed.
-    while (!is_over() && !(is_file_wrapper_ && ends_here(response_))) {
+    // What a wrapped file holds beyond Content-Length is not needed; another iterable is left once
+    // it has passed it (PEP 3333 "Handling the Content-Length Header").
+    while (!is_over() && !response_.is_cut() && !(is_file_wrapper_ && ends_here(response_))) {
         PyRef block = PyRef::steal(PyIter_Next(iterator.get()));
         if (!block) return PyErr_Occurred() == nullptr;
         if (!send_block(block.get(), false)) return false;

@@ -552,6 +552,23 @@ def application(environ, start_response):
     EXPECT_EQ(log_.count("has more bytes"), 2u);
 }
 
+/// PEP 3333 "Handling the Content-Length Header". Without a server that stops, this one never ends.
+TEST_F(Wsgi, AnIterableIsLeftWhenItHasPassedItsContentLength) {
+    load(R"(
+blocks = []
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Length", "3")])
+    try:
+        while len(blocks) < 100:
+            blocks.append(b"12")
+            yield b"12"
+    finally:
+        blocks.append("closed")
+)");
+    EXPECT_EQ(body(), "121");
+    EXPECT_EQ(eval("blocks"), "[b'12', b'12', 'closed']");
+}
+
 // ---------------------------------------------------------------------------------- write()
 
 TEST_F(Wsgi, WriteSendsBeforeTheIterable) {
