@@ -17,8 +17,8 @@ constexpr std::string_view kCrLfLastChunk = "\r\n0\r\n\r\n";
 
 /// A field that an application may not set: it belongs to the connection or to the server (PEP 3333
 /// "Other HTTP Features"; Server and Date as in gunicorn). "Trailers" is what older lists call
-/// Trailer.
-bool is_dropped(FieldId id, std::string_view name, std::string_view value) {
+/// Trailer. 101 and 426 must name a protocol (RFC 9110 §15.2.2, §15.5.22).
+bool is_dropped(int code, FieldId id, std::string_view name, std::string_view value) {
     switch (id) {
         case FieldId::Connection:
         case FieldId::KeepAlive:
@@ -27,7 +27,7 @@ bool is_dropped(FieldId id, std::string_view name, std::string_view value) {
         case FieldId::Trailer:
         case FieldId::TransferEncoding:
         case FieldId::Date: return true;
-        case FieldId::Upgrade: return !iequals(value, "websocket");
+        case FieldId::Upgrade: return code != 101 && code != 426 && !iequals(value, "websocket");
         case FieldId::Unknown:
             return iequals(name, "server") || iequals(name, "proxy-authenticate") ||
                    iequals(name, "trailers");
@@ -113,7 +113,9 @@ Status ResponseWriter::add_field(std::string_view name, std::string_view value) 
     if (!value.empty() && (value.front() <= ' ' || value.back() <= ' ')) value = trim(value);
     if (id == FieldId::ContentLength) return add_content_length(name, value);
     if (id == FieldId::Connection) note_connection(value);
-    if (!is_dropped(id, name, value)) append_field(name, value);
+    if (is_dropped(answer_.code, id, name, value)) return Status::ok();
+    if (id == FieldId::Upgrade) answer_.is_upgrade = true;  // RFC 9110 §7.8
+    append_field(name, value);
     return Status::ok();
 }
 

@@ -42,7 +42,7 @@ public:
         int code = 0;
         bool has_length = false;
         bool wants_close = false;  ///< Connection has the token "close"
-        bool is_upgrade = false;   ///< Connection has the token "upgrade"
+        bool is_upgrade = false;   ///< Connection has the token "upgrade", or Upgrade is kept
         void clear();
     };
 
@@ -60,9 +60,9 @@ public:
 
     /// One field, in the application's order and spelling, in latin-1. Names must be tokens, values
     /// free of control bytes; outer blanks are trimmed. Hop-by-hop fields, Server and Date are
-    /// dropped as gunicorn does (Connection: upgrade and Upgrade: websocket survive; `Connection:
-    /// close` is honoured, Deviation: gunicorn ignores it). A Content-Length that is no number, or
-    /// differs from an earlier one, is refused.
+    /// dropped as gunicorn does (Connection: upgrade and Upgrade: websocket survive; Deviation: so
+    /// does any Upgrade of a 101 or 426, and `Connection: close` is honoured). A Content-Length
+    /// that is no number, or differs from an earlier one, is refused.
     Status add_field(std::string_view name, std::string_view value);
 
     /// Gives the same answer to another request, in place of set_status() and add_field(). False,

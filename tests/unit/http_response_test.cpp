@@ -427,6 +427,16 @@ TEST(HttpResponse, OtherProtocolsAreNotOfferedInUpgrade) {
     EXPECT_EQ(answer.writer.fields_block(), "");
 }
 
+/// RFC 9110 §15.2.2 and §15.5.22: these two have to name the protocol; §7.8: and the option.
+TEST(HttpResponse, SwitchingAndDemandingAnUpgradeNameTheProtocol) {
+    for (const char* status : {"101 Switching Protocols", "426 Upgrade Required"}) {
+        Answer answer("GET / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: tcp\r\n");
+        answer.status(status).field("Upgrade", "tcp").field("Content-Length", "0").finish();
+        EXPECT_TRUE(answer.has("Connection: upgrade")) << status;
+        EXPECT_TRUE(answer.has("Upgrade: tcp")) << status;
+    }
+}
+
 TEST(HttpResponse, SaysUpgradeOnAnOrdinaryAnswerOnlyIfItStaysOpen) {
     Answer open;
     open.status("426 Upgrade Required")
