@@ -577,6 +577,7 @@ bool EnvironMaker::update_unix_server(Pattern& pattern, const Exchange& exchange
     std::string_view port = head.is_https ? "443" : "80";
     if (name.empty()) {
         name = exchange.facts->server_name;
+        port = "";
     } else if (const size_t colon = name.rfind(':');
                colon != std::string_view::npos && name.find(']', colon) == std::string_view::npos) {
         if (colon + 1 < name.size()) port = name.substr(colon + 1);

@@ -224,7 +224,7 @@ TEST_F(Environ, AUnixSocketTakesItsNameFromHost) {
     facts().server_name = "/run/gcorn.sock";
     make_again();
     EXPECT_EQ(value("SERVER_NAME"), "'/run/gcorn.sock'");
-    EXPECT_EQ(value("SERVER_PORT"), "'80'");
+    EXPECT_EQ(value("SERVER_PORT"), "''");
 }
 
 TEST_F(Environ, PassesOnProxyHeaderAndScheme) {
