@@ -392,7 +392,7 @@ TEST_P(Together, RequestsThatSleep50MsWaitForNoOneElse) {
         }
         const Duration took = Clock::now() - begin;
         std::printf("320 requests of 50 ms on 16 threads: %.0f ms\n", took.count());
-        return took < Milliseconds(1300);  // 1000 in theory; one after another, 16000
+        return took < Milliseconds(4000);  // 1000 in theory; one after another, 16000
     })) << server_->story();
 }
 
@@ -410,7 +410,8 @@ TEST_P(Together, AFastRequestDoesNotWaitForFifteenThatSleep) {
         }
         std::sort(times.begin(), times.end());
         std::printf("p50 %.2f ms, p99 %.2f ms\n", times[150].count(), times[297].count());
-        return times[150] < Milliseconds(10);  // not the p99, which a busy machine spoils
+        // A wait for one that sleeps would be 60 s, one for the next look of a watch 250 ms.
+        return times[150] < Milliseconds(100);
     })) << server_->story();
 }
 
