@@ -100,7 +100,7 @@ public:
     /// server's own: write_raw() and write_access() still write to the files.
     void hand_over(LogObserver& observer);
     [[nodiscard]] bool is_handed_over() const;
-    void set_counter(LogObserver* counter);    ///< a second observer, meant for statsd
+    void set_counter(LogObserver* counter);  ///< a second observer, meant for statsd
 
     /// Records that a sink could not take and that no later line has reported yet.
     [[nodiscard]] uint64_t lost_records() const;

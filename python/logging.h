@@ -49,8 +49,8 @@ public:
     /// settings are as they were before.
     Status configure(const Config& cfg);
 
-    /// In a worker, once its application is loaded: takes over if somebody has changed a logger (not
-    /// where the server writes JSON). Returns takes_over(). Takes the GIL.
+    /// In a worker, once its application is loaded: takes over if somebody has changed a logger
+    /// (not where the server writes JSON). Returns takes_over(). Takes the GIL.
     bool follow_loggers();
 
     /// True while Python's logging has taken over.
