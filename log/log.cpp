@@ -437,8 +437,8 @@ void Logger::write_access(std::string_view line) {
 }
 
 bool Logger::has_access() const {
-    if (impl_->is_handed_over) return false;
-    return impl_->access.fd >= 0 || (impl_->syslog && impl_->options.access_to_syslog);
+    if (impl_->access.fd >= 0) return !impl_->is_handed_over;
+    return impl_->syslog && impl_->options.access_to_syslog;
 }
 
 bool Logger::access_may_wait() const {

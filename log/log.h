@@ -96,8 +96,8 @@ public:
     [[nodiscard]] int error_fd() const;
 
     void set_observer(LogObserver* observer);  ///< borrowed; null removes it
-    /// Until the next open() records are only the observer's, and there are no access lines of the
-    /// server's own: write_raw() and write_access() still write to the files.
+    /// Until the next open() records are only the observer's, and so is an access log: write_raw()
+    /// and write_access() still write to the files, but has_access() is false.
     void hand_over(LogObserver& observer);
     [[nodiscard]] bool is_handed_over() const;
     void set_counter(LogObserver* counter);  ///< a second observer, meant for statsd

@@ -134,14 +134,15 @@ Status PythonLogging::configure(const Config& cfg) {
 }
 
 bool PythonLogging::follow_loggers() {
-    if (takes_over_ || wants_json(cfg_)) return takes_over_;
+    if (takes_over_) return true;
     WithGil gil;
-    if (!is_imported("_gcorn_logging")) return false;
+    if (wants_json(cfg_) || !is_imported("_gcorn_logging")) return false;
     const PyRef is_changed = call_embedded("_gcorn_logging", "is_changed");
     if (!is_changed) log_python_error(log_, Level::Error, "Cannot look at the loggers");
     takes_over_ = is_changed.get() == Py_True;
     if (takes_over_) log_.hand_over(*this);
-    return takes_over_;
+    // Our own logger class makes access records only for an access log.
+    return takes_over_ && !cfg_.accesslog.empty();
 }
 
 Status PythonLogging::set_up(bool takes_over) {

@@ -50,7 +50,8 @@ public:
     Status configure(const Config& cfg);
 
     /// In a worker, once its application is loaded: takes over if somebody has changed a logger
-    /// (not where the server writes JSON). Returns takes_over(). Takes the GIL.
+    /// (not where the server writes JSON). Returns whether requests are logged by Python. Takes the
+    /// GIL.
     bool follow_loggers();
 
     /// True while Python's logging has taken over.

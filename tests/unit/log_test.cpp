@@ -312,6 +312,27 @@ public:
     void reopened() override { ++reopened_count; }
 };
 
+TEST_F(LogTest, HandsRecordsAndAccessLogOverUntilItIsOpenedAgain) {
+    Records observer;
+    options_.accesslog = directory_ / "access.log";
+    open();
+    logger_.hand_over(observer);
+    EXPECT_TRUE(logger_.is_handed_over());
+    EXPECT_FALSE(logger_.has_access());
+    logger_.error("a");
+    logger_.write_raw("raw");
+    logger_.write_access("GET /");
+    EXPECT_EQ(observer.seen, (std::vector<std::string>{"3a"}));
+    EXPECT_EQ(error_text(), "raw\n");
+    EXPECT_EQ(read_file(directory_ / "access.log"), "GET /\n");
+    logger_.set_observer(nullptr);
+    open();
+    EXPECT_FALSE(logger_.is_handed_over());
+    EXPECT_TRUE(logger_.has_access());
+    logger_.error("b");
+    EXPECT_EQ(count(error_text(), "b\n"), 1u);
+}
+
 TEST_F(LogTest, TellsItsObserversAlsoWhatIsBelowTheLevel) {
     Records observer, counter;
     open();
@@ -1049,6 +1070,10 @@ TEST_F(SyslogTest, SendsAccessLinesUnlessToldNotTo) {
     EXPECT_TRUE(logger_.has_access());
     logger_.write_access("GET /");
     EXPECT_EQ(server_.datagram(), "<14>gunicorn.shop.app.access: " + pid_ + "GET /" + '\0');
+    Records observer;
+    logger_.hand_over(observer);
+    EXPECT_TRUE(logger_.has_access()) << "there is no file whose lines another would make";
+    logger_.set_observer(nullptr);
     options_.access_to_syslog = false;
     open();
     EXPECT_FALSE(logger_.has_access());

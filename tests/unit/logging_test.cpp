@@ -164,6 +164,18 @@ TEST_F(LoggingTest, FollowsALoggerThatTheApplicationHasChanged) {
     EXPECT_FALSE(logging_.takes_over()) << "a reload begins anew";
 }
 
+TEST_F(LoggingTest, MakesNoAccessRecordsWithoutAnAccessLog) {
+    open("error.log", "");
+    ASSERT_TRUE(configure("accesslog = None"));
+    run_python("import logging\nlogging.getLogger('gunicorn.error').setLevel('WARNING')\n");
+    EXPECT_FALSE(logging_.follow_loggers());
+    EXPECT_TRUE(logging_.takes_over());
+    log_.info("not wanted");
+    log_.warning("wanted");
+    EXPECT_EQ(errors().find("not wanted"), std::string::npos) << errors();
+    EXPECT_NE(errors().find("wanted"), std::string::npos) << errors();
+}
+
 TEST_F(LoggingTest, LeavesAChangedLoggerAsItIsOnReload) {
     ASSERT_TRUE(configure(""));
     run_python(
