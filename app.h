@@ -42,10 +42,12 @@ struct OverdueCalls {
 class App {
 public:
     virtual ~App() = default;
-    /// Imports it. Once per worker (or once in the arbiter with preload_app). The Error's code is
-    /// kExitBootFailed or kExitAppFailed; a Python traceback was logged already. Code 0: a signal
-    /// interrupted it.
+    /// Imports it. Once per worker (or once in the arbiter, with preload_app or by a hook). The
+    /// Error's code is kExitBootFailed or kExitAppFailed; a Python traceback was logged already.
+    /// Code 0: a signal interrupted it.
     virtual Status load() = 0;
+    /// Also where a hook has loaded it earlier: server.app.wsgi() does.
+    [[nodiscard]] virtual bool is_loaded() const = 0;
     /// Runs it on one request, which it ends with exchange.finish() whatever happens: every failure
     /// becomes a 500 or a cut connection. Application side; several threads at once if the worker
     /// class has them.

@@ -144,7 +144,6 @@ Status Arbiter::start() {
         return fatal_hook(status);
     if (generation.cfg.preload_app) {
         if (Status status = options_.app.load(); !status) return status;
-        app_is_loaded_ = true;
     }
     log().info("Starting gcorn %s", options_.version.c_str());
 
@@ -727,7 +726,6 @@ Status Arbiter::spawn_worker() {
                                                              .relay = &generation.relay,
                                                              .life_fd = life_.read.get(),
                                                              .age = ++age_,
-                                                             .app_is_loaded = app_is_loaded_,
                                                              .has_relative = has_relative()}),
                 .generation = &generation,
                 .spawned_ms = monotonic_ms()};
@@ -976,7 +974,7 @@ Status Arbiter::begin_reload() {
     log().reopen();
     if (Status status = open_listeners(*pending_, current_); !status) return status;
     close_unused_listeners();
-    if (app_is_loaded_) {
+    if (options_.app.is_loaded()) {
         log().warning(
             "The application was preloaded: HUP does not load its new code; a restart or USR2 "
             "does");

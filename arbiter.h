@@ -237,7 +237,6 @@ private:
     int num_workers_before_ = 0;  // before the reload
     int age_ = 0;
     size_t workers_told_ = 0;  // to statsd
-    bool app_is_loaded_ = false;
     bool has_been_ready_ = false;
 
     int64_t backoff_ms_ = 0;     // of the next failure

@@ -225,7 +225,7 @@ int Worker::boot() {
         &context_.runtime);
 
     if (cfg.reload) start_reloader();
-    if (!context_.app_is_loaded) {
+    if (!context_.app.is_loaded()) {
         if (Status status = context_.app.load(); !status) {
             if (status.error().code == 0) return 0;  // the signal is obeyed next
             // The traceback was logged where it was caught; a missing application has none.

@@ -48,7 +48,6 @@ struct WorkerContext {
                                  ///< readable (EOF) when the arbiter is gone
     int age = 0;                 ///< how many workers had been made, including this one
     ResponseOptions response{};  ///< the Server field
-    bool app_is_loaded = false;  ///< preload_app
     bool has_relative = false;   ///< a predecessor or successor serves, too (USR2)
     /// Interpreter-side set-up in the new process (monkey patching, …); may be empty.
     std::function<Status(const Config&)> starting = {};

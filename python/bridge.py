@@ -285,7 +285,8 @@ class Application(View):
     callable = property(lambda self: native.wsgi())
 
     def wsgi(self):
-        return native.wsgi()
+        """The application. Loads it where that has not happened yet: in the arbiter, for all workers."""
+        return native.load()
 
 
 class Listener(View):

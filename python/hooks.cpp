@@ -225,6 +225,14 @@ struct HookNatives {
         PyObject* callable = app != nullptr ? app->callable() : nullptr;
         return PyRef::borrow(callable != nullptr ? callable : Py_None).release();
     }
+    static PyObject* load(PyObject* self, PyObject*) {
+        WsgiApp* app = native_self<PythonHooks>(self).app_;
+        if (app != nullptr && !app->is_loaded()) {
+            if (Status loaded = app->load(); !loaded)
+                return PyErr_Format(PyExc_RuntimeError, "%s", loaded.message().c_str());
+        }
+        return wsgi(self, nullptr);
+    }
     static PyObject* notify(PyObject* self, PyObject*) {
         if (Worker* worker = native_self<PythonHooks>(self).worker_) {
             worker->context().scoreboard.slot(worker->slot()).beat();
@@ -237,6 +245,7 @@ struct HookNatives {
     }
     static inline PyMethodDef definitions[] = {
         {"wsgi", wsgi, METH_NOARGS, nullptr},
+        {"load", load, METH_NOARGS, nullptr},
         {"notify", notify, METH_NOARGS, nullptr},
         {"leave", leave, METH_NOARGS, nullptr},
         {"read_body", read_body, METH_VARARGS, nullptr},

@@ -305,6 +305,43 @@ TEST(Hooks, MayWatchTheWorkersFromAThread) {
     EXPECT_TRUE(server.logs("watched with timeout 77")) << server.story();
 }
 
+/// For what has to be done once and needs the application: schedulers, connection pools.
+TEST(Hooks, MayLoadTheApplicationBeforeTheWorkersDo) {
+    for (const bool in_arbiter : {true, false}) {
+        const TempDir site;
+        site.write("early.py",
+                   "import os\n"
+                   "made_by = str(os.getpid()).encode()\n"
+                   "def app(environ, start_response):\n"
+                   "    start_response('200 OK', [('Content-Length', str(len(made_by)))])\n"
+                   "    return [made_by]\n");
+        site.write("gunicorn.conf.py",
+                   in_arbiter ? "def pre_fork(server, worker): server.app.wsgi().x = 1\n"
+                              : "def post_fork(server, worker): worker.app.wsgi().x = 1\n");
+        const Server server({.app = "early:app", .directory = site.path()});
+        EXPECT_TRUE(eventually([&] {
+            return server.get("/").body ==
+                   std::to_string(in_arbiter ? server.pid() : server.workers().at(0));
+        })) << server.story();
+    }
+}
+
+TEST(Hooks, LearnThatTheApplicationCannotBeLoaded) {
+    const TempDir site;
+    site.write("early.py", "raise RuntimeError('app broken')\n");
+    const std::string config = site.write("conf.py",
+                                          "def on_starting(server):\n"
+                                          "    try:\n"
+                                          "        server.app.wsgi()\n"
+                                          "    except Exception as error:\n"
+                                          "        print('caught', error)\n");
+    const Finished finished = run_server(
+        {"-c", config, "-b", unused_address(), "--pythonpath", site.path(), "early:app"});
+    EXPECT_EQ(finished.code, 3) << finished;
+    EXPECT_TRUE(contains(finished.out, "caught")) << finished;
+    EXPECT_TRUE(contains(finished.out, "app broken")) << finished;
+}
+
 TEST(Hooks, MayChangeTheHeadersOfARequest) {
     const TempDir scratch;
     const std::string config =

@@ -114,6 +114,7 @@ public:
         }
         testing::answer(exchange, body);
     }
+    [[nodiscard]] bool is_loaded() const override { return !version_.empty(); }
     std::vector<std::string> source_files() override { return {}; }
 
 private:

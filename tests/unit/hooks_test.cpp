@@ -24,6 +24,7 @@ namespace {
 class NoApp final : public App {
 public:
     Status load() override { return {}; }
+    [[nodiscard]] bool is_loaded() const override { return false; }
     void call(Exchange&) override {}
     std::vector<std::string> source_files() override { return {}; }
 };

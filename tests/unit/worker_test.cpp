@@ -71,6 +71,7 @@ private:
 class FakeApp : public App {
 public:
     Status load() override { return load_status; }
+    [[nodiscard]] bool is_loaded() const override { return false; }
     void call(Exchange& exchange) override {
         ++calls;
         on_call(exchange);
