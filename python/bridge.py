@@ -296,8 +296,8 @@ class Listener(View):
     def fileno(self):
         return self.fd
 
-    def getsockname(self):
-        return self.sock.getsockname()
+    def __getattr__(self, name):
+        return super().__getattr__(name) if name.startswith("_") else getattr(self.sock, name)
 
     @property
     def sock(self):

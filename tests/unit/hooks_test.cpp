@@ -257,6 +257,17 @@ TEST_F(HooksTest, ShowsTheWorkerBeforeAndAfterTheFork) {
               "(True, 'http://127.0.0.1:', None, '<Worker 4321>')]");
 }
 
+TEST_F(HooksTest, ListenersOfferWhatSocketsDo) {
+    use("import copy, socket\n"
+        "def post_fork(server, worker):\n"
+        "    listener = copy.copy(worker.sockets[0])\n"
+        "    seen.append((listener.family.name, listener.getsockname()[0],\n"
+        "                 len(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)),\n"
+        "                 hasattr(listener, 'nothing')))\n");
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker())) << errors();
+    EXPECT_EQ(seen(), "[('AF_INET', '127.0.0.1', 104, False)]");
+}
+
 TEST_F(HooksTest, KeepsWhatAHookStoredOnAView) {
     use("def pre_fork(server, worker):\n"
         "    worker.colour = 'green'\n"
