@@ -226,9 +226,12 @@ class Logger:
         except ValueError:
             return None
 
+    def _get_gunicorn_handler(self, log):  # subclasses give it a formatter of their own
+        return next((h for h in log.handlers if getattr(h, "_gunicorn", False)), None)
+
     def _install(self, log, handler):
         handler._gunicorn = True
-        log.handlers[:] = [h for h in log.handlers if not getattr(h, "_gunicorn", False)]
+        log.removeHandler(self._get_gunicorn_handler(log))
         log.addHandler(handler)
 
     def _set_handler(self, log, output, fmt, stream=None):

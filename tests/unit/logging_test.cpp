@@ -513,6 +513,19 @@ TEST_F(LoggingTest, LetsASubclassOverrideAccessAndAtoms) {
     EXPECT_NE(errors().find("[INFO] errors take the same road\n"), std::string::npos);
 }
 
+TEST_F(LoggingTest, LetsASubclassFindItsHandlers) {
+    ASSERT_TRUE(
+        configure("import logging\nfrom gunicorn.glogging import Logger\n"
+                  "class Own(Logger):\n"
+                  "    def setup(self, cfg):\n"
+                  "        super().setup(cfg)\n"
+                  "        handler = self._get_gunicorn_handler(self.error_log)\n"
+                  "        handler.setFormatter(logging.Formatter('own %(message)s'))\n"
+                  "logger_class = Own\n"));
+    log_.info("format");
+    EXPECT_EQ(errors(), "own format\n");
+}
+
 TEST_F(LoggingTest, AcceptsASubclassThatReplacesSetup) {
     ASSERT_TRUE(
         configure("import logging\nfrom gunicorn.glogging import Logger\n"
