@@ -335,11 +335,21 @@ def configure():
 
 
 def _changed():
-    """Those of our two loggers that somebody has given a handler, filter, formatter or level."""
+    """Those of our two loggers that somebody has given a handler, filter, formatter or level, or has
+    silenced."""
     if _current is None or not is_native(_current.cfg):
         return []
-    levels = {_current.error_log: _current.loglevel, _current.access_log: logging.INFO}
-    return [log for log, level in levels.items() if not _is_as_made(log, level)]
+    error, access = _current.error_log, _current.access_log
+    return [log for log, other, level in ((error, access, _current.loglevel),
+                                          (access, error, logging.INFO))
+            if not _is_as_made(log, level) or _is_silenced(log, other)]
+
+
+def _is_silenced(log, other):
+    """Disabled by its name: a logging configuration that leaves it out would have disabled the other
+    one as well, or have given it new handlers."""
+    return (log.disabled and not other.disabled
+            and any(type(handler) is NativeHandler for handler in other.handlers))
 
 
 def _is_as_made(log, level):

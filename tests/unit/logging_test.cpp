@@ -196,7 +196,6 @@ TEST_F(LoggingTest, SendsItsRecordsThroughAChangedLoggerOnce) {
     run_python(
         "import logging\n"
         "error, access = map(logging.getLogger, ('gunicorn.error', 'gunicorn.access'))\n"
-        "access.disabled = True  # by a dictConfig that names only the other one\n"
         "error.addFilter(lambda record: 'noise' not in record.getMessage())\n");
     ASSERT_TRUE(logging_.follow_loggers());
     log_.info("noise");
@@ -511,6 +510,33 @@ TEST_F(LoggingTest, LetsASubclassOverrideAccessAndAtoms) {
     EXPECT_EQ(accesses(), "GET /loud HTTP/1.1 extra\n");
     log_.info("errors take the same road");
     EXPECT_NE(errors().find("[INFO] errors take the same road\n"), std::string::npos);
+}
+
+/// Applications that log their requests themselves, without addresses or query strings, disable
+/// ours.
+TEST_F(LoggingTest, WritesNoAccessLinesIfTheirLoggerIsDisabledByName) {
+    ASSERT_TRUE(configure(""));
+    run_python(
+        "import logging.config\n"
+        "error, access = map(logging.getLogger, ('gunicorn.error', 'gunicorn.access'))\n"
+        "access.disabled = True\n");
+    EXPECT_TRUE(logging_.follow_loggers());
+    ASSERT_TRUE(run_python(std::string("PATH = '/'\n") + kAccessCall));
+    log_.warning("goes on");
+    EXPECT_EQ(accesses(), "");
+    EXPECT_NE(errors().find("goes on"), std::string::npos) << errors();
+    run_python("access.disabled = False\n");
+
+    // By default, a logging configuration disables all that it does not name; nobody asked for
+    // that.
+    ASSERT_TRUE(configure(""));
+    run_python(
+        "logging.config.dictConfig({'version': 1, 'loggers': {'gunicorn.error': {\n"
+        "    'handlers': ['null']}}, 'handlers': {'null': {'class': 'logging.NullHandler'}}})\n");
+    EXPECT_TRUE(logging_.follow_loggers());
+    ASSERT_TRUE(run_python(std::string("PATH = '/'\n") + kAccessCall));
+    EXPECT_NE(accesses(), "");
+    run_python("error.handlers[:] = []\n");
 }
 
 TEST_F(LoggingTest, LetsASubclassFindItsHandlers) {
