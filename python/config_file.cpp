@@ -145,7 +145,7 @@ Status collect_values(PyObject* names, ConfigFile& file) {
             auto value = setting_value(*setting, object);
             if (!value) return value.error();
             file.values.emplace_back(name, std::move(*value));
-        } else if (!nearest_setting(name).empty()) {
+        } else if (!name.starts_with('_') && !nearest_setting(name).empty()) {
             file.values.emplace_back(name, plain_value(object));
         }
     }

@@ -522,7 +522,8 @@ TEST_P(RealConfig, IsStartedWith) {
 TEST(ConfigFile, WarnsOnceOfANameThatIsAlmostASetting) {
     SKIP_ON_GUNICORN("it ignores it in silence");
     const TempDir scratch;
-    const std::string config = scratch.write("conf.py", "worker = 3\nunrelated = 1\nWORKERS = 2\n");
+    const std::string config =
+        scratch.write("conf.py", "worker = 3\nunrelated = 1\nWORKERS = _workers = 2\n");
     const Server server({.args = {"-c", config}});
     EXPECT_EQ(server.get("/").status, 200);
     EXPECT_EQ(count(server.err(), "workers"), 1U) << server.story();
