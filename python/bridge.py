@@ -377,6 +377,7 @@ def make_config(values):
     for name in "forwarded_allow_ips", "proxy_allow_ips":
         values[name] = [item.strip() for item in (values[name] or "").split(",") if item.strip()]
     values["proc_name"] = values["proc_name"] or values["default_proc_name"]
+    values["errorlog"] = values["errorlog"] or None
     if (values["ssl_version"] or "").isdigit():  # one of ssl.PROTOCOL_…, for ssl.SSLContext()
         values["ssl_version"] = int(values["ssl_version"])
     return Config(values)

@@ -552,6 +552,15 @@ TEST_F(LoggingTest, LetsASubclassFindItsHandlers) {
     EXPECT_EQ(errors(), "own format\n");
 }
 
+TEST_F(LoggingTest, NeedsNoErrorLogForALoggerClass) {
+    ASSERT_TRUE(
+        configure("from gunicorn.glogging import Logger\n"
+                  "class Own(Logger): pass\n"
+                  "logger_class = Own\nerrorlog = None\n"));
+    EXPECT_EQ(eval_python("__import__('_gcorn').config().errorlog"), "None");
+    EXPECT_EQ(eval_python("__import__('logging').getLogger('gunicorn.error').handlers"), "[]");
+}
+
 TEST_F(LoggingTest, AcceptsASubclassThatReplacesSetup) {
     ASSERT_TRUE(
         configure("import logging\nfrom gunicorn.glogging import Logger\n"
