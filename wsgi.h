@@ -63,7 +63,7 @@ public:
     /// names does not exist or is no application; the message says it all, and the caller prints
     /// it.
     Status load() override;
-    [[nodiscard]] bool is_loaded() const override { return callable_ || !broken_app_text_.empty(); }
+    [[nodiscard]] bool is_loaded() const override { return static_cast<bool>(callable_); }
     void call(Exchange& exchange) override;
     OverdueCalls interrupt_overdue(int64_t limit_ms) override;
     std::vector<std::string> source_files() override;

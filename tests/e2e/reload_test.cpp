@@ -212,18 +212,21 @@ TEST_P(Reload, RecoversFromAFileThatNamesItselfNowhere) {
 }
 
 TEST_P(Reload, StartsWithABrokenApplicationToo) {
-    const TempDir site;
-    site.write("late.py", "def app(\n");
-    ServerOptions options = with({"--reload"});
-    options.app = "late:app";
-    options.directory = site.path();
-    const Server server(options);
-    EXPECT_TRUE(eventually([&] { return server.get("/").status == 500; })) << server.story();
-    site.write("late.py",
-               "def app(environ, start_response):\n"
-               "    start_response('200 OK', [('Content-Length', '4')])\n"
-               "    return [b'late']\n");
-    EXPECT_TRUE(eventually([&] { return server.get("/").body == "late"; })) << server.story();
+    for (const bool is_preload : {false, true}) {
+        const TempDir site;
+        site.write("late.py", "def app(\n");
+        ServerOptions options = with({"--reload"});
+        if (is_preload) options.args.push_back("--preload");
+        options.app = "late:app";
+        options.directory = site.path();
+        const Server server(options);
+        EXPECT_TRUE(eventually([&] { return server.get("/").status == 500; })) << server.story();
+        site.write("late.py",
+                   "def app(environ, start_response):\n"
+                   "    start_response('200 OK', [('Content-Length', '4')])\n"
+                   "    return [b'late']\n");
+        EXPECT_TRUE(eventually([&] { return server.get("/").body == "late"; })) << server.story();
+    }
 }
 
 TEST_P(Reload, WatchesExtraFilesWithGlobsOfAnyDepth) {
