@@ -235,6 +235,13 @@ void Interpreter::after_fork_parent() {
 
 void Interpreter::after_fork_child() {
     PyOS_AfterFork_Child();
+    // What multiprocessing has started so far is not ours: when we exit, it would terminate what is
+    // daemonic and complain that it cannot join the rest. It does the same in its own children.
+    if (is_imported("multiprocessing.process")) {
+        const PyRef module = import("multiprocessing", "process");
+        const PyRef started = module ? attribute(module.get(), "_children") : PyRef();
+        if (!started || !call_object(attribute(started.get(), "clear"))) PyErr_Clear();
+    }
     PyGILState_Release(fork_gil_);
 }
 

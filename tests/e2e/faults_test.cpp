@@ -154,6 +154,38 @@ TEST_P(Faults, AChildThatAnImportTheConfigFileOrAHookForksMayEndSoToo) {
     }
 }
 
+TEST_P(Faults, AWorkerThatLeavesSparesTheProcessesThatMultiprocessingStartedInTheArbiter) {
+    const TempDir site;
+    const std::string starts =
+        "import multiprocessing, time\n"
+        "def on_starting(server):\n"
+        "    for daemon in True, False:\n"
+        "        child = multiprocessing.Process(target=time.sleep, args=(60,), daemon=daemon)\n"
+        "        child.start()\n"
+        "        print('started', child.pid, flush=True)\n"
+        "        server.last = child\n"
+        "def on_exit(server):\n"
+        "    server.last.terminate()\n";
+    ServerOptions options = with({"-c", site.write("starts.py", starts)});
+    Server server(options);
+    ASSERT_TRUE(server.has_workers(GetParam().workers + 2)) << server.story();
+    std::vector<pid_t> started;
+    for (size_t at = 0; (at = server.out().find("started ", at)) != std::string::npos; ++at)
+        started.push_back(std::stoi(server.out().substr(at + 8)));
+    ASSERT_EQ(started.size(), 2U) << server.story();
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    server.signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] {
+        return server.err().find("Worker exiting") != std::string::npos &&
+               server.workers().size() == GetParam().workers + 2;
+    })) << server.story();
+    for (const pid_t pid : started)
+        EXPECT_EQ(::kill(pid, 0), 0) << server.story();
+    server.signal(SIGTERM);
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+    EXPECT_EQ(server.err().find("can only join"), std::string::npos) << server.err();
+}
+
 TEST_P(Faults, AChildThatTheConfigFileForksIsNoSecondArbiter) {
     const TempDir site;
     const std::string file = site.write("forks.py",
