@@ -913,6 +913,9 @@ void Connection::close() {
     if (state_ == State::Closed) return;
     state_ = State::Closed;
     unregister();
+    // close() alone tells the peer nothing while a child that the application has forked since
+    // holds the socket, too. One that the application has taken is the application's to end.
+    if (!exchange_ || !exchange_->is_detached()) ::shutdown(fd_.get(), SHUT_RDWR);
     if (exchange_) loop_.recycle(std::move(exchange_));
     loop_.connection_closed(*this);
 }

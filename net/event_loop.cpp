@@ -463,6 +463,8 @@ bool EventLoop::give_to_sibling(Connection& connection) {
     const auto listener = std::ranges::find(accepts_from_, connection.listener_);
     const auto index = static_cast<size_t>(listener - accepts_from_.begin());
     if (!options_.relay->give(connection.fd_.get(), index, connection.preamble_)) return false;
+    connection.unregister();
+    connection.fd_.reset();  // or close() would end it for the sibling, too
     connection.close();
     return true;
 }

@@ -109,6 +109,38 @@ TEST_P(Faults, AChildThatTheApplicationForksMayEndAsAScriptDoes) {
     EXPECT_EQ(server.err().find("ERROR"), std::string::npos) << server.err();
 }
 
+// It inherits the sockets of all clients. When the server closes one, the client must hear of it,
+// not wait until the child ends, too.
+TEST_P(Faults, AChildThatTheApplicationForksHoldsNoConnectionOpen) {
+    const TempDir site;
+    site.write("forks.py",
+               "import os\n"
+               "def app(environ, start_response):\n"
+               "    end, held_by_worker = os.pipe()\n"
+               "    if os.fork() == 0:\n"
+               "        os.close(held_by_worker)\n"
+               "        os.read(end, 1)\n"
+               "        os._exit(0)\n"
+               "    os.close(end)\n"
+               "    start_response('200 OK', [('Content-Length', '2')])\n"
+               "    yield b'o'\n"
+               "    if environ['PATH_INFO'] != '/cut': yield b'k'\n");
+    ServerOptions options = with({"--keep-alive", "1"});
+    options.app = "forks:app";
+    options.directory = site.path();
+    Server server(options);
+    Client idle = server.connect(), cut = server.connect();
+    EXPECT_EQ(idle.get("/").body, "ok") << server.story();
+    ASSERT_TRUE(cut.send("GET /cut HTTP/1.1\r\nHost: x\r\n\r\n"));
+    EXPECT_TRUE(cut.read_to_end().ends_with("\r\n\r\no")) << server.story();
+    EXPECT_TRUE(idle.closes_within(kDeadline)) << server.story();
+    Client kept = server.connect();
+    EXPECT_EQ(kept.get("/").body, "ok") << server.story();
+    server.signal(SIGTERM);
+    EXPECT_TRUE(kept.closes_within(kDeadline)) << server.story();
+    EXPECT_EQ(server.exit_code(), 0) << server.story();
+}
+
 TEST_P(Faults, AChildThatAnImportTheConfigFileOrAHookForksMayEndSoToo) {
     const TempDir site;
     const std::string fork =
