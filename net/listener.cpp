@@ -234,7 +234,13 @@ Result<std::unique_ptr<Listener>> Listener::open(const BindSpec& spec,
     std::unique_ptr<Listener> listener(new Listener(  // lint: its constructor is private
         std::move(*fd), spec, *address, options.is_tls));
     if (is_unix) listener->remember_file();
+    listener->is_shared_ = is_unix || !options.reuse_port;
     return listener;
+}
+
+void Listener::close() {
+    if (!is_shared_) ::shutdown(fd_.get(), SHUT_RDWR);
+    fd_.reset();
 }
 
 Result<std::unique_ptr<Listener>> Listener::adopt(int fd, Origin origin,

@@ -83,8 +83,10 @@ public:
     /// One connection. Never blocks.
     [[nodiscard]] Accepted accept() const;
 
-    /// Closes the socket now; the object stays for those who refer to it. Idempotent.
-    void close() { fd_.reset(); }
+    /// Closes the socket now; the object stays for those who refer to it. Idempotent. One that is
+    /// this worker's own (reuse_port) ends, even if a child that the application has forked holds
+    /// it: the kernel would go on giving it a share of the connections.
+    void close();
 
     /// False for a unix socket whose file, which is ours, has been removed.
     [[nodiscard]] bool is_reachable() const;
@@ -108,6 +110,7 @@ private:
     BindSpec spec_;
     Address address_;
     std::string name_, server_name_, server_port_;
+    bool is_shared_ = true;  ///< with other processes
     // The socket file that unlink_path() may remove; 0 if none is ours.
     dev_t file_device_ = 0;
     ino_t file_inode_ = 0;

@@ -7,10 +7,12 @@
 #include <sstream>
 #include <thread>
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "tests/support/daemon.h"
 #include "tests/support/e2e.h"
 #include "tests/support/load.h"
@@ -139,6 +141,33 @@ TEST_P(Faults, AChildThatTheApplicationForksHoldsNoConnectionOpen) {
     server.signal(SIGTERM);
     EXPECT_TRUE(kept.closes_within(kDeadline)) << server.story();
     EXPECT_EQ(server.exit_code(), 0) << server.story();
+}
+
+// The kernel would give its copy of a worker's own listener a share of the connections.
+TEST_P(Faults, AChildThatTheApplicationForksTakesNoConnectionsWhenItsWorkerStops) {
+    const TempDir site;
+    // One that stays, like a daemon: it only ends with this test.
+    site.write("forks.py",
+               "import os\n"
+               "def app(environ, start_response):\n"
+               "    if environ['PATH_INFO'] == '/fork' and os.fork() == 0:\n"
+               "        open('held').read()\n"
+               "        os._exit(0)\n"
+               "    start_response('200 OK', [('Content-Length', '2')])\n"
+               "    return [b'ok']\n");
+    ASSERT_EQ(::mkfifo((site / "held").c_str(), 0600), 0);
+    const Fd held(::open((site / "held").c_str(), O_RDWR | O_CLOEXEC));
+    ServerOptions options = with({"--reuse-port"});
+    options.app = "forks:app";
+    options.directory = site.path();
+    Server server(options);
+    EXPECT_EQ(server.get("/fork").body, "ok") << server.story();
+    server.signal(SIGHUP);
+    ASSERT_TRUE(eventually([&] {
+        return count(server.err(), "Worker exiting") == GetParam().workers;
+    })) << server.story();
+    for (int i = 0; i < 20; ++i)
+        EXPECT_EQ(server.get("/").body, "ok") << server.story();
 }
 
 TEST_P(Faults, AChildThatAnImportTheConfigFileOrAHookForksMayEndSoToo) {
