@@ -874,14 +874,17 @@ void Connection::linger() {
 }
 
 void Connection::drain_lingering() {
-    for (size_t total = 0; total < kReadBytesPerTurn;) {
+    size_t total = 0;
+    while (total < kReadBytesPerTurn) {
         const std::optional<std::string_view> bytes = receive();
         if (!bytes) break;
         total += bytes->size();
         lingered_bytes_ += bytes->size();
         if (bytes->empty()) return close();
     }
-    if (lingered_bytes_ > kLingerBytesMax) close();
+    if (lingered_bytes_ > kLingerBytesMax) return close();
+    if (total > 0 && !loop_.is_stopping())
+        set_deadline(std::min(deadline_for(State::Linger), since_ms_ + kLingerMsMax));
 }
 
 /// The peer is gone or reads nothing. While the application works on the request, the socket stays

@@ -14,7 +14,7 @@
 //   Body       read               body, since the last byte      App, Reply, Closed
 //   App        write if blocked   write, if blocked              Reply, Idle, Head, Linger, Closed
 //   Reply      write              write, since the last byte     Idle, Head, Linger, Closed
-//   Linger     read               kLingerMs, kLingerBytesMax     Closed
+//   Linger     read               kLingerMs, since the last byte Closed
 //   Closed     swept at the end of the turn
 //
 // While in App we do not read: the read interest stays set only because changing it twice a request
@@ -39,9 +39,11 @@ namespace gcorn {
 
 class EventLoop;
 
-/// How long, and how much, a half-closed connection is drained, so that the peer sees our answer
-/// before a reset: many clients send a whole body before they look for an answer such as 413.
+/// How long after the last byte, how long in all, and how much a half-closed connection is drained,
+/// so that the peer sees our answer before a reset: many clients and proxies send a whole body
+/// before they look for an answer such as 413.
 constexpr int64_t kLingerMs = 2000;
+constexpr int64_t kLingerMsMax = 30'000;
 constexpr size_t kLingerBytesMax = 64 * 1024 * 1024;
 
 /// A client that only closes its sending side does so right behind its request. One that closes

@@ -305,6 +305,20 @@ TEST_F(ConnectionTest, ARefusedUploadGetsItsAnswerAlthoughItGoesOn) {
     EXPECT_TRUE(has_no_connection());
 }
 
+TEST_F(ConnectionTest, ARefusedUploadMayBeSlow) {
+    engine.options.policy.limit_request_body = 1000;
+    engine.start();
+    Client client(engine.address());
+    ASSERT_TRUE(client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999\r\n\r\n"));
+    for (const int64_t end_ms = monotonic_ms() + kLingerMs + 1000; monotonic_ms() < end_ms;) {
+        ASSERT_TRUE(client.send("x"));
+        std::this_thread::sleep_for(std::chrono::milliseconds(kStepMs));
+    }
+    EXPECT_EQ(client.read_all().substr(0, 13), "HTTP/1.1 413 ");
+    client.close();
+    EXPECT_TRUE(has_no_connection());
+}
+
 TEST_F(ConnectionTest, ARefusedUploadIsNotListenedToForEver) {
     engine.options.policy.limit_request_body = 1000;
     engine.start();
