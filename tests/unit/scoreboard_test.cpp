@@ -1,6 +1,7 @@
 #include "os/scoreboard.h"
 
 #include <atomic>
+#include <csignal>
 #include <string>
 #include <thread>
 
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/support/guard_page.h"
 
 namespace gcorn {
 namespace {
@@ -155,7 +157,14 @@ TEST(ScoreboardRoom, AWriterThatDiedHalfWayIsNotReadAndNotWaitedFor) {
     Scoreboard board = make_board(1);
     WorkerSlot& slot = board.slot(board.claim());
     slot.begin(0, "GET", "/", "");
-    slot.activities[0].sequence.fetch_add(1);
+    EXPECT_EQ(in_child([&] {
+                  ::signal(SIGSEGV, [](int) { ::_exit(9); });
+                  test::GuardPage page(1);
+                  const char* last = page.place("P").data();
+                  slot.begin(0, "PUT", {last, 2}, "");  // dies at the second byte
+                  return 0;
+              }),
+              9);
     ActivityView view;
     EXPECT_FALSE(slot.read(0, view));
     slot.begin(0, "PUT", "/again", "");  // the next owner repairs it
