@@ -41,9 +41,9 @@ std::string get(const char (&cell)[N]) {
 std::string ActivityView::text(int64_t now_ms) const {
     char age[32];
     std::snprintf(age, sizeof(age), "%.1f", static_cast<double>(now_ms - since_ms) / 1000.0);
-    return escape_for_log(method) + " " + escape_for_log(target) + " for " + age +
-           " s, in the application, from " +
-           (peer.empty() ? "a unix socket" : escape_for_log(peer));
+    // A method is a token, and a peer an IP address: neither needs to be escaped.
+    return method + " " + escape_for_log(target) + " for " + age + " s, in the application, from " +
+           (peer.empty() ? "a unix socket" : peer);
 }
 
 void WorkerSlot::beat() {
