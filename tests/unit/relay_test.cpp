@@ -75,6 +75,19 @@ TEST_F(RelayTest, GivesAConnectionWithWhatWaitsInIt) {
     EXPECT_EQ(relay_.take(index_, preamble_).status, AcceptStatus::Nothing);
 }
 
+/// Else a program that the application starts could keep connections of clients that are gone.
+TEST_F(RelayTest, LeavesNoEndToOtherPrograms) {
+    int ends = 0;
+    for (int fd = STDERR_FILENO + 1; fd <= relay_.fd() + 1; ++fd) {
+        Address own;
+        own.size = sizeof own.storage;
+        if (::getsockname(fd, own.raw(), &own.size) != 0 || !own.is_unix()) continue;
+        EXPECT_TRUE(::fcntl(fd, F_GETFD) & FD_CLOEXEC);
+        ++ends;
+    }
+    EXPECT_GE(ends, 2);
+}
+
 TEST_F(RelayTest, IsFullAtSomeTimeAndLosesNone) {
     std::vector<Client> clients;
     std::vector<Fd> refused;
