@@ -203,6 +203,16 @@ TEST_F(HooksTest, CallsEveryHookOfAWorkerWithTheWorker) {
               "('child_exit', 'site', 7)]");
 }
 
+/// After HUP old workers leave; the arbiter, which has the new configuration, buries them.
+TEST_F(HooksTest, CallsTheHooksThatAWorkerWasMadeWith) {
+    use("def child_exit(server, worker): seen.append(('old', server.cfg.proc_name))\n");
+    const std::unique_ptr<Site> old = std::move(site_);
+    use("proc_name = 'new'\ndef child_exit(server, worker): seen.append('new')\n");
+    ASSERT_TRUE(hooks_.run(&Config::child_exit, &arbiter(), old->worker.get()));
+    ASSERT_TRUE(hooks_.run(&Config::child_exit, &arbiter(), &worker()));
+    EXPECT_EQ(seen(), "[('old', 'new'), 'new']");
+}
+
 TEST_F(HooksTest, TellsTheNumberOfWorkersBeforeAndAfter) {
     use("def nworkers_changed(server, new_value, old_value): seen.append((new_value, "
         "old_value))\n");
@@ -445,6 +455,22 @@ TEST_F(HooksTest, LetsAHookReadTheBodyWithoutTakingIt) {
     request.reset();  // a kept view keeps the body alive
     EXPECT_EQ(eval_python("type(seen[1].body).__name__"), "BufferedReader");
     ASSERT_TRUE(run_python("seen.clear()"));
+}
+
+TEST_F(HooksTest, GivesTheBodyPieceByPieceAndSaysIfItEndedEarly) {
+    use("def pre_request(worker, req):\n"
+        "    import _gcorn_native as native\n"
+        "    for position, size in ((0, 0), (0, -1), (2, 3), (2, 4 << 20), (9, 1), (2**64 - 1, "
+        "1)):\n"
+        "        seen.append(len(native.read_body(req._exchange, position, size)))\n"
+        "    try: native.read_body(native.read_body, 0, 1)\n"
+        "    except ValueError as e: seen.append(type(e).__name__)\n");
+    ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
+    const std::string head = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2000000\r\n\r\n";
+    auto request = exchange(head, std::string(2'000'000, 'b'));
+    ASSERT_TRUE(pre_request(*request)) << failure_;
+    EXPECT_EQ(seen(), "[0, 0, 3, 1048576, 1, 0, 'ValueError']");
+    ASSERT_TRUE(post_request(*request, "{}"));
 }
 
 TEST_F(HooksTest, GivesBothHooksTheSameRequestAndTheResponse) {
