@@ -193,7 +193,8 @@ int run_master(const std::string& directory, const Config& cfg,
                               log.info("use_config %s", fresh.proc_name.c_str());
                               return {};
                           },
-                          .make_worker = [](WorkerContext context) -> std::unique_ptr<Worker> {
+                          .make_worker = [&](WorkerContext context) -> std::unique_ptr<Worker> {
+                              log.info("relay is %s", context.relay->fd() < 0 ? "off" : "on");
                               return std::make_unique<SyncWorker>(std::move(context));
                           },
                           .log = log,
@@ -474,6 +475,7 @@ TEST_F(ArbiterRoom, RefusesTheUsedPidFile) {
     EXPECT_EQ(exit_code(), 1);
     EXPECT_NE(read_file(directory_ + "/stderr").find("\nError: Already running on PID "),
               std::string::npos);
+    EXPECT_EQ(count("[ERROR] Already running on PID "), 1u);
     EXPECT_EQ(read_pidfile(cfg.pidfile), ::getpid());
     EXPECT_EQ(count("Booting"), 0u);
 }
@@ -1190,6 +1192,75 @@ TEST_F(ArbiterRoom, HupChangesTheModeOfASocketAndMakesALostOneAgain) {
     EXPECT_FALSE(exists(path));
 }
 
+/// The old worker's generation still has it when the next reload asks for it again.
+TEST_F(ArbiterRoom, HupGoesBackToAnAddressThatWasClosed) {
+    const uint16_t first = free_port(), second = free_port();
+    const auto address = [](uint16_t number) { return "127.0.0.1:" + std::to_string(number); };
+    cfg.bind = {address(first)};
+    reload_config = [&, this, times = 0]() mutable -> Result<Config> {
+        Config fresh = cfg;
+        fresh.bind = {address(++times == 1 ? second : first)};
+        return fresh;
+    };
+    start_ready();
+    const auto client = ask("/waits");
+    ASSERT_TRUE(logged("application called"));
+    signal(SIGHUP);
+    ASSERT_TRUE(logged("Listening at: http://" + address(second)));
+    ASSERT_TRUE(
+        eventually([&] { return !Client(*Address::from_ip("127.0.0.1", first)).is_connected(); }));
+    signal(SIGHUP);
+    ASSERT_TRUE(logged("Listening at: http://" + address(first), 2));
+    EXPECT_EQ(get("/", first).substr(0, 2), "1 ");
+    touch("release");
+    EXPECT_TRUE(read_body(*client).starts_with("1 "));
+}
+
+TEST_F(ArbiterRoom, AFailedHupToAnotherAddressKeepsTheOldOneForLaterWorkers) {
+    const std::string other = "127.0.0.1:" + std::to_string(free_port());
+    reload_config = [&, this]() -> Result<Config> {
+        Config fresh = cfg;
+        fresh.bind = {other};
+        return fresh;
+    };
+    start_ready();
+    set_app("broken");
+    signal(SIGHUP);
+    ASSERT_TRUE(logged("Reload failed"));
+    set_app("2");
+    ::kill(booted()[0], SIGKILL);
+    EXPECT_TRUE(logged(") is ready after ", 2));
+    EXPECT_EQ(version(), "2");
+}
+
+/// As at the start; a worker could not poll one socket twice.
+TEST_F(ArbiterRoom, HupToAnAddressThatIsNamedTwiceIsRefused) {
+    cfg.bind = {"127.0.0.1:" + std::to_string(free_port())};
+    reload_config = [&, this]() -> Result<Config> {
+        Config fresh = cfg;
+        fresh.bind = {cfg.bind[0], cfg.bind[0]};
+        return fresh;
+    };
+    start_ready();
+    signal(SIGHUP);
+    ASSERT_TRUE(logged("Reload failed, keeping the old workers and settings: cannot listen on"));
+    EXPECT_EQ(booted().size(), 1u);
+    EXPECT_EQ(version(), "1");
+}
+
+/// A worker could not go on with the encryption of another one.
+TEST_F(ArbiterRoom, ConnectionsUnderTlsStayWithTheirWorker) {
+    reload_config = [this]() -> Result<Config> {
+        Config fresh = cfg;
+        fresh.certfile = "x.pem";
+        return fresh;
+    };
+    start_ready();
+    EXPECT_EQ(count("relay is on"), 1u);
+    signal(SIGHUP);
+    EXPECT_TRUE(logged("relay is off"));
+}
+
 TEST_F(ArbiterRoom, HupToAUsedAddressIsRefused) {
     const auto blocker = Listener::open(*parse_bind("127.0.0.1:0"), {});
     ASSERT_TRUE(blocker);
@@ -1430,7 +1501,8 @@ protected:
         if (successor_ > 0) ::kill(successor_, SIGKILL);
         ArbiterRoom::TearDown();
     }
-    std::string version_there() const {
+    /// The first word of the answer.
+    std::string get_there(const std::string& target) const {
         sockaddr_un raw{};
         raw.sun_family = AF_UNIX;
         path_.copy(raw.sun_path, sizeof(raw.sun_path) - 1);
@@ -1439,10 +1511,11 @@ protected:
         address.size = sizeof(raw);
         Client client(address);
         if (!client.is_connected()) return "";
-        client.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        client.send("GET " + target + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         const std::string body = read_body(client);
         return body.substr(0, body.find(' '));
     }
+    std::string version_there() const { return get_there("/"); }
     /// A running master, and a second one beside it that serves version 2.
     void upgrade() {
         start();
@@ -1475,6 +1548,18 @@ TEST_F(ArbiterUpgrade, ANewMasterServesBesideTheOldAndTakesItsPlace) {
     ::kill(successor_, SIGTERM);
     EXPECT_TRUE(logged("Shutting down: Master", 2));
     EXPECT_TRUE(eventually([&] { return !exists(path_) && !exists(directory_ + "/pid"); }));
+}
+
+/// A program that its application starts may be a server, too.
+TEST_F(ArbiterUpgrade, TheNewMasterKeepsWhatItWasToldToItself) {
+    prepare_master = [this, before = prepare_master] {
+        before();
+        ::setenv("GCORN_ARBITER_BIND", "127.0.0.1:0", 1);
+    };
+    upgrade();
+    EXPECT_EQ(get_there("/env/GUNICORN_PID"), "(unset)");
+    EXPECT_EQ(get_there("/env/GUNICORN_FD"), "(unset)");
+    EXPECT_EQ(count("An upgrade keeps the old sockets"), 0u);  // any port will do
 }
 
 TEST_F(ArbiterUpgrade, StoppingTheNewMasterRollsBack) {
