@@ -329,9 +329,8 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
         if (before != nullptr) generation.listeners = before->listeners;
     }
     // An inherited socket's spec may be spelt differently; so while the setting stays the same, the
-    // sockets stay.
+    // sockets stay. (A reload never changes reuse_port.)
     const bool is_unchanged = before != nullptr && before->specs == generation.specs &&
-                              before->cfg.reuse_port == generation.cfg.reuse_port &&
                               std::ranges::all_of(before->listeners, &Listener::is_reachable);
     if (is_unchanged) generation.listeners = before->listeners;
     const bool is_complete = is_unchanged || !generation.listeners.empty();
