@@ -356,7 +356,6 @@ int Worker::serve_until_told() {
     handle_signals();  // an interrupt may have been faster than whoever leads the loop
     // It was not told to leave: its threads or its hub could not start, or have ended.
     if (alive()) return booted() ? 1 : kExitBootFailed;
-    board().state.store(WorkerState::Stopping);
     // Lets worker_int or worker_abort run if the signal met no running Python.
     if (stop_.load() != Stop::Graceful) context_.runtime.is_alive();
     has_obeyed_ = stop_.load() != Stop::Graceful;
@@ -407,6 +406,7 @@ void Worker::set_stop(Stop stop, int64_t patience_ms) {
     stop_by_ms_.store(monotonic_ms() + patience_ms);
     stop_.store(stop);
     board().state.store(WorkerState::Stopping);
+    context_.scoreboard.notify();  // a successor need not wait for our last requests
     if (loop_ == nullptr) return;
     loop_->stop(stop == Stop::Graceful);
     on_stop();

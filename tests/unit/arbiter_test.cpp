@@ -693,6 +693,18 @@ TEST_F(ArbiterRoom, AWorkerThatSomebodyKillsIsReplacedAtOnce) {
     EXPECT_EQ(count("No new worker"), 0u);
 }
 
+TEST_F(ArbiterRoom, AWorkerThatSomebodyTellsToLeaveIsReplacedWhileItFinishes) {
+    start_ready();
+    const auto client = ask("/waits");
+    ASSERT_TRUE(logged("application called"));
+    ::kill(booted()[0], SIGTERM);
+    EXPECT_TRUE(logged(") is ready after ", 2));
+    EXPECT_TRUE(is_alive(booted()[0]));
+    touch("release");
+    EXPECT_TRUE(read_body(*client).starts_with("1 "));
+    EXPECT_TRUE(settles_at(1));
+}
+
 TEST_F(ArbiterRoom, AWorkerThatMayNotBeSignalledIsNamed) {
     if (::geteuid() != 0) GTEST_SKIP() << "needs root, to give it up in the workers";
     prepare_master = [] {  // as in a container with --cap-drop=KILL
