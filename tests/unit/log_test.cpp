@@ -468,6 +468,22 @@ TEST_F(LogTest, GivesItsFilesToTheWorkersUser) {
     logger_.reopen();
     ASSERT_EQ(::stat(error_path().c_str(), &info), 0);
     EXPECT_EQ(info.st_uid, 12345u) << "after a rotation, too";
+    ASSERT_EQ(::chown(error_path().c_str(), 12345, 0), 0);
+    logger_.reopen();
+    ASSERT_EQ(::stat(error_path().c_str(), &info), 0);
+    EXPECT_EQ(info.st_gid, 12346u) << "the group counts, too";
+}
+
+TEST_F(LogTest, LeavesTheModeOfItsFilesToTheUmask) {
+    struct stat info {};
+    for (const mode_t mask : {0, 027}) {
+        const mode_t before = ::umask(mask);
+        open();
+        ::umask(before);
+        ASSERT_EQ(::stat(error_path().c_str(), &info), 0);
+        EXPECT_EQ(info.st_mode & 0777, 0666u & ~mask);
+        fs::remove(error_path());
+    }
 }
 
 TEST_F(LogTest, GivesAwayNothingButFiles) {
@@ -614,6 +630,11 @@ TEST_F(LogTest, KeepsTheOldFileIfReopeningFailsAndSaysSoOnce) {
     fs::rename(logs, directory_ / "away2");
     logger_.reopen();
     EXPECT_EQ(count(error_text(), "Can't reopen"), 2u) << "a new failure is told again";
+    fs::create_directory(logs);
+    open();
+    fs::rename(logs, directory_ / "away3");
+    logger_.reopen();
+    EXPECT_EQ(count(error_text(), "Can't reopen"), 3u) << "so is one after HUP";
 }
 
 TEST_F(LogTest, TellsStderrIfTheErrorLogCannotBeReopened) {
@@ -660,6 +681,23 @@ TEST_F(LogTest, SurvivesAFullDiskAndReportsWhatWasLost) {
               1u);
     EXPECT_EQ(logger_.lost_records(), 0u);
     EXPECT_EQ(standard_error.message(), "");
+}
+
+TEST_F(LogTest, TellsOfEachTimeThatTheDiskWasFull) {
+    options_.accesslog = access_path();
+    open();
+    logger_.write_access(
+        std::string(10'000, 'x'));  // so that the limit does not meet the error log
+    for (size_t times = 1; times <= 2; ++times) {
+        {
+            const FullDisk disk(read_file(access_path()).size());
+            logger_.write_access("lost");
+        }
+        open();  // HUP does not change what is left to be told
+        logger_.write_access("after");
+        EXPECT_EQ(count(error_text(), "[WARNING] Log records are lost"), times);
+        EXPECT_EQ(count(error_text(), "[WARNING] 1 log records were lost"), times);
+    }
 }
 
 TEST_F(LogTest, SurvivesAFullDiskUnderTheErrorLog) {
