@@ -143,7 +143,8 @@ public:
             ::setrlimit(RLIMIT_NPROC, &limit);
         }
         std::string detail;
-        if (hook == &Config::child_exit) detail = std::to_string(worker->pid());
+        if (hook == &Config::child_exit)
+            detail = std::to_string(worker->pid()) + (worker->aborted() ? " aborted" : "");
         if (numbers.size() == 2)
             detail = std::to_string(numbers.begin()[1]) + "->" + std::to_string(*numbers.begin());
         const std::string name(
@@ -693,6 +694,20 @@ TEST_F(ArbiterRoom, AWorkerThatSomebodyKillsIsReplacedAtOnce) {
     EXPECT_EQ(count("No new worker"), 0u);
 }
 
+TEST_F(ArbiterRoom, AWorkerThatHasServedIsReplacedAtOnce) {
+    start_ready();
+    EXPECT_EQ(get("/exits"), "");
+    EXPECT_TRUE(logged(") is ready after ", 2));
+    EXPECT_EQ(count("No new worker for "), 0u);
+}
+
+TEST_F(ArbiterRoom, AWorkerThatSomebodyTellsToLeaveHasNotFailed) {
+    start_ready();
+    ::kill(booted()[0], SIGTERM);
+    EXPECT_TRUE(logged(") is ready after ", 2));
+    EXPECT_EQ(count("No new worker for "), 0u);
+}
+
 TEST_F(ArbiterRoom, AWorkerThatSomebodyTellsToLeaveIsReplacedWhileItFinishes) {
     start_ready();
     const auto client = ask("/waits");
@@ -887,6 +902,7 @@ TEST_F(ArbiterRoom, ATimeoutNamesTheRequestAndEndsTheWorker) {
     ASSERT_TRUE(
         logged("was sent SIGKILL! By gcorn: it sent no heartbeat for longer than timeout."));
     EXPECT_EQ(count("was running"), 1u);
+    EXPECT_TRUE(logged("hook child_exit " + pid + " aborted\n"));
     EXPECT_TRUE(eventually([&] { return version() == "1"; }));
 }
 
@@ -1141,6 +1157,26 @@ TEST_F(ArbiterRoom, AnotherHupTakesTheNewAddressesOfAReloadThatHangs) {
     EXPECT_FALSE(exists(unix_path));
     EXPECT_EQ(stop(), 0);
 }
+
+#ifdef __linux__
+/// Else they would keep connections that the old workers gave each other, or addresses.
+TEST_F(ArbiterRoom, NewWorkersHoldNothingOfTheOldOnes) {
+    const auto descriptors = [](int pid) {
+        const fs::directory_iterator all("/proc/" + std::to_string(pid) + "/fd");
+        return std::distance(begin(all), end(all));
+    };
+    reload_config = [this]() -> Result<Config> {
+        Config fresh = cfg;
+        fresh.bind = {"127.0.0.1:" + std::to_string(free_port())};
+        return fresh;
+    };
+    start_ready();
+    const auto before = descriptors(booted().at(0));
+    signal(SIGHUP);
+    ASSERT_TRUE(logged(") is ready after ", 2));
+    EXPECT_EQ(descriptors(booted().at(1)), before);
+}
+#endif
 
 TEST_F(ArbiterRoom, ManyHupsEndWithOneGeneration) {
     start_ready(2);
@@ -1438,6 +1474,11 @@ TEST_F(ArbiterRoom, TellsSystemdAboutReadinessReloadAndStop) {
     ASSERT_TRUE(collect("READY=1"));
     EXPECT_EQ(std::count(messages.begin(), messages.end(), "RELOADING=1"), 1);
     messages.clear();
+    set_app("broken");
+    signal(SIGHUP);
+    ASSERT_TRUE(collect("READY=1")) << "a reload that failed is over, too";
+    EXPECT_EQ(count("Reload failed"), 1u);
+    messages.clear();
     EXPECT_EQ(stop(), 0);
     EXPECT_TRUE(collect("STOPPING=1"));
     EXPECT_EQ(std::count(messages.begin(), messages.end(), "READY=1"), 0);
@@ -1569,9 +1610,23 @@ TEST_F(ArbiterUpgrade, TheNewMasterKeepsWhatItWasToldToItself) {
         ::setenv("GCORN_ARBITER_BIND", "127.0.0.1:0", 1);
     };
     upgrade();
+    EXPECT_EQ(stop(), 0);  // nobody else answers
     EXPECT_EQ(get_there("/env/GUNICORN_PID"), "(unset)");
     EXPECT_EQ(get_there("/env/GUNICORN_FD"), "(unset)");
     EXPECT_EQ(count("An upgrade keeps the old sockets"), 0u);  // any port will do
+#ifdef __linux__
+    EXPECT_EQ(fs::read_symlink("/proc/" + std::to_string(successor_) + "/cwd"), "/");
+#endif
+}
+
+TEST_F(ArbiterUpgrade, AVariableOfAnotherServersUpgradeMakesNoSuccessor) {
+    prepare_master = [] { ::setenv("GUNICORN_PID", "1", 1); };
+    start();
+    ASSERT_TRUE(eventually([&] { return version_there() == "1"; }));
+    EXPECT_EQ(get_there("/env/GUNICORN_PID"), "(unset)");
+    EXPECT_EQ(stop(), 0);
+    EXPECT_EQ(count("Shutting down: Master\n"), 1u);
+    EXPECT_FALSE(exists(path_));
 }
 
 TEST_F(ArbiterUpgrade, StoppingTheNewMasterRollsBack) {
