@@ -573,7 +573,8 @@ TEST_F(ConnectionTest, ABodyGoesWhileItsAnswerIsReadSlowly) {
 class OpenTransform final : public ByteTransform {
 public:
     explicit OpenTransform(size_t& taken) : taken_(taken) {}
-    Status feed(std::string_view wire, bool, std::string& plain) override {
+    Status feed(std::string_view wire, bool is_end, std::string& plain) override {
+        if (is_end) return Error{0, is_open_ ? "cut" : "cut inside the handshake"};
         if (!std::exchange(is_open_, true)) wire.remove_prefix(1);
         for (const char byte : wire) {
             if (byte == kAsk)
@@ -745,6 +746,20 @@ TEST_F(TransformedConnection, AGoodbyeBehindRequestsIsNoGivingUp) {
     ASSERT_TRUE(exchange);
     answer(*exchange, "last");
     EXPECT_NE(read_all(client).find("last"), std::string::npos);
+}
+
+/// Port scanners and health checks come and go: that is worth no warning.
+TEST_F(TransformedConnection, OnlyAnEndAfterTheHandshakeNeedsAGoodbye) {
+    engine.start();
+    for (const std::string sent : {"", "\x01"}) {
+        Client client(engine.address());
+        ASSERT_TRUE(client.send(sent));
+        client.shut();
+        EXPECT_TRUE(client.is_closed());
+    }
+    const std::string log = engine.log_text();
+    EXPECT_NE(log.find("ended without close_notify: cut\n"), std::string::npos) << log;
+    EXPECT_EQ(log.find("inside the handshake"), std::string::npos) << log;
 }
 
 TEST_F(TransformedConnection, AGoodbyeInsideAHeadEndsTheConnection) {

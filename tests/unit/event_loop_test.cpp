@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <sstream>
 
 #include "os/process.h"
 #include "tests/support/loop_fixture.h"
@@ -372,6 +373,11 @@ TEST_P(EventLoopTest, ReaderThatTakesNothingIsDropped) {
         answer(exchange, big);
         finished = true;
     };
+    const std::string path = engine.error_path + ".access";
+    LogOptions log_options;
+    log_options.errorlog = engine.error_path;
+    log_options.accesslog = path;
+    ASSERT_TRUE(engine.log.open(log_options).is_ok());
     start();
     Client client(engine.address(), 4096);
     ASSERT_TRUE(client.send(kGet));
@@ -380,6 +386,10 @@ TEST_P(EventLoopTest, ReaderThatTakesNothingIsDropped) {
         engine.loop->wake();
         return engine.connections() == 0;
     }));
+    std::ostringstream lines;
+    lines << std::ifstream(path).rdbuf();
+    EXPECT_EQ(count(lines.str(), "\"GET "), 1u) << lines.str();
+    ::unlink(path.c_str());
 }
 
 TEST_P(EventLoopTest, LongestIdleConnectionYieldsToANewcomer) {
@@ -442,6 +452,21 @@ TEST_P(EventLoopTest, SlowestHeadYieldsToANewcomer) {
     ASSERT_TRUE(second.send("Host: a\r\n\r\n"));
     EXPECT_NE(second.read_until("hello").find("200 OK"), std::string::npos);
     EXPECT_EQ(count(engine.log_text(), "too slow, while others wait for a connection"), 1u);
+}
+
+TEST_P(EventLoopTest, WhoAsksNothingYieldsToANewcomerWithoutAnAnswer) {
+    engine.options.worker_connections = 1;
+    start();
+    Client silent(engine.address());
+    ASSERT_TRUE(eventually([&] {
+        engine.loop->wake();
+        return engine.connections() == 1;
+    }));
+    Client newcomer(engine.address());
+    ASSERT_TRUE(newcomer.send(kGet));
+    EXPECT_NE(newcomer.read_until("hello").find("200 OK"), std::string::npos);
+    EXPECT_EQ(silent.read_all(), "");
+    EXPECT_EQ(count(engine.log_text(), "Invalid request"), 0u);
 }
 
 TEST_P(EventLoopTest, BodyThatComesByDropsYieldsButNotOneThatFlows) {
