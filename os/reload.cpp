@@ -189,8 +189,7 @@ void Reloader::expand(const std::string& directory, const Pattern& pattern, size
         const std::string path = fs::path(directory) / entry.name;
         if (is_any_depth && entry.is_directory) {
             if (!entry.is_link) expand(path, pattern, component);
-        } else if (entry.is_directory != is_last &&
-                   (is_any_depth || matches_name(part, entry.name))) {
+        } else if (entry.is_directory != is_last && matches_name(part, entry.name)) {
             if (is_last)
                 add_file(path, !is_first_expansion_);
             else
