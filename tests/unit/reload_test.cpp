@@ -168,6 +168,15 @@ TEST_P(ReloadTest, SeesARenamedCopyWithTheOldTime) {
     EXPECT_EQ(change(), app_);
 }
 
+TEST_P(ReloadTest, SeesAnotherFileOfEqualTimeAndSize) {
+    watch();
+    EXPECT_TRUE(is_quiet());
+    const std::string other = save("other.txt", "two");
+    fs::last_write_time(other, fs::last_write_time(app_));
+    fs::rename(other, app_);
+    EXPECT_EQ(change(), app_);
+}
+
 TEST_P(ReloadTest, SeesAFileMovedAway) {
     watch();
     save("elsewhere/x", "x");
@@ -317,6 +326,21 @@ TEST_P(ReloadTest, ReportsChangedNewAndRemovedFilesOfAGlob) {
     EXPECT_TRUE(is_quiet());
 }
 
+TEST_P(ReloadTest, TakesFilesOfAnySizeAndNoDirectoriesForAGlob) {
+    fs::create_directories(root_ / "templates/b.html");
+    const std::string first = save("templates/a.html", "x");
+    watch({root_ / "templates/[ab].html", root_ / "t*/empty"});
+    EXPECT_TRUE(is_quiet());
+    save("templates/c.html", "not matched");
+    save("templates/b.html/inside", "not matched");
+    EXPECT_TRUE(is_quiet());
+    save("templates/a.html", "changed");
+    EXPECT_EQ(change(), first);
+    const std::string empty = save("templates/empty", "");
+    EXPECT_EQ(change(), empty);
+    EXPECT_TRUE(is_quiet());
+}
+
 TEST_P(ReloadTest, FollowsAGlobOfAnyDepthIntoNewDirectories) {
     save("tree/a/old.py", "x");
     watch({root_ / "tree/**/*.py"});
@@ -393,6 +417,18 @@ TEST_P(ReloadTest, SurvivesADirectoryThatIsReplaced) {
     EXPECT_EQ(change(), module);
     save("package/module.py", "and it came back");
     EXPECT_EQ(change(), module);
+}
+
+TEST_P(ReloadTest, SurvivesADirectoryThatIsDeletedAndMadeAnew) {
+    const std::string inside = save("package/inside.py", "one");
+    watch({inside});
+    EXPECT_TRUE(is_quiet());
+    fs::remove_all(root_ / "package");
+    EXPECT_EQ(change(), inside);
+    save("package/inside.py", "two");
+    EXPECT_EQ(change(), inside);
+    save("package/inside.py", "three!");
+    EXPECT_EQ(change(), inside);
 }
 
 TEST_P(ReloadTest, SeesASymbolicLinkPointElsewhere) {
