@@ -914,11 +914,12 @@ void Connection::unregister() {
 
 void Connection::close() {
     if (state_ == State::Closed) return;
-    state_ = State::Closed;
+    const bool knows_the_end = std::exchange(state_, State::Closed) == State::Linger;
     unregister();
-    // close() alone tells the peer nothing while a child that the application has forked since
+    // close(2) alone tells the peer nothing while a child that the application has forked since
     // holds the socket, too. One that the application has taken is the application's to end.
-    if (!exchange_ || !exchange_->is_detached()) ::shutdown(fd_.get(), SHUT_RDWR);
+    if (!knows_the_end && !(exchange_ && (exchange_->is_detached() || exchange_->fin_sent_)))
+        ::shutdown(fd_.get(), SHUT_RDWR);
     if (exchange_) loop_.recycle(std::move(exchange_));
     loop_.connection_closed(*this);
 }

@@ -155,7 +155,8 @@ bool Exchange::send(std::string_view before, std::string_view block, std::string
         const bool is_end = is_last && ends_connection();
         const SendResult sent = send_parts(fd_, before, block, after, is_end);
         const bool is_sent = sent == static_cast<SendResult>(total);
-        if (is_sent && is_end) ::shutdown(fd_, SHUT_WR);  // the leader closes, or lingers
+        fin_sent_ = is_sent && is_end;
+        if (fin_sent_) ::shutdown(fd_, SHUT_WR);  // the leader closes, or lingers
         lock.lock();
         in_flight_ = false;
         if (is_sent) return !is_aborted();
@@ -458,7 +459,7 @@ void Exchange::reset_for_reuse() {
     // Output that waits for a pipelined successor stays: it leaves before the next answer.
     body_received_ = body_consumed_ = 0;
     body_error_ = 0;
-    corked_ = completed_ = false;
+    corked_ = completed_ = fin_sent_ = false;
     held_ = leader_watches_ = has_sender = false;
     last_block_us_ = 0;
     if (segments_.empty() && spill_.size() > 0) spill_.clear();

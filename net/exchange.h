@@ -290,6 +290,7 @@ private:
     int64_t held_since_us_ = 0;
     bool corked_ = false;     ///< a pipelined request waits: the last bytes may join its answer
     bool completed_ = false;  ///< exchange_completed() was called
+    bool fin_sent_ = false;   ///< right behind the answer's last byte
 };
 
 /// The largest end of a response that waits for a pipelined successor.

@@ -128,7 +128,8 @@ TEST_F(LoggingTest, HonoursAFormatterSetByTheApplication) {
                    "handler.setFormatter(logging.Formatter('%(name)s: %(message)s'))\n"
                    "logging.getLogger('gunicorn.error').error('mine')\n"
                    "handler.stream.write('raw text')\n"
-                   "handler.flush()\n"));
+                   "handler.flush()\n"
+                   "handler.setFormatter(None)\n"));
     EXPECT_EQ(errors(), "gunicorn.error: mine\nraw text\n");
 }
 
