@@ -105,13 +105,6 @@ void for_each_item(std::string_view list, Visit visit) {
     }
 }
 
-bool has_high_byte(std::string_view text) {
-    uint8_t all = 0;
-    for (const char c : text)
-        all |= static_cast<uint8_t>(c);  // the compiler vectorises this
-    return all >= 0x80;
-}
-
 /// Position of the first colon, or line.size(). Most names are shorter than one step.
 inline size_t find_colon(std::string_view line) {
     size_t i = 0;
@@ -340,7 +333,6 @@ bool HeadBuilder::take_version(std::string_view word) {
 bool HeadBuilder::take_target() {
     const std::string_view target = head_.target;
     if (target.empty()) return fail(400, "empty request target", target);
-    if (has_high_byte(target)) return fail(400, "8-bit byte in request target", target);
     if (head_.method == "CONNECT") {
         head_.authority = target;
         return is_authority(target, true) || fail(400, "CONNECT needs host and port", target);

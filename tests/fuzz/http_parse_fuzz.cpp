@@ -74,7 +74,7 @@ void check_accepted(std::string_view input, const Setting& setting) {
                 "no control byte");
     }
     for (const char c : head.target)
-        require(c > ' ' && c < 0x7F, "a target is printable ASCII");
+        require(c != ' ' && !is_control(c), "no blank or control byte in a target");
     for (const Field& field : head.fields) {
         require(is_token(field.name) && is_field_value(field.value), "fields are clean");
         require(field.value == trim(field.value), "values are trimmed");

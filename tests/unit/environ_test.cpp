@@ -125,6 +125,11 @@ TEST_F(Environ, DecodesThePathAndNothingElse) {
     EXPECT_EQ(eval_python("e['RAW_URI'], e['PATH_INFO']"), "('/%41', '/A')");
     make("GET /?a HTTP/1.1\r\nHost: h\r\n\r\n");
     EXPECT_EQ(eval_python("e['RAW_URI'], e['PATH_INFO']"), "('/?a', '/')");
+    for (const char* path : {"/\xC3\xA9", "/%C3%A9", "/%C3\xA9"}) {
+        make(std::string("GET ") + path + "?\xFF HTTP/1.1\r\nHost: h\r\n\r\n");
+        EXPECT_EQ(eval_python("e['PATH_INFO'].encode('latin-1'), ascii(e['QUERY_STRING'])"),
+                  R"((b'/\xc3\xa9', "'\\xff'"))");
+    }
 }
 
 TEST_F(Environ, ContentFieldsHaveNoPrefix) {
