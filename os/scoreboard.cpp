@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
-#include <utility>
 
 #include <sys/mman.h>
 
@@ -93,39 +92,33 @@ bool WorkerSlot::read(size_t index, ActivityView& view) const {
 struct Scoreboard::Shared {
     std::atomic<uint32_t> used;  ///< slots 0 … used-1 were claimed at least once
     alignas(64) WorkerSlot slots[1];
-
-    static size_t bytes(size_t slots) { return sizeof(Shared) + (slots - 1) * sizeof(WorkerSlot); }
 };
+
+void Scoreboard::Unmap::operator()(Shared* shared) const {
+    ::munmap(shared, bytes);
+}
 
 Result<Scoreboard> Scoreboard::create(size_t slots) {
     GCORN_CHECK(slots > 0);
     // Zero bytes are a valid start for every cell that is read before its slot is claimed.
-    void* memory = ::mmap(nullptr, Shared::bytes(slots), PROT_READ | PROT_WRITE,
-                          MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    const size_t bytes = sizeof(Shared) + (slots - 1) * sizeof(WorkerSlot);
+    void* memory =
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return errno_error(errno, "map the scoreboard");
     Scoreboard board;
-    board.memory_ = memory;
+    board.shared_ = {static_cast<Shared*>(memory), Unmap{bytes}};
     board.size_ = slots;
     if (Status status = board.notice_.open(); !status) return status.error();
     return board;
 }
 
-Scoreboard::Scoreboard(Scoreboard&& other) noexcept
-    : memory_(std::exchange(other.memory_, nullptr)),
-      size_(std::exchange(other.size_, 0)),
-      notice_(std::move(other.notice_)) {}
-
-Scoreboard::~Scoreboard() {
-    if (memory_ != nullptr) ::munmap(memory_, Shared::bytes(size_));
-}
-
 WorkerSlot& Scoreboard::slot(size_t index) const {
     GCORN_CHECK(index < size_);
-    return *(static_cast<Shared*>(memory_)->slots + index);
+    return *(shared_->slots + index);
 }
 
 size_t Scoreboard::claim() {
-    auto& used = static_cast<Shared*>(memory_)->used;
+    auto& used = shared_->used;
     for (size_t index = 0; index < size_; ++index) {
         WorkerSlot& candidate = slot(index);
         if (candidate.state.load() != WorkerState::Free) continue;
@@ -142,7 +135,7 @@ void Scoreboard::free(size_t index) {
 }
 
 bool Scoreboard::has_sibling(size_t self, Sibling kind, size_t with_fewer_than) const {
-    const uint32_t used = static_cast<Shared*>(memory_)->used.load(std::memory_order_relaxed);
+    const uint32_t used = shared_->used.load(std::memory_order_relaxed);
     for (size_t index = 0; index < used; ++index) {
         if (index == self) continue;
         const WorkerSlot& sibling = slot(index);

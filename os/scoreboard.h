@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -68,8 +69,6 @@ public:
     /// Maps `slots` slots and opens the notification descriptor. Once, before the first fork. A
     /// slot costs memory (20 KiB) only from its first claim on.
     static Result<Scoreboard> create(size_t slots);
-    Scoreboard(Scoreboard&& other) noexcept;
-    ~Scoreboard();
 
     [[nodiscard]] WorkerSlot& slot(size_t index) const;
     [[nodiscard]] size_t size() const { return size_; }
@@ -90,9 +89,13 @@ public:
 
 private:
     struct Shared;  ///< the mapping: how many slots were ever used, then the slots
+    struct Unmap {
+        size_t bytes;
+        void operator()(Shared* shared) const;
+    };
 
     Scoreboard() = default;
-    void* memory_ = nullptr;
+    std::unique_ptr<Shared, Unmap> shared_;
     size_t size_ = 0;
     WakeUp notice_;
 };
