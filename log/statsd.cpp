@@ -67,7 +67,7 @@ Status Statsd::connect(const std::string& host) {
 }
 
 void Statsd::error_record(Level level, std::string_view message) {
-    if (!is_enabled() || level < Level::Warning) return;
+    if (level < Level::Warning) return;
     const bool has_traceback = message.find(kTracebackStart) != std::string_view::npos;
     const char* const name = level == Level::Critical  ? "critical"
                              : level == Level::Warning ? "warning"
@@ -76,7 +76,7 @@ void Statsd::error_record(Level level, std::string_view message) {
     send("gunicorn.log." + std::string(name) + ":", "1", "|c|@1.0");
 }
 
-void Statsd::send_request(int status_code, int64_t duration_us) {
+void Statsd::request(int status_code, int64_t duration_us) {
     const int64_t us = std::max<int64_t>(duration_us, 0);
     // Milliseconds as Python prints a float: at least one decimal, no zeros after it.
     char duration[32];
@@ -92,6 +92,7 @@ void Statsd::send_request(int status_code, int64_t duration_us) {
 }
 
 void Statsd::send(std::string_view name, std::string_view value, std::string_view type) {
+    if (!is_enabled()) return;
     std::string datagram;
     datagram.reserve(prefix_.size() + name.size() + value.size() + type.size() + suffix_.size());
     ((((datagram += prefix_) += name) += value) += type) += suffix_;

@@ -2,7 +2,7 @@
 //
 // gunicorn's names and forms (gunicorn.requests, gunicorn.request.duration, gunicorn.workers …).
 // The socket never blocks and a datagram that cannot be sent is dropped without a word: metrics may
-// not slow or fail a request. A Statsd that was never opened costs one branch a call. Made once in
+// not slow or fail a request. A Statsd that was never opened sends nothing. Made once in
 // server.cpp. open() while no other thread uses the object, reopen() on one thread while others may
 // send, the metrics on any thread. Called by arbiter, worker and the Logger (set_counter).
 #pragma once
@@ -46,24 +46,17 @@ public:
     [[nodiscard]] bool is_enabled() const { return socket_.is_open(); }
 
     /// One finished request: counter, duration and status counter (three datagrams).
-    void request(int status_code, int64_t duration_us) {
-        if (is_enabled()) send_request(status_code, duration_us);
-    }
+    void request(int status_code, int64_t duration_us);
     /// Gauge of worker processes; call when the number changes.
-    void workers(int64_t count) {
-        if (is_enabled()) send("gunicorn.workers:", std::to_string(count), "|g");
-    }
+    void workers(int64_t count) { send("gunicorn.workers:", std::to_string(count), "|g"); }
     /// Connections waiting in the listeners' accept queues.
-    void backlog(int64_t count) {
-        if (is_enabled()) send("gunicorn.backlog:", std::to_string(count), "|h");
-    }
+    void backlog(int64_t count) { send("gunicorn.backlog:", std::to_string(count), "|h"); }
 
     /// As LogObserver: counts a record of warning or above; an error with a Python traceback counts
     /// as an exception.
     void error_record(Level level, std::string_view message) override;
 
 private:
-    void send_request(int status_code, int64_t duration_us);
     void send(std::string_view name, std::string_view value, std::string_view type);
     Status connect(const std::string& host);
 
