@@ -178,14 +178,11 @@ size_t connection_places(const Config& cfg) {
 
 Worker::Worker(WorkerContext context) : context_(std::move(context)) {
     const Config& cfg = context_.cfg;
-    if (cfg.max_requests <= 0) return;
-    std::random_device random;
-    requests_max_ = static_cast<uint64_t>(cfg.max_requests);
-    if (cfg.max_requests_jitter > 0)
-        requests_max_ += random() % (static_cast<uint64_t>(cfg.max_requests_jitter) + 1);
+    if (cfg.max_requests > 0)
+        requests_max_ =
+            static_cast<uint64_t>(cfg.max_requests) +
+            std::random_device()() % (static_cast<uint64_t>(cfg.max_requests_jitter) + 1);
 }
-
-Worker::~Worker() = default;
 
 // ------------------------------------------------------------------------------------------ life
 

@@ -65,7 +65,7 @@ Result<ListenerOptions> listener_options(const Config& cfg);
 class Worker {
 public:
     explicit Worker(WorkerContext context);
-    virtual ~Worker();
+    virtual ~Worker() = default;
     Worker(Worker&&) = delete;
 
     /// The child's life, from after-fork to worker_exit; returns the exit code (0, 1, 3, 4). The

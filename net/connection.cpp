@@ -70,8 +70,6 @@ Connection::Connection(EventLoop& loop, Accepted accepted, const Listener& liste
     facts_.peer.is_tls = static_cast<bool>(loop.options().make_tls);
 }
 
-Connection::~Connection() = default;
-
 bool Connection::start(std::string_view preamble) {
     const uint64_t before = loop_.admission_.events();
     if (loop_.options().make_tls) {
@@ -641,8 +639,8 @@ void Connection::on_eof() {
             if (body_open_) break_body(ECONNRESET);
             read_paused_ = true;
             break;
-        case State::Reply: break;
-        case State::Linger: close(); break;
+        case State::Reply:
+        case State::Linger:
         case State::Closed: break;
     }
 }

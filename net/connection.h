@@ -86,7 +86,6 @@ public:
 
     /// `listener` outlives the connection (the worker holds both).
     Connection(EventLoop& loop, Accepted accepted, const Listener& listener);
-    ~Connection() override;
     Connection(Connection&&) = delete;
 
     /// First look at a new connection, whose request may be there already. preamble: what a sibling
