@@ -95,7 +95,7 @@ public:
             if (!exchange->body.append(body)) std::abort();
             exchange->body_arrived(true, 0);
             answer(app, *exchange);
-            exchange->drop_output();
+            exchange->clear_output();
         }
     }
 

@@ -589,7 +589,8 @@ void EventLoop::recycle(std::shared_ptr<Exchange> exchange) {
 #else
     std::atomic_thread_fence(std::memory_order_acquire);
 #endif
-    exchange->drop_output();
+    exchange->clear_output();
+    exchange->fd_ = -1;
     exchange->reset_for_reuse();
     pool_.push_back(std::move(exchange));
 }

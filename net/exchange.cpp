@@ -620,11 +620,6 @@ void Exchange::forget_output() {
     if (!in_flight_) clear_output();
 }
 
-void Exchange::drop_output() {
-    clear_output();
-    fd_ = -1;
-}
-
 void Exchange::body_begins(bool is_complete) {
     body_received_ = body.size();
     body_complete_.store(is_complete, std::memory_order_release);

@@ -218,7 +218,6 @@ private:
     Flush take_for_transform(std::string& plain, size_t bytes_max);  ///< the same for TLS
     void mark_aborted();
     void forget_output();
-    void drop_output();  ///< for the pool: nothing of the old connection stays
     /// Publishes what has arrived of the body. Before queue(), while nobody else looks at it.
     void body_begins(bool is_complete);
     void body_arrived(bool is_complete, int error);
