@@ -133,14 +133,9 @@ void EventLoop::turn(int timeout_ms) {
     plan_accepting(oldest_ms);
     look_at_unread();
 
-    if (must_announce_again && (timeout_ms < 0 || timeout_ms > ReadyQueue::kPatienceMs))
-        timeout_ms = static_cast<int>(ReadyQueue::kPatienceMs);
-    if (!held_.empty() && (timeout_ms < 0 || timeout_ms > kHeldLookMs)) timeout_ms = kHeldLookMs;
-    const bool looks_often = !unread_.empty() || admission_.is_blocked();
-    if (looks_often && (timeout_ms < 0 || timeout_ms > kUnreadLookMs)) timeout_ms = kUnreadLookMs;
     // Do not sleep with requests to run, nor in the turn that finds the last connection gone.
     const bool is_last = stop_seen_ && connections_.empty() && !is_drained();
-    const int wait = is_last || has_queued_ ? 0 : wait_ms(timeout_ms, now_ms_);
+    const int wait = is_last || has_queued_ ? 0 : wait_ms(timeout_ms, must_announce_again);
     polling_.store(true, std::memory_order_seq_cst);
     const bool is_wanted =
         signalled_.load(std::memory_order_seq_cst) != nullptr || (is_stopping() && !stop_seen_);
@@ -173,14 +168,18 @@ void EventLoop::turn(int timeout_ms) {
     last_turn_.store(now_ms_, std::memory_order_relaxed);
 }
 
-int EventLoop::wait_ms(int timeout_ms, int64_t now) const {
-    int64_t due = next_deadline_ms_;
-    for (const int64_t other : {accept_again_ms_, release_ms_})
-        if (other != 0 && (due == 0 || other < due)) due = other;
-    if (due == 0) return timeout_ms;
-    const int64_t until = std::max<int64_t>(due - now, 0);
-    if (timeout_ms < 0) return static_cast<int>(std::min<int64_t>(until, INT32_MAX));
-    return static_cast<int>(std::min<int64_t>(until, timeout_ms));
+/// How long the poll may last: timeout_ms (see turn()), or less if something is due before.
+int EventLoop::wait_ms(int timeout_ms, bool must_announce_again) const {
+    int64_t wait = timeout_ms < 0 ? INT32_MAX : timeout_ms;  // 24 days are as good as no limit
+    const auto at_most = [&wait](bool is_needed, int64_t ms) {
+        if (is_needed) wait = std::min(wait, std::max<int64_t>(ms, 0));
+    };
+    at_most(must_announce_again, ReadyQueue::kPatienceMs);
+    at_most(!held_.empty(), kHeldLookMs);
+    at_most(!unread_.empty() || admission_.is_blocked(), kUnreadLookMs);
+    for (const int64_t due_ms : {next_deadline_ms_, accept_again_ms_, release_ms_})
+        at_most(due_ms != 0, due_ms - now_ms_);
+    return static_cast<int>(wait);
 }
 
 void EventLoop::schedule(int64_t deadline_ms) {
@@ -429,12 +428,8 @@ bool EventLoop::keep(Accepted accepted, const Listener& listener, std::string_vi
     return true;
 }
 
-bool EventLoop::is_stuck() const {
-    return admission_.is_stuck(now_ms_, active());
-}
-
 bool EventLoop::relays(Connection& connection) {
-    if (!is_stuck() || options_.relay == nullptr || is_stopping() ||
+    if (!admission_.is_stuck(now_ms_, active()) || options_.relay == nullptr || is_stopping() ||
         !admission_.has_sibling(Sibling::Any))
         return false;
     char byte = 0;  // or its end
@@ -449,7 +444,7 @@ bool EventLoop::relays(Connection& connection) {
 /// sibling gets them; a busy one only after kStuckLongMs, because they might wait there, too.
 void EventLoop::look_at_unread() {
     if (unread_.empty()) return;
-    const bool gives = is_stuck() && !is_stopping();
+    const bool gives = admission_.is_stuck(now_ms_, active()) && !is_stopping();
     if (gives && !admission_.has_sibling(Sibling::Idle) &&
         (!admission_.is_stuck_long(now_ms_) || !admission_.has_sibling(Sibling::Any)))
         return;

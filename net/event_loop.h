@@ -133,7 +133,6 @@ private:
     void look_at_unread();
     void plan_accepting(int64_t oldest_ms);
     void set_listening(bool is_listening);
-    [[nodiscard]] bool is_stuck() const;
     void show_connections();
     void accept_in_turn(std::span<PollEvent> events);
     void accept_from(const Listener& listener);
@@ -144,7 +143,7 @@ private:
     void out_of_resources(int error);
     bool make_room();
     void run_deadlines(int64_t now_ms);
-    int wait_ms(int timeout_ms, int64_t now_ms) const;
+    [[nodiscard]] int wait_ms(int timeout_ms, bool must_announce_again) const;
     void register_new();
     void stop_now();
     void write_access_line(const Exchange& exchange);
