@@ -140,13 +140,13 @@ void Connection::update_interest() {
     const auto wanted = static_cast<Interest>((reads ? 1 : 0) | (output_blocked_ ? 2 : 0));
     if (wanted == interest_) return;
     interest_ = wanted;
-    loop_.poller_.set(fd_.get(), wanted, static_cast<EventTarget*>(this));
+    loop_.poller_.set(fd_.get(), wanted, this);
 }
 
 void Connection::ensure_registered() {
     if (registered_ || state_ == State::Closed) return;
     interest_ = Interest::Read;
-    const Status added = loop_.poller_.add(fd_.get(), interest_, static_cast<EventTarget*>(this));
+    const Status added = loop_.poller_.add(fd_.get(), interest_, this);
     if (!added) {
         loop_.log_.error("%s", added.message().c_str());
         return peer_gone();
@@ -906,8 +906,7 @@ void Connection::peer_gone() {
 }
 
 void Connection::unregister() {
-    if (std::exchange(registered_, false))
-        loop_.poller_.remove(fd_.get(), static_cast<EventTarget*>(this));
+    if (std::exchange(registered_, false)) loop_.poller_.remove(fd_.get(), this);
 }
 
 void Connection::close() {

@@ -63,13 +63,6 @@ constexpr int64_t kLingerPatienceMs = 100;
 /// place to a new client, and where the application may have to wait for it, its deadline passes.
 constexpr int64_t kBytesPerSecondMin = 500;
 
-/// What a Poller reports events for.
-class EventTarget {
-public:
-    virtual ~EventTarget() = default;
-    virtual void on_event(const PollEvent& event) = 0;
-};
-
 class Connection final : public EventTarget {
 public:
     enum class State : uint8_t {

@@ -99,7 +99,7 @@ Status EventLoop::open(const std::vector<Listener*>& listeners) {
 Status EventLoop::add_watch(std::vector<std::unique_ptr<Watch>>& list, int fd,
                             std::function<void()> handler) {
     auto target = std::make_unique<Watch>(fd, std::move(handler));
-    Status added = poller_.add(fd, Interest::Read, static_cast<EventTarget*>(target.get()));
+    Status added = poller_.add(fd, Interest::Read, target.get());
     if (added) list.push_back(std::move(target));
     return added;
 }
@@ -148,11 +148,11 @@ void EventLoop::turn(int timeout_ms) {
     accept_in_turn(events);
     // In the order of arrival. But a long turn puts the last events off (see kLongTurnMs), so the
     // turn after one starts at another place each time. A handler may remove other descriptors:
-    // their tags become null in this very span.
+    // their targets become null in this very span.
     const size_t first = std::exchange(is_long_, false) ? ++long_turns_ : 0;
     for (size_t i = 0; i < events.size(); ++i) {
         const PollEvent& event = events[(first + i) % events.size()];
-        if (event.tag != nullptr) static_cast<EventTarget*>(event.tag)->on_event(event);
+        if (event.target != nullptr) event.target->on_event(event);
     }
     if (listening_ && !has_newcomer_ && events.size() < Poller::kEventsMax) admission_.was_taken();
     serve_signalled();
@@ -347,8 +347,7 @@ void EventLoop::set_listening(bool is_listening) {
     // A worker that waits for a free slot must hear of every finished request.
     wants_every_finish_.store(!is_listening, std::memory_order_seq_cst);
     for (const auto& target : listeners_)
-        poller_.set(target->fd, is_listening ? Interest::Read : Interest::None,
-                    static_cast<EventTarget*>(target.get()));
+        poller_.set(target->fd, is_listening ? Interest::Read : Interest::None, target.get());
 }
 
 /// The poller always names the listeners in the same order. If the accept budget is spent before
@@ -359,8 +358,8 @@ void EventLoop::accept_in_turn(std::span<PollEvent> events) {
     for (size_t i = 0; i < listeners_.size(); ++i) {
         Watch& listener = *listeners_[(first_listener_ + i) % listeners_.size()];
         for (PollEvent& event : events)
-            if (event.tag == static_cast<EventTarget*>(&listener)) {
-                event.tag = nullptr;
+            if (event.target == &listener) {
+                event.target = nullptr;
                 listener.handler();
             }
     }
@@ -538,7 +537,7 @@ void EventLoop::stop_now() {
     }
     admission_.set_budget(0);
     for (const auto& target : listeners_)
-        poller_.remove(target->fd, static_cast<EventTarget*>(target.get()));
+        poller_.remove(target->fd, target.get());
     listeners_.clear();
     // New clients now go to a sibling or are refused; here they would wait until this worker ends.
     for (Listener* listener : accepts_from_)

@@ -39,16 +39,15 @@ struct Poller::Impl {
         return (wants(interest, Interest::Read) ? EPOLLIN : 0u) |
                (wants(interest, Interest::Write) ? EPOLLOUT : 0u);
     }
-    int control(int operation, int fd, Interest interest, void* tag) const {
+    int control(int operation, int fd, Interest interest, EventTarget* target) const {
         epoll_event event{};
         event.events = mask(interest);
-        event.data.ptr = tag;
+        event.data.ptr = target;
         return ::epoll_ctl(epoll.get(), operation, fd, &event);
     }
     void take(const epoll_event& event) {
-        // The wake-up is registered under the address of its owner, which no caller can know.
-        if (event.data.ptr == this) return wake_up.drain();
-        events[count++] = {.tag = event.data.ptr,
+        if (event.data.ptr == nullptr) return wake_up.drain();
+        events[count++] = {.target = static_cast<EventTarget*>(event.data.ptr),
                            .readable = (event.events & EPOLLIN) != 0,
                            .writable = (event.events & EPOLLOUT) != 0,
                            .hangup = (event.events & (EPOLLHUP | EPOLLERR)) != 0};
@@ -59,22 +58,22 @@ Status Poller::open() {
     impl_->epoll.reset(::epoll_create1(EPOLL_CLOEXEC));
     if (!impl_->epoll) return errno_error(errno, "epoll_create1");
     if (Status status = impl_->wake_up.open(); !status) return status;
-    return add(impl_->wake_up.fd(), Interest::Read, impl_.get());
+    return add(impl_->wake_up.fd(), Interest::Read, nullptr);
 }
 
-Status Poller::add(int fd, Interest interest, void* tag) {
-    if (impl_->control(EPOLL_CTL_ADD, fd, interest, tag) != 0)
+Status Poller::add(int fd, Interest interest, EventTarget* target) {
+    if (impl_->control(EPOLL_CTL_ADD, fd, interest, target) != 0)
         return errno_error(errno, "epoll_ctl");
     return Status::ok();
 }
 
-void Poller::set(int fd, Interest interest, void* tag) {
-    GCORN_CHECK(impl_->control(EPOLL_CTL_MOD, fd, interest, tag) == 0);
+void Poller::set(int fd, Interest interest, EventTarget* target) {
+    GCORN_CHECK(impl_->control(EPOLL_CTL_MOD, fd, interest, target) == 0);
 }
 
-void Poller::remove(int fd, void* tag) {
+void Poller::remove(int fd, const EventTarget* target) {
     GCORN_CHECK(impl_->control(EPOLL_CTL_DEL, fd, Interest::None, nullptr) == 0);
-    forget_events(tag);
+    forget_events(target);
 }
 
 std::span<PollEvent> Poller::wait(int timeout_ms) {
@@ -93,7 +92,7 @@ struct Poller::Impl {
     WakeUp wake_up;
     // Both indexed by descriptor; poll(2) skips those that are not watched, whose fd is -1.
     std::vector<pollfd> fds;
-    std::vector<void*> tags;
+    std::vector<EventTarget*> targets;
     size_t next = 0;  // where the next scan starts, so that low numbers do not always win
     std::array<PollEvent, Poller::kEventsMax> events;
     size_t count = 0;  // of the span handed out last
@@ -107,21 +106,20 @@ struct Poller::Impl {
         return fd >= 0 && static_cast<size_t>(fd) < fds.size() &&
                fds[static_cast<size_t>(fd)].fd == fd;
     }
-    void watch(int fd, Interest interest, void* tag) {
+    void watch(int fd, Interest interest, EventTarget* target) {
         const auto place = static_cast<size_t>(fd);
         if (place >= fds.size()) {
             fds.resize(place + 1, {.fd = -1, .events = 0, .revents = 0});
-            tags.resize(place + 1);
+            targets.resize(place + 1);
         }
         fds[place] = {.fd = fd, .events = mask(interest), .revents = 0};
-        tags[place] = tag;
+        targets[place] = target;
     }
     void take(size_t i) {
         const int got = fds[i].revents;
-        // The wake-up is registered under the address of its owner, which no caller can know.
-        if (tags[i] == this) return wake_up.drain();
+        if (targets[i] == nullptr) return wake_up.drain();
         events[count++] = {
-            .tag = tags[i],
+            .target = targets[i],
             // Not every system adds POLLIN to the POLLHUP of an ended stream.
             .readable = (got & (POLLIN | (fds[i].events & POLLIN ? POLLHUP : 0))) != 0,
             .writable = (got & POLLOUT) != 0,
@@ -131,26 +129,26 @@ struct Poller::Impl {
 
 Status Poller::open() {
     if (Status status = impl_->wake_up.open(); !status) return status;
-    return add(impl_->wake_up.fd(), Interest::Read, impl_.get());
+    return add(impl_->wake_up.fd(), Interest::Read, nullptr);
 }
 
-Status Poller::add(int fd, Interest interest, void* tag) {
+Status Poller::add(int fd, Interest interest, EventTarget* target) {
     // Refuse here what epoll_ctl would refuse: poll(2) does not.
     if (::fcntl(fd, F_GETFD) < 0) return errno_error(errno, "poll");
     if (impl_->is_watched(fd)) return errno_error(EEXIST, "poll");
-    impl_->watch(fd, interest, tag);
+    impl_->watch(fd, interest, target);
     return Status::ok();
 }
 
-void Poller::set(int fd, Interest interest, void* tag) {
+void Poller::set(int fd, Interest interest, EventTarget* target) {
     GCORN_CHECK(impl_->is_watched(fd));
-    impl_->watch(fd, interest, tag);
+    impl_->watch(fd, interest, target);
 }
 
-void Poller::remove(int fd, void* tag) {
+void Poller::remove(int fd, const EventTarget* target) {
     GCORN_CHECK(impl_->is_watched(fd));
     impl_->fds[static_cast<size_t>(fd)] = {.fd = -1, .events = 0, .revents = 0};
-    forget_events(tag);
+    forget_events(target);
 }
 
 std::span<PollEvent> Poller::wait(int timeout_ms) {
@@ -181,9 +179,9 @@ void Poller::wake() {
     impl_->wake_up.wake();
 }
 
-void Poller::forget_events(const void* tag) {
+void Poller::forget_events(const EventTarget* target) {
     for (size_t i = 0; i < impl_->count; ++i)
-        if (impl_->events[i].tag == tag) impl_->events[i].tag = nullptr;
+        if (impl_->events[i].target == target) impl_->events[i].target = nullptr;
 }
 
 }  // namespace gcorn

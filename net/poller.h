@@ -18,11 +18,20 @@ namespace gcorn {
 /// wait() until remove(): a socket that was shut down has to leave the poller, or the loop spins.
 enum class Interest : uint8_t { None = 0, Read = 1, Write = 2, ReadWrite = 3 };
 
+class EventTarget;
+
 struct PollEvent {
-    void* tag = nullptr;    ///< as given to add()
-    bool readable = false;  ///< includes end of stream
+    EventTarget* target = nullptr;  ///< as given to add()
+    bool readable = false;          ///< includes end of stream
     bool writable = false;
     bool hangup = false;  ///< both directions are gone (EPOLLHUP) or the socket failed (EPOLLERR)
+};
+
+/// What a Poller reports events for.
+class EventTarget {
+public:
+    virtual ~EventTarget() = default;
+    virtual void on_event(const PollEvent& event) = 0;
 };
 
 class Poller {
@@ -38,15 +47,15 @@ public:
     /// Opens the kernel objects. Call once, in the process that will use it (after fork).
     Status open();
 
-    /// `tag` comes back with each event; the caller keeps it valid until remove().
-    Status add(int fd, Interest interest, void* tag);
-    void set(int fd, Interest interest, void* tag);
+    /// `target` comes back with each event; the caller keeps it valid until remove().
+    Status add(int fd, Interest interest, EventTarget* target);
+    void set(int fd, Interest interest, EventTarget* target);
     /// Call before the descriptor is closed. Its events that were not looked at yet are dropped.
-    void remove(int fd, void* tag);
+    void remove(int fd, const EventTarget* target);
 
     /// Waits at most timeout_ms (-1: no limit, 0: only look). EINTR and wake() end the wait early
-    /// with what is there. The span is valid until the next call; tags of removed descriptors are
-    /// null.
+    /// with what is there. The span is valid until the next call; targets of removed descriptors
+    /// are null.
     [[nodiscard]] std::span<PollEvent> wait(int timeout_ms);
 
     /// A signal handler ended the last wait().
@@ -57,8 +66,8 @@ public:
 
 private:
     struct Impl;
-    /// Nulls the tags of events handed out and not looked at yet.
-    void forget_events(const void* tag);
+    /// Nulls the targets of events handed out and not looked at yet.
+    void forget_events(const EventTarget* target);
     std::unique_ptr<Impl> impl_;
 };
 

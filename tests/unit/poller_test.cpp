@@ -21,13 +21,14 @@ namespace {
 /// Long enough never to pass in a test that works.
 constexpr int kLongMs = 10'000;
 
-struct Pair {
+struct Pair : EventTarget {
     Pair() {
         int ends[2] = {-1, -1};
         EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
         mine.reset(ends[0]);
         theirs.reset(ends[1]);
     }
+    void on_event(const PollEvent&) override {}
     void make_readable() const { EXPECT_EQ(::write(theirs.get(), "x", 1), 1); }
     void read_one() const {
         char byte = 0;
@@ -53,7 +54,7 @@ TEST_F(PollerTest, NothingWatchedIsATimer) {
     EXPECT_GE(monotonic_ms() - start, 19);
 }
 
-TEST_F(PollerTest, ReportsReadableWithItsTagAsLongAsBytesWait) {
+TEST_F(PollerTest, ReportsReadableWithItsTargetAsLongAsBytesWait) {
     Pair pair;
     add(pair, Interest::Read);
     EXPECT_TRUE(poller.wait(0).empty());
@@ -61,7 +62,7 @@ TEST_F(PollerTest, ReportsReadableWithItsTagAsLongAsBytesWait) {
     for (int round = 0; round < 2; ++round) {
         const auto events = poller.wait(kLongMs);
         ASSERT_EQ(events.size(), 1u);
-        EXPECT_EQ(events[0].tag, &pair);
+        EXPECT_EQ(events[0].target, &pair);
         EXPECT_TRUE(events[0].readable);
         EXPECT_FALSE(events[0].writable);
         EXPECT_FALSE(events[0].hangup);
@@ -70,22 +71,22 @@ TEST_F(PollerTest, ReportsReadableWithItsTagAsLongAsBytesWait) {
     EXPECT_TRUE(poller.wait(0).empty());
 }
 
-TEST_F(PollerTest, SetChangesInterestAndTag) {
+TEST_F(PollerTest, SetChangesInterestAndTarget) {
     Pair pair;
-    int other_tag = 0;
+    Pair other;
     add(pair, Interest::None);
     pair.make_readable();
     EXPECT_TRUE(poller.wait(0).empty());
-    poller.set(pair.mine.get(), Interest::Write, &other_tag);
+    poller.set(pair.mine.get(), Interest::Write, &other);
     auto events = poller.wait(kLongMs);
     ASSERT_EQ(events.size(), 1u);
-    EXPECT_EQ(events[0].tag, &other_tag);
+    EXPECT_EQ(events[0].target, &other);
     EXPECT_TRUE(events[0].writable);
     EXPECT_FALSE(events[0].readable);
     poller.set(pair.mine.get(), Interest::ReadWrite, &pair);
     events = poller.wait(kLongMs);
     ASSERT_EQ(events.size(), 1u);
-    EXPECT_EQ(events[0].tag, &pair);
+    EXPECT_EQ(events[0].target, &pair);
     EXPECT_TRUE(events[0].readable && events[0].writable);
 }
 
@@ -122,10 +123,10 @@ TEST_F(PollerTest, AnErrorIsAHangup) {
     // A pipe without a reader has an error (POLLERR) but no hang-up (POLLHUP).
     int ends[2];
     ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
-    Fd reader(ends[0]);
-    const Fd writer(ends[1]);
-    ASSERT_TRUE(poller.add(writer.get(), Interest::None, &reader).is_ok());
-    reader.reset();
+    Pair pipe;
+    pipe.mine.reset(ends[1]);
+    add(pipe, Interest::None);
+    ::close(ends[0]);
     const auto events = poller.wait(kLongMs);
     ASSERT_EQ(events.size(), 1u);
     EXPECT_TRUE(events[0].hangup);
@@ -149,10 +150,10 @@ TEST_F(PollerTest, RemovingDropsAnEventNotYetLookedAt) {
     second.make_readable();
     const auto events = poller.wait(kLongMs);
     ASSERT_EQ(events.size(), 2u);
-    Pair& doomed = events[0].tag == &first ? second : first;
+    Pair& doomed = events[0].target == &first ? second : first;
     poller.remove(doomed.mine.get(), &doomed);
-    EXPECT_NE(events[0].tag, nullptr);
-    EXPECT_EQ(events[1].tag, nullptr);
+    EXPECT_NE(events[0].target, nullptr);
+    EXPECT_EQ(events[1].target, nullptr);
 }
 
 TEST_F(PollerTest, WatchingTwiceOrNothingIsAnError) {
@@ -199,7 +200,7 @@ TEST_F(PollerTest, WakeComesTogetherWithEvents) {
     poller.wake();
     const auto events = poller.wait(kLongMs);
     ASSERT_EQ(events.size(), 1u);
-    EXPECT_EQ(events[0].tag, &pair);
+    EXPECT_EQ(events[0].target, &pair);
 }
 
 TEST_F(PollerTest, SignalEndsAWait) {
@@ -231,12 +232,12 @@ TEST_F(PollerTest, MoreReadyDescriptorsThanASpanHoldsAllGetTheirTurn) {
         const auto events = poller.wait(kLongMs);
         EXPECT_LE(events.size(), 256u);
         for (const PollEvent& event : events)
-            seen.insert(event.tag);
+            seen.insert(event.target);
     }
     EXPECT_EQ(seen.size(), pairs.size()) << "nobody read a byte, and yet nobody starved";
 }
 
-TEST_F(PollerTest, TagsStayRightWhileDescriptorsComeAndGo) {
+TEST_F(PollerTest, TargetsStayRightWhileDescriptorsComeAndGo) {
     std::vector<Pair> pairs(20);
     for (Pair& pair : pairs)
         add(pair, Interest::Read);
@@ -250,7 +251,7 @@ TEST_F(PollerTest, TagsStayRightWhileDescriptorsComeAndGo) {
     for (size_t i = 0; i < pairs.size(); ++i)
         if (i % 3 != 0 || i % 6 == 0) expected.insert(&pairs[i]);
     for (const PollEvent& event : poller.wait(kLongMs))
-        seen.insert(event.tag);
+        seen.insert(event.target);
     EXPECT_EQ(seen, expected);
 }
 
