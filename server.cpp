@@ -161,7 +161,6 @@ private:
     std::unique_ptr<WsgiApp> app_;
     std::unique_ptr<PythonHooks> hooks_;
     ResponseOptions response_;
-    Config started_with_;           ///< what settings that need a restart are compared with
     std::optional<Config> in_use_;  ///< set by use()
     TlsContexts tls_;
     Worker* worker_ = nullptr;  ///< in a worker process: the one that runs
@@ -192,7 +191,6 @@ int Server::run() {
     if (cfg.spew) {
         if (Status spewing = interpreter_->set_spew(true); !spewing) return fail(spewing.error());
     }
-    started_with_ = cfg;
 
     ArbiterOptions options{
         .version = GCORN_VERSION,
@@ -206,7 +204,7 @@ int Server::run() {
             if (!fresh) return fresh.error();
             tell_notices(*fresh);
             for (const std::string_view name :
-                 undo_restart_only_changes(started_with_, fresh->config))
+                 undo_restart_only_changes(*in_use_, fresh->config))
                 log_.warning("%s has changed, but takes effect only after a restart",
                              std::string(name).c_str());
             return std::move(fresh->config);
