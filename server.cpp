@@ -251,10 +251,8 @@ Status Server::start_python() {
                                                 find_executable(argv_[0], surroundings_.start_dir));
     if (!python) return python.error();
     python_warning_ = python->warning;
-    InterpreterOptions options;
-    options.argv = argv_;
-    options.python = std::move(*python);
-    Result<std::unique_ptr<Interpreter>> started = Interpreter::start(std::move(options));
+    Result<std::unique_ptr<Interpreter>> started =
+        Interpreter::start({.argv = argv_, .python = std::move(*python)});
     if (!started) return started.error();
     occupy_standard_streams();
     interpreter_ = std::move(*started);
@@ -425,7 +423,6 @@ int Server::check(const ResolvedConfig& resolved) {
         interpreter_->set_environment(name, &value);
     {
         const WithGil gil;
-        if (!install_gunicorn_stub()) return fail({kExitConfigError, take_error_text(false)});
         if (logging_takes_over(cfg) &&
             !call_embedded("_gcorn_logging", "logger_class", make_config_view(cfg)))
             return fail({kExitConfigError, take_error_sentence()});
