@@ -196,7 +196,6 @@ void Interpreter::finalize() {
     PyGILState_Ensure();  // no scope: there is nothing left to release it to
     run_pending_handlers();
     changed_since_import_.reset();
-    spew_.reset();
     if (threads_stuck_) {
         if (!call_object(import("atexit", "_run_exitfuncs"))) report("Exception at exit");
         flush_standard_streams();
@@ -430,9 +429,8 @@ Status Interpreter::enable_traceback_dump(int fd) {
 
 Status Interpreter::set_spew(bool is_on) {
     WithGil gil;
-    if (!spew_) spew_ = name_in(run_embedded("spew"), "spew");
-    if (!call_object(spew_, boolean(is_on))) return python_error("start spew");
-    return {};
+    const PyRef spew = name_in(run_embedded("spew"), "spew");
+    return call_object(spew, boolean(is_on)) ? Status::ok() : python_error("start spew");
 }
 
 Status Interpreter::prepare_reload() {

@@ -133,7 +133,6 @@ private:
     bool threads_stuck_ = false;            ///< some did not end within join_threads()
     bool finalized_ = false;
     bool dumps_tracebacks_ = false;
-    PyRef spew_;                  ///< Python's function of that name; null before set_spew()
     PyRef changed_since_import_;  ///< Python's function of that name; null without prepare_reload()
     bool has_forked_ = false;
     PyGILState_STATE fork_gil_ = PyGILState_UNLOCKED;  ///< between before_fork and after_fork_…
