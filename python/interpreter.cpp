@@ -196,7 +196,7 @@ void Interpreter::finalize() {
     PyGILState_Ensure();  // no scope: there is nothing left to release it to
     run_pending_handlers();
     changed_since_import_.reset();
-    if (threads_stuck_) {
+    if (!threads_.empty()) {
         if (!call_object(import("atexit", "_run_exitfuncs"))) report("Exception at exit");
         flush_standard_streams();
         for (PyRef& thread : threads_)
@@ -204,7 +204,6 @@ void Interpreter::finalize() {
         PyEval_SaveThread();
         return;
     }
-    threads_.clear();
     // Its result says whether buffered output could be flushed; Python has told stderr already.
     (void)Py_FinalizeEx();
 }
@@ -490,8 +489,7 @@ Status Interpreter::start_threads(size_t count, std::function<void(size_t)> body
 bool Interpreter::join_threads(int timeout_ms) {
     const int64_t deadline_ms = monotonic_ms() + timeout_ms;
     WithGil gil;
-    threads_stuck_ = false;
-    for (const PyRef& thread : threads_) {
+    std::erase_if(threads_, [deadline_ms, this](const PyRef& thread) {
         const double left_ms =
             static_cast<double>(std::max<int64_t>(deadline_ms - monotonic_ms(), 0));
         // A thread that never started cannot be joined.
@@ -500,10 +498,9 @@ bool Interpreter::join_threads(int timeout_ms) {
             PyRef::steal(PyObject_CallMethod(thread.get(), "join", "d", left_ms / 1000.0)))
             alive = PyRef::steal(PyObject_CallMethod(thread.get(), "is_alive", nullptr));
         if (PyErr_Occurred() != nullptr) report_unless_interrupt("Joining application threads");
-        if (alive.get() != Py_False) threads_stuck_ = true;
-    }
-    if (!threads_stuck_) threads_.clear();
-    return !threads_stuck_;
+        return alive.get() == Py_False;
+    });
+    return threads_.empty();
 }
 
 // -------------------------------------------------------------------------------------- errors

@@ -129,8 +129,7 @@ private:
     int interrupting_ = 0;                   ///< the signal on_interrupt_ is called for right now
     std::function<void(size_t)> thread_body_;
     std::vector<std::string> path_in_use_;  ///< of use_path()
-    std::vector<PyRef> threads_;            ///< threading.Thread objects
-    bool threads_stuck_ = false;            ///< some did not end within join_threads()
+    std::vector<PyRef> threads_;            ///< threading.Thread objects that have not been joined
     bool finalized_ = false;
     bool dumps_tracebacks_ = false;
     PyRef changed_since_import_;  ///< Python's function of that name; null without prepare_reload()
