@@ -722,11 +722,7 @@ void WsgiApp::call_with_gil(Exchange& exchange) {
 }
 
 OverdueCalls WsgiApp::interrupt_overdue(int64_t limit_ms) {
-    WithGil gil;
-    return interrupt_overdue_with_gil(limit_ms);
-}
-
-OverdueCalls WsgiApp::interrupt_overdue_with_gil(int64_t limit_ms) {
+    const WithGil gil;
     if (!callable_ || !options_.watches_calls) return {.next_look_ms = limit_ms};
     return objects_->watch.interrupt(limit_ms);
 }

@@ -71,8 +71,6 @@ public:
     /// call() for a thread that already holds the GIL and keeps it (a greenlet). No object on this
     /// thread's stack is reachable from elsewhere while the application runs.
     void call_with_gil(Exchange& exchange);
-    /// interrupt_overdue() for the hub's greenlet, which holds the GIL.
-    OverdueCalls interrupt_overdue_with_gil(int64_t limit_ms);
     /// From now on requests are timed, and these hooks are told of them. Before the first call.
     void log_requests(RequestHooks& hooks) {
         options_.measures_time = true;

@@ -242,7 +242,7 @@ PyObject* GreenletWorker::look_around(PyObject* self, PyObject*) {
     if (!worker.poked_.load(std::memory_order_relaxed) || !worker.poked_.exchange(false))
         Py_RETURN_FALSE;
     const int64_t limit_ms = worker.request_timeout_ms();
-    if (limit_ms > 0) worker.handle_overdue(worker.app_.interrupt_overdue_with_gil(limit_ms));
+    if (limit_ms > 0) worker.handle_overdue(worker.app_.interrupt_overdue(limit_ms));
     Py_RETURN_TRUE;
 }
 
