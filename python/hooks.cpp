@@ -255,6 +255,9 @@ struct HookNatives {
 PythonHooks::PythonHooks(Logger& log, PythonLogging& logging, WsgiApp* app)
     : log_(log), logging_(logging), app_(app) {
     count_forks();
+    const WithGil gil;
+    for (PyMethodDef& definition : HookNatives::definitions)
+        if (!add_native(definition, this)) PyErr_Clear();  // the view that misses it will say so
 }
 
 PythonHooks::~PythonHooks() {
@@ -263,17 +266,10 @@ PythonHooks::~PythonHooks() {
     drop_reference(std::move(own_view_));
 }
 
-bool PythonHooks::add_natives() {
-    if (has_natives_) return true;
-    for (PyMethodDef& definition : HookNatives::definitions)
-        if (!add_native(definition, this)) return false;
-    return has_natives_ = true;
-}
-
 Status PythonHooks::prepare_for_interrupts(const Config& cfg) {
     if (!cfg.worker_int && !cfg.worker_abort) return {};
     WithGil gil;
-    if (add_natives() && embedded_module("_gcorn_logging")) return {};
+    if (embedded_module("_gcorn_logging")) return {};
     return python_error("prepare the worker_int and worker_abort hooks");
 }
 
@@ -288,7 +284,7 @@ Status PythonHooks::run(Hook hook, Arbiter* arbiter, Worker* worker,
     WithGil gil;
     has_shown_server_ = has_shown_server_ || arbiter != nullptr;
     const bool is_told = hook == &Config::worker_int || hook == &Config::worker_abort;
-    const PyRef views = add_natives() ? make_views(arbiter, worker, is_told) : PyRef();
+    const PyRef views = make_views(arbiter, worker, is_told);
     Items items;
     if (views && arbiter != nullptr) items.add(PyRef::borrow(PyTuple_GET_ITEM(views.get(), 0)));
     if (views && worker != nullptr) items.add(PyRef::borrow(PyTuple_GET_ITEM(views.get(), 1)));
@@ -368,7 +364,7 @@ bool PythonHooks::pre_request(Exchange& exchange) {
         if (log_.enabled(Level::Debug)) log_.debug("%s", request_label(exchange).c_str());
         return true;
     }
-    const PyRef worker = add_natives() ? worker_view() : PyRef();
+    const PyRef worker = worker_view();
     const PyRef request = worker ? make_request(exchange) : PyRef();
     if (request) {
         const std::lock_guard lock(mutex_);
@@ -390,7 +386,7 @@ bool PythonHooks::post_request(Exchange& exchange, PyObject* environ_or_null) {
     const HookRef hook = worker_->context().cfg.post_request;
     PyRef request = take_request(exchange);
     if (!hook && !logging_.takes_over()) return true;
-    if (!request && add_natives()) request = make_request(exchange);
+    if (!request) request = make_request(exchange);
     const PyRef environ =
         environ_or_null != nullptr ? PyRef::borrow(environ_or_null) : PyRef::steal(PyDict_New());
     const PyRef response = request && environ ? make_response(exchange, request) : PyRef();
@@ -415,7 +411,7 @@ bool PythonHooks::logs_requests() {
 
 void PythonHooks::request_refused(Exchange& exchange) {
     WithGil gil;
-    const PyRef request = add_natives() ? make_request(exchange) : PyRef();
+    const PyRef request = make_request(exchange);
     write_refused(exchange, request, request ? make_response(exchange, request) : PyRef());
 }
 

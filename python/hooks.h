@@ -58,7 +58,6 @@ public:
     bool post_request(Exchange& exchange, PyObject* environ_or_null) override;
 
 private:
-    bool add_natives();
     void write_refused(const Exchange& exchange, const PyRef& request, const PyRef& response);
     [[nodiscard]] PyRef worker_view();
     [[nodiscard]] PyRef take_request(const Exchange& exchange);
@@ -67,7 +66,6 @@ private:
     PythonLogging& logging_;
     WsgiApp* app_;
     Worker* worker_ = nullptr;  ///< in a worker: itself
-    bool has_natives_ = false;
     bool has_shown_server_ = false;
 
     std::mutex mutex_;  ///< guards what follows; no Python code runs under it
