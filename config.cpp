@@ -307,11 +307,6 @@ std::string value_text(const Value& value) {
         std::string operator()(std::monostate) const { return "None"; }
         std::string operator()(bool flag) const { return flag ? "True" : "False"; }
         std::string operator()(int64_t number) const { return std::to_string(number); }
-        std::string operator()(double number) const {
-            char text[32];
-            std::snprintf(text, sizeof text, "%.12g", number);
-            return text;
-        }
         std::string operator()(const std::string& text) const { return text; }
         std::string operator()(const StringList& list) const {
             StringList items;

@@ -39,7 +39,7 @@ struct HookRef {
     bool operator==(const HookRef&) const = default;
 };
 
-/// A Python object of a type that no setting takes (float lists, modules, ...).
+/// A Python object of a type that no setting takes (floats, modules, ...).
 struct OtherValue {
     std::string type_name;  ///< "module", "float", "list"
     std::string repr;       ///< for the error sentence
@@ -53,8 +53,8 @@ using StringMap = std::map<std::string, std::string>;
 /// with another member arrives as OtherValue.
 /// Functions, classes and every other object that is meant for a setting whose field is a HookRef
 /// arrive as HookRef, named by their dotted name.
-using Value = std::variant<std::monostate, bool, int64_t, double, std::string, StringList,
-                           StringMap, HookRef, OtherValue>;
+using Value = std::variant<std::monostate, bool, int64_t, std::string, StringList, StringMap,
+                           HookRef, OtherValue>;
 
 /// As Python's str() prints it: None, True, 4, text, ['a', 'b'], {'K': 'v'}, <post_fork()>.
 [[nodiscard]] std::string value_text(const Value& value);

@@ -89,7 +89,6 @@ Value plain_value(PyObject* object) {
         const long long number = PyLong_AsLongLongAndOverflow(object, &overflow);
         return overflow == 0 ? Value(int64_t{number}) : other_value(object);
     }
-    if (PyFloat_Check(object)) return PyFloat_AS_DOUBLE(object);
     if (std::string text; PyUnicode_Check(object)) {
         if (text_of(object, text)) return text;
         PyErr_Clear();
@@ -161,7 +160,6 @@ struct ToPython {
     PyRef operator()(std::monostate) const { return PyRef::borrow(Py_None); }
     PyRef operator()(bool flag) const { return boolean(flag); }
     PyRef operator()(int64_t value) const { return number(value); }
-    PyRef operator()(double value) const { return PyRef::steal(PyFloat_FromDouble(value)); }
     PyRef operator()(const std::string& text) const { return path_str(text); }
     PyRef operator()(const StringList& list) const {
         Items items;

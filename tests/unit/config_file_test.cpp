@@ -76,7 +76,7 @@ TEST_F(ConfigFileTest, ConvertsEachTypeASettingTakes) {
     EXPECT_EQ(value("daemon = True", "daemon"), Value(true));
     EXPECT_EQ(value("pidfile = None", "pidfile"), Value());
     EXPECT_EQ(value("bind = 'h:1'", "bind"), Value(std::string("h:1")));
-    EXPECT_EQ(value("timeout = 2.5", "timeout"), Value(2.5));
+    EXPECT_EQ(value("timeout = 2.5", "timeout"), Value(OtherValue{"float", "2.5"}));
     const StringList both = {"h:1", "h:2"};
     EXPECT_EQ(value("bind = ['h:1', 'h:2']", "bind"), Value(both));
     EXPECT_EQ(value("bind = ('h:1', 'h:2')", "bind"), Value(both));

@@ -260,7 +260,7 @@ TEST(SettingsChecks, UsersAndGroups) {
     Config cfg;
     ASSERT_TRUE(testing::apply(cfg, "user", int64_t{33}));
     EXPECT_EQ(cfg.user, "33");
-    EXPECT_FALSE(testing::apply(cfg, "user", 1.5));
+    EXPECT_FALSE(testing::apply(cfg, "user", OtherValue{"float", "1.5"}));
     EXPECT_FALSE(testing::apply(cfg, "user", int64_t{-1}));
 }
 
