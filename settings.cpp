@@ -32,26 +32,17 @@ Status bind_spec(std::string& text) {
     if (!spec) return spec.error();
     return status_of(find_owner(spec->user.value_or(""), spec->group.value_or("")));
 }
-Status networks(std::string& text) {
-    return status_of(NetworkList::parse(text));
-}
 Status known_user(std::string& text) {
     return status_of(find_owner(text, ""));
 }
 Status known_group(std::string& text) {
     return status_of(find_owner("", text));
 }
-Status access_format(std::string& text) {
-    return status_of(AccessLog::compile(text));
-}
-Status statsd_target(std::string& text) {
-    return validate_statsd_host(text);
-}
-Status syslog_target(std::string& text) {
-    return validate_syslog_address(text);
-}
-Status syslog_facility_name(std::string& text) {
-    return validate_syslog_facility(text);
+/// What another room says of the text.
+template <auto kParse>
+Status judged_by(std::string& text) {
+    const auto verdict = kParse(text);
+    return verdict ? Status{} : Status{verdict.error()};
 }
 
 Status upper_case(std::string& text) {
@@ -394,7 +385,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Header fields, with their values, by which a trusted proxy says that the client used "
              "https."},
     {.name = "forwarded_allow_ips", .flags = "--forwarded-allow-ips", .metavar = "NETWORKS",
-     .field = &Config::forwarded_allow_ips, .fallback = kTrustedByDefault, .check = networks,
+     .field = &Config::forwarded_allow_ips, .fallback = kTrustedByDefault, .check = judged_by<NetworkList::parse>,
      .allowed = kNetworksAllowed, .env = "FORWARDED_ALLOW_IPS",
      .help = "Proxies whose forwarding headers are trusted: addresses and networks, comma "
              "separated, or * for all. Unix sockets always are."},
@@ -415,7 +406,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Expect a PROXY header at the start of each connection: off, v1, v2, or auto for "
              "both. The option without a value means auto."},
     {.name = "proxy_allow_ips", .flags = "--proxy-allow-from", .metavar = "NETWORKS",
-     .field = &Config::proxy_allow_ips, .fallback = kTrustedByDefault, .check = networks,
+     .field = &Config::proxy_allow_ips, .fallback = kTrustedByDefault, .check = judged_by<NetworkList::parse>,
      .allowed = kNetworksAllowed,
      .help = "Peers, besides unix sockets, that may send a PROXY header; others get 403.",
      .needs = "proxy_protocol"},
@@ -450,7 +441,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .field = &Config::accesslog, .form = Form::LogFile, .allowed = "a file, or - for stdout",
      .help = "Access log file; - is stdout. Off by default."},
     {.name = "access_log_format", .flags = "--access-logformat", .metavar = "FORMAT",
-     .field = &Config::access_log_format, .fallback = kDefaultAccessFormat, .check = access_format,
+     .field = &Config::access_log_format, .fallback = kDefaultAccessFormat, .check = judged_by<AccessLog::compile>,
      .allowed = "text with atoms such as %(h)s and %({name}i)s, or json",
      .help = "Access line: text with atoms such as %(h)s, json, or json: and a list of atoms.",
      .note = "json is gcorn's own. A malformed format is refused at startup."},
@@ -488,7 +479,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     {.name = "syslog", .flags = "--log-syslog", .field = &Config::syslog,
      .help = "Send both logs to syslog as well."},
     {.name = "syslog_addr", .flags = "--log-syslog-to", .metavar = "ADDRESS",
-     .field = &Config::syslog_addr, .fallback = kSyslogAddr, .check = syslog_target,
+     .field = &Config::syslog_addr, .fallback = kSyslogAddr, .check = judged_by<validate_syslog_address>,
      .allowed = "unix://PATH[#dgram|#stream], udp://HOST:PORT, tcp://HOST:PORT",
      .help = "Syslog address: unix://PATH (#dgram or #stream may follow), udp://HOST:PORT or "
              "tcp://HOST:PORT.",
@@ -499,7 +490,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
              "name.",
      .needs = "syslog"},
     {.name = "syslog_facility", .flags = "--log-syslog-facility", .metavar = "NAME",
-     .field = &Config::syslog_facility, .fallback = "user", .check = syslog_facility_name,
+     .field = &Config::syslog_facility, .fallback = "user", .check = judged_by<validate_syslog_facility>,
      .allowed = "a facility name such as user, daemon or local0",
      .help = "Syslog facility, such as user, daemon or local0.",
      .needs = "syslog"},
@@ -508,7 +499,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "With --daemon, keep stdout and stderr if they are redirected.",
      .needs = "daemon"},
     {.name = "statsd_host", .flags = "--statsd-host", .metavar = "ADDRESS",
-     .field = &Config::statsd_host, .check = statsd_target,
+     .field = &Config::statsd_host, .check = judged_by<validate_statsd_host>,
      .allowed = "HOST, HOST:PORT or unix://PATH",
      .help = "Send metrics to this statsd server: HOST, HOST:PORT (8125) or unix://PATH."},
     {.name = "statsd_prefix", .flags = "--statsd-prefix", .metavar = "TEXT",
