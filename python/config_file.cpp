@@ -168,15 +168,10 @@ struct ToPython {
         return items.take();
     }
     PyRef operator()(const StringMap& map) const {
-        PyRef dict = PyRef::steal(PyDict_New());
-        for (const auto& [key, value] : map) {
-            const PyRef key_text = path_str(key), value_text = path_str(value);
-            if (!dict || !key_text || !value_text ||
-                PyDict_SetItem(dict.get(), key_text.get(), value_text.get()) < 0) {
-                return {};
-            }
-        }
-        return dict;
+        Facts facts;
+        for (const auto& [key, value] : map)
+            facts.add(key.c_str(), path_str(value));
+        return facts.take();
     }
     PyRef operator()(const HookRef& hook) const {
         if (hook) return object_of(hook);
