@@ -406,9 +406,6 @@ Surroundings Surroundings::of_process() {
     Surroundings surroundings;
     for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry)
         surroundings.environment.emplace_back(*entry);
-    surroundings.find_file = [](const std::string& path) {
-        return ::access(path.c_str(), F_OK) == 0 ? 0 : errno;
-    };
     const Result<std::string> here = current_directory();
     if (here) surroundings.start_dir = *here;  // if it is gone, finish() asks for another
     return surroundings;
@@ -417,7 +414,7 @@ Surroundings Surroundings::of_process() {
 Result<std::string> choose_config_file(const CommandLine& arguments, const CommandLine& environment,
                                        const Surroundings& surroundings) {
     const auto find = [&](const std::string& path) {
-        return surroundings.find_file(absolute_path(surroundings.start_dir, path));
+        return ::access(absolute_path(surroundings.start_dir, path).c_str(), F_OK) == 0 ? 0 : errno;
     };
     for (const CommandLine* line : {&arguments, &environment}) {
         const std::string* named = line->text_of("config");

@@ -158,9 +158,8 @@ public:
 
 /// What the resolver asks of the world outside; tests replace it.
 struct Surroundings {
-    Environment environment;                           ///< as it was at the start
-    std::function<int(const std::string&)> find_file;  ///< 0 if it exists, else errno
-    std::string start_dir;                             ///< absolute, where the server was started
+    Environment environment;  ///< as it was at the start
+    std::string start_dir;    ///< absolute, where the server was started
 
     /// The process's own, with a copy of its environment: what a config file or the application
     /// sets later does not come from the operator. start_dir is $PWD if that names the current

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
-#include <set>
 
 #include "command_line.h"
 #include "tests/support/apply.h"
@@ -249,19 +249,15 @@ TEST(ConfigCasts, NearestSettingIsOneEditAway) {
 
 // ------------------------------------------------------------------------------------ sources
 
-/// A machine without surprises: no variables, no files but those named.
+/// A machine without surprises: only these variables.
 struct FakeMachine {
     std::map<std::string, std::string> variables;
-    std::set<std::string> files;
 
     [[nodiscard]] Surroundings surroundings() const {
         Environment environment;
         for (const auto& [name, value] : variables)
             environment.push_back(name + "=" + value);
-        const auto find_file = [this](const std::string& path) {
-            return path.starts_with("/root/") ? EACCES : files.contains(path) ? 0 : ENOENT;
-        };
-        return {environment, find_file, "/"};
+        return {environment, "/"};
     }
 };
 
@@ -585,52 +581,62 @@ TEST(ConfigSources, SpewAndDaemonExcludeEachOther) {
 
 // -------------------------------------------------------------------------------- config file
 
-std::string chosen(const StringList& arguments, const StringList& environment,
-                   const FakeMachine& machine) {
-    const auto path = choose_config_file(*parse_command_line(arguments),
-                                         *parse_command_line(environment), machine.surroundings());
-    return path ? *path : std::to_string(path.error().code) + " " + path.message();
+class ConfigFileChoice : public ::testing::Test {
+protected:
+    ~ConfigFileChoice() override { std::filesystem::remove_all(directory_); }
+
+    std::string chosen(const StringList& arguments, const StringList& environment) {
+        const auto path = choose_config_file(*parse_command_line(arguments),
+                                             *parse_command_line(environment), {{}, directory_});
+        return path ? *path : std::to_string(path.error().code) + " " + path.message();
+    }
+
+    void write(const std::string& name) { std::ofstream(directory_ + "/" + name) << ""; }
+
+    std::string directory_ = [] {
+        std::string path = ::testing::TempDir() + "gcorn-config-XXXXXX";
+        return std::string(::mkdtemp(path.data()));
+    }();
+};
+
+TEST_F(ConfigFileChoice, PrefersTheCommandLine) {
+    for (const char* name : {"a.py", "b.py", "gunicorn.conf.py", "gcorn.conf.py"})
+        write(name);
+    EXPECT_EQ(chosen({"-c", "a.py"}, {"-c", "b.py"}), "a.py");
+    EXPECT_EQ(chosen({}, {"-c", "b.py"}), "b.py");
+    EXPECT_EQ(chosen({"-c", ""}, {"-c", "b.py"}), "b.py");
+    EXPECT_EQ(chosen({}, {}), "./gcorn.conf.py");
+    std::filesystem::remove(directory_ + "/gcorn.conf.py");
+    EXPECT_EQ(chosen({}, {}), "./gunicorn.conf.py");
+    std::filesystem::remove(directory_ + "/gunicorn.conf.py");
+    EXPECT_EQ(chosen({}, {}), "");
 }
 
-TEST(ConfigFileChoice, PrefersTheCommandLine) {
-    FakeMachine machine{{}, {"/a.py", "/b.py", "/gunicorn.conf.py", "/gcorn.conf.py"}};
-    EXPECT_EQ(chosen({"-c", "a.py"}, {"-c", "b.py"}, machine), "a.py");
-    EXPECT_EQ(chosen({}, {"-c", "b.py"}, machine), "b.py");
-    EXPECT_EQ(chosen({"-c", ""}, {"-c", "b.py"}, machine), "b.py");
-    EXPECT_EQ(chosen({}, {}, machine), "./gcorn.conf.py");
-    machine.files.erase("/gcorn.conf.py");
-    EXPECT_EQ(chosen({}, {}, machine), "./gunicorn.conf.py");
-    machine.files.erase("/gunicorn.conf.py");
-    EXPECT_EQ(chosen({}, {}, machine), "");
+TEST_F(ConfigFileChoice, KnowsThreeForms) {
+    write("a.py");
+    const std::string path = directory_ + "/a.py";
+    EXPECT_EQ(chosen({"-c", "file:" + path}, {}), "file:" + path);
+    EXPECT_EQ(chosen({"-c", "python:pkg.conf"}, {}), "python:pkg.conf");
+    EXPECT_EQ(chosen({"-c", "./a.py"}, {}), "./a.py");
 }
 
-TEST(ConfigFileChoice, KnowsThreeForms) {
-    const FakeMachine machine{{}, {"/etc/a.py"}};
-    EXPECT_EQ(chosen({"-c", "file:/etc/a.py"}, {}, machine), "file:/etc/a.py");
-    EXPECT_EQ(chosen({"-c", "python:pkg.conf"}, {}, machine), "python:pkg.conf");
-    EXPECT_EQ(chosen({"-c", "etc/a.py"}, {}, machine), "etc/a.py");
-}
-
-TEST(ConfigFileChoice, ANamedFileMustExist) {
+TEST_F(ConfigFileChoice, ANamedFileMustExist) {
     const auto gone = [](const std::string& source) {
         return "1 'gone.py' doesn't exist (config, from " + source +
                "; allowed: an existing file, file:FILE or python:MODULE)";
     };
-    const FakeMachine machine{{}, {"/gunicorn.conf.py"}};
-    EXPECT_EQ(chosen({"-c", "gone.py"}, {}, machine), gone("command line"));
-    EXPECT_EQ(chosen({"-c", "file:gone.py"}, {}, machine), gone("command line"));
-    EXPECT_EQ(chosen({}, {"-c", "gone.py"}, machine), gone("GUNICORN_CMD_ARGS"));
-    EXPECT_EQ(chosen({"-c", "root/conf.py"}, {}, machine),
-              "1 'root/conf.py' Permission denied (config, from command line; allowed: an existing "
-              "file, file:FILE or python:MODULE)");
+    write("gunicorn.conf.py");
+    EXPECT_EQ(chosen({"-c", "gone.py"}, {}), gone("command line"));
+    EXPECT_EQ(chosen({"-c", "file:gone.py"}, {}), gone("command line"));
+    EXPECT_EQ(chosen({}, {"-c", "gone.py"}), gone("GUNICORN_CMD_ARGS"));
+    EXPECT_EQ(chosen({"-c", "gunicorn.conf.py/x"}, {}),
+              "1 'gunicorn.conf.py/x' Not a directory (config, from command line; allowed: an "
+              "existing file, file:FILE or python:MODULE)");
 }
 
 TEST(Surroundings, OfTheProcessAreTrue) {
     const Surroundings real = Surroundings::of_process();
     EXPECT_EQ(real.start_dir[0], '/');
-    EXPECT_EQ(real.find_file("/"), 0);
-    EXPECT_EQ(real.find_file("/no/such/file"), ENOENT);
-    EXPECT_EQ(real.find_file("/dev/null/file"), ENOTDIR);
     EXPECT_EQ(real.variable("GCORN_NO_SUCH_VARIABLE"), std::nullopt);
     EXPECT_EQ(real.variable("PATH").value_or(""), std::getenv("PATH") ? std::getenv("PATH") : "");
 }
