@@ -629,23 +629,20 @@ void Call::leave() {
 WsgiApp::WsgiApp(Logger& log, WsgiOptions options, RequestHooks* hooks)
     : log_(log), options_(std::move(options)), hooks_(hooks) {
     count_forks();
-    if (Py_IsInitialized() == 0) return;
     WithGil gil;
     loader_ = run_embedded("loader");
     if (!loader_) PyErr_Clear();  // load() tries again, and reports the failure
 }
 
 WsgiApp::~WsgiApp() {
+    drop_reference(std::move(callable_));
+    drop_reference(std::move(loader_));
     if (Py_IsInitialized() == 0) {  // Python has ended and can no longer free its objects
         (void)objects_.release();
-        (void)callable_.release();
-        (void)loader_.release();
         return;
     }
     WithGil gil;
     objects_.reset();
-    callable_.reset();
-    loader_.reset();
 }
 
 void WsgiApp::configure(WsgiOptions options, RequestHooks* hooks) {
