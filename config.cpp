@@ -495,28 +495,20 @@ Status ConfigBuilder::apply_file(std::string_view path,
     return {};
 }
 
-Status ConfigBuilder::assign_options(const CommandLine& line, std::string_view source) {
-    for (const Assignment& assignment : line.assignments) {
-        if (Status status = assign(*assignment.setting, assignment.value, source); !status)
-            return status;
+Status ConfigBuilder::apply_arguments(const CommandLine& arguments,
+                                      const CommandLine& environment) {
+    for (const auto& [line, source] :
+         {std::pair(&environment, "GUNICORN_CMD_ARGS"), std::pair(&arguments, "command line")})
+        for (const Assignment& assignment : line->assignments)
+            if (Status status = assign(*assignment.setting, assignment.value, source); !status)
+                return status;
+    if (!arguments.app.empty()) {
+        resolved_.config.wsgi_app = arguments.app;
+        resolved_.sources.insert_or_assign("wsgi_app", "command line");
     }
-    return {};
-}
-
-Status ConfigBuilder::apply_environment_arguments(const CommandLine& line) {
-    return assign_options(line, "GUNICORN_CMD_ARGS");
-}
-
-Status ConfigBuilder::apply_command_line(const CommandLine& line) {
-    constexpr std::string_view kSource = "command line";
-    if (Status status = assign_options(line, kSource); !status) return status;
-    if (!line.app.empty()) {
-        resolved_.config.wsgi_app = line.app;
-        resolved_.sources.insert_or_assign("wsgi_app", std::string(kSource));
-    }
-    if (!line.extra_words.empty())
+    if (!arguments.extra_words.empty())
         resolved_.notices.push_back("only the first word names the application; ignored: " +
-                                    join(line.extra_words, " "));
+                                    join(arguments.extra_words, " "));
     return {};
 }
 

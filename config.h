@@ -198,9 +198,8 @@ public:
     /// notice.
     Status apply_file(std::string_view path,
                       const std::vector<std::pair<std::string, Value>>& names);
-    /// Options of GUNICORN_CMD_ARGS; its positional words are ignored.
-    Status apply_environment_arguments(const CommandLine& line);
-    Status apply_command_line(const CommandLine& line);
+    /// Options of GUNICORN_CMD_ARGS, whose positional words are ignored, then the command line.
+    Status apply_arguments(const CommandLine& arguments, const CommandLine& environment);
 
     /// Applies rules that involve several settings (chdir, worker class and threads, the
     /// application's name). Error: kExitConfigError, also if no application is named.
@@ -208,7 +207,6 @@ public:
 
 private:
     Status assign(const Setting& setting, const Value& value, std::string_view source);
-    Status assign_options(const CommandLine& line, std::string_view source);
     void tell_what_has_no_effect();
 
     Surroundings surroundings_;

@@ -203,8 +203,7 @@ int Server::run() {
             interpreter_->interruptible([&] { fresh = resolve(); });
             if (!fresh) return fresh.error();
             tell_notices(*fresh);
-            for (const std::string_view name :
-                 undo_restart_only_changes(*in_use_, fresh->config))
+            for (const std::string_view name : undo_restart_only_changes(*in_use_, fresh->config))
                 log_.warning("%s has changed, but takes effect only after a restart",
                              std::string(name).c_str());
             return std::move(fresh->config);
@@ -281,9 +280,7 @@ Result<ResolvedConfig> Server::resolve() {
             return applied.error();
         warnings = std::move(loaded->warnings);
     }
-    if (Status applied = builder.apply_environment_arguments(environment_line_); !applied)
-        return applied.error();
-    if (Status applied = builder.apply_command_line(command_line_); !applied)
+    if (Status applied = builder.apply_arguments(command_line_, environment_line_); !applied)
         return applied.error();
     Result<ResolvedConfig> resolved = builder.finish();
     if (!resolved) return resolved;

@@ -62,7 +62,7 @@ protected:
         }
         auto line = parse_command_line({"site:app"});
         EXPECT_TRUE(line);
-        EXPECT_TRUE(builder.apply_command_line(*line));
+        EXPECT_TRUE(builder.apply_arguments(*line, {}));
         auto resolved = builder.finish();
         EXPECT_TRUE(resolved) << (resolved ? "" : resolved.message());
         return resolved ? std::move(*resolved) : ResolvedConfig();
@@ -161,7 +161,7 @@ TEST_F(ConfigFileTest, NoOddValueOfAnySettingDoesMoreThanBeRefused) {
             Status status = file ? Status{} : Status{file.error()};
             ConfigBuilder builder(Surroundings::of_process());
             if (file) status = builder.apply_file("conf.py", file->values);
-            ASSERT_TRUE(builder.apply_command_line(*parse_command_line({"site:app"})));
+            ASSERT_TRUE(builder.apply_arguments(*parse_command_line({"site:app"}), {}));
             if (const auto resolved = builder.finish(); status && !resolved)
                 status = resolved.error();
             if (status) continue;
@@ -193,7 +193,7 @@ TEST_F(ConfigFileTest, ReportsAMisspeltSettingOnce) {
     ConfigBuilder builder(Surroundings::of_process());
     ASSERT_TRUE(builder.apply_file("conf.py", file->values));
     auto line = parse_command_line({"site:app"});
-    ASSERT_TRUE(builder.apply_command_line(*line));
+    ASSERT_TRUE(builder.apply_arguments(*line, {}));
     auto resolved = builder.finish();
     ASSERT_TRUE(resolved);
     ASSERT_EQ(resolved->notices.size(), 1u);

@@ -280,9 +280,8 @@ Result<ResolvedConfig> resolve(const Sources& sources) {
     builder.apply_environment();
     if (Status status = builder.apply_file("./gunicorn.conf.py", sources.file); !status)
         return status.error();
-    if (Status status = builder.apply_environment_arguments(*environment); !status)
+    if (Status status = builder.apply_arguments(*line, *environment); !status)
         return status.error();
-    if (Status status = builder.apply_command_line(*line); !status) return status.error();
     return builder.finish();
 }
 

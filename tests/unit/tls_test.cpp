@@ -86,7 +86,7 @@ protected:
         if (!file) return {};
         EXPECT_TRUE(builder.apply_file("conf.py", file->values));
         auto line = parse_command_line({"site:app"});
-        EXPECT_TRUE(builder.apply_command_line(*line));
+        EXPECT_TRUE(builder.apply_arguments(*line, {}));
         auto resolved = builder.finish();
         EXPECT_TRUE(resolved) << (resolved ? "" : resolved.message());
         return resolved ? std::move(resolved->config) : Config();
