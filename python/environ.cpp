@@ -82,6 +82,11 @@ bool set(PyObject* environ, const PyRef& key, const PyRef& value) {
     return value && PyDict_SetItem(environ, key.get(), value.get()) == 0;
 }
 
+bool set_text(PyObject* environ, const char* key, std::string_view text) {
+    PyRef value = latin1_str(text);
+    return value && PyDict_SetItemString(environ, key, value.get()) == 0;
+}
+
 /// A copy with room for some forty more keys. A dictionary grows when a key does not fit, and
 /// popitem() removes the key again but keeps the size. Raises.
 PyRef widened(PyObject* environ) {
@@ -151,15 +156,6 @@ private:
     bool is_mixed_ = false;
     bool has_joined_ = false;
 };
-
-namespace {
-
-bool set_text(PyObject* environ, const char* key, std::string_view text) {
-    PyRef value = latin1_str(text);
-    return value && PyDict_SetItemString(environ, key, value.get()) == 0;
-}
-
-}  // namespace
 
 struct EnvironMaker::Names {
     std::array<PyRef, kKeys> keys;
