@@ -20,24 +20,10 @@ constexpr double kStoppingWaitS = 0.02;
 /// A greenlet that waits for a client looks again after this.
 constexpr double kPauseS = 0.02;
 
-/// A package that a worker class needs.
-struct Library {
-    const char* worker_class;
-    const char* package;
-    int major, minor;  ///< oldest version that is known to work
-    const char* hub;   ///< the class's Python text
-};
-constexpr Library kLibraries[] = {
-    {"gevent", "gevent", 20, 9, "gevent_hub"},
-    {"gevent_websocket", "gevent", 20, 9, "gevent_hub"},
-    {"gevent_websocket", "gevent-websocket", 0, 10, "gevent_hub"},
-    {"eventlet", "eventlet", 0, 30, "eventlet_hub"},
-};
-
-const Library* library_of(const Config& cfg) {
-    for (const Library& library : kLibraries)
-        if (cfg.worker_class == library.worker_class) return &library;
-    return nullptr;
+/// The Python text of a worker class of this room; null for the others.
+const char* hub_of(const Config& cfg) {
+    if (cfg.worker_class.starts_with("gevent")) return "gevent_hub";
+    return cfg.worker_class == "eventlet" ? "eventlet_hub" : nullptr;
 }
 
 /// Keeps the memory of greenlets' Python frames for new greenlets.
@@ -93,33 +79,28 @@ std::atomic<unsigned long> hub_thread{0};  ///< as Python numbers threads; 0 wit
 }  // namespace
 
 bool is_greenlet_class(const Config& cfg) {
-    return library_of(cfg) != nullptr;
+    return hub_of(cfg) != nullptr;
 }
 
 Status load_greenlet_library(const Config& cfg) {
-    const Library* hub = library_of(cfg);
+    const char* const hub = hub_of(cfg);
     if (hub == nullptr) return {};
     const std::string name = "worker class " + cfg.worker_class;
     const WithGil gil;
-    for (const Library& library : kLibraries) {
-        if (cfg.worker_class != library.worker_class) continue;
-        const PyRef refusal =
-            call_object(name_in(run_embedded("hub"), "refusal"), utf8_str(library.package),
-                        number(library.major), number(library.minor));
-        if (!refusal) return python_error(name, kExitBootFailed);
-        std::string_view sentence;
-        if (refusal.get() != Py_None && utf8_view(refusal.get(), sentence))
-            return Error{kExitConfigError, name + " " + std::string(sentence)};
-    }
-    if (!run_embedded(hub->hub)) return python_error(name, kExitBootFailed);
+    const PyRef refusal =
+        call_object(name_in(run_embedded("hub"), "refusal"), utf8_str(cfg.worker_class));
+    std::string_view sentence;
+    if (refusal && refusal.get() != Py_None && utf8_view(refusal.get(), sentence))
+        return Error{kExitConfigError, name + " " + std::string(sentence)};
+    if (!refusal || !run_embedded(hub)) return python_error(name, kExitBootFailed);
     return {};
 }
 
 Status patch_for_greenlets(const Config& cfg, bool is_worker) {
-    const Library* library = library_of(cfg);
-    if (library == nullptr) return {};
+    const char* const hub = hub_of(cfg);
+    if (hub == nullptr) return {};
     const WithGil gil;
-    if (!call_object(name_in(run_embedded(library->hub), "patch"), boolean(is_worker)))
+    if (!call_object(name_in(run_embedded(hub), "patch"), boolean(is_worker)))
         return python_error("monkey patching for " + cfg.worker_class, kExitBootFailed);
     return {};
 }
@@ -145,7 +126,7 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
     {
         const WithGil gil;
         FrameMemory::keep();
-        const PyRef names = run_embedded(library_of(context_.cfg)->hub, run_embedded("hub"));
+        const PyRef names = run_embedded(hub_of(context_.cfg), run_embedded("hub"));
         const PyRef function = name_in(names, "serve");
         sleep_ = name_in(names, "sleep");
         const PyRef arguments = function ? serve_arguments() : PyRef();

@@ -5,20 +5,31 @@ import os
 import sys
 
 
-def refusal(package, *least):
-    """Why that package cannot be used; None if it can."""
-    wanted = "%s %d.%d or newer" % (package, *least)
-    hint = f": install python3-{package} (Debian, Ubuntu), or run 'pip install {package}'"
-    name = package.replace("-", "")
-    try:
-        module = __import__(name)
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            return f"needs the package {wanted}{hint}"
-        raise
-    parts = module.__version__.split(".") if hasattr(module, "__version__") else module.VERSION
-    found = tuple(map(int, parts[:2]))
-    return None if found >= least else "needs %s, found %d.%d" % (wanted, *found) + hint
+# What each worker class needs: packages, and the oldest versions that are known to work.
+PACKAGES = {
+    "gevent": [("gevent", 20, 9)],
+    "gevent_websocket": [("gevent", 20, 9), ("gevent-websocket", 0, 10)],
+    "eventlet": [("eventlet", 0, 30)],
+}
+
+
+def refusal(worker_class):
+    """Why that class cannot be used; None if it can."""
+    for package, *least in PACKAGES[worker_class]:
+        wanted = "%s %d.%d or newer" % (package, *least)
+        hint = f": install python3-{package} (Debian, Ubuntu), or run 'pip install {package}'"
+        name = package.replace("-", "")
+        try:
+            module = __import__(name)
+        except ModuleNotFoundError as error:
+            if error.name == name:
+                return f"needs the package {wanted}{hint}"
+            raise
+        parts = module.__version__.split(".") if hasattr(module, "__version__") else module.VERSION
+        found = list(map(int, parts[:2]))
+        if found < least:
+            return "needs %s, found %d.%d" % (wanted, *found) + hint
+    return None
 
 
 def serve(fd, begin, is_left, run, look_around, tend):
