@@ -17,8 +17,8 @@ import _gcorn_native as native
 def run_config(location, directory, settings):
     """Executes a config file; returns (its names, warnings, None, 0). settings: the names that count.
 
-    On failure: (None, None, the error message, exit status). The message is followed by the
-    traceback if the user's code raised.
+    On failure: (None, None, lines of the error message, exit status). The message is followed by
+    the traceback if the user's code raised.
     """
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -27,9 +27,9 @@ def run_config(location, directory, settings):
     if not is_module:
         full_path = os.path.join(directory, path)
         if not os.path.exists(full_path):
-            return None, None, f"{path!r} doesn't exist", 1
+            return None, None, [f"{path!r} doesn't exist"], 1
         if os.path.isdir(full_path):
-            return None, None, f"{path!r} is a directory", 1
+            return None, None, [f"{path!r} is a directory"], 1
         if not path.endswith((".py", ".pyc")):
             warnings.append(f"config file {path} is executed as Python although it is not named .py")
     pid = os.getpid()
@@ -45,8 +45,8 @@ def run_config(location, directory, settings):
         if isinstance(error, SystemExit):
             # Nothing is served, so 0 would be wrong; the system keeps only 8 bits of a number.
             status = (error.code if isinstance(error.code, int) else 1) & 0xFF or 1
-            return None, None, f"config file {path} called sys.exit({error.code!r})", status
-        return None, None, f"Failed to read config file: {path}\n{format_error(error)}", 1
+            return None, None, [f"config file {path} called sys.exit({error.code!r})"], status
+        return None, None, [f"Failed to read config file: {path}\n", *error_lines(error)], 1
     stand_in = sys.modules.get("_gcorn_stand_in")
     return names, warnings + (stand_in.take_useless_patches() if stand_in else []), None, 0
 
@@ -143,13 +143,13 @@ def _takes(function, count):
     return least <= count and (has_rest or count <= code.co_argcount)
 
 
-def format_error(error):
-    """Traceback and exception as text, without gcorn's own frames at its start."""
+def error_lines(error):
+    """Traceback and exception, without gcorn's own frames at its start."""
     import traceback
     trace = error.__traceback__
     while trace and trace.tb_frame.f_code.co_filename.startswith("<gcorn"):
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip("\n")
+    return traceback.format_exception(type(error), error, trace)
 
 
 # --- views ---------------------------------------------------------------------------------------

@@ -151,10 +151,6 @@ Status collect_values(PyObject* names, ConfigFile& file) {
     return {};
 }
 
-Error python_failure() {
-    return Error{1, "Cannot run the config file: " + take_error_text()};
-}
-
 /// The inverse of plain_value(). Raises.
 struct ToPython {
     PyRef operator()(std::monostate) const { return PyRef::borrow(Py_None); }
@@ -195,18 +191,12 @@ Result<ConfigFile> load_config_file(const std::string& location, const std::stri
     });
     PyObject *names = nullptr, *warnings = nullptr, *failure = nullptr;  // borrowed from result
     int status = 1;
-    if (!result || !PyArg_ParseTuple(result.get(), "OOOi", &names, &warnings, &failure, &status)) {
-        return python_failure();
-    }
+    if (!result || !PyArg_ParseTuple(result.get(), "OOOi", &names, &warnings, &failure, &status))
+        return Error{1, "Cannot run the config file: " + take_error_text()};
+    if (failure != Py_None) return Error{status, joined_lines(PyRef::borrow(failure))};
     ConfigFile file;
-    if (failure != Py_None) {
-        std::string text;
-        return text_of(failure, text) ? Error{status, std::move(text)} : python_failure();
-    }
-    if (Status collected = collect_values(names, file); !collected) {
-        return collected.error();
-    }
-    if (!string_list(warnings, file.warnings)) return python_failure();
+    if (Status collected = collect_values(names, file); !collected) return collected.error();
+    file.warnings = paths_of(PyRef::borrow(warnings));
     return file;
 }
 

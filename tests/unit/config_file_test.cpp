@@ -402,6 +402,11 @@ TEST_F(ConfigFileTest, ShowsTheUsersTracebackWithoutOurFrames) {
     EXPECT_EQ(text.find("<gcorn"), std::string::npos) << text;
 }
 
+TEST_F(ConfigFileTest, ShowsATracebackWithLoneSurrogates) {
+    const std::string text = failure("raise ValueError('\\ud800')\n");
+    EXPECT_TRUE(text.ends_with("ValueError: \\ud800")) << text;
+}
+
 TEST_F(ConfigFileTest, ShowsWhereASyntaxErrorIs) {
     const std::string text = failure("workers = 1\nbind = = 2\n");
     EXPECT_NE(text.find("conf.py\", line 2"), std::string::npos) << text;
