@@ -145,24 +145,21 @@ struct Cast {
     }
 
     Status operator()(HookRef Config::*field) const {
-        if (const auto* object = std::get_if<HookRef>(&value)) {
-            cfg.*field = *object;
-            return {};
-        }
         if (!setting.is_hook() && is_falsy(value)) {
             cfg.*field = HookRef{};
             return {};
         }
+        const auto* object = std::get_if<HookRef>(&value);
         const auto* text = std::get_if<std::string>(&value);
-        if (text == nullptr || setting.form == Form::Object) {
+        if (object == nullptr && (text == nullptr || setting.form == Form::Object)) {
             const char* const why = setting.is_hook()              ? "Value is not callable: "
                                     : setting.form == Form::Object ? "Value is not a dictionary: "
                                                                    : "Value is not a class: ";
             return Error{0, why + value_text(value)};
         }
-        std::string name(trim(*text));
-        if (Status status = check_text(setting, name); !status) return status;
-        cfg.*field = HookRef{nullptr, std::move(name)};
+        HookRef hook = object != nullptr ? *object : HookRef{nullptr, std::string(trim(*text))};
+        if (Status status = check_text(setting, hook.name); !status) return status;
+        cfg.*field = hook.name.empty() ? HookRef{} : std::move(hook);  // a default's own name
         return {};
     }
 

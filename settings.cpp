@@ -75,10 +75,10 @@ Status key_value(std::string& text) {
     return Error{0, "environment setting " + quoted(text) + " invalid"};
 }
 
-/// gunicorn's default, by any of its names, means our own logger.
+/// gunicorn's default, by any of its names or as the class itself, means our own logger.
 Status logger_name(std::string& text) {
-    for (const char* own :
-         {"simple", "gunicorn.glogging.Logger", "gunicorn.instrument.statsd.Statsd"})
+    for (const char* own : {"simple", "gunicorn.glogging.Logger", "_gcorn_logging.Logger",
+                            "gunicorn.instrument.statsd.Statsd"})
         if (text == own) text.clear();
     return {};
 }

@@ -102,12 +102,8 @@ bool wants_json(const Config& cfg) {
 }  // namespace
 
 bool logging_takes_over(const Config& cfg) {
-    constexpr std::array<std::string_view, 5> kDefaults = {"", "simple", "gunicorn.glogging.Logger",
-                                                           "_gcorn_logging.Logger",
-                                                           "gunicorn.instrument.statsd.Statsd"};
-    const std::string_view logger = cfg.logger_class.name;
-    return std::find(kDefaults.begin(), kDefaults.end(), logger) == kDefaults.end() ||
-           cfg.logconfig_dict || !cfg.logconfig_json.empty() || !cfg.logconfig.empty();
+    return !cfg.logger_class.name.empty() || cfg.logconfig_dict || !cfg.logconfig_json.empty() ||
+           !cfg.logconfig.empty();
 }
 
 PythonLogging::~PythonLogging() {

@@ -32,7 +32,7 @@
 namespace gcorn {
 
 /// True if `cfg` hands the logs to Python's logging: then LogOptions::errorlog and accesslog of the
-/// process's Logger must be "". The names of gunicorn's default classes count as not set. Pure.
+/// process's Logger must be "". Pure.
 [[nodiscard]] bool logging_takes_over(const Config& cfg);
 
 class PythonLogging final : public LogObserver {

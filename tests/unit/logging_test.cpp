@@ -250,8 +250,9 @@ TEST_F(LoggingTest, GivesHooksALogWithTheMethodsOfGunicorns) {
 TEST_F(LoggingTest, KnowsWhenPythonTakesOver) {
     EXPECT_FALSE(logging_takes_over(config("")));
     EXPECT_FALSE(logging_takes_over(config("logger_class = 'gunicorn.glogging.Logger'")));
-    EXPECT_FALSE(
-        logging_takes_over(config("import gunicorn\nlogger_class = gunicorn.glogging.Logger")));
+    const Config same = config("import gunicorn\nlogger_class = gunicorn.glogging.Logger");
+    EXPECT_FALSE(logging_takes_over(same));
+    EXPECT_EQ(same.logger_class, HookRef{}) << "Python code is told the same";
     EXPECT_FALSE(logging_takes_over(config("logconfig_dict = {}")));
     EXPECT_TRUE(logging_takes_over(config("logger_class = 'site.Logger'")));
     EXPECT_TRUE(logging_takes_over(config(kErrorToFile)));
