@@ -5,6 +5,7 @@
 #   make test         builds and runs every test; `unit` and `e2e` are its two halves
 #   make asan tsan    unit tests under the address+undefined and the thread sanitizer; asan's char is
 #                     unsigned, as on ARM
+#   make portable     what other systems run: poll(2) and the shared libpython, with the tests that see it
 #   make soak         all kinds of clients against each worker class for MINUTES
 #   make fuzz         each fuzz target for FUZZ_SECONDS (clang)
 #   make bench aims   measures gcorn beside its peers; holds it to each aim of docs/performance.md
@@ -79,6 +80,15 @@ tsan:
 	$(call TEST_TOOLS,build-tsan)
 	@$(call CTEST,build-tsan) -L unit -R 'unit.(EventLoop|Exchange|Connection|Worker|Poller|Log)'
 
+PORTABLE = poller_test event_loop_test e2e_connection_test e2e_serve_test e2e_tls_test
+portable: LINK = shared
+portable: POLLER = poll
+portable: CLASSES = sync
+portable:
+	$(call build,build-portable,-DCMAKE_BUILD_TYPE=$(TYPE),gcorn $(PORTABLE))
+	$(call TEST_TOOLS,build-portable)
+	@$(call CTEST,build-portable) -R '^unit.*(Poller|EventLoop)|^e2e.Engines/(Connection|Serve|Tls)'
+
 soak: all
 	@python3 tests/soak.py --minutes $(MINUTES)
 
@@ -109,6 +119,6 @@ deb: all
 	@sh deploy/make-deb.sh $(BUILD)/gcorn $(BUILD)
 
 clean:
-	@rm -rf build build-asan build-tsan build-fuzz gcorn
+	@rm -rf build build-asan build-tsan build-portable build-fuzz gcorn
 
-.PHONY: all run everything test unit e2e asan tsan soak fuzz lint format docs bench aims install deb clean
+.PHONY: all run everything test unit e2e asan tsan portable soak fuzz lint format docs bench aims install deb clean

@@ -1,9 +1,10 @@
 #!/bin/sh
 # From a fresh machine to a running server, or to every test passed:
 #
-#   ./bootstrap.sh run     installs what is missing, builds ./gcorn, serves examples/hello.py
-#   ./bootstrap.sh test    the same, then runs every test
-#   ./bootstrap.sh fuzz    runs each fuzz target for FUZZ_SECONDS (20), with clang
+#   ./bootstrap.sh run       installs what is missing, builds ./gcorn, serves examples/hello.py
+#   ./bootstrap.sh test      the same, then runs every test
+#   ./bootstrap.sh portable  the tests that see poll(2) or the shared libpython, with both
+#   ./bootstrap.sh fuzz      runs each fuzz target for FUZZ_SECONDS (20), with clang
 #
 # Only the tools are this script's business; the rest is make's. On Debian and Ubuntu it installs with
 # apt (as root, or through sudo); elsewhere it names what is needed and continues.
@@ -17,7 +18,7 @@ TEST_PACKAGES="libgtest-dev curl openssl gunicorn python3-pastedeploy python3-fl
 FUZZ_PACKAGES="clang libclang-rt-dev"
 
 usage() {
-    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -70,9 +71,9 @@ case "${1:-}" in
         install_packages "$BUILD_PACKAGES"
         exec make run
         ;;
-    test)
+    test | portable)
         install_packages "$BUILD_PACKAGES" "$(echo $TEST_PACKAGES)"
-        exec make test
+        exec make "$1"
         ;;
     fuzz)
         install_packages "$BUILD_PACKAGES" "$FUZZ_PACKAGES"
