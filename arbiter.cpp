@@ -180,7 +180,7 @@ Status Arbiter::start() {
 int Arbiter::fail_start(const Error& error) {
     if (!error.message.empty()) {
         // Whoever started us sees it on the terminal, wherever the log goes.
-        std::fprintf(stderr, "\nError: %s\n", error.message.c_str());
+        options_.starter.tell("\nError: " + error.message + "\n");
         if (log().error_fd() != STDERR_FILENO) log().error("%s", error.message.c_str());
     }
     for (const auto& listener : listeners_) {
@@ -257,6 +257,7 @@ std::string Arbiter::pidfile_path() const {
 /// Tells the supervisor that somebody serves, and again after each reload.
 void Arbiter::announce_ready() {
     if (predecessor_ != 0 || (!has_been_ready_ && num_workers_ > 0)) return;
+    options_.starter.let_go(0);
     note_notice(notifier_->ready("gcorn serves with " + std::to_string(num_workers_) +
                                  (num_workers_ == 1 ? " worker" : " workers")));
 }

@@ -74,6 +74,7 @@ struct ArbiterOptions {
     Runtime& runtime;
     Hooks& hooks;
     App& app;
+    Starter& starter;
 };
 
 class Arbiter {

@@ -45,9 +45,9 @@
 namespace gcorn {
 namespace {
 
-int fail(const Error& error) {
+int fail(const Error& error, const Starter& starter = {}) {
     std::fflush(stdout);
-    std::fputs(startup_error_text(error).c_str(), stderr);
+    starter.tell(startup_error_text(error));
     return error.code != 0 ? error.code : kExitConfigError;
 }
 
@@ -141,7 +141,6 @@ private:
     Status apply_directories(const Config& cfg);
     Status use(const Config& cfg);
     Status open_logs(const Config& cfg);
-    void tell_error_log(const Config& cfg, const std::string& message);
     Status start_worker(const Config& cfg);
     void tell_notices(const ResolvedConfig& resolved);
     int check(const ResolvedConfig& resolved);
@@ -161,6 +160,7 @@ private:
     std::unique_ptr<WsgiApp> app_;
     std::unique_ptr<PythonHooks> hooks_;
     ResponseOptions response_;
+    Starter starter_;
     std::optional<Config> in_use_;  ///< set by use()
     TlsContexts tls_;
     Worker* worker_ = nullptr;  ///< in a worker process: the one that runs
@@ -183,10 +183,7 @@ int Server::run() {
         return fail({kExitConfigError, detached.message()});
     app_ = std::make_unique<WsgiApp>(log_, wsgi_options(cfg, false));
     hooks_ = std::make_unique<PythonHooks>(log_, logging_, app_.get());
-    if (Status used = use(cfg); !used) {
-        if (cfg.daemon) tell_error_log(cfg, used.message());
-        return fail({kExitConfigError, used.message()});
-    }
+    if (Status used = use(cfg); !used) return fail({kExitConfigError, used.message()}, starter_);
     tell_notices(*resolved);
     if (cfg.spew) {
         if (Status spewing = interpreter_->set_spew(true); !spewing) return fail(spewing.error());
@@ -214,9 +211,15 @@ int Server::run() {
         .statsd = statsd_,
         .runtime = *interpreter_,
         .hooks = *hooks_,
-        .app = *app_};
+        .app = *app_,
+        .starter = starter_};
     Arbiter arbiter(std::move(resolved->config), std::move(options));
-    return arbiter.run();
+    const int code = arbiter.run();
+    if (code != 0 && starter_.is_waiting())
+        starter_.tell("\nError: the daemon has ended with " + std::to_string(code) +
+                      (in_use_->errorlog == "-" ? "; set errorlog to a file to see why\n"
+                                                : "; " + in_use_->errorlog + " says why\n"));
+    return starter_.let_go(code);
 }
 
 Status Server::read_command_line() {
@@ -357,15 +360,6 @@ Status Server::open_logs(const Config& cfg) {
     return takes_over ? Status() : logging_.configure(cfg);
 }
 
-/// A daemon that cannot start has no terminal any more: its file is the only place for the reason.
-void Server::tell_error_log(const Config& cfg, const std::string& message) {
-    Result<LogOptions> options = log_options(cfg);
-    if (!options || !change_directory(cfg.chdir)) return;
-    options->accesslog = "";
-    options->syslog = false;
-    if (log_.open(*options)) log_.error("%s", message.c_str());
-}
-
 void Server::tell_notices(const ResolvedConfig& resolved) {
     for (const std::string& notice : resolved.notices)
         log_.warning("%s", notice.c_str());
@@ -436,14 +430,8 @@ int Server::check(const ResolvedConfig& resolved) {
 Status Server::detach(const Config& cfg) {
     // A re-executed master (USR2) is a daemon already.
     if (!cfg.daemon || surroundings_.variable("GUNICORN_PID")) return {};
-    {
-        const ReturnTrip trip;  // the names are relative to chdir
-        Status found = change_directory(cfg.chdir);
-        if (found) found = find_files(cfg);
-        if (!found) return found;  // now there is still somebody to tell
-    }
     interpreter_->before_fork();
-    Status detached = daemonize(cfg.enable_stdio_inheritance);
+    Status detached = starter_.detach(cfg.enable_stdio_inheritance);
     interpreter_->after_fork_child();
     log_.after_fork();
     return detached;
@@ -451,6 +439,7 @@ Status Server::detach(const Config& cfg) {
 
 /// In a new worker, before its signals are caught and the application is loaded.
 Status Server::start_worker(const Config& cfg) {
+    starter_ = {};
     // Where Python's logging has taken over, we have no descriptor of the error log.
     const int dump_fd = log_.error_fd() >= 0 ? log_.error_fd() : STDERR_FILENO;
     Status status = interpreter_->enable_traceback_dump(dump_fd);

@@ -350,7 +350,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Change to this directory before loading the application; the default is where gcorn "
              "was started."},
     {.name = "daemon", .flags = "-D --daemon", .field = &Config::daemon, .needs_restart = true,
-     .help = "Detach from the terminal and run in the background."},
+     .help = "Run in the background. The command ends when a worker is ready, after 10 s at the latest, or tells why none is."},
     {.name = "raw_env", .flags = "-e --env", .metavar = "KEY=VALUE", .field = &Config::raw_env,
      .check = key_value, .allowed = "KEY=VALUE",
      .help = "Set an environment variable for the server and the application. May be repeated."},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -11,6 +12,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <pwd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -19,6 +21,7 @@
 #include <malloc.h>
 #endif
 
+#include "base/clock.h"
 #include "base/text.h"
 
 namespace gcorn {
@@ -27,13 +30,24 @@ namespace gcorn {
 
 namespace {
 
-// The parent ends, the child goes on. _exit: buffers and atexit handlers belong to the process that
-// stays.
-Status leave_parent() {
-    const pid_t pid = ::fork();
-    if (pid < 0) return errno_error(errno, "fork");
-    if (pid > 0) ::_exit(0);
-    return {};
+constexpr int kStartPatienceMs = 10'000;
+
+// Passes on what a daemon tells until it sends a zero and its status, and returns that; 1 if it
+// ends before, 0 if it takes too long.
+int hear_status(int pipe) {
+    const int64_t until_ms = monotonic_ms() + kStartPatienceMs;
+    for (;;) {
+        pollfd waiting{pipe, POLLIN, 0};
+        const int left_ms = static_cast<int>(std::max<int64_t>(until_ms - monotonic_ms(), 0));
+        if (retry_on_eintr([&] { return ::poll(&waiting, 1, left_ms); }) <= 0) return 0;
+        char text[PIPE_BUF + 2];  // a text and the end behind it
+        const ssize_t size = ::read(pipe, text, sizeof text);
+        if (size <= 0) return 1;
+        const std::string_view said(text, static_cast<size_t>(size));
+        const std::string_view told = said.substr(0, said.find('\0'));
+        (void)retry_on_eintr([&] { return ::write(STDERR_FILENO, told.data(), told.size()); });
+        if (told.size() + 1 < said.size()) return static_cast<unsigned char>(said[told.size() + 1]);
+    }
 }
 
 Status redirect_to_null(int target) {
@@ -63,11 +77,21 @@ void occupy_standard_streams() {
     }
 }
 
-Status daemonize(bool enable_stdio_inheritance) {
-    if (Status status = leave_parent(); !status) return status;
+Status Starter::detach(bool enable_stdio_inheritance) {
+    Result<Pipe> pipe = make_pipe();
+    if (!pipe) return pipe.error();
+    const pid_t pid = ::fork();
+    if (pid < 0) return errno_error(errno, "fork");
+    if (pid > 0) {  // _exit: buffers and atexit handlers belong to the process that stays
+        pipe->write.reset();
+        ::_exit(hear_status(pipe->read.get()));
+    }
     if (::setsid() < 0) return errno_error(errno, "setsid");
     // After the second fork we do not lead the session, so no terminal can become ours any more.
-    if (Status status = leave_parent(); !status) return status;
+    const pid_t leader = ::fork();
+    if (leader < 0) return errno_error(errno, "fork");
+    if (leader > 0) ::_exit(0);
+    first_process_ = std::move(pipe->write);
     ::umask(022);
     if (Status status = redirect_to_null(STDIN_FILENO); !status) return status;
     for (const int fd : {STDOUT_FILENO, STDERR_FILENO}) {
@@ -75,6 +99,18 @@ Status daemonize(bool enable_stdio_inheritance) {
         if (Status status = redirect_to_null(fd); !status) return status;
     }
     return {};
+}
+
+void Starter::tell(std::string_view text) const {
+    const int fd = first_process_ ? first_process_.get() : STDERR_FILENO;
+    (void)retry_on_eintr([&] { return ::write(fd, text.data(), text.size()); });
+}
+
+int Starter::let_go(int status) {
+    const char end[] = {'\0', static_cast<char>(status)};
+    if (first_process_) tell({end, sizeof end});
+    first_process_.reset();
+    return status;
 }
 
 // --- title ---

@@ -27,11 +27,27 @@ void fill_standard_streams();
 /// one.
 void occupy_standard_streams();
 
-/// Detaches: fork, setsid, fork again, umask 022; returns only in the grandchild; the processes
-/// before it end with status 0. stdin becomes /dev/null; stdout and stderr, too, unless
-/// enable_stdio_inheritance is set and they are not terminals. Other descriptors and the working
-/// directory stay. Call before there are other threads. Error: errno in code, still attached.
-Status daemonize(bool enable_stdio_inheritance);
+/// Whoever typed the command that starts us. That of a daemon sees a first process, which waits
+/// (for ten seconds at most) until it is known whether the start succeeds, and passes on why not.
+/// Main thread.
+class Starter {
+public:
+    /// Detaches: fork, setsid, fork again, umask 022; returns only in the grandchild. stdin becomes
+    /// /dev/null; stdout and stderr, too, unless enable_stdio_inheritance is set and they are not
+    /// terminals. Other descriptors and the working directory stay. Call before there are other
+    /// threads. Error: errno in code, still attached.
+    Status detach(bool enable_stdio_inheritance);
+    /// Whether we have detached, and the first process still waits.
+    [[nodiscard]] bool is_waiting() const { return first_process_.is_open(); }
+    /// Writes `text` (up to PIPE_BUF bytes, no zeros) to the stderr of before we detached.
+    void tell(std::string_view text) const;
+    /// Lets the first process end with `status` (0 to 255), if it waits. Without this it ends with
+    /// 1 when we do. Returns `status`.
+    int let_go(int status);
+
+private:
+    Fd first_process_;
+};
 
 /// Makes the memory of argv and environ available for titles; moves environ elsewhere. Once, first
 /// thing in main(); argv's strings are not to be read afterwards. Without it set_title() does

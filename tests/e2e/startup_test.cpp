@@ -381,16 +381,43 @@ TEST(Daemon, DetachesAndWritesItsPidFile) {
 }
 
 TEST(Daemon, ThatCannotStartTellsTheTerminalOrItsLog) {
-    SKIP_ON_GUNICORN("it says nothing");
+    SKIP_ON_GUNICORN("it says nothing, and ends with 0");
     const TempDir scratch;
     const std::string log = scratch / "log";
-    expect_failure({"-D", "--access-logfile", scratch / "absent/log", "probe:app"}, 1,
-                   "'" + (scratch / "absent/log") + "' No such file or directory (accesslog)");
-    (void)run_server({"-D", "--log-file", log, "--certfile", scratch / "absent.pem", "-b",
-                      "127.0.0.1:" + std::to_string(free_port()), "probe:app"});
-    const std::string why =
-        "certfile '" + (scratch / "absent.pem") + "': No such file or directory";
-    EXPECT_TRUE(eventually([&] { return contains(read_file(log), why); })) << read_file(log);
+    const int port = free_port();
+    const Server other({.args = {"-b", "127.0.0.1:" + std::to_string(port)}});
+    const auto expect_daemon_to_fail = [&](std::vector<std::string> args, int code,
+                                           const std::string& why) {
+        args.insert(args.begin(), {"-D", "--log-file", log});
+        expect_failure(args, code, why);
+    };
+    expect_daemon_to_fail({"--access-logfile", scratch / "absent/log", "probe:app"}, 1,
+                          "'" + (scratch / "absent/log") + "' isn't writable");
+    expect_daemon_to_fail({"--certfile", scratch / "absent.pem", "probe:app"}, 1,
+                          "certfile '" + (scratch / "absent.pem") + "': No such file");
+    expect_daemon_to_fail({"-b", "127.0.0.1:" + std::to_string(port), "probe:app"}, 1,
+                          "Error: the daemon has ended with 1; " + log + " says why\n");
+    EXPECT_TRUE(contains(read_file(log), "Address already in use")) << read_file(log);
+    const std::string bind = "unix:" + (scratch / "socket");
+    expect_daemon_to_fail({"-b", bind, "no_such_module:app"}, 3,
+                          "Error: the daemon has ended with 3; " + log + " says why\n");
+    expect_failure({"-D", "no_such_module:app"}, 3, "set errorlog to a file to see why");
+    EXPECT_TRUE(contains(read_file(log), "No module named 'no_such_module'")) << read_file(log);
+    scratch.write("ends.py", "import os\nos.kill(os.getpid(), 9)\n");
+    expect_daemon_to_fail({"-b", bind, "--preload", "--chdir", scratch.path(), "ends:app"}, 1, "");
+}
+
+TEST(Daemon, ThatStartsSlowlyIsNotWaitedFor) {
+    SKIP_ON_GUNICORN("it never waits");
+    const TempDir scratch;
+    scratch.write("slow.py", "import signal\nsignal.pause()\n");
+    const Finished started = run_server({"-D", "-b", "unix:" + (scratch / "socket"), "-p",
+                                         scratch / "pid", "--chdir", scratch.path(), "slow:app"});
+    EXPECT_EQ(started.code, 0) << started;
+    const pid_t pid = std::atoi(read_file(scratch / "pid").c_str());
+    ASSERT_GT(pid, 1);
+    ::kill(pid, SIGTERM);
+    EXPECT_TRUE(eventually([&] { return !is_alive(pid); }));
 }
 
 TEST(Daemon, ThatCannotForkEndsWithOne) {

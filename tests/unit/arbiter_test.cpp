@@ -174,6 +174,7 @@ int run_master(const std::string& directory, const Config& cfg,
     log_options.level = Level::Debug;
     if (!log.open(log_options)) return 98;
     Statsd statsd;
+    Starter starter;
     FakeRuntime runtime;
     FakeHooks hooks(log, directory);
     FakeApp app(log, directory);
@@ -202,7 +203,8 @@ int run_master(const std::string& directory, const Config& cfg,
                           .statsd = statsd,
                           .runtime = runtime,
                           .hooks = hooks,
-                          .app = app});
+                          .app = app,
+                          .starter = starter});
     return arbiter.run();
 }
 

@@ -60,7 +60,8 @@ struct Site {
                                       .statsd = statsd,
                                       .runtime = runtime,
                                       .hooks = hooks,
-                                      .app = app}),
+                                      .app = app,
+                                      .starter = starter}),
           listener(std::move(*Listener::open(*parse_bind("127.0.0.1:0"), {}))),
           worker(std::make_unique<SyncWorker>(WorkerContext{.arbiter = arbiter,
                                                             .cfg = arbiter.cfg(),
@@ -77,6 +78,7 @@ struct Site {
                                                             .response = {}})) {}
 
     Statsd statsd;
+    Starter starter;
     NoApp app;
     NoRuntime runtime;
     Scoreboard scoreboard;

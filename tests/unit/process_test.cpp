@@ -81,7 +81,9 @@ DaemonReport run_daemon(bool enable_stdio_inheritance) {
         ::dup2(report[1], 0);
         ::umask(077);
         const pid_t session = ::getsid(0);
-        if (!daemonize(enable_stdio_inheritance)) ::_exit(9);
+        Starter starter;
+        if (!starter.detach(enable_stdio_inheritance)) ::_exit(9);
+        starter.let_go(0);
         if (::write(1, "hello", 5) != 5) ::_exit(8);
         struct stat input {};
         ::fstat(0, &input);

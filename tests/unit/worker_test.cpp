@@ -189,7 +189,8 @@ protected:
                                                                  .statsd = statsd_,
                                                                  .runtime = runtime,
                                                                  .hooks = hooks,
-                                                                 .app = app});
+                                                                 .app = app,
+                                                                 .starter = starter_});
         WorkerContext context{.arbiter = *arbiter_,
                               .cfg = cfg,
                               .log = log_,
@@ -258,6 +259,7 @@ private:
     std::string log_path_;
     Logger log_;
     Statsd statsd_;
+    Starter starter_;
     std::unique_ptr<AccessLog> access_log_;
     std::unique_ptr<Listener> listener_;
     std::unique_ptr<Arbiter> arbiter_;
