@@ -329,10 +329,18 @@ Status Arbiter::open_listeners(Generation& generation, const Generation* before)
         generation.cfg.reuse_port = false;  // or workers would open the addresses, too
         if (before != nullptr) generation.listeners = before->listeners;
     }
+    // Not if the file of a unix socket is gone, or a reload that was given up just now has made it
+    // again.
+    const auto is_in_place = [&](const Listener* listener) {
+        return listener->is_reachable() && std::ranges::none_of(listeners_, [&](const auto& other) {
+                   return other.get() != listener && other->fd() >= 0 &&
+                          is_same_place(other->spec(), listener->spec());
+               });
+    };
     // An inherited socket's spec may be spelt differently; so while the setting stays the same, the
     // sockets stay. (A reload never changes reuse_port.)
     const bool is_unchanged = before != nullptr && before->specs == generation.specs &&
-                              std::ranges::all_of(before->listeners, &Listener::is_reachable);
+                              std::ranges::all_of(before->listeners, is_in_place);
     if (is_unchanged) generation.listeners = before->listeners;
     const bool is_complete = is_unchanged || !generation.listeners.empty();
     for (const BindSpec& spec : generation.specs) {

@@ -1242,6 +1242,24 @@ TEST_F(ArbiterRoom, HupChangesTheModeOfASocketAndMakesALostOneAgain) {
     EXPECT_FALSE(exists(path));
 }
 
+/// The reload that made it again is given up for a newer one, which finds the file in its place.
+TEST_F(ArbiterRoom, TwoHupsInARowMakeALostSocketAgain) {
+    const std::string path = directory_ + "/socket";
+    cfg.bind = {"unix:" + path};
+    reload_config = [&, this, times = 0]() mutable -> Result<Config> {
+        if (++times == 1) ::raise(SIGHUP);
+        return cfg;
+    };
+    start_ready();
+    ASSERT_EQ(::unlink(path.c_str()), 0);
+    signal(SIGHUP);
+    ASSERT_TRUE(logged("Hang up: Master", 2));
+    ASSERT_TRUE(eventually([&] { return count("hook pre_fork") == 3 && living() == 1; })) << log();
+    EXPECT_TRUE(Client(Address{*unix_socket_address(path)}).is_connected()) << log();
+    EXPECT_EQ(stop(), 0) << log();
+    EXPECT_FALSE(exists(path));
+}
+
 /// The old worker's generation still has it when the next reload asks for it again.
 TEST_F(ArbiterRoom, HupGoesBackToAnAddressThatWasClosed) {
     const uint16_t first = free_port(), second = free_port();
