@@ -187,7 +187,7 @@ public:
     [[nodiscard]] Result<Fd> copy_socket() const;
     [[nodiscard]] bool is_detached() const { return detached_.load(std::memory_order_relaxed); }
 
-    /// True between taking and finish(); the queue hands out each Exchange once.
+    /// finish() was called: the Exchange is the leader's again.
     [[nodiscard]] bool is_finished() const { return finished_.load(std::memory_order_acquire); }
 
 private:
@@ -223,8 +223,8 @@ private:
     void body_arrived(bool is_complete, int error);
     [[nodiscard]] bool has_output();
     /// The output that is queued when the application side has finished: it may join that of a
-    /// pipelined successor whose head is complete, or it waits for the socket. More than a few KiB,
-    /// or what a full socket left over, is sent before the next request is looked at.
+    /// pipelined successor whose head is complete, or it waits for the socket: more than
+    /// kCorkBytesMax, or ranges of files, are sent before the next request is looked at.
     enum class Rest : uint8_t { Nothing, MayJoin, Waits };
     [[nodiscard]] Rest rest();
     [[nodiscard]] uint64_t body_backlog();  ///< body bytes received and not consumed yet
@@ -241,11 +241,14 @@ private:
     bool fail(std::unique_lock<std::mutex>& lock);
     void tell_file_failure(int error) const;
     bool send_copies(int file, off_t offset, uint64_t length);
-    Flush send_queued(std::unique_lock<std::mutex>& lock, int fd, size_t& moved);
-    Flush end_of_flush(std::unique_lock<std::mutex>& lock);
     bool enqueue(std::unique_lock<std::mutex>& lock, std::string_view bytes);
     void wait_a_moment(std::unique_lock<std::mutex>& lock);
     bool let_leader_work(std::unique_lock<std::mutex>& lock, bool (Exchange::*is_blocked)() const);
+    void request_leader() { owner_.exchange_needs_leader(*this); }
+
+    // Both, with the lock held.
+    Flush send_queued(std::unique_lock<std::mutex>& lock, int fd, size_t& moved);
+    Flush end_of_flush(std::unique_lock<std::mutex>& lock);
     [[nodiscard]] bool is_output_full() const { return queued_bytes_ > kBodyBytesInFlightMax; }
     [[nodiscard]] bool is_spilling() const {
         return !segments_.empty() && segments_.back().in_spill;
@@ -256,7 +259,6 @@ private:
     void clear_output();
     void count_memory(size_t now_queued);
     void consume_front(size_t bytes);
-    void request_leader() { owner_.exchange_needs_leader(*this); }
 
     ExchangeOwner& owner_;
     Connection* connection_ = nullptr;  ///< leader only
