@@ -760,7 +760,7 @@ bool Connection::flush_output() {
     if (tls_) return flush_tls();
     if (!exchange_) return true;
     size_t moved = 0;
-    const Exchange::Flush outcome = exchange_->flush(fd_.get(), moved);
+    const Exchange::Flush outcome = exchange_->flush(moved);
     if (outcome == Exchange::Flush::Failed) {
         peer_gone();
         return false;

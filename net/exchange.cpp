@@ -205,7 +205,7 @@ bool Exchange::send_held() {
     if (!held_) return !is_aborted();
     held_ = false;
     size_t moved = 0;
-    const Flush outcome = send_queued(lock, fd_, moved);
+    const Flush outcome = send_queued(lock, moved);
     if (outcome == Flush::Failed) return fail(lock);
     last_block_us_ = monotonic_us();
     if (outcome == Flush::Blocked) {
@@ -505,12 +505,12 @@ void Exchange::consume_front(size_t bytes) {
     }
 }
 
-Exchange::Flush Exchange::flush(int fd, size_t& moved) {
+Exchange::Flush Exchange::flush(size_t& moved) {
     std::unique_lock lock(mutex_);
     leader_watches_ = held_ && monotonic_us() - held_since_us_ < kHoldUs;
     if (leader_watches_) return Flush::Held;
     held_ = false;
-    return send_queued(lock, fd, moved);
+    return send_queued(lock, moved);
 }
 
 bool Exchange::may_stay_held() {
@@ -522,7 +522,7 @@ bool Exchange::may_stay_held() {
 }
 
 /// flush() with the lock held, before and after; it is dropped around system calls.
-Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd, size_t& moved) {
+Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, size_t& moved) {
     for (moved = 0; moved < kSendBytesMax;) {
         if (segments_.empty()) return Flush::Drained;
         if (in_flight_) return Flush::Blocked;
@@ -538,8 +538,8 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
             // What sendfile(2) queues in the socket still refers to the file's pages: punching
             // holes (discard_before) would change bytes that are on their way. So our own file is
             // copied.
-            sent = is_spill ? send_copied(fd, file, offset, length)
-                            : send_range(fd, file, offset, length);
+            sent = is_spill ? send_copied(fd_, file, offset, length)
+                            : send_range(fd_, file, offset, length);
             if (sent < 0) tell_file_failure(static_cast<int>(-sent));
         } else {
             std::array<iovec, kIovMax> parts;
@@ -551,7 +551,7 @@ Exchange::Flush Exchange::send_queued(std::unique_lock<std::mutex>& lock, int fd
             // The pieces listed here must not grow meanwhile (see enqueue): start a new one.
             if (count == segments_.size()) segments_.emplace_back();
             lock.unlock();
-            sent = send_vector(fd, parts.data(), count);
+            sent = send_vector(fd_, parts.data(), count);
         }
         lock.lock();
         in_flight_ = false;

@@ -212,7 +212,7 @@ private:
     void reset_for_reuse();
     /// Sends queued output until there is none or the socket is full; moved: bytes sent. Held:
     /// there is some, but the application side may be about to add to it; look again later.
-    Flush flush(int fd, size_t& moved);
+    Flush flush(size_t& moved);
     /// After Held: true if the output may still wait.
     [[nodiscard]] bool may_stay_held();
     Flush take_for_transform(std::string& plain, size_t bytes_max);  ///< the same for TLS
@@ -247,7 +247,7 @@ private:
     void request_leader() { owner_.exchange_needs_leader(*this); }
 
     // Both, with the lock held.
-    Flush send_queued(std::unique_lock<std::mutex>& lock, int fd, size_t& moved);
+    Flush send_queued(std::unique_lock<std::mutex>& lock, size_t& moved);
     Flush end_of_flush(std::unique_lock<std::mutex>& lock);
     [[nodiscard]] bool is_output_full() const { return queued_bytes_ > kBodyBytesInFlightMax; }
     [[nodiscard]] bool is_spilling() const {

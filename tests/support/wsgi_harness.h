@@ -148,7 +148,7 @@ public:
         bool is_drained = false;
         while (!is_drained) {
             size_t moved = 0;
-            is_drained = exchange->flush(server_.get(), moved) != Exchange::Flush::Blocked;
+            is_drained = exchange->flush(moved) != Exchange::Flush::Blocked;
             for (ssize_t n = 0; (n = ::recv(client_.get(), bytes, sizeof bytes, MSG_DONTWAIT)) > 0;)
                 all.append(bytes, static_cast<size_t>(n));
         }

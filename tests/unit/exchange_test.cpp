@@ -69,7 +69,7 @@ protected:
     }
     Exchange::Flush flush() {
         size_t moved = 0;
-        return exchange->flush(server_.get(), moved);
+        return exchange->flush(moved);
     }
     void mark_aborted() { exchange->mark_aborted(); }
     void body_arrived(std::string_view bytes, bool is_complete, int error = 0) {
