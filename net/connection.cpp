@@ -531,7 +531,6 @@ bool Connection::step_head(std::string_view in, size_t& used) {
     }
     parser_.reset();
     if (!exchange_->head.dropped_names.empty()) loop_.report_dropped(exchange_->head, facts_);
-    exchange_->prepare(&facts_, fd_.get(), loop_.options().spool_directory);
     exchange_->response.begin(exchange_->head, loop_.options().keepalive_ms > 0,
                               loop_.options().response);
     // A body of no bytes is complete already; no further byte will come to say so.
@@ -666,7 +665,6 @@ bool Connection::refuse(const HttpError& error, std::string_view in) {
     if (!error.detail.empty()) detail = ": " + escape_for_log(error.detail, kQuotedBytesMax);
     loop_.log_.warning("Invalid request from ip=%s: %s%s", facts_.remote_addr.c_str(), error.rule,
                        detail.c_str());
-    exchange_->prepare(&facts_, fd_.get(), loop_.options().spool_directory);
     // The method matters even now: an answer to HEAD has no body (RFC 9110 §9.3.2).
     if (state_ != State::Body && exchange_->head.raw_path.empty()) exchange_->head.name_refused(in);
     exchange_->response.begin(exchange_->head, false, loop_.options().response);

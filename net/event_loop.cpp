@@ -569,6 +569,7 @@ std::shared_ptr<Exchange> EventLoop::make_exchange(Connection& connection) {
     std::shared_ptr<Exchange> exchange = std::move(pool_.back());
     pool_.pop_back();
     exchange->connection_ = &connection;
+    exchange->prepare(&connection.facts_, connection.fd_.get(), options_.spool_directory);
     return exchange;
 }
 
