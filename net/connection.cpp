@@ -228,16 +228,16 @@ bool Connection::has_given_up() const {
     return waits_ms >= kHalfCloseMs && ::recv(fd_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
-void Connection::on_deadline(int64_t now_ms) {
+void Connection::on_deadline() {
     const auto is_over = [&](int64_t timeout_ms) {
-        return timeout_ms > 0 && now_ms - since_ms_ >= timeout_ms;
+        return timeout_ms > 0 && loop_.now_ms() - since_ms_ >= timeout_ms;
     };
     // The peer may have kept its deadline unnoticed: the process was stopped or frozen, or one poll
     // did not report all events.
     const State before = state_;
     if (state_ < State::App) read_more();
     if (state_ == State::Reply && flush_output() && !output_blocked_) after_reply();
-    if (state_ != before || deadline_ms_ > now_ms) return update_interest();
+    if (state_ != before || deadline_ms_ > loop_.now_ms()) return update_interest();
     switch (state_) {
         case State::Idle:
         case State::Preamble:
@@ -315,7 +315,7 @@ bool Connection::give_way() {
     return true;
 }
 
-void Connection::on_stop(int64_t now_ms) {
+void Connection::on_stop() {
     if (state_ == State::App && exchange_->is_finished()) settle();
     const auto is_waiting = [this] {
         return state_ == State::Idle || state_ == State::Preamble || state_ == State::Handshake ||
@@ -326,13 +326,13 @@ void Connection::on_stop(int64_t now_ms) {
         read_more();
         if (is_waiting()) {
             const int64_t leave_ms = since_ms_ + kStopPatienceMs;
-            if (leave_ms <= now_ms)
+            if (leave_ms <= loop_.now_ms())
                 leave();
             else
                 set_deadline(leave_ms);
         }
     } else if (state_ == State::Linger) {
-        set_deadline(std::min(deadline_ms_, now_ms + kStopPatienceMs));
+        set_deadline(std::min(deadline_ms_, loop_.now_ms() + kStopPatienceMs));
     }
     update_interest();
 }
@@ -733,7 +733,7 @@ void Connection::after_reply() {
         if (saw_eof_) return leave();
         loop_.recycle(std::move(exchange_));
         enter(State::Idle);
-        if (loop_.is_stopping()) on_stop(loop_.now_ms());
+        if (loop_.is_stopping()) on_stop();
         return;
     }
     if (exchange_.use_count() == 1) {

@@ -89,11 +89,11 @@ public:
     /// The Exchange asked for the leader: it has output to flush, is finished, or has room for body
     /// bytes.
     void on_exchange();
-    /// `now_ms` ≥ deadline(): the state's time is up.
-    void on_deadline(int64_t now_ms);
+    /// deadline() has passed: the state's time is up.
+    void on_deadline();
     /// The worker stops: closes at once, unless a request is running, arriving or likely on its
     /// way.
-    void on_stop(int64_t now_ms);
+    void on_stop();
 
     [[nodiscard]] State state() const { return state_; }
     [[nodiscard]] int64_t deadline() const { return deadline_ms_; }  ///< 0: none

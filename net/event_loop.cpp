@@ -156,7 +156,7 @@ void EventLoop::turn(int timeout_ms) {
     }
     if (listening_ && !has_newcomer_ && events.size() < Poller::kEventsMax) admission_.was_taken();
     serve_signalled();
-    if (next_deadline_ms_ != 0 && now_ms_ >= next_deadline_ms_) run_deadlines(now_ms_);
+    if (next_deadline_ms_ != 0 && now_ms_ >= next_deadline_ms_) run_deadlines();
     if (output_memory() > kMuchOutput) plan_release();
     if (release_ms_ != 0 && now_ms_ >= release_ms_) {
         release_ms_ = 0;
@@ -207,20 +207,20 @@ void EventLoop::plan_release() {
     release_ms_ = now_ms_ + options_.release_ms;
 }
 
-void EventLoop::run_deadlines(int64_t now) {
+void EventLoop::run_deadlines() {
     // Handlers may close connections (which moves others into their places) and schedule deadlines.
     next_deadline_ms_ = 0;
     for (size_t i = 0; i < connections_.size();) {
         Connection& connection = *connections_[i];
         const int64_t due = connection.deadline();
-        if (due != 0 && due <= now)
-            connection.on_deadline(now);
+        if (due != 0 && due <= now_ms_)
+            connection.on_deadline();
         else
             schedule(due);
         if (i < connections_.size() && connections_[i].get() == &connection) ++i;
     }
     if (next_deadline_ms_ != 0)
-        next_deadline_ms_ = std::max(next_deadline_ms_, now + kDeadlineStepMs);
+        next_deadline_ms_ = std::max(next_deadline_ms_, now_ms_ + kDeadlineStepMs);
 }
 
 void EventLoop::register_new() {
@@ -544,7 +544,7 @@ void EventLoop::stop_now() {
         listener->close();
     for (size_t i = 0; i < connections_.size();) {
         const Connection* connection = connections_[i].get();
-        connections_[i]->on_stop(now_ms_);  // may remove itself
+        connections_[i]->on_stop();  // may remove itself
         if (i < connections_.size() && connections_[i].get() == connection) ++i;
     }
 }

@@ -142,7 +142,7 @@ private:
     void pause_accepting(int64_t pause_ms);
     void out_of_resources(int error);
     bool make_room();
-    void run_deadlines(int64_t now_ms);
+    void run_deadlines();
     [[nodiscard]] int wait_ms(int timeout_ms, bool must_announce_again) const;
     void register_new();
     void stop_now();
