@@ -93,9 +93,9 @@ public:
     virtual void after_fork_child() {}
     /// Ends the interpreter (runs atexit); the last thing a worker does. Idempotent.
     virtual void finalize() {}
-    /// Briefly takes the GIL: proves that the interpreter is alive (gthread's heartbeat). True at
-    /// once where there is no interpreter.
-    virtual bool is_alive() { return true; }
+    /// Takes the GIL and lets Python's pending signal handlers run, for a thread that runs
+    /// no Python by itself. That it returns proves that the interpreter is alive.
+    virtual void run_signal_handlers() {}
     /// Runs `calls`, which calls the application several times in a row on this thread: the GIL is
     /// taken once for all of them, and dropped where they wait.
     virtual void together(const std::function<void()>& calls) { calls(); }

@@ -354,7 +354,7 @@ int Worker::serve_until_told() {
     // It was not told to leave: its threads or its hub could not start, or have ended.
     if (alive()) return booted() ? 1 : kExitBootFailed;
     // Lets worker_int or worker_abort run if the signal met no running Python.
-    if (stop_.load() != Stop::Graceful) context_.runtime.is_alive();
+    if (stop_.load() != Stop::Graceful) context_.runtime.run_signal_handlers();
     has_obeyed_ = stop_.load() != Stop::Graceful;
     return stop_.load() == Stop::Abort ? 1 : 0;
 }
@@ -505,7 +505,7 @@ void SyncWorker::serve(EventLoop& loop, ReadyQueue& ready) {
             loop.turn(ready.is_empty() ? sleep_ms() : 0);
         }
         // The application's own signal handlers run promptly although no Python runs.
-        if (was_signalled()) context_.runtime.is_alive();
+        if (was_signalled()) context_.runtime.run_signal_handlers();
         tend();
         if (ready.is_empty()) continue;
         context_.runtime.together([&] {
@@ -545,7 +545,7 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         if (monotonic_ms() < next_beat_ms && alive() && !was_signalled()) continue;
         // To take the GIL proves that the interpreter is alive; a beat without it would prove
         // nothing.
-        context_.runtime.is_alive();
+        context_.runtime.run_signal_handlers();
         tend();
         next_beat_ms = monotonic_ms() + beat_ms;
     }

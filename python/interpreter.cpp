@@ -194,7 +194,7 @@ Interpreter::~Interpreter() {
 void Interpreter::finalize() {
     if (std::exchange(finalized_, true)) return;
     PyGILState_Ensure();  // no scope: there is nothing left to release it to
-    run_pending_handlers();
+    run_signal_handlers();
     changed_since_import_.reset();
     if (!threads_.empty()) {
         if (!call_object(import("atexit", "_run_exitfuncs"))) report("Exception at exit");
@@ -286,20 +286,15 @@ Status Interpreter::prepend_path(const std::string& directory) {
 
 // ------------------------------------------------------------------------- signals and liveness
 
-bool Interpreter::is_alive() {
+/// Python runs signal handlers between bytecodes; an idle worker runs none, so it asks.
+void Interpreter::run_signal_handlers() {
     WithGil gil;
-    run_pending_handlers();
-    return true;
+    if (PyErr_CheckSignals() != 0) report_unless_interrupt("Exception in a signal handler");
 }
 
 void Interpreter::together(const std::function<void()>& calls) {
     WithGil gil;
     calls();
-}
-
-/// Python runs signal handlers between bytecodes; an idle worker runs none, so it asks. GIL held.
-void Interpreter::run_pending_handlers() {
-    if (PyErr_CheckSignals() != 0) report_unless_interrupt("Exception in a signal handler");
 }
 
 void Interpreter::report_unless_interrupt(const std::string& context) {

@@ -60,9 +60,9 @@ public:
     /// atexit handlers run and standard output is flushed: a stuck thread must not hold up the
     /// exit.
     void finalize() override;
-    /// Takes the GIL and, on the main thread, lets pending Python signal handlers run. What they
-    /// raise is logged, except the SystemExit of our own interrupts: the core stops by itself.
-    bool is_alive() override;
+    /// Python runs them on the main thread only. What they raise is logged, except the SystemExit
+    /// of our own interrupts: the core stops by itself.
+    void run_signal_handlers() override;
     void together(const std::function<void()>& calls) override;
     /// Async-signal-safe. Only after install_interrupts(). For SIGABRT the stacks of all Python
     /// threads are written first if enable_traceback_dump() was called.
@@ -118,7 +118,6 @@ private:
     static PyObject* run_thread(PyObject* capsule, PyObject* index);
     Status keep_listening(const PyRef& set_handler);
     Status prepend_path(const std::string& directory);
-    void run_pending_handlers();
     static void share_with_workers();
     void report(const std::string& context);
     void report_unless_interrupt(const std::string& context);
