@@ -737,7 +737,6 @@ Status Arbiter::spawn_worker() {
                                                              .has_relative = has_relative()}),
                 .generation = &generation,
                 .spawned_ms = monotonic_ms()};
-    child.worker->set_ppid(pid_);
     if (Status status = options_.hooks.run(&Config::pre_fork, this, child.worker.get()); !status) {
         scoreboard_->free(slot_index);
         return Error{has_been_ready_ ? 0 : exit_code_of_hook(status), status.message()};
@@ -776,7 +775,6 @@ void Arbiter::run_child(Child& child, signals::Hold& hold) {
     }
     hold.release();
     set_title("gcorn: worker [" + proc_name() + "]");
-    child.worker->set_pid(::getpid());
     log().info("Booting worker with pid: %d", ::getpid());
     const int code = child.worker->run();
     // Not exit(): destructors and atexit handlers belong to the arbiter. Output in stdio's buffers

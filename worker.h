@@ -75,7 +75,6 @@ public:
 
     [[nodiscard]] int age() const { return context_.age; }
     [[nodiscard]] pid_t pid() const { return pid_; }
-    [[nodiscard]] pid_t ppid() const { return ppid_; }
     [[nodiscard]] size_t slot() const { return context_.slot; }
     [[nodiscard]] const WorkerContext& context() const { return context_; }
     /// Requests begun so far.
@@ -94,7 +93,6 @@ public:
 
     // Arbiter's bookkeeping.
     void set_pid(pid_t pid) { pid_ = pid; }
-    void set_ppid(pid_t ppid) { ppid_ = ppid; }
     void set_aborted() { aborted_ = true; }
 
 protected:
@@ -138,7 +136,6 @@ protected:
 
     WorkerContext context_;
     pid_t pid_ = 0;
-    pid_t ppid_ = 0;
     bool aborted_ = false;
 
 private:

@@ -42,7 +42,7 @@ PyRef worker_facts(const Worker& worker, bool is_alive) {
     PyRef pid = worker.pid() == 0 ? utf8_str("[booting]") : number(worker.pid());
     return Facts()
         .add("pid", std::move(pid))
-        .add("ppid", number(worker.ppid()))
+        .add("ppid", number(worker.context().arbiter.pid()))
         .add("age", number(worker.age()))
         .add("nr", number(static_cast<int64_t>(worker.nr())))
         .add("_alive", boolean(is_alive))

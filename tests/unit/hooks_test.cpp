@@ -247,7 +247,7 @@ TEST_F(HooksTest, ShowsTheServer) {
 
 TEST_F(HooksTest, ShowsTheWorkerBeforeAndAfterTheFork) {
     use("timeout = 31\n"
-        "def look(w): seen.append((w.pid, w.ppid, w.age, w.nr, w.alive, w.booted, w.aborted, "
+        "def look(w): seen.append((w.pid, w.age, w.nr, w.alive, w.booted, w.aborted, "
         "w.timeout))\n"
         "def pre_fork(server, worker): look(worker)\n"
         "def post_worker_init(worker):\n"
@@ -257,15 +257,14 @@ TEST_F(HooksTest, ShowsTheWorkerBeforeAndAfterTheFork) {
         "                 str(worker.sockets[0])[:17], worker.wsgi, str(worker)))\n");
     ASSERT_TRUE(hooks_.run(&Config::pre_fork, &arbiter(), &worker()));
     worker().set_pid(4321);
-    worker().set_ppid(1234);
     worker().set_aborted();
     WorkerSlot& slot = site_->scoreboard.slot(worker().slot());
     slot.state = WorkerState::Ready;
     slot.requests = 5;
     ASSERT_TRUE(hooks_.run(&Config::post_worker_init, nullptr, &worker()));
     EXPECT_EQ(seen(),
-              "[('[booting]', 0, 7, 0, True, False, False, 15.5), "
-              "(4321, 1234, 7, 5, True, True, True, 15.5), "
+              "[('[booting]', 7, 0, True, False, False, 15.5), "
+              "(4321, 7, 5, True, True, True, 15.5), "
               "(True, 'http://127.0.0.1:', None, '<Worker 4321>')]");
 }
 
