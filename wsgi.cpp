@@ -253,7 +253,7 @@ private:
     bool send_wrapped_file(bool& is_sent);
     bool check_block(PyObject* block);
     bool send_block(PyObject* block, bool is_last);
-    bool send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last);
+    void send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last);
     bool end_response();
     bool is_left_to_others();
     void warn_about_length();
@@ -446,11 +446,12 @@ bool Call::send_block(PyObject* block, bool is_last) {
     return true;
 }
 
-bool Call::send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last) {
+/// A client that is gone is seen by is_over().
+void Call::send(const ResponseWriter::Pieces& pieces, std::string_view block, bool is_last) {
     if (is_last && exchange_.join_successor(pieces.before, pieces.part_of(block), pieces.after))
-        return true;
+        return;
     WithoutGil nogil;
-    return exchange_.send(pieces, block, is_last);
+    (void)exchange_.send(pieces, block, is_last);
 }
 
 bool Call::end_response() {
