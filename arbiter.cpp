@@ -247,7 +247,7 @@ Status Arbiter::prepare(Generation& generation) {
         cfg.reuse_port = false;
     }
     // With reuse_port workers share no connections either.
-    return cfg.reuse_port || cfg.is_tls() ? Status{} : generation.relay.open();
+    return cfg.reuse_port || cfg.is_tls() ? Status() : generation.relay.open();
 }
 
 std::string Arbiter::pidfile_path() const {

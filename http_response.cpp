@@ -82,7 +82,7 @@ Status ResponseWriter::set_status(std::string_view status) {
     answer_.clear();
     answer_.status = status;
     answer_.code = code;
-    return Status::ok();
+    return {};
 }
 
 bool ResponseWriter::repeat(const Answer& answer) {
@@ -113,10 +113,10 @@ Status ResponseWriter::add_field(std::string_view name, std::string_view value) 
     if (!value.empty() && (value.front() <= ' ' || value.back() <= ' ')) value = trim(value);
     if (id == FieldId::ContentLength) return add_content_length(name, value);
     if (id == FieldId::Connection) note_connection(value);
-    if (is_dropped(answer_.code, id, name, value)) return Status::ok();
+    if (is_dropped(answer_.code, id, name, value)) return {};
     if (id == FieldId::Upgrade) answer_.is_upgrade = true;  // RFC 9110 §7.8
     append_field(name, value);
-    return Status::ok();
+    return {};
 }
 
 Status ResponseWriter::add_content_length(std::string_view name, std::string_view value) {
@@ -125,16 +125,16 @@ Status ResponseWriter::add_content_length(std::string_view name, std::string_vie
         return Error{0, "invalid Content-Length \"" + escape_for_log(value, 64) + '"'};
     }
     if (answer_.has_length) {
-        if (*length == answer_.length) return Status::ok();
+        if (*length == answer_.length) return {};
         return Error{0, "two different Content-Length headers"};
     }
     // RFC 9110 §8.6: not in a 204 or an unframed answer; in a 304 it is what the answer to a GET
     // would have.
-    if (answer_.code == 204 || is_unframed()) return Status::ok();
+    if (answer_.code == 204 || is_unframed()) return {};
     answer_.has_length = true;
     answer_.length = *length;
     append_field(name, value);
-    return Status::ok();
+    return {};
 }
 
 void ResponseWriter::note_connection(std::string_view value) {

@@ -41,8 +41,6 @@ public:
     Status() = default;
     Status(Error error) : error_(std::move(error)) {}  // implicit: `return Error{...};`
 
-    static Status ok() { return {}; }
-
     [[nodiscard]] bool is_ok() const { return !error_; }
     explicit operator bool() const { return is_ok(); }
     [[nodiscard]] const Error& error() const { return *error_; }

@@ -56,7 +56,7 @@ Status apply_unix_option(std::string_view option, BindSpec& spec) {
     } else {
         return refuse(option, "is not a unix socket option (mode, user, group).");
     }
-    return Status::ok();
+    return {};
 }
 
 Result<BindSpec> parse_unix(std::string_view text) {

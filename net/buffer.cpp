@@ -74,14 +74,14 @@ Status Spool::append(std::string_view bytes) {
         if (bytes.size() <= memory_max_ && memory_.size() <= memory_max_ - bytes.size()) {
             memory_.append(bytes);
             size_ += bytes.size();
-            return Status::ok();
+            return {};
         }
         if (Status status = move_to_file(); !status) return status;
     }
     // What a failure leaves beyond size_ is never read; the next append overwrites it.
     if (Status written = write_all(file_.get(), bytes, size_); !written) return written;
     size_ += bytes.size();
-    return Status::ok();
+    return {};
 }
 
 void Spool::adopt(std::unique_ptr<char[]>& block, std::string_view bytes) {
@@ -98,7 +98,7 @@ Status Spool::move_to_file() {
     if (Status written = write_all(file->get(), memory_, 0); !written) return written;
     file_ = std::move(*file);
     std::string().swap(memory_);
-    return Status::ok();
+    return {};
 }
 
 Result<size_t> Spool::read_at(uint64_t position, char* out, size_t n) const {

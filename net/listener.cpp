@@ -29,7 +29,7 @@ Status add_descriptor_flags(int fd, const std::string& where) {
         ::fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
         return failed(errno, "fcntl", where);
     }
-    return Status::ok();
+    return {};
 }
 
 // --- TCP ---
@@ -42,9 +42,9 @@ Status set_tcp_options(int fd, const ListenerOptions& options, const std::string
 #ifdef TCP_DEFER_ACCEPT
     set_option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, options.defer_accept_s);
 #endif
-    if (!options.reuse_port) return Status::ok();
+    if (!options.reuse_port) return {};
 #ifdef SO_REUSEPORT
-    if (set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1)) return Status::ok();
+    if (set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1)) return {};
     return failed(errno, "reuse_port", where);
 #else
     return Error{ENOPROTOOPT, "reuse_port " + where + ": not available on this system"};
@@ -115,7 +115,7 @@ Status set_permissions(const std::string& path, const BindSpec& spec,
     }
     const mode_t mode = spec.mode.value_or(kSocketMode & ~options.umask);
     if (::chmod(path.c_str(), mode) != 0) return failed(errno, "chmod", where);
-    return Status::ok();
+    return {};
 }
 
 /// Everything between bind and the published path; the caller removes `aside` on an Error.
@@ -125,7 +125,7 @@ Status publish(int fd, const std::string& aside, const BindSpec& spec,
     if (::listen(fd, options.backlog) != 0) return failed(errno, "listen", where);
     if (aside != spec.path && ::rename(aside.c_str(), spec.path.c_str()) != 0)
         return failed(errno, "rename", where);
-    return Status::ok();
+    return {};
 }
 
 Result<Fd> open_unix(const BindSpec& spec, const ListenerOptions& options) {
@@ -271,7 +271,7 @@ Result<std::unique_ptr<Listener>> Listener::adopt(int fd, Origin origin,
 
 Status Listener::listen(int backlog) const {
     if (::listen(fd(), backlog) != 0) return failed(errno, "listen", name_);
-    return Status::ok();
+    return {};
 }
 
 Accepted Listener::accept() const {
@@ -321,16 +321,16 @@ bool Listener::is_reachable() const {
 }
 
 Status Listener::change_permissions(const BindSpec& spec, const ListenerOptions& options) const {
-    return has_file() ? set_permissions(spec_.path, spec, options, name_) : Status::ok();
+    return has_file() ? set_permissions(spec_.path, spec, options, name_) : Status();
 }
 
 Status Listener::unlink_if_deserted() {
-    if (file_inode_ == 0) return Status::ok();
+    if (file_inode_ == 0) return {};
     const Fd probe = open_socket(AF_UNIX, SOCK_STREAM);
     const SocketAddress address = *unix_socket_address(spec_.path);
     const bool is_deserted =
         probe && ::connect(probe.get(), address.raw(), address.size) != 0 && errno == ECONNREFUSED;
-    return is_deserted ? unlink_path() : Status::ok();
+    return is_deserted ? unlink_path() : Status();
 }
 
 Status Listener::unlink_path() {
@@ -338,7 +338,7 @@ Status Listener::unlink_path() {
     file_inode_ = 0;
     if (is_ours && ::unlink(spec_.path.c_str()) != 0 && errno != ENOENT)
         return failed(errno, "unlink", name_);
-    return Status::ok();
+    return {};
 }
 
 }  // namespace gcorn

@@ -64,7 +64,7 @@ Status Poller::open() {
 Status Poller::add(int fd, Interest interest, EventTarget* target) {
     if (impl_->control(EPOLL_CTL_ADD, fd, interest, target) != 0)
         return errno_error(errno, "epoll_ctl");
-    return Status::ok();
+    return {};
 }
 
 void Poller::set(int fd, Interest interest, EventTarget* target) {
@@ -137,7 +137,7 @@ Status Poller::add(int fd, Interest interest, EventTarget* target) {
     if (::fcntl(fd, F_GETFD) < 0) return errno_error(errno, "poll");
     if (impl_->is_watched(fd)) return errno_error(EEXIST, "poll");
     impl_->watch(fd, interest, target);
-    return Status::ok();
+    return {};
 }
 
 void Poller::set(int fd, Interest interest, EventTarget* target) {

@@ -418,19 +418,19 @@ Status Interpreter::enable_traceback_dump(int fd) {
     dumps_tracebacks_ =
         static_cast<bool>(call_object(import("faulthandler", "register"), number(dump_signal()),
                                       number(fd), boolean(true), boolean(false)));
-    return dumps_tracebacks_ ? Status::ok() : python_error("prepare stack dumps");
+    return dumps_tracebacks_ ? Status() : python_error("prepare stack dumps");
 }
 
 Status Interpreter::set_spew(bool is_on) {
     WithGil gil;
     const PyRef spew = name_in(run_embedded("spew"), "spew");
-    return call_object(spew, boolean(is_on)) ? Status::ok() : python_error("start spew");
+    return call_object(spew, boolean(is_on)) ? Status() : python_error("start spew");
 }
 
 Status Interpreter::prepare_reload() {
     WithGil gil;
     changed_since_import_ = name_in(run_embedded("reload"), "changed_since_import");
-    return changed_since_import_ ? Status::ok() : python_error("prepare to reload");
+    return changed_since_import_ ? Status() : python_error("prepare to reload");
 }
 
 std::string Interpreter::changed_since_import() {
@@ -478,7 +478,7 @@ Status Interpreter::start_threads(size_t count, std::function<void(size_t)> body
         // Kept in any case: an interrupt can end start() when the thread already runs.
         if (thread) threads_.push_back(std::move(thread));
     }
-    return is_started ? Status::ok() : python_error("start application threads");
+    return is_started ? Status() : python_error("start application threads");
 }
 
 bool Interpreter::join_threads(int timeout_ms) {
