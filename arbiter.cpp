@@ -757,7 +757,7 @@ Status Arbiter::spawn_worker() {
     return {};
 }
 
-/// The child's side of the fork; design: "after fork, in this order".
+/// The child's side of the fork, up to its end; Worker::run() goes on.
 void Arbiter::run_child(Child& child, signals::Hold& hold) {
     options_.runtime.after_fork_child();
     life_.write.reset();

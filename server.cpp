@@ -1,4 +1,4 @@
-// gcorn: the whole program on one page.
+// gcorn: the program from the command line to its exit code.
 //
 // main() reads the command line, starts the interpreter, resolves the settings (the config file is
 // Python), opens the logs and becomes the arbiter, which forks workers and keeps them alive. What
