@@ -7,15 +7,19 @@
 // here, only marked aborted, so that the application side may send on it directly.
 //
 //   state      polls              deadline                       leaves to
-//   Preamble   read               header                         Handshake, Head, Closed
-//   Handshake  read (write)       header                         Head, Closed
-//   Idle       read               keepalive                      Head, Closed
-//   Head       read (write)       header, for the whole head     Body, App, Reply, Closed
-//   Body       read               body, since the last byte      App, Reply, Closed
-//   App        write if blocked   write, if blocked              Reply, Idle, Head, Linger, Closed
-//   Reply      write              write, since the last byte     Idle, Head, Linger, Closed
-//   Linger     read               kLingerMs, since the last byte Closed
+//   Preamble   read               header                         Handshake, Head
+//   Handshake  read               header                         Head
+//   Idle       read               keepalive                      Head
+//   Head       read               header, for the whole head     Body, App
+//   Body       read               body, since the last byte      App
+//   App        see below          write if blocked, body if open Reply, Idle, Head, Linger
+//   Reply      nothing            write, since the last byte     Idle, Head, Linger
+//   Linger     read               kLingerMs, since the last byte
 //   Closed     swept at the end of the turn
+//
+// Each also polls for writing while output is blocked, and may leave to Closed. A refusal passes
+// through App, within one step. A failure of TLS leads to Linger, except in App; under TLS, Reply
+// also sends the close_notify behind the last answer.
 //
 // While in App we do not read: the read interest stays set only because changing it twice a request
 // would cost two system calls; the first event that comes all the same clears it.
