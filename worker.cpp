@@ -550,8 +550,7 @@ void ThreadWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         next_beat_ms = monotonic_ms() + beat_ms;
     }
     ready.close();
-    const int64_t left_ms = std::max<int64_t>(sleep_ms(), 0);
-    context_.runtime.join_threads(static_cast<int>(left_ms));
+    context_.runtime.join_threads(sleep_ms());
 }
 
 // --------------------------------------------------------------------------------------- reloader

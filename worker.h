@@ -131,7 +131,7 @@ protected:
     /// Obeys the queued signals.
     void handle_signals();
     bool was_signalled();  ///< since the last call, so Python may have handlers to run
-    /// How long a turn may sleep, in ms, so that heartbeat and stop are in time; -1 = no limit.
+    /// How long a turn may sleep, in ms, so that heartbeat and stop are in time.
     [[nodiscard]] int sleep_ms() const;
 
     WorkerContext context_;
