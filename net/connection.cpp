@@ -96,12 +96,13 @@ bool Connection::start(std::string_view preamble) {
 
 // -------------------------------------------------------------------------- states and interest
 
-int64_t Connection::deadline_for(State state) const {
+/// The deadline of the state if it, or the wait for the next byte, begins now.
+int64_t Connection::fresh_deadline() const {
     const LoopOptions& options = loop_.options();
     const auto after = [&](int64_t timeout_ms) {
         return timeout_ms > 0 ? loop_.now_ms() + timeout_ms : 0;
     };
-    switch (state) {
+    switch (state_) {
         case State::Preamble:
         case State::Handshake:
         case State::Head: return after(options.header_timeout_ms);
@@ -123,7 +124,7 @@ void Connection::enter(State state) {
     state_ = state;
     read_paused_ = false;
     since_ms_ = loop_.now_ms();
-    set_deadline(keeps_deadline ? deadline_ms_ : deadline_for(state));
+    set_deadline(keeps_deadline ? deadline_ms_ : fresh_deadline());
 }
 
 void Connection::set_deadline(int64_t deadline_ms) {
@@ -163,7 +164,7 @@ void Connection::leave_unread() {
 
 void Connection::read_now() {
     read_paused_ = false;
-    if (deadline_ms_ == 0) set_deadline(deadline_for(state_));
+    if (deadline_ms_ == 0) set_deadline(fresh_deadline());
     read_more();
     update_interest();
 }
@@ -261,9 +262,9 @@ void Connection::on_deadline() {
             } else if (body_open_ && is_over(loop_.options().body_timeout_ms) &&
                        exchange_->body_backlog() < kBodyBytesInFlightMax) {
                 break_body(ETIMEDOUT);
-                set_deadline(deadline_for(State::App));
+                set_deadline(fresh_deadline());
             } else {
-                set_deadline(deadline_for(State::App));
+                set_deadline(fresh_deadline());
                 if (!output_blocked_ && exchange_->has_output()) flush_output();
             }
             break;
@@ -779,7 +780,7 @@ void Connection::bytes_moved(size_t bytes) {
         since_ms_ = std::min(loop_.now_ms(), since_ms_ + bought_ms);
     else if (state_ != State::Body)
         since_ms_ = loop_.now_ms();
-    if (state_ == State::Body || state_ == State::Reply) set_deadline(deadline_for(state_));
+    if (state_ == State::Body || state_ == State::Reply) set_deadline(fresh_deadline());
 }
 
 void Connection::output_moved(size_t bytes, bool is_blocked) {
@@ -880,7 +881,7 @@ void Connection::drain_lingering() {
     }
     if (lingered_bytes_ > kLingerBytesMax) return close();
     if (total > 0 && !loop_.is_stopping())
-        set_deadline(std::min(deadline_for(State::Linger), since_ms_ + kLingerMsMax));
+        set_deadline(std::min(fresh_deadline(), since_ms_ + kLingerMsMax));
 }
 
 /// The peer is gone or reads nothing. While the application works on the request, the socket stays

@@ -132,7 +132,7 @@ private:
     void enter(State state);
     void set_deadline(int64_t deadline_ms);
     void update_interest();
-    [[nodiscard]] int64_t deadline_for(State state) const;
+    [[nodiscard]] int64_t fresh_deadline() const;
     /// The peer's next bytes may cost much more than a small request does.
     [[nodiscard]] bool is_costly() const {
         return state_ == State::Handshake || state_ == State::Body || !in_.empty() ||
