@@ -890,8 +890,7 @@ void Connection::peer_gone() {
     if (state_ == State::Closed) return;
     const bool is_with_application = state_ == State::App && !exchange_->is_finished();
     if (!is_with_application) {
-        if (exchange_ && exchange_->response.has_status() &&
-            !std::exchange(exchange_->completed_, true))
+        if (exchange_ && !std::exchange(exchange_->completed_, true))
             loop_.exchange_completed(*exchange_);
         return close();
     }
