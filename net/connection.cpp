@@ -86,7 +86,7 @@ bool Connection::start(std::string_view preamble) {
         enter(State::Preamble);
     else
         enter(tls_ ? State::Handshake : State::Head);
-    loop_.connection_unregistered(*this);
+    loop_.register_later(*this);
     if (!preamble.empty()) on_bytes(preamble);
     // As a rule the request is there already: TCP_DEFER_ACCEPT, or it waited in the backlog.
     if (tls_ && loop_.turn_is_long()) return true;  // not known yet: it is read in the next turn

@@ -161,7 +161,8 @@ private:
     /// until some worker is free (see look_at_unread()). True: it did.
     bool relays(Connection& connection);
     void connection_closed(Connection& connection);
-    void connection_unregistered(Connection& connection) { unregistered_.push_back(&connection); }
+    /// With the poller: at the start of the next turn, if it is still open then.
+    void register_later(Connection& connection) { unregistered_.push_back(&connection); }
     bool give_to_sibling(Connection& connection);
     [[nodiscard]] std::shared_ptr<Exchange> make_exchange(Connection& connection);
     void recycle(std::shared_ptr<Exchange> exchange);
