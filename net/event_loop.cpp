@@ -113,7 +113,7 @@ Status EventLoop::watch(int fd, std::function<void()> handler) {
 void EventLoop::turn(int timeout_ms) {
     now_ms_ = monotonic_ms();
     has_queued_ = false;
-    if (stopping_.load(std::memory_order_relaxed) && !stop_seen_) stop_now();
+    if (is_stopping() && !stop_seen_) stop_now();
     serve_signalled();
     look_at_held();
     register_new();
@@ -336,8 +336,7 @@ void EventLoop::write_access_line(const Exchange& exchange) {
 void EventLoop::plan_accepting(int64_t oldest_ms) {
     if (accept_again_ms_ != 0 && now_ms_ >= accept_again_ms_) accept_again_ms_ = 0;
     admission_.plan(now_ms_, active(), oldest_ms);
-    if (stopping_.load(std::memory_order_relaxed) || accept_again_ms_ != 0)
-        admission_.set_budget(0);
+    if (is_stopping() || accept_again_ms_ != 0) admission_.set_budget(0);
     set_listening(admission_.budget() > 0);
 }
 
