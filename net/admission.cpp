@@ -17,13 +17,13 @@ void Admission::plan(int64_t now_ms, size_t active, int64_t oldest_ms) {
     if (has_answered_) stuck_since_ms_ = now_ms;
     if (!is_stuck(now_ms, active)) turns += std::exchange(turns_passed_on_, 0);
     // A sibling that is blocked, too, counts as idle, so none is waited for.
-    turns_ = turns > budget_ && (is_blocked_ || !has_sibling(Sibling::Idle)) ? turns : 0;
-    budget_ = std::max(budget_, turns_);
+    budget_min_ = turns > budget_ && (is_blocked_ || !has_sibling(Sibling::Idle)) ? turns : 0;
+    budget_ = std::max(budget_, budget_min_);
 }
 
 void Admission::plan_again(int64_t now_ms, size_t active, int64_t oldest_ms) {
     judge(now_ms, active, oldest_ms);
-    if (is_blocked_) budget_ = std::min(budget_, turns_);
+    if (is_blocked_) budget_ = std::min(budget_, budget_min_);
 }
 
 void Admission::call_came(int64_t now_ms, size_t active) {

@@ -82,7 +82,7 @@ private:
     const size_t slots_;
     const HasSibling has_sibling_;
     size_t budget_ = 0;
-    size_t turns_ = 0;  ///< what the budget is at least, even if no slot is free
+    size_t budget_min_ = 0;  ///< even if no slot is free
     bool is_blocked_ = false;
     uint64_t came_ = 0;           ///< calls
     uint64_t answered_ = 0;       ///< of these, by the time the last turn began
