@@ -703,7 +703,7 @@ std::shared_ptr<Exchange> ReadyQueue::try_pop() {
                 exchange = std::move(items_.front().exchange);
                 items_.pop_front();
             }
-            if (items_.empty() && event_is_set_) drain_event();
+            drain_event();
             if (!exchange) return nullptr;
         }
         // Nobody waits for the answer to an aborted request: do not run it.
@@ -715,8 +715,7 @@ std::shared_ptr<Exchange> ReadyQueue::try_pop() {
 /// The descriptor means "not empty", so it is drained together with the queue, under its lock: a
 /// non-blocking read of a counter, about as short as a memory operation.
 void ReadyQueue::drain_event() {
-    event_is_set_ = false;
-    event_.drain();
+    if (items_.empty() && std::exchange(event_is_set_, false)) event_.drain();
 }
 
 std::shared_ptr<Exchange> ReadyQueue::pop(int64_t& call_began_us) {
@@ -752,7 +751,7 @@ std::shared_ptr<Exchange> ReadyQueue::pop(int64_t& call_began_us) {
 
 size_t ReadyQueue::look() {
     const std::lock_guard lock(mutex_);
-    if (items_.empty() && event_is_set_) drain_event();
+    drain_event();
     return items_.size();
 }
 

@@ -346,7 +346,7 @@ private:
     [[nodiscard]] size_t wakes_wanted(int64_t now_ms) const;
     void count_call(int64_t duration_us);
     void signal_event();
-    void drain_event();
+    void drain_event();  ///< if the queue is empty
 
     std::mutex mutex_;
     std::condition_variable not_empty_;
