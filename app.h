@@ -26,10 +26,9 @@ struct HookRef;  // config.h
 constexpr int kExitBootFailed = 3;  ///< a worker could not start
 constexpr int kExitAppFailed = 4;   ///< the application could not be found or is not callable
 
-/// SERVER_SOFTWARE without our version, which is appended (RFC 3875 §4.1.17: products, the most
-/// significant first). Applications look for gunicorn's name before they rely on what it does, such
-/// as chunked request bodies.
-constexpr const char* kCompatibleSoftware = "gunicorn/26.1.0 gcorn/";
+/// SERVER_SOFTWARE (RFC 3875 §4.1.17: products, the most significant first). Applications look for
+/// gunicorn's name before they rely on what it does, such as chunked request bodies.
+constexpr const char* kSoftware = "gunicorn/26.1.0 gcorn/" GCORN_VERSION;
 
 /// What App::interrupt_overdue() found.
 struct OverdueCalls {

@@ -133,7 +133,7 @@ Status Arbiter::start() {
         options_.runtime.set_environment("GUNICORN_PID", nullptr);
     }
     Generation& generation = *current_;
-    const std::string software = kCompatibleSoftware + options_.version;
+    const std::string software = kSoftware;
     options_.runtime.set_environment("SERVER_SOFTWARE", &software);
     if (Status status = prepare(generation); !status) return fatal(status.error());
     apply_environment(generation.cfg);
@@ -145,7 +145,7 @@ Status Arbiter::start() {
     if (generation.cfg.preload_app) {
         if (Status status = options_.app.load(); !status) return status;
     }
-    log().info("Starting gcorn %s", options_.version.c_str());
+    log().info("Starting gcorn " GCORN_VERSION);
 
     Result<Pipe> pipe = make_pipe();
     if (!pipe) return fatal(pipe.error());

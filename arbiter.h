@@ -55,7 +55,6 @@ namespace gcorn {
 
 /// What server.cpp hands over. References outlive the arbiter.
 struct ArbiterOptions {
-    std::string version;                   ///< "0.1.0", for the log and SERVER_SOFTWARE
     std::vector<std::string> argv;         ///< as given to this process, for USR2
     std::vector<std::string> environment;  ///< "K=V" as at the start, for USR2 and raw_env
     std::string executable;                ///< absolute path of this binary, for USR2

@@ -190,7 +190,6 @@ int Server::run() {
     }
 
     ArbiterOptions options{
-        .version = GCORN_VERSION,
         .argv = argv_,
         .environment = surroundings_.environment,
         .executable = find_executable(argv_[0], surroundings_.start_dir),

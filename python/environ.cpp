@@ -371,8 +371,7 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
         if (PyDict_SetItem(t, n.keys[i].get(), common) < 0) return false;
     }
     const bool is_set = set(t, n.keys[kUrlScheme], n.http) &&
-                        set(t, n.keys[kServerSoftware],
-                            latin1_str(kCompatibleSoftware + std::string(GCORN_VERSION))) &&
+                        set(t, n.keys[kServerSoftware], latin1_str(kSoftware)) &&
                         set(t, n.keys[kVersion], PyRef::steal(Py_BuildValue("(ii)", 1, 0))) &&
                         set(t, n.keys[kInputTerminated], boolean(true)) &&
                         set(t, n.keys[kErrors], PyRef::borrow(constants.errors)) &&

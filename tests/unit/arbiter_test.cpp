@@ -181,8 +181,7 @@ int run_master(const std::string& directory, const Config& cfg,
     std::vector<std::string> environment;
     for (char** entry = environ; *entry != nullptr; ++entry)
         environment.emplace_back(*entry);
-    Arbiter arbiter(cfg, {.version = "1.2.3",
-                          // See Successor below.
+    Arbiter arbiter(cfg, {// See Successor below.
                           .argv = {"arbiter_test", "--gtest_also_run_disabled_tests",
                                    "--gtest_filter=ArbiterRoomSuccessor.DISABLED_Successor"},
                           .environment = environment,
@@ -381,7 +380,7 @@ TEST_F(ArbiterRoom, StartsServesAndStopsInGunicornsOrder) {
     EXPECT_EQ(version(), "1");
     EXPECT_EQ(stop(), 0);
     const std::string pid = std::to_string(master_);
-    EXPECT_TRUE(in_order({"hook nworkers_changed -1->2", "[INFO] Starting gcorn 1.2.3",
+    EXPECT_TRUE(in_order({"hook nworkers_changed -1->2", "[INFO] Starting gcorn " GCORN_VERSION,
                           "hook on_starting", "[DEBUG] Arbiter booted",
                           "[INFO] Listening at: http://127.0.0.1:", "(" + pid + ")",
                           "[INFO] Using worker: sync", "hook when_ready", "hook pre_fork",
@@ -1376,7 +1375,7 @@ TEST_F(ArbiterRoom, HupUndoesAndAppliesRawEnv) {
     ::unsetenv("GCORN_TEST_A");
     EXPECT_EQ(get("/env/GCORN_TEST_A"), "one");
     EXPECT_EQ(get("/env/GCORN_TEST_B"), "x=y");
-    EXPECT_EQ(get("/env/SERVER_SOFTWARE"), "gunicorn/26.1.0 gcorn/1.2.3");
+    EXPECT_EQ(get("/env/SERVER_SOFTWARE"), "gunicorn/26.1.0 gcorn/" GCORN_VERSION);
     signal(SIGHUP);
     ASSERT_TRUE(eventually([&] { return get("/env/GCORN_TEST_C") == "three"; }));
     ASSERT_TRUE(settles_at(1));

@@ -48,8 +48,7 @@ struct Site {
     Site(Logger& log, Hooks& hooks, Config config)
         : scoreboard(std::move(*Scoreboard::create(2))),
           access_log(std::move(*AccessLog::compile("%(r)s"))),
-          arbiter(std::move(config), {.version = "1",
-                                      .argv = {},
+          arbiter(std::move(config), {.argv = {},
                                       .environment = {},
                                       .executable = "",
                                       .start_directory = "/",

@@ -177,8 +177,7 @@ protected:
         auto compiled = AccessLog::compile(kDefaultAccessFormat);
         ASSERT_TRUE(compiled.is_ok());
         access_log_ = std::make_unique<AccessLog>(std::move(*compiled));
-        arbiter_ = std::make_unique<Arbiter>(cfg, ArbiterOptions{.version = "1",
-                                                                 .argv = {},
+        arbiter_ = std::make_unique<Arbiter>(cfg, ArbiterOptions{.argv = {},
                                                                  .environment = {},
                                                                  .executable = "",
                                                                  .start_directory = "/",
