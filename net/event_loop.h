@@ -3,8 +3,8 @@
 // Passive: it has no thread. Exactly one thread at a time, the leader (who holds lead()), calls
 // turn(); all Connection state is the leader's. Any thread may wake() it, stop() it, or use the
 // Exchanges it queued. A turn runs without the GIL and without Python, except for TLS (see
-// net/transform.h) and for what Python's logging has taken over (see python/logging.h). Accepts as many connections a turn as can be served (net/admission.h), never
-// above worker_connections.
+// net/transform.h) and for what Python's logging has taken over (see python/logging.h). Accepts as
+// many connections a turn as can be served (net/admission.h), never above worker_connections.
 #pragma once
 
 #include <atomic>

@@ -102,9 +102,10 @@ TEST_P(Supervision, ReloadsLoseNoRequestOnSocketsOfTheWorkersOwn) {
         ASSERT_TRUE(has_other_workers(server, old, 2)) << server.story();
     }
     load.stop();
-    // Linux finds the listener of an arriving segment, and looks again whether it still listens only when
-    // it puts the new connection into the queue: what arrives just as the socket is closed, on another
-    // processor, is reset (inet_csk_complete_hashdance(), 6.18). Once in about 200 reloads.
+    // Linux finds the listener of an arriving segment, and looks again whether it still listens
+    // only when it puts the new connection into the queue: what arrives just as the socket is
+    // closed, on another processor, is reset (inet_csk_complete_hashdance(), 6.18). Once in about
+    // 200 reloads.
     EXPECT_LE(load.bad_count(), 1u) << load.bad();
 }
 
