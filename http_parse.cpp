@@ -121,12 +121,14 @@ inline size_t find_colon(std::string_view line) {
     return i;
 }
 
-// The limits in effect (see HttpPolicy): 0 means the largest possible.
+// The limits in effect (see HttpPolicy): 0 means the largest possible. For the request line,
+// that leaves room for its CRLF and for the one that ends the head.
 uint32_t at_most(uint32_t limit, uint32_t most) {
     return limit == 0 ? most : std::min(limit, most);
 }
 uint32_t line_bytes_max(const HttpPolicy& policy) {
-    return at_most(policy.limit_request_line, 8190);
+    const uint32_t limit = policy.limit_request_line;
+    return limit == 0 ? uint32_t{kHeadBytesMax} - 4 : std::min(limit, 8190u);
 }
 uint32_t fields_max(const HttpPolicy& policy) {
     return at_most(policy.limit_request_fields, 32768);

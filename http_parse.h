@@ -38,7 +38,7 @@ private:
 
 /// Limits and policy, taken from the settings once per worker. Sizes in bytes.
 struct HttpPolicy {
-    uint32_t limit_request_line = 4094;        ///< without CRLF; 0 or ≥ 8190 act as 8190
+    uint32_t limit_request_line = 4094;        ///< without CRLF, ≤ 8190; 0: only kHeadBytesMax
     uint32_t limit_request_fields = 100;       ///< 0 or > 32768 act as 32768
     uint32_t limit_request_field_size = 8190;  ///< name + ':' + value + CRLF; 0: only kHeadBytesMax
     uint64_t limit_request_body = 0;           ///< 0: unlimited

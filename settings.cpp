@@ -294,8 +294,8 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
     // --- Security ---
     {.name = "limit_request_line", .section = "Security", .flags = "--limit-request-line",
      .field = &Config::limit_request_line, .fallback = "4094",
-     .help = "Maximum bytes in a request line; 0 and anything above 8190 mean 8190. A longer one "
-             "gets 414."},
+     .help = "Maximum bytes in a request line; anything above 8190 means 8190, and 0 leaves only "
+             "the limit of 1 MiB for the whole head. A longer one gets 414."},
     {.name = "limit_request_fields", .flags = "--limit-request-fields",
      .field = &Config::limit_request_fields, .fallback = "100",
      .help = "Maximum header fields in a request; 0 and anything above 32768 mean 32768. More "

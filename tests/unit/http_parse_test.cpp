@@ -258,8 +258,7 @@ TEST(HttpParse, HoldsTheRequestLineLimitExactly) {
     const struct {
         uint32_t setting;
         size_t acts_as;
-    } rows[] = {{4094, 4094}, {20, 20},  {8189, 8189},  {8190, 8190},
-                {8191, 8190}, {0, 8190}, {100000, 8190}};
+    } rows[] = {{4094, 4094}, {20, 20}, {8189, 8189}, {8190, 8190}, {8191, 8190}, {100000, 8190}};
     for (const auto& row : rows) {
         HttpPolicy policy;
         policy.limit_request_line = row.setting;
@@ -271,6 +270,22 @@ TEST(HttpParse, HoldsTheRequestLineLimitExactly) {
         EXPECT_EQ(verdict(parse(open, policy)), "414 request line too long");
         EXPECT_EQ(verdict(parse(open.substr(0, open.size() - 1), policy)), "waits");
     }
+}
+
+TEST(HttpParse, WithoutRequestLineLimitHoldsTheHeadLimit) {
+    HttpPolicy policy;
+    policy.limit_request_line = 0;
+    const std::string end = " HTTP/1.0\r\n";
+    for (const std::string start : {"GET /", "\r\nGET /"}) {
+        const size_t room = kHeadBytesMax - start.size() - end.size() - 2;
+        const std::string line = start + std::string(room, 'a') + end;
+        EXPECT_EQ(verdict(parse(line + "\r\n", policy)), "complete");
+        EXPECT_EQ(verdict(parse(line + "X", policy)), "waits");
+        EXPECT_EQ(verdict(parse(line + "X:", policy)), "431 header section too long");
+    }
+    const std::string open = "GET /" + std::string(kHeadBytesMax - 5 - 3, 'a');
+    EXPECT_EQ(verdict(parse(open, policy)), "waits");
+    EXPECT_EQ(verdict(parse(open + "a", policy)), "414 request line too long");
 }
 
 TEST(HttpParse, HoldsTheFieldSizeLimitExactly) {
