@@ -129,13 +129,14 @@ void GreenletWorker::serve(EventLoop& loop, ReadyQueue& ready) {
         const PyRef names = run_embedded(hub_of(context_.cfg), run_embedded("hub"));
         const PyRef function = name_in(names, "serve");
         sleep_ = name_in(names, "sleep");
-        const PyRef arguments = function ? serve_arguments() : PyRef();
+        const PyRef arguments = function ? serve_arguments(names) : PyRef();
         hub_thread = PyThread_get_thread_ident();
         if (arguments) report_ready();
         const PyRef done = ending_copies([&] { return call_with_names(function, arguments); });
         if (!done || (loop.active() > 0 && !end_calls(names))) failure = take_exception();
         hub_thread = 0;
-        sleep_.reset();
+        for (PyRef* reference : {&sleep_, &start_, &look_around_, &run_})
+            reference->reset();
     }
     ready_ = nullptr;
     is_over_.store(true);
@@ -174,33 +175,49 @@ std::function<void()> GreenletWorker::pause() {
 }
 
 /// The keyword arguments of serve(). Raises.
-PyRef GreenletWorker::serve_arguments() {
-    static PyMethodDef methods[] = {
-        {"begin", begin, METH_NOARGS, nullptr},
-        {"is_left", is_left, METH_NOARGS, nullptr},
-        {"run", run, METH_NOARGS, nullptr},
-        {"look_around", look_around, METH_NOARGS, nullptr},
-        {"tend", tend_hub, METH_NOARGS, nullptr},
-    };
+PyRef GreenletWorker::serve_arguments(const PyRef& names) {
+    static PyMethodDef ready = {"on_ready", on_ready, METH_VARARGS, nullptr};
+    static PyMethodDef body = {"run", run, METH_NOARGS, nullptr};
+    static PyMethodDef tend = {"tend", tend_hub, METH_NOARGS, nullptr};
     const int fd = ready_.load()->fd();
     if (fd < 0) return PyErr_SetFromErrno(PyExc_OSError), PyRef();
-    Facts arguments;
-    arguments.add("fd", number(fd));
-    for (PyMethodDef& method : methods)
-        arguments.add(method.ml_name, native_function(method, this));
-    return arguments.take();
+    start_ = name_in(names, "start");
+    run_ = native_function(body, this);
+    PyRef look = call_object(name_in(names, "Semaphore"), number(0));
+    if (look) look_around_ = attribute(look.get(), "release");
+    if (!start_ || !run_ || !look_around_) return {};
+    return Facts()
+        .add("fd", number(fd))
+        .add("on_ready", native_function(ready, this))
+        .add("look", std::move(look))
+        .add("tend", native_function(tend, this))
+        .take();
 }
 
-PyObject* GreenletWorker::begin(PyObject* self, PyObject*) {
+/// What the hub calls when requests wait. Both libraries stop watching a descriptor whose callback
+/// raises: the worker would never serve again. So only what ends the worker leaves here.
+PyObject* GreenletWorker::on_ready(PyObject* self, PyObject*) {
     auto& worker = native_self<GreenletWorker>(self);
-    // Null if an interrupt ended serve() before that could end its watching.
-    ReadyQueue* queue = worker.ready_.load();
-    worker.left_ = queue != nullptr ? queue->look() : 0;
+    if (!worker.start_batch()) {
+        if (PyErr_ExceptionMatches(PyExc_Exception) == 0) return nullptr;
+        log_python_error(worker.context_.log, Level::Error, "Starting a greenlet failed");
+    }
     Py_RETURN_NONE;
 }
 
-PyObject* GreenletWorker::is_left(PyObject* self, PyObject*) {
-    return PyBool_FromLong(native_self<GreenletWorker>(self).left_ > 0 ? 1 : 0);
+/// Starts the requests that wait now. Those that come meanwhile are for the next batch, or the
+/// hub's timers and sockets might never get their turn. Runs in the hub, from which exceptions may
+/// be thrown into greenlets. Raises.
+bool GreenletWorker::start_batch() {
+    ReadyQueue* queue = ready_.load();
+    if (queue == nullptr) return true;  // an interrupt ended serve() before its watching
+    left_ = queue->look();
+    while (left_ > 0)
+        if (!call_object(start_, run_)) return false;
+    if (!poked_.load(std::memory_order_relaxed) || !poked_.exchange(false)) return true;
+    const int64_t limit_ms = request_timeout_ms();
+    if (limit_ms > 0) handle_overdue(app_.interrupt_overdue(limit_ms));
+    return static_cast<bool>(call_object(look_around_));
 }
 
 /// The body of a greenlet. It runs the rest of the batch, one request after the other: a greenlet
@@ -215,16 +232,6 @@ PyObject* GreenletWorker::run(PyObject* self, PyObject*) {
         if (exchange) worker.run_exchange(*exchange, worker.next_index_++);
     }
     Py_RETURN_NONE;
-}
-
-/// Runs in the hub, from which exceptions may be thrown into greenlets.
-PyObject* GreenletWorker::look_around(PyObject* self, PyObject*) {
-    auto& worker = native_self<GreenletWorker>(self);
-    if (!worker.poked_.load(std::memory_order_relaxed) || !worker.poked_.exchange(false))
-        Py_RETURN_FALSE;
-    const int64_t limit_ms = worker.request_timeout_ms();
-    if (limit_ms > 0) worker.handle_overdue(worker.app_.interrupt_overdue(limit_ms));
-    Py_RETURN_TRUE;
 }
 
 PyObject* GreenletWorker::tend_hub(PyObject* self, PyObject*) {

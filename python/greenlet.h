@@ -53,20 +53,21 @@ protected:
 
 private:
     // What the Python texts call; self is a capsule with the worker.
-    static PyObject* begin(PyObject* self, PyObject* unused);
-    static PyObject* is_left(PyObject* self, PyObject* unused);
+    static PyObject* on_ready(PyObject* self, PyObject* unused);
     static PyObject* run(PyObject* self, PyObject* unused);
-    static PyObject* look_around(PyObject* self, PyObject* unused);
     static PyObject* tend_hub(PyObject* self, PyObject* unused);
-    PyRef serve_arguments();
+    [[nodiscard]] bool start_batch();
+    PyRef serve_arguments(const PyRef& names);
     [[nodiscard]] bool end_calls(const PyRef& names);
 
     WsgiApp& app_;
     std::atomic<ReadyQueue*> ready_{nullptr};  ///< while serving
-    PyRef sleep_;                              ///< the library's sleep(), while serving
-    size_t left_ = 0;                          ///< requests of the batch that are not begun yet
-    size_t next_index_ = 0;                    ///< places on the scoreboard, in turn
-    std::atomic<bool> poked_{false};           ///< the hub should look around
+    // The library's, while serving: sleep(), start(), and the release() that wakes tend_hub().
+    PyRef sleep_, start_, look_around_;
+    PyRef run_;                       ///< run(), as a Python function, while serving
+    size_t left_ = 0;                 ///< requests of the batch that are not begun yet
+    size_t next_index_ = 0;           ///< places on the scoreboard, in turn
+    std::atomic<bool> poked_{false};  ///< the hub should look around
     /// The hub has ended. Not a local variable of serve(): while a greenlet runs that was made
     /// further up the stack (a config file that sleeps makes the hub), its stack overlies that of
     /// serve().

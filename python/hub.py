@@ -32,28 +32,19 @@ def refusal(worker_class):
     return None
 
 
-def serve(fd, begin, is_left, run, look_around, tend):
-    """Runs the worker; fd is readable while requests wait.
+def serve(fd, on_ready, look, tend):
+    """Runs the worker; fd is readable while requests wait, which on_ready() then starts.
 
-    begin() starts a batch of them; is_left(): are requests of the batch left? run() runs those
-    until one has to wait for something. look_around(): does tend() have to be called? tend()
-    returns the seconds to the next call, or a negative number when the worker is done. Requests
-    that come during a batch are for the next one, or the hub's timers and sockets might never get
-    their turn.
+    tend() returns the seconds to its next call, or a negative number when the worker is done. The
+    semaphore `look` is released if it has to be called at once.
     """
-    look, is_writing, pid = Semaphore(0), False, os.getpid()
+    is_writing, pid = False, os.getpid()
     records = sys.modules.get("_gcorn_logging")  # if Python's logging has taken over
     def write_records():
         nonlocal is_writing
         while records.write_left():
             sleep(0)
         is_writing = False
-    def on_ready(*_):
-        begin()
-        while is_left():
-            start(run)
-        if look_around():
-            look.release()
     end = watch(fd, on_ready)
     try:
         seconds = tend()

@@ -627,6 +627,28 @@ TEST_P(Greenlets, OneThatEndsTheWorkerIsTold) {
     EXPECT_TRUE(server.logs("SystemExit: 9")) << server.story();
 }
 
+// Both libraries stop watching a descriptor whose callback has raised.
+TEST_P(Greenlets, OneThatCannotStartLosesNoRequest) {
+    SKIP_ON_GUNICORN("it accepts connections in another way");
+    scratch_.write("scarce.py",
+                   "from greenlet import getcurrent\n"
+                   "def app(environ, start_response):\n"
+                   "    kind = type(getcurrent())\n"
+                   "    original = kind.__init__\n"
+                   "    def fail(*_):\n"
+                   "        kind.__init__ = original\n"
+                   "        raise MemoryError\n"
+                   "    kind.__init__ = fail\n"
+                   "    start_response('200 OK', [('Content-Length', '2')])\n"
+                   "    return [b'ok']\n");
+    ServerOptions options = with({"--chdir", scratch_.path()});
+    options.app = "scarce:app";
+    const Server server(options);
+    for (int i = 0; i < 3; ++i)
+        EXPECT_EQ(server.get("/").body, "ok") << server.story();
+    EXPECT_TRUE(server.logs("Starting a greenlet failed")) << server.story();
+}
+
 // A greenlet runs at the stack depth at which it was created. One that was created nearer to the
 // base of the stack than our current calls uses the memory in which these keep their locals.
 
