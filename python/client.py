@@ -21,9 +21,9 @@ class Watched(Socket):
     The open file behind it is the server's and must not block, so a timeout is only remembered.
     """
 
-    def __init__(self, fileno, take):
-        super().__init__(fileno=fileno)
+    def __init__(self, copy, take):
         self.take, self.wanted = take, None
+        super().__init__(-1, -1, -1, copy())  # the last step: what fails before it has no descriptor
 
     family = property(lambda self: socket.AddressFamily(Socket.family.__get__(self)))
     type = property(lambda self: socket.SocketKind(Socket.type.__get__(self)))

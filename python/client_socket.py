@@ -57,7 +57,7 @@ class ClientSocket(Client):
     def _look(self, client):
         """An object that shows the socket without taking it."""
         if self._watched is None:
-            watched = client.Watched(self._copy(), self.__take__)
+            watched = client.Watched(self._copy, self.__take__)
             if self._watched is None:  # else another thread was faster
                 self._watched = watched
         return self._watched

@@ -261,7 +261,10 @@ PyObject* client_copy(PyObject* self, PyObject*) {
     if (!exchange) return nullptr;
     as_client(self)->is_used = true;
     Result<Fd> fd = exchange->copy_socket();
-    return fd ? number(fd->release()).release() : raise_os_error(fd.error());
+    if (!fd) return raise_os_error(fd.error());
+    PyRef copy = number(fd->get());
+    if (copy) (void)fd->release();
+    return copy.release();
 }
 
 /// _peer(): what a TLS connection tells about its peer, or None.

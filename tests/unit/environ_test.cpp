@@ -526,6 +526,23 @@ TEST_F(Environ, WhatWasAskedTooLateDoesNotConcernTheNextRequest) {
     maker_->end(std::move(environ_));
 }
 
+TEST_F(Environ, LookingAtTheSocketLeavesNoCopyBehindIfThereIsNoMemoryForIt) {
+    make(kGet);
+    const WithGil gil;
+    run_python(
+        "import os, _gcorn_client as client\n"
+        "s = e['gunicorn.socket']; original = client.Watched\n"
+        "def fail(*_):\n"
+        "    raise MemoryError\n"
+        "def next_number():\n"
+        "    number = os.dup(0); os.close(number); return number\n"
+        "client.Watched = fail; before = next_number()");
+    EXPECT_TRUE(eval_python("s.getpeername()").starts_with("raised MemoryError"));
+    run_python("client.Watched = original");
+    EXPECT_EQ(eval_python("next_number() - before"), "0");
+    maker_->end(std::move(environ_));
+}
+
 TEST_F(Environ, LookingAtTheSocketEndsWithTheRequest) {
     make(kGet);
     run_python("s = e['gunicorn.socket']; number = s.fileno(); peek = s.recv");
