@@ -124,7 +124,7 @@ PyRef run_embedded(const char* name, PyRef names) {
 }
 
 PyRef name_in(const PyRef& names, const char* name) {
-    return names ? PyRef::borrow(PyDict_GetItemString(names.get(), name)) : PyRef();
+    return names ? PyRef::steal(PyMapping_GetItemString(names.get(), name)) : PyRef();
 }
 
 bool install_gunicorn_stub() {

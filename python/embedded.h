@@ -23,7 +23,7 @@ namespace gcorn {
 /// Runs python/NAME.py, which is no module, in the dict `names` and returns that; null if `names`
 /// is null. The text is compiled once per process and its children. Raises.
 [[nodiscard]] PyRef run_embedded(const char* name, PyRef names = PyRef::steal(PyDict_New()));
-/// The value of one of those names; null if `names` is null.
+/// The value of one of those names; null if `names` is null. Raises, unless it is.
 [[nodiscard]] PyRef name_in(const PyRef& names, const char* name);
 
 /// Makes `import gunicorn` and the modules above work. Idempotent. Raises.

@@ -517,6 +517,13 @@ TEST(InterpreterShared, LinesOfAnEmbeddedTextAreThoseOfItsFile) {
               "def serve");
 }
 
+TEST(InterpreterShared, ANameThatAnEmbeddedTextLacksRaises) {
+    interpreter();
+    const WithGil gil;
+    EXPECT_FALSE(name_in(run_embedded("spew"), "missing"));
+    EXPECT_EQ(take_error_text(false), "KeyError: 'missing'");
+}
+
 TEST(InterpreterShared, TracebacksAreOneRecord) {
     LogFile log;
     interpreter();
