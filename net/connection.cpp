@@ -798,8 +798,11 @@ bool Connection::flush_tls() {
         if (wire.empty() && exchange_ && tls_->transform->is_open()) {
             plain.clear();
             const Exchange::Flush taken = exchange_->take_for_transform(plain, kReadBytesMax);
-            if (taken == Exchange::Flush::Failed ||
-                (!plain.empty() && !tls_->transform->write(plain))) {
+            const Status written = plain.empty() ? Status() : tls_->transform->write(plain);
+            if (!written)
+                loop_.log_.error("Cutting short the response to ip=%s: %s",
+                                 facts_.remote_addr.c_str(), written.message().c_str());
+            if (taken == Exchange::Flush::Failed || !written) {
                 peer_gone();
                 return false;
             }

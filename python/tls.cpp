@@ -58,7 +58,8 @@ public:
             wire.remove_prefix(piece.size());
             fed = take(piece, is_eof, plain);
         } while (fed && !wire.empty());
-        collect();  // answers of the handshake, or the alert that says what was wrong
+        // Answers of the handshake, or the alert that says what was wrong.
+        if (Status collected = collect(); fed && !collected) return collected;
         return fed;
     }
 
@@ -72,7 +73,7 @@ public:
             const PyRef taken = bytes ? call(object_.get(), "write", bytes.get()) : PyRef();
             if (!taken) return python_error("TLS");
             plain.remove_prefix(PyLong_AsSize_t(taken.get()));
-            collect();
+            if (Status collected = collect(); !collected) return collected;
         }
         return {};
     }
@@ -94,7 +95,7 @@ public:
         const WithGil gil;
         // Sends our close_notify. SSLWantReadError asks to wait for the peer's, which we do not.
         if (!call(object_.get(), "unwrap")) PyErr_Clear();
-        collect();
+        (void)collect();
     }
 
 private:
@@ -138,12 +139,12 @@ private:
     }
 
     /// Moves output for the wire to where drain() finds it without the GIL.
-    void collect() {
+    /// Fails only when out of memory; a peer that never gets these bytes would wait for them.
+    Status collect() {
         const PyRef data = call(outgoing_.get(), "read");
-        if (data)
-            wire_ += bytes_view(data.get());
-        else
-            PyErr_Clear();  // MemoryBIO.read fails only when out of memory
+        if (!data) return python_error("TLS");
+        wire_ += bytes_view(data.get());
+        return {};
     }
 
     std::shared_ptr<const TlsContext> tls_;
