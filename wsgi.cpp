@@ -656,7 +656,11 @@ Status WsgiApp::load() {
     broken_app_text_.clear();
     broken_app_files_.clear();
     callable_ = ending_copies([this] { return find_callable(); });
-    if (!callable_) return load_failed(take_exception());
+    if (!callable_) {
+        // PyType_FromSpec() may run out of memory without saying so.
+        if (PyErr_Occurred() == nullptr) PyErr_NoMemory();
+        return load_failed(take_exception());
+    }
     if (options_.is_preload && !call_object(name_in(loader_, "freeze")))
         log_python_error(log_, Level::Warning, "Freezing the preloaded objects failed");
     return {};

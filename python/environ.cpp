@@ -79,7 +79,7 @@ std::string environ_key(std::string_view field_name) {
 }
 
 bool set(PyObject* environ, const PyRef& key, const PyRef& value) {
-    return value && PyDict_SetItem(environ, key.get(), value.get()) == 0;
+    return key && value && PyDict_SetItem(environ, key.get(), value.get()) == 0;
 }
 
 bool set_text(PyObject* environ, const char* key, std::string_view text) {
@@ -382,11 +382,11 @@ bool EnvironMaker::prepare(const EnvironConstants& constants) {
                         set(t, n.keys[kMultiprocess], boolean(constants.is_multiprocess)) &&
                         set(t, n.keys[kRunOnce], boolean(false)) &&
                         set(t, n.keys[kFileWrapper], PyRef::borrow(constants.file_wrapper));
-    if (is_set) wide_template_ = widened(t);
+    if (!is_set || !(wide_template_ = widened(t))) return false;
     early_hints_type_ = PyRef::borrow(constants.early_hints_type);
     socket_type_ = client_socket_type();
     patterns_ = std::make_unique<Pattern[]>(kPatterns);
-    return wide_template_ && socket_type_;
+    return static_cast<bool>(socket_type_);
 }
 
 RequestEnviron EnvironMaker::make(Exchange& exchange, PyObject* input) {

@@ -173,9 +173,9 @@ inline void drop_reference(PyRef reference) {
 
 // --- attributes ---
 
-/// getattr(object, name). Raises.
+/// getattr(object, name); null if `object` is null. Raises.
 [[nodiscard]] inline PyRef attribute(PyObject* object, const char* name) {
-    return PyRef::steal(PyObject_GetAttrString(object, name));
+    return object != nullptr ? PyRef::steal(PyObject_GetAttrString(object, name)) : PyRef();
 }
 
 /// getattr(object, name, None) as a null PyRef: false only if something other than AttributeError
@@ -195,10 +195,12 @@ inline void drop_reference(PyRef reference) {
 #endif
 }
 
-/// import name (without a dot), and an attribute of it unless `attribute_name` is null. Raises.
+/// import name (without a dot), and an attribute of it unless `attribute_name` is null; null if an
+/// earlier step has raised, because importing would clear that. Raises.
 /// PyImport_ImportModule would look for __import__ in the builtins of the running frame, which are
 /// empty when a signal interrupts the creation of a namedtuple.
 [[nodiscard]] inline PyRef import(const char* module, const char* attribute_name = nullptr) {
+    if (PyErr_Occurred() != nullptr) return {};
     PyRef imported = PyRef::steal(PyImport_ImportModuleLevel(module, nullptr, nullptr, nullptr, 0));
     if (!imported || attribute_name == nullptr) return imported;
     return attribute(imported.get(), attribute_name);

@@ -302,7 +302,7 @@ bool Streams::prepare(Logger& log) {
     unfinished_lines_ = PyRef::steal(PyDict_New());
     errors_ = call_object(attribute(module.get(), "Errors"), native_function(write, &log),
                           unfinished_lines_);
-    return no_input_ && errors_;
+    return file_wrapper_ && real_file_ && sort_arguments_ && no_input_ && errors_;
 }
 
 PyRef Streams::make_input(Exchange& exchange) const {

@@ -86,4 +86,51 @@ private:
     std::filesystem::path start_;
 };
 
+/// While it lives, the n-th block of memory that Python asks for is refused, and no other. GIL
+/// held.
+class OneFailure {
+public:
+    explicit OneFailure(int n) : left_(n) {
+        for (Domain& domain : domains_) {
+            domain.owner = this;
+            PyMem_GetAllocator(domain.kind, &domain.below);
+            PyMemAllocatorEx failing = {&domain, allocate, allocate_zeros, reallocate, free};
+            PyMem_SetAllocator(domain.kind, &failing);
+        }
+    }
+    ~OneFailure() {
+        for (Domain& domain : domains_)
+            PyMem_SetAllocator(domain.kind, &domain.below);
+    }
+    OneFailure(OneFailure&&) = delete;
+    [[nodiscard]] bool has_happened() const { return left_ <= 0; }
+
+private:
+    struct Domain {
+        PyMemAllocatorDomain kind;
+        PyMemAllocatorEx below = {};
+        OneFailure* owner = nullptr;
+        [[nodiscard]] bool fails() const { return --owner->left_ == 0; }
+    };
+    static Domain& of(void* context) { return *static_cast<Domain*>(context); }
+    static void* allocate(void* context, size_t size) {
+        const Domain& me = of(context);
+        return me.fails() ? nullptr : me.below.malloc(me.below.ctx, size);
+    }
+    static void* allocate_zeros(void* context, size_t count, size_t size) {
+        const Domain& me = of(context);
+        return me.fails() ? nullptr : me.below.calloc(me.below.ctx, count, size);
+    }
+    static void* reallocate(void* context, void* block, size_t size) {
+        const Domain& me = of(context);
+        return me.fails() ? nullptr : me.below.realloc(me.below.ctx, block, size);
+    }
+    static void free(void* context, void* block) {
+        of(context).below.free(of(context).below.ctx, block);
+    }
+
+    Domain domains_[2] = {{.kind = PYMEM_DOMAIN_MEM}, {.kind = PYMEM_DOMAIN_OBJ}};
+    int left_;
+};
+
 }  // namespace gcorn

@@ -524,6 +524,14 @@ TEST(InterpreterShared, ANameThatAnEmbeddedTextLacksRaises) {
     EXPECT_EQ(take_error_text(false), "KeyError: 'missing'");
 }
 
+TEST(InterpreterShared, AStepAfterOneThatFailedKeepsItsError) {
+    interpreter();
+    const WithGil gil;
+    PyErr_NoMemory();
+    EXPECT_FALSE(attribute(import("sys", "path").get(), "append"));
+    EXPECT_EQ(take_error_text(false), "MemoryError");
+}
+
 TEST(InterpreterShared, TracebacksAreOneRecord) {
     LogFile log;
     interpreter();

@@ -194,40 +194,6 @@ TEST_F(Tls, CarriesBytesBothWays) {
     EXPECT_FALSE(server_->is_ended());
 }
 
-/// While it lives, Python's n-th allocation from now on fails, and no other.
-class OneFailure {
-public:
-    explicit OneFailure(int n) : left_(n) {
-        PyMem_GetAllocator(PYMEM_DOMAIN_OBJ, &below_);
-        PyMemAllocatorEx failing = below_;
-        failing.ctx = this;
-        failing.malloc = [](void* self, size_t size) {
-            auto& me = *static_cast<OneFailure*>(self);
-            return --me.left_ == 0 ? nullptr : me.below_.malloc(me.below_.ctx, size);
-        };
-        failing.calloc = [](void* self, size_t count, size_t size) {
-            auto& me = *static_cast<OneFailure*>(self);
-            return --me.left_ == 0 ? nullptr : me.below_.calloc(me.below_.ctx, count, size);
-        };
-        failing.realloc = [](void* self, void* block, size_t size) {
-            auto& me = *static_cast<OneFailure*>(self);
-            return --me.left_ == 0 ? nullptr : me.below_.realloc(me.below_.ctx, block, size);
-        };
-        failing.free = [](void* self, void* block) {
-            auto& me = *static_cast<OneFailure*>(self);
-            me.below_.free(me.below_.ctx, block);
-        };
-        PyMem_SetAllocator(PYMEM_DOMAIN_OBJ, &failing);
-    }
-    ~OneFailure() { PyMem_SetAllocator(PYMEM_DOMAIN_OBJ, &below_); }
-    OneFailure(OneFailure&&) = delete;
-    [[nodiscard]] bool has_happened() const { return left_ <= 0; }
-
-private:
-    PyMemAllocatorEx below_{};
-    int left_;
-};
-
 TEST_F(Tls, WithoutMemoryForItABlockIsAnErrorAndNoSilence) {
     serve(config());
     bool is_hit = true;

@@ -9,6 +9,7 @@
 #include <random>
 #include <thread>
 
+#include "tests/support/python_fixture.h"
 #include "tests/support/wsgi_harness.h"
 
 namespace gcorn {
@@ -132,6 +133,21 @@ TEST_F(WsgiLoad, LogsTheTracebackOfWhatTheApplicationRaises) {
     EXPECT_EQ(log_->count("[ERROR] Exception in worker process\nTraceback"), 1u);
     expect_error("no_such_module_here", kExitBootFailed,
                  "ModuleNotFoundError: No module named 'no_such_module_here'");
+}
+
+TEST_F(WsgiLoad, WithoutMemoryIsAnError) {
+    ASSERT_TRUE(load("loadable").is_ok());  // from now on, all is compiled and imported
+    WsgiOptions options;
+    options.app = "loadable";
+    bool is_hit = true;
+    for (int n = 1; is_hit; ++n) {
+        WsgiApp app(log_->log, options);
+        const WithGil gil;
+        const OneFailure failure(n);
+        const Status loaded = app.load();
+        is_hit = failure.has_happened();
+        EXPECT_TRUE(is_hit || loaded) << n << ": " << loaded.message();
+    }
 }
 
 TEST_F(WsgiLoad, GuessesWhatAFileNameMeant) {
