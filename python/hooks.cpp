@@ -136,14 +136,18 @@ PyRef proxy_facts(const ConnectionFacts& facts) {
         .take();
 }
 
+/// What gunicorn calls the path of a request.
+std::string path_of(const RequestHead& head) {
+    return std::string(head.script_name) + std::string(head.raw_path);
+}
+
 PyRef make_request(Exchange& exchange) {
     const RequestHead& head = exchange.head;
-    const std::string path = std::string(head.script_name) + std::string(head.raw_path);
     const PyRef facts =
         Facts()
             .add("method", latin1_str(head.method))
             .add("uri", latin1_str(head.target))
-            .add("path", latin1_str(path))
+            .add("path", latin1_str(path_of(head)))
             .add("query", latin1_str(head.query))
             .add("fragment", latin1_str(head.fragment))
             .add("version", pair(number(head.version_major), number(head.version_minor)))
@@ -361,7 +365,10 @@ bool PythonHooks::pre_request(Exchange& exchange) {
     (void)take_request(exchange);  // of an earlier request that never came to its end
     const HookRef hook = worker_->context().cfg.pre_request;
     if (!hook) {
-        if (log_.enabled(Level::Debug)) log_.debug("%s", request_label(exchange).c_str());
+        const RequestHead& head = exchange.head;
+        if (log_.enabled(Level::Debug))
+            log_.debug("%s %s", escape_for_log(head.method).c_str(),
+                       escape_for_log(path_of(head)).c_str());
         return true;
     }
     const PyRef worker = worker_view();

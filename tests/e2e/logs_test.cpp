@@ -127,6 +127,18 @@ TEST_P(Logs, WritesTheAccessLogToStdoutAndErrorsToAFile) {
     EXPECT_EQ(server.err(), "");
 }
 
+// As by gunicorn's own pre_request: without the query, which may hold secrets.
+TEST_P(Logs, DebugLinesNameThePathOfEveryRequest) {
+    const TempDir scratch;
+    ServerOptions options = with({"--log-file", scratch / "errors", "--log-level", "debug"});
+    options.env["SCRIPT_NAME"] = "/shop";
+    const Server server(options);
+    server.get("/shop/a%20b?secret=1#end");
+    EXPECT_TRUE(eventually([&] {
+        return read_file(scratch / "errors").find("[DEBUG] GET /shop/a%20b\n") != std::string::npos;
+    })) << read_file(scratch / "errors");
+}
+
 TEST_P(Logs, ReopensFilesOnUsr1) {
     const TempDir scratch;
     const Server server(with({"--access-logfile", scratch / "access", "--log-file",

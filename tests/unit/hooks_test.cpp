@@ -555,9 +555,9 @@ TEST_F(HooksTest, LeavesWhatARequestHookRaisesToTheCaller) {
 TEST_F(HooksTest, NamesRequestsInTheDebugLogWithoutAHook) {
     use("", "debug");
     ASSERT_TRUE(hooks_.run(&Config::post_fork, &arbiter(), &worker()));
-    auto request = exchange("GET /p?\"x HTTP/1.1\r\nHost: h\r\n\r\n");
+    auto request = exchange("GET /p\"?x HTTP/1.1\r\nHost: h\r\n\r\n");
     ASSERT_TRUE(pre_request(*request));
-    EXPECT_NE(errors().find("[DEBUG] GET /p?\\\"x\n"), std::string::npos) << errors();
+    EXPECT_NE(errors().find("[DEBUG] GET /p\\\"\n"), std::string::npos) << errors();
 }
 
 TEST_F(HooksTest, HandsAccessRecordsToPythonsLogging) {
