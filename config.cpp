@@ -58,6 +58,9 @@ Result<std::string> cast_text(const Setting& setting, const Value& value) {
         const std::string_view trimmed = trim(*text, " \t\r\n\f\v");
         // Perhaps from a shell variable that is not set: nobody wants to lose the log by accident.
         if (setting.form == Form::LogFile && trimmed.empty()) return Error{0, "'' isn't writable"};
+        // Nor to serve as root.
+        if (setting.form == Form::Identity && trimmed.empty())
+            return Error{0, "No such " + std::string(setting.name) + ": ''"};
         return std::string(trimmed);
     }
     if (std::holds_alternative<std::monostate>(value)) return std::string();

@@ -251,6 +251,9 @@ TEST(SettingsChecks, UsersAndGroups) {
     EXPECT_EQ(verdict("user", "root"), "ok");
     EXPECT_EQ(verdict("user", "65534"), "ok");
     EXPECT_EQ(verdict("user", "no-such-user"), "refused: No such user: 'no-such-user'");
+    // Perhaps a shell variable that is not set: the workers must not stay root.
+    EXPECT_EQ(verdict("user", ""), "refused: No such user: ''");
+    EXPECT_EQ(verdict("group", " "), "refused: No such group: ''");
     EXPECT_EQ(verdict("bind", "unix:/s?user=root&group=65534"), "ok");
     EXPECT_EQ(verdict("bind", "unix:/s?user=no-such-user"),
               "refused: No such user: 'no-such-user'");
@@ -260,6 +263,8 @@ TEST(SettingsChecks, UsersAndGroups) {
     Config cfg;
     ASSERT_TRUE(testing::apply(cfg, "user", int64_t{33}));
     EXPECT_EQ(cfg.user, "33");
+    ASSERT_TRUE(testing::apply(cfg, "user", Value{}));
+    EXPECT_EQ(cfg.user, "");
     EXPECT_FALSE(testing::apply(cfg, "user", OtherValue{"float", "1.5"}));
     EXPECT_FALSE(testing::apply(cfg, "user", int64_t{-1}));
 }
