@@ -466,7 +466,7 @@ constexpr auto kSettings = completed(std::to_array<Setting>({
      .help = "Send the application's stdout and stderr to the error log, if that is a file.",
      .needs = "errorlog"},
     {.name = "logger_class", .flags = "--logger-class", .metavar = "CLASS",
-     .field = &Config::logger_class, .check = logger_name,
+     .field = &Config::logger_class, .form = Form::ClassName, .check = logger_name,
      .help = "Python class to send log records to as well; the default is the built-in logger."},
     {.name = "logconfig", .flags = "--log-config", .metavar = "FILE", .field = &Config::logconfig,
      .help = "Ini file for Python's logging.config."},

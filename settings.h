@@ -28,7 +28,7 @@ enum class Form : uint8_t {
     OptionalValue,  ///< an option that may stand without its value
     Identity,       ///< a user or group: text or a number
     Object,         ///< a Python object only, no dotted name
-    ClassName,      ///< text, or a Python class that stands for its dotted name
+    ClassName,      ///< text, a Python class, or a function that returns one of them
     LogFile,        ///< a file's name; only None means no file
 };
 

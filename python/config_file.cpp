@@ -117,7 +117,8 @@ Result<Value> hook_value(const Setting& setting, PyObject* object) {
     return Value(make_hook_ref(hook.get(), name + "()"));
 }
 
-/// The value of one setting. Error: only for hooks; other types are Config's to judge.
+/// The value of one setting. Error: only for hooks and functions that should return a class; other
+/// types are Config's to judge.
 Result<Value> setting_value(const Setting& setting, PyObject* object) {
     if (object == Py_None) return Value();
     if (setting.is_hook()) return hook_value(setting, object);
@@ -126,7 +127,11 @@ Result<Value> setting_value(const Setting& setting, PyObject* object) {
         if (PyDict_GET_SIZE(object) == 0) return Value();
         return Value(make_hook_ref(object, "dict"));
     }
-    if (setting.form == Form::ClassName && PyType_Check(object)) return Value(dotted_name(object));
+    if (setting.form == Form::ClassName && (PyFunction_Check(object) || PyMethod_Check(object))) {
+        const PyRef made = PyRef::steal(PyObject_CallNoArgs(object));
+        if (!made) return python_error(std::string(setting.name));
+        return plain_value(made.get());
+    }
     return plain_value(object);
 }
 

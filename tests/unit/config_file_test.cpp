@@ -629,6 +629,27 @@ TEST_F(ConfigFileTest, ReadsPrometheusOverSeveralProcesses) {
     EXPECT_EQ(cfg.threads, 4);
 }
 
+TEST_F(ConfigFileTest, CallsAFunctionThatReturnsAClass) {
+    const std::string helper =
+        "class Custom: pass\n"
+        "class Maker:\n"
+        "    def make(self): return Custom\n";
+    for (const char* function :
+         {"lambda: Custom", "Maker().make", "lambda: __name__ + '.Custom'", "Custom"}) {
+        Config cfg;
+        const Status status = testing::apply(
+            cfg, "logger_class", value(helper + "logger_class = " + function, "logger_class"));
+        EXPECT_TRUE(status) << function;
+        EXPECT_EQ(cfg.logger_class.name, "__config__.Custom") << function;
+    }
+    Config cfg;
+    ASSERT_TRUE(testing::apply(cfg, "worker_class",
+                               value("def worker_class(): return 'gthread'", "worker_class")));
+    EXPECT_EQ(cfg.worker_class, "gthread");
+    EXPECT_EQ(failure("def logger_class(): 1 / 0"),
+              "logger_class: ZeroDivisionError: division by zero");
+}
+
 TEST_F(ConfigFileTest, ReadsALoggerClassAndAServerName) {
     const Config cfg = resolve("custom_logger.py").config;
     EXPECT_EQ(cfg.logger_class.name, "__config__.CustomLogger");
