@@ -304,9 +304,12 @@ void Call::run(CallPlace place) {
     const bool is_good = make_environ() && call_application() && send_result() && end_response();
     if (fork_.is_copy()) end_forked_copy();
     if (!is_good) fail();
+    if (is_timed) {
+        exchange_.done_us = monotonic_us();
+        exchange_.app_us = exchange_.done_us - start_us;
+    }
     close_result();
     if (watched_) objects_.watch.end(*watched_);
-    if (is_timed) exchange_.app_us = monotonic_us() - start_us;
     tell_hooks(environ_.dict.get());
     leave();
 }

@@ -291,7 +291,7 @@ bool EventLoop::pause() {
 
 void EventLoop::exchange_completed(Exchange& exchange) {
     if (!exchange.response.has_status()) return;  // dropped before it ran: there was no answer
-    if (options_.measures_time) exchange.done_us = monotonic_us();
+    if (options_.measures_time && exchange.done_us == 0) exchange.done_us = monotonic_us();
     if (log_.has_access()) write_access_line(exchange);
     if (statsd_.is_enabled())
         statsd_.request(exchange.response.status_code(), exchange.done_us - exchange.received_us);

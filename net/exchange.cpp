@@ -379,6 +379,7 @@ void Exchange::finish() {
         }
         const bool has_rest = !segments_.empty();
         completed_ = !has_rest || corked_ || is_aborted();
+        if (!completed_) done_us = 0;  // the leader sends the rest
         must_tell = has_rest || is_aborted() || !response.keeps_alive();
     }
     if (completed_) owner_.exchange_completed(*this);

@@ -126,7 +126,7 @@ public:
 
     // Monotonic µs, 0 = not yet: first byte of the head, queued, taken, last byte sent.
     int64_t received_us = 0, queued_us = 0, taken_us = 0, done_us = 0;
-    int64_t app_us = 0;  ///< inside the application callable and its iterable
+    int64_t app_us = 0;  ///< inside the application callable and its iterable, without close()
 
     // ---------------------------------------------------------------- application side
     [[nodiscard]] bool is_worker_stopping() const { return owner_.is_stopping(); }

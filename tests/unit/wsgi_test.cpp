@@ -250,6 +250,30 @@ def application(environ, start_response):
     EXPECT_EQ(log_.text(), "");
 }
 
+// What close() and post_request do afterwards is no part of the duration.
+TEST_F(Wsgi, TheResponseIsDoneBeforeItsResultIsClosed) {
+    load(R"(
+import time
+closed_us = 0
+class Body:
+    def __iter__(self):
+        return iter([b"hello"])
+    def close(self):
+        global closed_us
+        closed_us = time.monotonic_ns() // 1000
+def application(environ, start_response):
+    text = str(closed_us).encode()
+    is_asked = environ["PATH_INFO"] == "/closed"
+    start_response("200 OK", [("Content-Length", str(len(text)) if is_asked else "5")])
+    return [text] if is_asked else Body()
+)");
+    get();
+    const int64_t done_us = exchange().done_us;
+    EXPECT_GT(done_us, 0);
+    const std::string closed_us = body("GET /closed HTTP/1.1\r\nHost: a\r\n\r\n");
+    EXPECT_LE(done_us, std::strtoll(closed_us.c_str(), nullptr, 10)) << closed_us;
+}
+
 TEST_F(Wsgi, StartResponseTakesNamesAndAnyIterableOfPairs) {
     load(R"(
 def application(environ, start_response):
