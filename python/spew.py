@@ -15,9 +15,12 @@ KNOWN_MAX = 200_000  # there may be no end of generated code
 
 def describe(frame):
     code, number = frame.f_code, frame.f_lineno
+    file = code.co_filename
+    if file.startswith("<frozen "):  # os, for example: the interpreter contains it
+        file = frame.f_globals.get("__file__") or file
     module = frame.f_globals.get("__name__", "[unknown]")
     try:
-        source = linecache.getline(code.co_filename, number or 0, frame.f_globals).rstrip()
+        source = linecache.getline(file, number or 0, frame.f_globals).rstrip()
     except Exception:  # a third-party loader
         source = ""
     if not source:

@@ -359,6 +359,28 @@ TEST_P(Spew, PrintsEveryLineOfEveryThreadInGunicornsFormat) {
     EXPECT_EQ(imports(), GetParam().workers);
 }
 
+// Since Python 3.11, os and other modules are frozen into the interpreter.
+TEST_P(Spew, ShowsTheSourceOfFrozenModules) {
+    const TempDir site;
+    site.write("reads.py",
+               "import os\n"
+               "def app(environ, start_response):\n"
+               "    os.environ.get('PATH')\n"
+               "    start_response('200 OK', [('Content-Length', '2')])\n"
+               "    return [b'ok']\n");
+    ServerOptions options = with({"--spew"});
+    options.app = "reads:app";
+    options.directory = site.path();
+    Server server(options);
+    EXPECT_EQ(server.get("/").status, 200) << server.story();
+    EXPECT_TRUE(eventually([&] {
+        return server.out().find("reads:5:     return [b'ok']\n") != std::string::npos;
+    })) << server.err();
+    const std::string out = server.out();
+    EXPECT_TRUE(std::regex_search(out, std::regex("os:\\d+:  +return ")));
+    EXPECT_FALSE(std::regex_search(out, std::regex("os:\\d+: unknown code")));
+}
+
 TEST_P(Spew, FollowsGreenletsOfTheApplication) {
     SKIP_ON_GUNICORN("not what this test is about");
     const std::string library = GetParam().args[1];
