@@ -565,6 +565,9 @@ void Worker::start_reloader() {
         return;
     }
     reloader_->watch({}, context_.cfg.reload_extra_files);
+    if (!reloader_->unmatched().empty())
+        context_.log.warning("reload_extra_files: no file matches %s yet",
+                             reloader_->unmatched().c_str());
 }
 
 void Worker::look_for_changes() {

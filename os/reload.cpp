@@ -125,6 +125,7 @@ void Reloader::watch(std::vector<std::string> files, std::vector<std::string> ex
 
 /// is_new: it has to be reported, so nothing of it counts as seen.
 void Reloader::add_file(const std::string& path, bool is_new) {
+    ++matches_;
     const size_t slash = path.rfind('/');
     watch_directory(slash == 0 ? "/" : path.substr(0, slash));
     if (!files_.try_emplace(path, is_new ? Signature() : look(path)).second) return;
@@ -160,8 +161,13 @@ void Reloader::expand_globs(bool is_first) {
     is_first_expansion_ = is_first;
     are_globs_stale_ = false;
     listings_left_ = kListingsMax;
-    for (const Pattern& pattern : globs_)
+    if (is_first) unmatched_.clear();
+    for (const Pattern& pattern : globs_) {
+        matches_ = 0;
         expand("/", pattern, 1);
+        if (is_first && matches_ == 0)
+            unmatched_ += (unmatched_.empty() ? "/" : ", /") + join(pattern, "/");
+    }
 }
 
 /// Finds the files below `directory` that the pattern's components from `component` on match.

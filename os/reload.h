@@ -57,6 +57,8 @@ public:
 
     /// Why inotify cannot watch something that it should, in one sentence; "" = it can.
     [[nodiscard]] const std::string& trouble() const { return trouble_; }
+    /// The globs that matched no file when watch() got them, joined by ", "; "" = there is none.
+    [[nodiscard]] const std::string& unmatched() const { return unmatched_; }
 
 private:
     struct Signature {
@@ -85,7 +87,7 @@ private:
 
     const int poll_ms_;
     Fd inotify_;
-    std::string trouble_;
+    std::string trouble_, unmatched_;
     std::string start_directory_;
     std::vector<std::string> given_files_, given_extra_;  ///< as last given to watch()
     std::vector<Pattern> globs_;
@@ -95,6 +97,7 @@ private:
     bool are_globs_stale_ = false;            ///< something appeared that one may match
     bool is_first_expansion_ = false;         ///< what it finds is recorded, not reported
     size_t listings_left_ = 0;                ///< of one expansion
+    size_t matches_ = 0;                      ///< of one glob
     int64_t first_event_ms_ = 0, last_event_ms_ = 0;  ///< since the last look; 0: none
     int64_t next_poll_ms_ = 0;
 };

@@ -232,8 +232,11 @@ TEST_P(Reload, StartsWithABrokenApplicationToo) {
 TEST_P(Reload, WatchesExtraFilesWithGlobsOfAnyDepth) {
     site_.write("settings.ini", "a");
     site_.write("templates/deep/er/page.html", "a");
-    Server& server = start("auto", {"--reload-extra-file", site_ / "settings.ini",
-                                    "--reload-extra-file", site_ / "templates/**/*.html"});
+    Server& server =
+        start("auto", {"--reload-extra-file", site_ / "settings.ini", "--reload-extra-file",
+                       site_ / "templates/**/*.html", "--reload-extra-file", site_ / "*.htm"});
+    EXPECT_TRUE(server.logs("no file matches " + std::string(site_ / "*.htm") + " yet\n"))
+        << server.story();
     save_in_place("settings.ini", "b");
     EXPECT_TRUE(server.logs("settings.ini modified")) << server.story();
     settle();

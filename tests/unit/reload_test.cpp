@@ -326,6 +326,17 @@ TEST_P(ReloadTest, ReportsChangedNewAndRemovedFilesOfAGlob) {
     EXPECT_TRUE(is_quiet());
 }
 
+TEST_P(ReloadTest, NamesTheGlobsThatMatchNothingYet) {
+    save("templates/page.html", "one");
+    watch({root_ / "*.py", root_ / "templates/*", root_ / "templates/p*.html"});
+    EXPECT_EQ(reloader_.unmatched(), "") << "app.py is watched already, page.html matches twice";
+    watch({root_ / "*.txt", root_ / "*.py", root_ / "no/*.html"});
+    EXPECT_EQ(reloader_.unmatched(),
+              std::string(root_ / "*.txt, ") + std::string(root_ / "no/*.html"));
+    save("notes.txt", "one");
+    EXPECT_EQ(change(), root_ / "notes.txt");
+}
+
 TEST_P(ReloadTest, TakesFilesOfAnySizeAndNoDirectoriesForAGlob) {
     fs::create_directories(root_ / "templates/b.html");
     const std::string first = save("templates/a.html", "x");
